@@ -1,0 +1,60 @@
+"""What the tests share: where the recorded numbers lie, the one table of tolerances, and small drawn inputs."""
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+# One table of tolerances: name -> arguments of numpy.testing.assert_allclose.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "float32": {"rtol": 1e-5, "atol": 1e-6},  # recorded on another torch version, float32 arithmetic
+    "weights": {"rtol": 0.0, "atol": 1e-5},  # final weights of a whole recorded fit
+    "grey": {"rtol": 0.0, "atol": 0.0176},  # one grey level after normalisation: Pillow's rounding moved
+}
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    """The arrays of tests/golden/NAME.npz."""
+    with np.load(GOLDEN / f"{name}.npz", allow_pickle=True) as archive:
+        return dict(archive)
+
+
+def assert_close(actual: Any, expected: Any, tolerance: str = "float32") -> None:
+    """assert_allclose by an entry of the table; tensors and arrays alike."""
+    if isinstance(actual, torch.Tensor):
+        actual = actual.detach().cpu().numpy()
+    np.testing.assert_allclose(actual, np.asarray(expected), **TOLERANCES[tolerance])
+
+
+def fill_by_recipe(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights drawn from the key's own checksum, as the recordings were made (see tests/golden/README.md)."""
+    filled = {}
+    for key, value in state_dict.items():
+        shape = tuple(value.shape)
+        if not value.is_floating_point():
+            filled[key] = torch.zeros_like(value)
+            continue
+        r = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
+        if value.dim() == 4:
+            array = r.randn(*shape) * np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+        elif key.endswith("fc_query.weight"):
+            array = r.randn(*shape) * 0.01
+        elif "centers" in key:
+            array = r.randn(*shape)
+        elif value.dim() == 2:
+            array = r.randn(*shape) * 0.01
+        elif key.endswith("running_var"):
+            array = 1 + 0.2 * r.rand(*shape)
+        elif key.endswith("running_mean"):
+            array = 0.05 * r.randn(*shape)
+        elif key.endswith("weight"):
+            array = 1 + 0.1 * r.randn(*shape)
+        else:
+            array = 0.05 * r.randn(*shape)
+        filled[key] = torch.from_numpy(np.asarray(array, dtype=np.float32))
+    return filled

@@ -1,0 +1,102 @@
+"""Every distance of the project: losses, metrics and inference import from here."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from utils.errors import UnknownNameError
+
+DistanceFunc = Callable[[Tensor, Tensor], Tensor]
+
+_MIN_DISTANCE = 1e-12
+
+
+def normalize(x: Tensor, axis: int = -1) -> Tensor:
+    """Scale to unit Euclidean length along ``axis``: ``x / (||x|| + 1e-12)``.
+
+    Unlike ``torch.nn.functional.normalize``, the small constant is added to the norm rather than being its floor.
+
+    Args:
+        x: [..., D, ...] floating.
+        axis: the axis that holds the embedding.
+
+    Returns:
+        Same shape and dtype; an all-zero vector stays zero.
+    """
+    return x / (torch.linalg.vector_norm(x, 2, axis, keepdim=True) + 1e-12)
+
+
+def get_euclidean(x: Tensor, y: Tensor) -> Tensor:
+    """*Squared* Euclidean distances ``||x||^2 + ||y||^2 - 2 x.y``; rounding may leave tiny negative values.
+
+    Args:
+        x: [M, D] float32.
+        y: [N, D] float32.
+
+    Returns:
+        [M, N] squared distances; an empty input gives an empty matrix.
+    """
+    squares = x.square().sum(1, keepdim=True) + y.square().sum(1)  # [M, N]
+    return torch.addmm(squares, x, y.t(), beta=1, alpha=-2)
+
+
+def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances, with squares clamped at 1e-12 so that the gradient of the root stays finite.
+
+    Computed in float32 whatever the autocast state. Args and Returns as for :func:`get_euclidean`.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return get_euclidean(x.float(), y.float()).clamp(min=_MIN_DISTANCE).sqrt()
+
+
+def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
+    """Cosine similarities in [-1, 1] (to rounding), float32.
+
+    Args:
+        x: [M, D] floating; rows need not have unit length.
+        y: [N, D] floating.
+
+    Returns:
+        [M, N] similarities.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return normalize(x.float()) @ normalize(y.float()).t()
+
+
+def cosine_dist(x: Tensor, y: Tensor) -> Tensor:
+    """``|1 - similarity|`` clamped at 1e-12, in [0, 2]; used by the losses. Args as for cosine_similarity."""
+    return (1 - cosine_similarity(x, y)).abs().clamp(min=_MIN_DISTANCE)
+
+
+def get_cosine(x: Tensor, y: Tensor) -> Tensor:
+    """``1 - similarity``, in [0, 2] to rounding; used by the metrics. Args as for :func:`cosine_similarity`."""
+    return 1 - cosine_similarity(x, y)
+
+
+_METRICS: dict[str, DistanceFunc] = {"euclidean": get_euclidean, "cosine": get_cosine}
+_LOSS_DISTANCES: dict[str, DistanceFunc] = {"euclidean": euclidean_dist, "cosine": cosine_dist}
+
+
+def get_dist_func(func_name: str = "euclidean") -> DistanceFunc:
+    """The distance that rankings use: "euclidean" is the *squared* Euclidean distance, "cosine" is 1 - similarity.
+
+    Raises:
+        UnknownNameError: any other name (a KeyError and a ValueError).
+    """
+    return _lookup(_METRICS, func_name)
+
+
+def get_loss_dist_func(func_name: str = "euclidean") -> DistanceFunc:
+    """The distance that the triplet losses use: "euclidean" (rooted) or "cosine" (absolute value, clamped).
+
+    Raises:
+        UnknownNameError: any other name (a KeyError and a ValueError).
+    """
+    return _lookup(_LOSS_DISTANCES, func_name)
+
+
+def _lookup(table: dict[str, DistanceFunc], name: str) -> DistanceFunc:
+    if name not in table:
+        raise UnknownNameError(f"SOLVER.DISTANCE_FUNC is {name!r}; valid names: {', '.join(sorted(table))}.")
+    return table[name]

@@ -1,0 +1,17 @@
+"""Errors that the user can mend: entry points print their message and exit with status 2, without a traceback."""
+
+
+class UserError(ValueError):
+    """Bad input. The message names the offending file, key or value, what was expected, and the way out."""
+
+    def __str__(self) -> str:
+        # KeyError and FileNotFoundError, mixed in below, would quote or reformat the message.
+        return " ".join(str(arg) for arg in self.args)
+
+
+class MissingPathError(UserError, FileNotFoundError):
+    """A file or folder that the configuration names does not exist."""
+
+
+class UnknownNameError(UserError, KeyError):
+    """A name that is not one of a fixed list; the message lists the valid ones."""
