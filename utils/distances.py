@@ -31,14 +31,15 @@ def get_euclidean(x: Tensor, y: Tensor) -> Tensor:
     """*Squared* Euclidean distances ``||x||^2 + ||y||^2 - 2 x.y``; rounding may leave tiny negative values.
 
     Args:
-        x: [M, D] float32.
-        y: [N, D] float32.
+        x: [M, D] floating, or [B, M, D] for B independent problems.
+        y: [N, D] or [B, N, D].
 
     Returns:
-        [M, N] squared distances; an empty input gives an empty matrix.
+        [M, N] or [B, M, N] squared distances; an empty input gives an empty matrix.
     """
-    squares = x.square().sum(1, keepdim=True) + y.square().sum(1)  # [M, N]
-    return torch.addmm(squares, x, y.t(), beta=1, alpha=-2)
+    squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)  # [..., M, N]
+    product = torch.addmm if x.dim() == 2 else torch.baddbmm
+    return product(squares, x, y.mT, beta=1, alpha=-2)
 
 
 def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
@@ -51,21 +52,21 @@ def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine similarities in [-1, 1] (to rounding), float32.
+    """Cosine similarities in [-1, 1] (to rounding), float32 whatever the autocast state.
 
     Args:
-        x: [M, D] floating; rows need not have unit length.
-        y: [N, D] floating.
+        x: [M, D] floating, or [B, M, D]; rows need not have unit length.
+        y: [N, D] or [B, N, D].
 
     Returns:
-        [M, N] similarities.
+        [M, N] or [B, M, N] similarities.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return normalize(x.float()) @ normalize(y.float()).t()
+        return normalize(x.float()) @ normalize(y.float()).mT
 
 
 def cosine_dist(x: Tensor, y: Tensor) -> Tensor:
-    """``|1 - similarity|`` clamped at 1e-12, in [0, 2]; used by the losses. Args as for cosine_similarity."""
+    """``|1 - similarity|`` clamped at 1e-12, in [0, 2]; used by the losses. Args as for :func:`cosine_similarity`."""
     return (1 - cosine_similarity(x, y)).abs().clamp(min=_MIN_DISTANCE)
 
 
@@ -98,5 +99,5 @@ def get_loss_dist_func(func_name: str = "euclidean") -> DistanceFunc:
 
 def _lookup(table: dict[str, DistanceFunc], name: str) -> DistanceFunc:
     if name not in table:
-        raise UnknownNameError(f"SOLVER.DISTANCE_FUNC is {name!r}; valid names: {', '.join(sorted(table))}.")
+        raise UnknownNameError(f"the distance function is {name!r}; valid names: {', '.join(sorted(table))}.")
     return table[name]

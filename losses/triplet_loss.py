@@ -1,0 +1,143 @@
+"""Batch-hard triplet loss (Hermans et al. 2017, arXiv:1703.07737) and label-smoothed cross-entropy."""
+
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.distances import (
+    DistanceFunc,
+    cosine_dist,
+    cosine_similarity,
+    euclidean_dist,
+    get_loss_dist_func,
+    normalize,
+)
+
+__all__ = [
+    "CrossEntropyLabelSmooth",
+    "TripletLoss",
+    "cosine_dist",
+    "cosine_similarity",
+    "euclidean_dist",
+    "hard_example_mining",
+    "normalize",
+    "ranking_loss",
+]
+
+
+@overload
+def hard_example_mining(
+    dist_mat: Tensor, labels: Tensor, return_inds: Literal[False] = False, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def hard_example_mining(
+    dist_mat: Tensor, labels: Tensor, return_inds: Literal[True], valid: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+def hard_example_mining(
+    dist_mat: Tensor, labels: Tensor, return_inds: bool = False, valid: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """For each anchor its farthest positive (the anchor itself counts) and its nearest negative.
+
+    Args:
+        dist_mat: [..., N, N] float distances, anchors in rows.
+        labels: [N] integer identities.
+        return_inds: also return where they were found.
+        valid: [..., N] bool, the columns that may be chosen; all when None.
+
+    Returns:
+        dist_ap and dist_an [..., N], and with return_inds p_inds and n_inds [..., N] int64 column numbers; among equal
+        distances the first column. Without a candidate dist_ap is -inf and dist_an is inf.
+
+    Raises:
+        ValueError: dist_mat is not square.
+    """
+    if dist_mat.dim() < 2 or dist_mat.shape[-1] != dist_mat.shape[-2]:
+        raise ValueError(f"dist_mat must be a square matrix [N, N], but its shape is {tuple(dist_mat.shape)}.")
+    is_pos = labels[:, None] == labels[None, :]  # [N, N]
+    is_neg = ~is_pos
+    if valid is not None:
+        is_pos, is_neg = is_pos & valid.unsqueeze(-2), is_neg & valid.unsqueeze(-2)  # [..., N, N]
+    # max/min with an axis send the whole gradient to one element; amax would split it among equal ones.
+    dist_ap, p_inds = dist_mat.masked_fill(~is_pos, -torch.inf).max(-1)
+    dist_an, n_inds = dist_mat.masked_fill(~is_neg, torch.inf).min(-1)
+    return (dist_ap, dist_an, p_inds, n_inds) if return_inds else (dist_ap, dist_an)
+
+
+def ranking_loss(dist_ap: Tensor, dist_an: Tensor, margin: float | None) -> Tensor:
+    """Per-anchor loss ``max(0, dist_ap - dist_an + margin)``, or ``log(1 + exp(dist_ap - dist_an))`` without a margin.
+
+    Args:
+        dist_ap: distances to the positives, any shape.
+        dist_an: distances to the negatives, same shape.
+        margin: None for the soft margin.
+
+    Returns:
+        Losses >= 0 of the same shape.
+    """
+    gap = dist_ap - dist_an
+    return F.softplus(gap) if margin is None else F.relu(gap + margin)
+
+
+class TripletLoss(nn.Module):
+    """Batch-hard triplet loss, averaged over the anchors.
+
+    Args:
+        margin: margin in units of the distance; None for the soft margin.
+        dist_func: "euclidean", "cosine", or a function of two embedding matrices that returns their distances.
+    """
+
+    def __init__(self, margin: float | None = None, dist_func: str | DistanceFunc = "euclidean") -> None:
+        super().__init__()
+        self.margin = margin
+        self.dist_func = get_loss_dist_func(dist_func) if isinstance(dist_func, str) else dist_func
+
+    def forward(
+        self, global_feat: Tensor, labels: Tensor, mask: Tensor | None = None, normalize_feature: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mine over the whole batch, then average over the anchors that the mask keeps.
+
+        Args:
+            global_feat: [N, D] floating.
+            labels: [N] integer identities.
+            mask: [N] bool, the rows that count as anchors. A dropped row is still mined as a positive or negative
+                of the others.
+            normalize_feature: scale the rows to unit length first.
+
+        Returns:
+            loss (scalar float32), dist_ap and dist_an [anchors] float32.
+        """
+        if normalize_feature:
+            global_feat = normalize(global_feat)
+        dist_ap, dist_an = hard_example_mining(self.dist_func(global_feat, global_feat), labels)
+        if mask is not None:
+            dist_ap, dist_an = dist_ap[mask], dist_an[mask]
+        return ranking_loss(dist_ap, dist_an, self.margin).mean(), dist_ap, dist_an
+
+
+class CrossEntropyLabelSmooth(nn.Module):
+    """Cross-entropy with smoothed targets ``(1 - epsilon) * onehot + epsilon / num_classes`` (arXiv:1512.00567).
+
+    Args:
+        num_classes: number of identities, the width of the logits.
+        epsilon: share of the target spread over all classes, in [0, 1].
+        use_gpu: accepted for old callers and ignored; the loss computes where its inputs are.
+    """
+
+    def __init__(self, num_classes: int, epsilon: float = 0.1, use_gpu: bool = True) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.epsilon = epsilon
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss over the batch.
+
+        Args:
+            inputs: [N, num_classes] floating logits.
+            targets: [N] int64 in [0, num_classes).
+
+        Returns:
+            Scalar float32.
+        """
+        return F.cross_entropy(inputs.float(), targets, label_smoothing=self.epsilon)
