@@ -1,0 +1,255 @@
+"""What the CTL model and the baseline share: parameters, members, optimisation, validation and logging."""
+
+import logging
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from config.defaults import _C as DEFAULTS
+from losses.center_loss import CenterLoss
+from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
+from modelling.baseline import Baseline
+from modelling.evaluation import evaluate_model_outputs
+from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
+from utils.centroids import create_centroids
+from utils.checkpoint import load_ctl_checkpoint, to_plain
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
+    """``base`` with the values of ``overlay`` on top, section by section; both are left as they are."""
+    merged = base.clone()
+    merged.defrost()
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), CfgNode):
+            merged[key] = merge_hparams(merged[key], value)
+        else:
+            merged[key] = CfgNode(to_plain(value)) if isinstance(value, dict) else value
+    return merged
+
+
+class ModelBase(LightningModule):
+    """Backbone, BN neck, identity classifier, class centres, and everything around the training step.
+
+    Args:
+        cfg: configuration (yacs node or nested dict); the defaults where it is None or lacks a key.
+        test_dataloader: what ``trainer.test(model)`` iterates, if no loader is given there.
+        load_imagenet: False leaves MODEL.PRETRAIN_PATH unread; weights come from elsewhere.
+        **kwargs: ``num_classes`` (identities in training) and ``num_query`` (queries at the head of the validation
+            set), and whatever else a checkpoint recorded. They overlay cfg, unless cfg.TEST.ONLY_TEST, when cfg
+            overlays them.
+
+    Raises:
+        UserError: num_classes is missing, or the configuration asks for what does not exist.
+    """
+
+    losses_names: tuple[str, ...] = ("query_xent", "query_triplet", "query_center")
+
+    def __init__(self, cfg: Any = None, test_dataloader: Any = None, load_imagenet: bool = True, **kwargs: Any) -> None:
+        super().__init__()
+        given = {} if cfg is None else to_plain(cfg)
+        only_test = given.get("TEST", {}).get("ONLY_TEST", False)
+        layers = (kwargs, given) if only_test else (given, kwargs)
+        self._hyper_parameters = merge_hparams(merge_hparams(DEFAULTS, layers[0]), layers[1])
+        if test_dataloader is not None:
+            self.test_dataloader = partial(_get_loader, test_dataloader)
+        self.automatic_optimization = False
+        self._build_members(load_imagenet)
+        self.losses_dict: dict[str, list[Tensor]] = {}
+        self._reset_epoch_records()
+        self._outputs: list[tuple[Tensor, ...]] = []
+
+    def _build_members(self, load_imagenet: bool) -> None:
+        hparams = self.hparams
+        if "num_classes" not in hparams:
+            raise UserError("num_classes is missing: give the number of training identities, num_classes=N.")
+        if hparams.SOLVER.USE_AUTOMATIC_OPTIM:
+            raise UserError("SOLVER.USE_AUTOMATIC_OPTIM True is not supported: the centres need a step of their own.")
+        network = merge_hparams(hparams, {} if load_imagenet else {"MODEL": {"PRETRAINED": False}})
+        width = hparams.MODEL.BACKBONE_EMB_SIZE
+        self.backbone = Baseline(network)
+        self.contrastive_loss = TripletLoss(hparams.SOLVER.MARGIN, hparams.SOLVER.DISTANCE_FUNC)
+        self.xent = CrossEntropyLabelSmooth(num_classes=hparams.num_classes)
+        self.center_loss = CenterLoss(num_classes=hparams.num_classes, feat_dim=width)
+        self.bn = nn.BatchNorm1d(width)
+        self.bn.bias.requires_grad_(False)
+        self.fc_query = nn.Linear(width, hparams.num_classes, bias=False)
+        nn.init.normal_(self.fc_query.weight, std=0.001)
+
+    # ------------------------------------------------------------------------------------- parameters, checkpoints
+
+    @property
+    def hparams(self) -> CfgNode:  # type: ignore[override]  # a yacs node is a dict with attribute access as well
+        """The configuration of this model, with num_classes and num_query at its top level."""
+        return self._hyper_parameters
+
+    @hparams.setter
+    def hparams(self, value: Any) -> None:
+        self._hyper_parameters = merge_hparams(DEFAULTS, to_plain(value))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep plain containers only, so that any torch reads the file back without running code."""
+        checkpoint["hyper_parameters"] = to_plain(self.hparams)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # the original's callers pass these names
+        cls, checkpoint_path: Any, map_location: Any = None, strict: bool = True, **kwargs: Any
+    ) -> "ModelBase":
+        """The model of a checkpoint, ours or the original's; never reads ImageNet weights, runs no code of the file.
+
+        Args:
+            checkpoint_path: file path.
+            map_location: device to put the model on; the CPU when None.
+            strict: insist that the weights match exactly.
+            **kwargs: as for the constructor; ``cfg=`` as described there. The number of training identities is
+                always the checkpoint's.
+
+        Raises:
+            UserError: the file is missing, cut off, foreign, or does not fit the configuration.
+        """
+        checkpoint = load_ctl_checkpoint(checkpoint_path)
+        weights = checkpoint["state_dict"]
+        parameters = {**checkpoint["hyper_parameters"], **kwargs, "num_classes": weights["fc_query.weight"].shape[0]}
+        model = cls(load_imagenet=False, **parameters)
+        try:
+            model.load_state_dict(weights, strict=strict)
+        except RuntimeError as error:
+            raise UserError(
+                f"{checkpoint_path}: its weights do not fit the network that MODEL.NAME "
+                f"{model.hparams.MODEL.NAME!r} builds: {error}"
+            ) from error
+        return model if map_location is None else model.to(map_location)
+
+    # ------------------------------------------------------------------------------------------------ optimisation
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        """Adam for the network with the epoch schedule, SGD for the centres."""
+        solver = self.hparams.SOLVER
+        optimizers = build_optimizer(
+            self.named_parameters(),
+            name=solver.OPTIMIZER_NAME,
+            base_lr=solver.BASE_LR,
+            weight_decay=solver.WEIGHT_DECAY,
+            center_lr=solver.CENTER_LR,
+        )
+        factor = lr_factor(
+            solver.LR_SCHEDULER_NAME,
+            milestones=solver.LR_STEPS,
+            gamma=solver.GAMMA,
+            max_epochs=solver.MAX_EPOCHS,
+            min_factor=solver.MIN_LR / solver.BASE_LR,
+            warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR else 0,
+        )
+        return optimizers, [build_scheduler(optimizers[0], factor)]
+
+    def optimize(self, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> dict[str, Any]:
+        """One backward pass over the sum of the weighted losses; a step of the network, then one of the centres.
+
+        Args:
+            losses: name -> scalar, each already times its weight.
+            statistics: name -> detached scalar, recorded beside the losses.
+
+        Returns:
+            What training_step returns: the detached total under "loss", the statistics under "other".
+        """
+        optimizer, optimizer_center = self.optimizers()
+        total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad()
+        optimizer_center.zero_grad()
+        self.manual_backward(total)
+        optimizer.step()
+        weight = self.hparams.SOLVER.CENTER_LOSS_WEIGHT
+        if weight > 0:  # the centres learn at CENTER_LR whatever the weight of their loss
+            for center in self.center_loss.parameters():
+                center.grad.mul_(1.0 / weight)
+            optimizer_center.step()
+        return self._record_step(total.detach(), losses, statistics)
+
+    def _record_step(self, total: Tensor, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> dict[str, Any]:
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        for name, value in detached.items():
+            self.losses_dict[name].append(value)
+        for name, value in {"loss": total, **statistics}.items():
+            self._epoch_records.setdefault(name, []).append(value)
+        self.log_dict({"loss": total, **detached}, prog_bar=True, logger=False)
+        return {"loss": total, "other": statistics}
+
+    def _reset_epoch_records(self) -> None:
+        self.losses_dict = {name: [] for name in self.losses_names}
+        self._epoch_records: dict[str, list[Tensor]] = {}
+
+    def on_train_epoch_start(self) -> None:
+        """Make the schedule stand at this epoch, also after resuming from a checkpoint saved before its step."""
+        set_epoch(self.lr_schedulers(), self.current_epoch)
+        self._reset_epoch_records()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch, then step the schedule: Lightning does not under manual optimisation."""
+        lr = self.optimizers().param_groups[0]["lr"]
+        self._log_train_epoch(lr)
+        self.lr_schedulers().step()
+
+    def _log_train_epoch(self, lr: float) -> None:
+        names = {"loss": "epoch_train_loss", "step_dist_ap": "epoch_dist_ap", "step_dist_an": "epoch_dist_an"}
+        records = {names.get(name, name): values for name, values in self._epoch_records.items()} | self.losses_dict
+        means = torch.stack([torch.stack(values).float().mean() for values in records.values()])
+        means = self.trainer.strategy.reduce(means, reduce_op="mean")
+        self._log_epoch(dict(zip(records, means.tolist(), strict=True)) | {"lr": lr})
+
+    def _log_epoch(self, metrics: dict[str, float]) -> None:
+        """To every logger with the epoch as the step, and to the callbacks."""
+        # The test pass comes after the last epoch, when current_epoch counts one further.
+        epoch = self.current_epoch
+        if self.trainer.testing:
+            epoch = max(epoch - 1, 0)
+        self.log_dict(metrics, logger=False)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=epoch)
+
+    # -------------------------------------------------------------------------------------------------- evaluation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings as validation and inference use them: the BN neck's output, [B, 3, H, W] -> [B, D]."""
+        _, features = self.backbone(x)
+        return self.bn(features)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Keep the embeddings of a batch (images, pids, camids, positions in the data set)."""
+        images, pids, camids, _ = batch
+        self._outputs.append((self(images).float().cpu(), torch.as_tensor(pids).cpu(), torch.as_tensor(camids).cpu()))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """As validation_step."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Rank the gallery for every query, then log and print the metrics."""
+        self._evaluate("validation", self.trainer.val_dataloaders)
+
+    def on_test_epoch_end(self) -> None:
+        """As on_validation_epoch_end."""
+        self._evaluate("test", self.trainer.test_dataloaders)
+
+    def _evaluate(self, stage: str, loader: Any) -> None:
+        embeddings, pids, camids = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
+        self._outputs.clear()
+        metrics = evaluate_model_outputs(
+            embeddings, pids, camids, num_query=self.hparams.num_query, hparams=self.hparams, loader=loader, stage=stage
+        )
+        self._log_epoch(metrics)
+
+    def validation_create_centroids(
+        self, embeddings: Tensor, labels: Any, camids: Any, respect_camids: bool = False
+    ) -> tuple[Tensor, Any, Any]:
+        """Queries and gallery centroids of the published protocol; see utils.centroids.create_centroids."""
+        return create_centroids(embeddings, labels, camids, self.hparams.num_query, respect_camids)
+
+
+def _get_loader(loader: Any) -> Any:
+    return loader() if callable(loader) else loader

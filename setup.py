@@ -1,0 +1,28 @@
+"""Installs the packages and the two training modules, so that programs anywhere can import them."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def requirements(name: str) -> list[str]:
+    """The requirement lines of a file beside this one."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+setup(
+    name="centroids-reid",
+    version="2.0.0",
+    description="Centroid triplet loss for person re-identification and image retrieval",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(exclude=("tests", "tests.*", "benchmarks", "benchmarks.*")),
+    py_modules=["train_ctl_model", "train_base_model"],
+    install_requires=requirements("requirements.txt"),
+    extras_require={"dev": requirements("requirements-dev.txt")},
+)

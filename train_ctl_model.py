@@ -1,0 +1,64 @@
+"""Train, resume or test a CTL model: the baseline's losses plus the centroid triplet loss.
+
+python train_ctl_model.py --config_file=configs/256_resnet50.yml GPU_IDS [0] DATASETS.ROOT_DIR /data
+"""
+
+from pathlib import Path
+from typing import Any
+
+from config.cli import build_parser, clean_exit, parse_args
+
+if __name__ == "__main__":  # before the heavy imports: --help and a wrong option answer at once
+    with clean_exit():
+        _, CONFIG = parse_args(build_parser(__doc__))
+
+from torch import Tensor
+
+from losses.centroid_triplet_loss import CentroidTripletLoss, create_masks_train
+from modelling.bases import ModelBase
+from utils.misc import run_script
+
+
+class CTLModel(ModelBase):
+    """The model of "On the Unreasonable Effectiveness of Centroids in Image Retrieval" (ICONIP 2021)."""
+
+    losses_names = (*ModelBase.losses_names, "centroid_triplet")
+
+    def __init__(self, cfg: Any = None, test_dataloader: Any = None, **kwargs: Any) -> None:
+        super().__init__(cfg, test_dataloader, **kwargs)
+        self.centroid_loss = CentroidTripletLoss(self.hparams.SOLVER.MARGIN, self.hparams.SOLVER.DISTANCE_FUNC)
+
+    create_masks_train = staticmethod(create_masks_train)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Any]:
+        """One step on P identities with K images each; is_real is False for images that only fill an identity up."""
+        solver = self.hparams.SOLVER
+        images, labels, _, is_real = batch  # [P*K, 3, H, W], [P*K], [P*K], [P*K]
+        _, features = self.backbone(images)  # [P*K, D]
+
+        query_triplet, _, _ = self.contrastive_loss(features, labels, mask=is_real)
+
+        real_features, real_labels = features[is_real], labels[is_real]  # [R, D], [R]
+        query_center = self.center_loss(real_features, real_labels)
+        query_xent = self.xent(self.fc_query(self.bn(real_features)), real_labels)
+
+        centroid = self.centroid_loss(features, labels, is_real)
+
+        losses = {
+            "query_xent": solver.QUERY_XENT_WEIGHT * query_xent,
+            "query_triplet": solver.QUERY_CONTRASTIVE_WEIGHT * query_triplet,
+            "query_center": solver.CENTER_LOSS_WEIGHT * query_center,
+            "centroid_triplet": solver.CENTROID_CONTRASTIVE_WEIGHT * centroid.loss,
+        }
+        return self.optimize(
+            losses,
+            {
+                "step_dist_ap": centroid.dist_ap,
+                "step_dist_an": centroid.dist_an,
+                "l2_mean_centroid": centroid.l2_mean_centroid,
+            },
+        )
+
+
+if __name__ == "__main__":
+    run_script(CTLModel, CONFIG, Path(__file__).stem)

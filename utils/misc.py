@@ -1,0 +1,237 @@
+"""The run: builds loggers, callbacks, Trainer and data module, then trains, resumes or tests."""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from yacs.config import CfgNode
+
+from callbacks import EpochStatistics, ModelCheckpointPeriodic, SafeCheckpointIO
+from config.cli import clean_exit
+from datasets import init_dataset
+from modelling.bases import ModelBase
+from utils.checkpoint import load_ctl_checkpoint, to_plain
+from utils.errors import MissingPathError, UserError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MLFLOW_URI = "sqlite:///mlflow.db"
+REMOVED_BACKENDS = ("dp", "ddp2")
+
+
+def run_script(method: type[ModelBase], cfg: CfgNode, logger_save_dir: str) -> None:
+    """What ``python train_*.py`` does once its command line is read; mendable errors end it with status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for chatty in ("alembic", "mlflow"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    with clean_exit(UserError):
+        run_main(cfg, method, logger_save_dir)
+
+
+def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> list[dict[str, float]]:
+    """All runs that a configuration asks for: one per seed with REPRODUCIBLE, else REPRODUCIBLE_NUM_RUNS unseeded.
+
+    Args:
+        cfg: configuration; left as it is.
+        method: the model's class.
+        logger_save_dir: name of the folder below LOG_DIR, as a rule the script's stem.
+
+    Returns:
+        The metrics of each run's last test pass.
+
+    Raises:
+        UserError: what the configuration names is missing, malformed or does not fit.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.LOG_DIR = cfg.OUTPUT_DIR or str(Path("logs") / cfg.DATASETS.NAMES)
+    _check_writable(cfg.LOG_DIR)
+    results = []
+    for run in range(cfg.REPRODUCIBLE_NUM_RUNS):
+        # Without REPRODUCIBLE the draws of the data differ from run to run.
+        seed = cfg.REPRODUCIBLE_SEED + run if cfg.REPRODUCIBLE else int.from_bytes(os.urandom(4), "little")
+        if cfg.REPRODUCIBLE:
+            seed_everything(seed, workers=True)
+        results.append(run_single(cfg, method, logger_save_dir, seed=seed))
+    return results
+
+
+def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed: int = 0) -> dict[str, float]:
+    """One run: training and a test pass with USE_CENTROIDS flipped, or with TEST.ONLY_TEST two test passes.
+
+    Args:
+        cfg: configuration with LOG_DIR set.
+        method: the model's class.
+        logger_save_dir: name of the folder below LOG_DIR.
+        seed: shifts the draws of identities and images; 0 draws as the original did.
+
+    Returns:
+        The metrics of the last test pass.
+    """
+    only_test, resume = cfg.TEST.ONLY_TEST, cfg.MODEL.RESUME_TRAINING
+    checkpoint = _checkpoint_path(cfg) if only_test or resume else None
+    data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=seed)
+    data.setup("test" if only_test else "fit")
+    if checkpoint and only_test:
+        model = method.load_from_checkpoint(checkpoint, cfg=cfg)
+        model.hparams.num_query = data.num_query  # the checkpoint's is that of the set it was trained on
+    else:
+        if checkpoint:
+            _check_same_identities(checkpoint, data.num_classes)
+        model = method(cfg, num_query=data.num_query, num_classes=data.num_classes)
+    trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir))
+    for logger in trainer.loggers:
+        logger.log_hyperparams(to_plain(cfg))
+    if only_test:
+        trainer.test(model, datamodule=data, verbose=False)
+    else:
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+    model.hparams.MODEL.USE_CENTROIDS = not model.hparams.MODEL.USE_CENTROIDS
+    (metrics,) = trainer.test(model, datamodule=data, verbose=False)
+    _log_places(trainer)
+    return dict(metrics)
+
+
+def build_loggers(cfg: CfgNode, name: str) -> list[Logger]:
+    """TensorBoard under LOG_DIR/name, and MLflow unless LOGGING.MLFLOW is False."""
+    loggers: list[Logger] = [TensorBoardLogger(cfg.LOG_DIR, name=name, default_hp_metric=False)]
+    if cfg.LOGGING.MLFLOW:
+        uri = cfg.LOGGING.MLFLOW_URI or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
+        loggers.append(MLFlowLogger(experiment_name="default", tracking_uri=uri))
+    return loggers
+
+
+def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
+    """The Trainer of a configuration; a validation every EVAL_PERIOD epochs, our own sampler, safe checkpoints."""
+    accelerator, devices = choose_devices(cfg)
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=cfg.TRAINER.NUM_NODES,
+        strategy=choose_strategy(cfg.SOLVER.DIST_BACKEND, _count(devices) * cfg.TRAINER.NUM_NODES),
+        precision=choose_precision(cfg, accelerator),
+        max_epochs=cfg.SOLVER.MAX_EPOCHS,
+        check_val_every_n_epoch=cfg.SOLVER.EVAL_PERIOD,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=loggers,
+        log_every_n_steps=1,
+        callbacks=[
+            # Saved with the epoch's end rather than right after validation, so that the schedule has made its step.
+            ModelCheckpoint(
+                filename="{epoch}",
+                monitor=cfg.SOLVER.MONITOR_METRIC_NAME,
+                mode=cfg.SOLVER.MONITOR_METRIC_MODE,
+                every_n_epochs=cfg.SOLVER.EVAL_PERIOD,
+                save_on_train_epoch_end=True,
+            ),
+            ModelCheckpointPeriodic(),
+            EpochStatistics(),
+        ],
+        plugins=[SafeCheckpointIO()],
+        enable_progress_bar=cfg.TRAINER.PROGRESS_BAR,
+        enable_model_summary=False,
+    )
+
+
+def choose_devices(cfg: CfgNode) -> tuple[str, list[int] | int]:
+    """Lightning's ``accelerator`` and ``devices``: the CUDA devices of GPU_IDS, or the CPU where there are none.
+
+    DIST_BACKEND "ddp_cpu" starts one CPU process for each entry of GPU_IDS.
+
+    Raises:
+        UserError: an accelerator or device that this machine does not have.
+    """
+    wanted, ids = cfg.TRAINER.ACCELERATOR, list(cfg.GPU_IDS)
+    if cfg.SOLVER.DIST_BACKEND == "ddp_cpu":
+        return "cpu", max(1, len(ids))
+    cuda_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "gpu" and not (cuda_devices and ids):
+        raise UserError(
+            f"TRAINER.ACCELERATOR is 'gpu', but this machine has {cuda_devices} CUDA devices and GPU_IDS is {ids}; "
+            "set TRAINER.ACCELERATOR auto or cpu, or list devices in GPU_IDS."
+        )
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("TRAINER.ACCELERATOR is 'mps', but this machine has no MPS device; set auto or cpu.")
+        return "mps", 1
+    if wanted == "cpu" or not (cuda_devices and ids):
+        return "cpu", 1
+    missing = [i for i in ids if not 0 <= i < cuda_devices]
+    if missing:
+        raise UserError(f"GPU_IDS names {missing}, but this machine has CUDA devices 0 to {cuda_devices - 1}.")
+    return "gpu", ids
+
+
+def choose_strategy(backend: str, num_processes: int) -> str:
+    """Lightning's ``strategy`` for SOLVER.DIST_BACKEND.
+
+    Raises:
+        UserError: a backend that no longer exists.
+    """
+    if backend in REMOVED_BACKENDS:
+        raise UserError(f"SOLVER.DIST_BACKEND is {backend!r}, which no longer exists in Lightning 2; use ddp.")
+    if num_processes == 1:
+        return "auto"
+    return "ddp" if backend == "ddp_cpu" else backend
+
+
+def choose_precision(cfg: CfgNode, accelerator: str) -> Any:
+    """Lightning's ``precision``: TRAINER.PRECISION, else by USE_MIXED_PRECISION, which works on CUDA only."""
+    if cfg.TRAINER.PRECISION:
+        return cfg.TRAINER.PRECISION
+    if not cfg.USE_MIXED_PRECISION:
+        return "32-true"
+    if accelerator == "gpu":
+        return "16-mixed"
+    log.info("USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on %s.", accelerator)
+    return "32-true"
+
+
+def _count(devices: list[int] | int) -> int:
+    return devices if isinstance(devices, int) else len(devices)
+
+
+def _checkpoint_path(cfg: CfgNode) -> str:
+    path = cfg.MODEL.PRETRAIN_PATH
+    if not Path(path).is_file():
+        switch = "TEST.ONLY_TEST" if cfg.TEST.ONLY_TEST else "MODEL.RESUME_TRAINING"
+        raise MissingPathError(
+            f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file; {switch} True needs the path of a CTL checkpoint."
+        )
+    return path
+
+
+def _check_same_identities(checkpoint: str, num_classes: int) -> None:
+    found = load_ctl_checkpoint(checkpoint)["state_dict"]["fc_query.weight"].shape[0]
+    if found != num_classes:
+        raise UserError(
+            f"{checkpoint} was trained on {found} identities, but the training set here has {num_classes}: resume on "
+            "the data set it was trained on (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
+        )
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR: cannot write to {folder!r} ({error.strerror}); name a folder that you may write to."
+        ) from error
+
+
+def _log_places(trainer: Trainer) -> None:
+    for callback in trainer.checkpoint_callbacks:
+        if callback.best_model_path:
+            log.info("checkpoint: %s", callback.best_model_path)
+    for logger in trainer.loggers:
+        place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "_tracking_uri", "")
+        log.info("%s: %s", type(logger).__name__, place)
