@@ -1,0 +1,125 @@
+"""The command line that every script shares: ``--config_file PATH`` and KEY VALUE pairs. Imports nothing heavy."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from yacs.config import CfgNode
+
+from config.errors import ConfigError
+from config.load import load_config, missing_value_error
+from config.reference import format_reference
+
+__all__ = ["ConfigError", "build_parser", "clean_exit", "load_config", "parse_args"]
+
+_EXAMPLES = (
+    "--config_file configs/256_resnet50.yml DATASETS.ROOT_DIR /data OUTPUT_DIR logs/first",
+    "--config_file configs/256_resnet50.yml GPU_IDS '[]' SOLVER.MAX_EPOCHS 1 MODEL.PRETRAINED False",
+    "--config_file configs/320_resnet50_ibn_a.yml INPUT.SIZE_TRAIN '[320, 320]' SOLVER.BASE_LR 3.5e-4",
+)
+
+
+class _ConfigArgumentParser(argparse.ArgumentParser):
+    """Appends examples and the list of config keys to the help, and reports an error in one line."""
+
+    examples: Sequence[str] = ()
+
+    def format_help(self) -> str:
+        examples = "".join(f"  python {self.prog} {example}\n" for example in self.examples)
+        return f"{super().format_help()}\nexamples:\n{examples}\n{format_reference()}"
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists what there is)\n")
+
+
+def build_parser(description: str, examples: Sequence[str] = _EXAMPLES) -> argparse.ArgumentParser:
+    """A parser with ``--config_file`` and the free list of KEY VALUE pairs, for :func:`parse_args`.
+
+    Scripts may add options of their own that take no value or a fixed number of them; no positional arguments.
+
+    Args:
+        description: one sentence about the script.
+        examples: what follows the script's name in the examples of ``--help``.
+    """
+    parser = _ConfigArgumentParser(description=description, allow_abbrev=False)
+    parser.examples = examples
+    parser.add_argument(
+        "--config_file", "--config-file", default="", metavar="PATH", help="YAML file that overrides defaults"
+    )
+    parser.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="config keys and values that override the file, before or after flags",
+    )
+    return parser
+
+
+def parse_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> tuple[argparse.Namespace, CfgNode]:
+    """Parse a command line and build its configuration.
+
+    Args:
+        parser: from :func:`build_parser`.
+        argv: the arguments without the program's name; None takes those of this process.
+
+    Returns:
+        The parsed options, with the pairs as the list ``opts``; and a configuration of its own, checked.
+
+    Raises:
+        ConfigError: the configuration cannot be used (see :func:`config.load.load_config`).
+        SystemExit: status 0 after ``--help``, 2 after a wrong option.
+    """
+    options, pairs = _split(parser, sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(options)
+    args.opts = pairs
+    return args, load_config(args.config_file, pairs)
+
+
+def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options with their values, and pairs. argparse alone takes a value such as -1e-4 for an option."""
+    arity: dict[str, int] = {}
+    for action in parser._actions:
+        for name in action.option_strings:
+            arity[name] = action.nargs if isinstance(action.nargs, int) else 1
+    options: list[str] = []
+    pairs: list[str] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        if token == "--":
+            pairs += rest
+            break
+        if token.startswith("-"):
+            count = arity.get(token, 0)
+            options += [token, *rest[:count]]
+            del rest[:count]
+            continue
+        pairs.append(token)
+        if rest and rest[0] not in arity and not rest[0].startswith("--"):
+            pairs.append(rest.pop(0))
+        elif rest:  # an option stands where the value should
+            raise missing_value_error(pairs)
+    return options, pairs
+
+
+@contextmanager
+def clean_exit(*error_types: type[Exception]) -> Iterator[None]:
+    """End the program without a traceback on errors that the user can mend.
+
+    A ConfigError or one of ``error_types`` ends it with status 2 and one line on stderr, an interrupt (Ctrl-C) with
+    status 130. Every other exception passes through.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None
+    except Exception as error:
+        if not isinstance(error, (ConfigError, *error_types)):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,190 @@
+"""Every configuration key, with its default. The comment above a key is its documentation; ``--help`` prints it."""
+
+from yacs.config import CfgNode
+
+# Keys that older configuration files hold and that nothing reads; their comments say "accepted, unused".
+UNUSED_KEYS = (
+    "SOLVER.MOMENTUM",
+    "SOLVER.CLUSTER_MARGIN",
+    "SOLVER.WEIGHT_DECAY_BIAS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.WEIGHT",
+)
+
+# Keys that have one allowed value: checking it (config/validate.py) is all that is done with them.
+CHECKED_ONLY_KEYS = ("SOLVER.USE_AUTOMATIC_OPTIM",)
+
+_C = CfgNode()
+
+# The network.
+_C.MODEL = CfgNode()
+# Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a or resnet101_ibn_a.
+_C.MODEL.NAME = "resnet50"
+# Length of the embedding, in numbers: 512 for resnet18 and resnet34, 2048 for the others.
+_C.MODEL.BACKBONE_EMB_SIZE = 2048
+# Stride of the last stage: 1 keeps its feature map at the size of the stage before, 2 halves it.
+_C.MODEL.LAST_STRIDE = 1
+# Start the backbone from the ImageNet weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).
+_C.MODEL.PRETRAINED = True
+# A weights file. ImageNet weights (.pth) for a fresh training; with TEST.ONLY_TEST, MODEL.RESUME_TRAINING or
+# inference, a checkpoint of this project (.ckpt or .pth).
+_C.MODEL.PRETRAIN_PATH = ""
+# Validation: rank the centroids of the gallery identities (True), or its single images (False). The test pass after a
+# training runs with this flipped. In inference: average the embeddings of an identity.
+_C.MODEL.USE_CENTROIDS = False
+# With USE_CENTROIDS: leave images of the query's own camera out of the centroids. False for data without cameras.
+_C.MODEL.KEEP_CAMID_CENTROIDS = True
+# Continue from the checkpoint MODEL.PRETRAIN_PATH: weights, optimisers, schedule and epoch.
+_C.MODEL.RESUME_TRAINING = False
+
+# Image size and augmentation.
+_C.INPUT = CfgNode()
+# Height and width of a training image, in pixels.
+_C.INPUT.SIZE_TRAIN = [256, 128]
+# Height and width of a validation, test or inference image, in pixels.
+_C.INPUT.SIZE_TEST = [256, 128]
+# Probability of a horizontal flip in training, 0 to 1.
+_C.INPUT.PROB = 0.5
+# Probability of erasing a random rectangle in training, 0 to 1.
+_C.INPUT.RE_PROB = 0.5
+# Mean of each channel (red, green, blue; values 0 to 1), subtracted from every image; also fills erased rectangles.
+_C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]
+# Standard deviation of each channel, above 0; divides every image.
+_C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]
+# Black border added on each side before the random crop in training, in pixels, 0 or more.
+_C.INPUT.PADDING = 10
+
+# The data set.
+_C.DATASETS = CfgNode()
+# Name of the data set: market1501, dukemtmcreid, df1 or street2shop.
+_C.DATASETS.NAMES = "market1501"
+# Folder that holds the data set's own folder (market1501, DukeMTMC-reID), or its train, query and gallery folders
+# (df1, street2shop). In inference: a folder of images, or one image.
+_C.DATASETS.ROOT_DIR = "/home/data"
+# df1 and street2shop: the COCO file of the training set. The query and gallery files lie beside it; their names have
+# "query" and "gallery" in place of "train".
+_C.DATASETS.JSON_TRAIN_PATH = ""
+
+# Batches.
+_C.DATALOADER = CfgNode()
+# Worker processes that load images for each training process. 0 loads in the training process; -1 takes the number of
+# CPU cores divided by the training processes on this machine. Results do not depend on it.
+_C.DATALOADER.NUM_WORKERS = -1
+# How training batches are drawn: random_identity (identities, then images of each).
+_C.DATALOADER.SAMPLER = "random_identity"
+# Images of each identity in a training batch (K), 2 or more.
+_C.DATALOADER.NUM_INSTANCE = 4
+# Drop a last training batch that has fewer than SOLVER.IMS_PER_BATCH identities.
+_C.DATALOADER.DROP_LAST = True
+# An identity that has fewer than NUM_INSTANCE images left in an epoch: draw some again (True), or fill the batch with
+# blank images that the losses leave out (False).
+_C.DATALOADER.USE_RESAMPLING = True
+
+# Losses, optimisation and the course of a training.
+_C.SOLVER = CfgNode()
+# Optimiser of everything but the class centres: Adam.
+_C.SOLVER.OPTIMIZER_NAME = "Adam"
+# Length of the training, in epochs, 1 or more.
+_C.SOLVER.MAX_EPOCHS = 120
+# Learning rate after the warm-up, 0 or more.
+_C.SOLVER.BASE_LR = 1e-4
+# Lowest learning rate, which cosine_annealing ends at, 0 or more.
+_C.SOLVER.MIN_LR = 0.0
+# Accepted, unused.
+_C.SOLVER.MOMENTUM = 0.9
+# Margin of the triplet losses, 0 or more; None takes the soft margin, log(1 + exp(positive - negative)).
+_C.SOLVER.MARGIN = 0.5
+# Distance between embeddings: euclidean or cosine. Rankings with euclidean use its square.
+_C.SOLVER.DISTANCE_FUNC = "euclidean"
+# Accepted, unused.
+_C.SOLVER.CLUSTER_MARGIN = 0.3
+# Learning rate of the class centres (SGD), 0 or more.
+_C.SOLVER.CENTER_LR = 0.5
+# Weight of the centre loss, 0 or more.
+_C.SOLVER.CENTER_LOSS_WEIGHT = 0.0005
+# Weight decay (L2) of the optimiser, 0 or more.
+_C.SOLVER.WEIGHT_DECAY = 0.0005
+# Accepted, unused.
+_C.SOLVER.WEIGHT_DECAY_BIAS = 0.0005
+# Course of the learning rate: multistep_lr (times GAMMA after each of LR_STEPS) or cosine_annealing (a half cosine
+# wave from BASE_LR down to MIN_LR over MAX_EPOCHS).
+_C.SOLVER.LR_SCHEDULER_NAME = "multistep_lr"
+# Factor of multistep_lr, above 0.
+_C.SOLVER.GAMMA = 0.1
+# Epochs after which multistep_lr lowers the rate, ascending.
+_C.SOLVER.LR_STEPS = (40, 70)
+# Raise the rate linearly over the first WARMUP_EPOCHS epochs.
+_C.SOLVER.USE_WARMUP_LR = True
+# Length of the warm-up, in epochs, 0 or more.
+_C.SOLVER.WARMUP_EPOCHS = 10
+# Validation metric that picks the best checkpoint: mAP, Top-1, Top-5, Top-10, Top-20 or Top-50.
+_C.SOLVER.MONITOR_METRIC_NAME = "mAP"
+# The best checkpoint has the highest (max) or the lowest (min) value of that metric.
+_C.SOLVER.MONITOR_METRIC_MODE = "max"
+# Accepted, unused.
+_C.SOLVER.CHECKPOINT_PERIOD = 50
+# Epochs from one validation to the next, 1 or more.
+_C.SOLVER.EVAL_PERIOD = 5
+# Identities in a training batch of one process (P), 1 or more. The batch holds P times DATALOADER.NUM_INSTANCE images.
+_C.SOLVER.IMS_PER_BATCH = 64
+# How several devices or machines train together: ddp, ddp_spawn, or ddp_cpu (ddp on the CPU).
+_C.SOLVER.DIST_BACKEND = "ddp"
+# Weight of the classification loss (cross-entropy with label smoothing), 0 or more.
+_C.SOLVER.QUERY_XENT_WEIGHT = 1.0
+# Weight of the triplet loss between images, 0 or more.
+_C.SOLVER.QUERY_CONTRASTIVE_WEIGHT = 1.0
+# Weight of the triplet loss between images and centroids, 0 or more.
+_C.SOLVER.CENTROID_CONTRASTIVE_WEIGHT = 1.0
+# False only: the training steps call their two optimisers themselves.
+_C.SOLVER.USE_AUTOMATIC_OPTIM = False
+
+# Validation and test.
+_C.TEST = CfgNode()
+# Images in a validation, test or inference batch, 1 or more.
+_C.TEST.IMS_PER_BATCH = 128
+# Accepted, unused.
+_C.TEST.WEIGHT = ""
+# Scale embeddings to unit length before distances are computed.
+_C.TEST.FEAT_NORM = True
+# Test the checkpoint MODEL.PRETRAIN_PATH and train nothing.
+_C.TEST.ONLY_TEST = False
+# Write a picture of the ranked results of each query to OUTPUT_DIR/visrank: yes or no.
+_C.TEST.VISUALIZE = "no"
+# Results in such a picture, 1 or more.
+_C.TEST.VISUALIZE_TOPK = 10
+# Largest number of such pictures, 0 or more.
+_C.TEST.VISUALIZE_MAX_NUMBER = 1000000
+
+# The Lightning Trainer.
+_C.TRAINER = CfgNode()
+# Where to compute: auto, cpu, gpu or mps.
+_C.TRAINER.ACCELERATOR = "auto"
+# Number of machines that train together, 1 or more.
+_C.TRAINER.NUM_NODES = 1
+# Arithmetic, as Lightning names it, such as 32-true, 16-mixed, bf16-mixed. Empty: USE_MIXED_PRECISION decides.
+_C.TRAINER.PRECISION = ""
+# Show a progress bar.
+_C.TRAINER.PROGRESS_BAR = True
+
+# Experiment tracking. TensorBoard files are always written.
+_C.LOGGING = CfgNode()
+# Log to MLflow as well.
+_C.LOGGING.MLFLOW = True
+# MLflow server or database, such as http://localhost:5000. Empty: the environment variable MLFLOW_TRACKING_URI, else
+# the file mlflow.db (SQLite) in the current folder.
+_C.LOGGING.MLFLOW_URI = ""
+
+# Indices of the CUDA devices to use. [] computes on the CPU, as does a machine without CUDA.
+_C.GPU_IDS = [0]
+# Folder of logs and checkpoints. Every run sets it: to OUTPUT_DIR, or to logs/{DATASETS.NAMES} if that is empty.
+_C.LOG_DIR = "logs"
+# Compute in 16-bit floats where that is safe. CUDA only; elsewhere 32-bit floats are used.
+_C.USE_MIXED_PRECISION = True
+# Folder for everything that a run writes. Empty: logs/{DATASETS.NAMES}.
+_C.OUTPUT_DIR = ""
+# Seed the runs, so that they can be repeated: run i has the seed REPRODUCIBLE_SEED + i.
+_C.REPRODUCIBLE = False
+# Number of runs, one after the other, seeded or not, 1 or more.
+_C.REPRODUCIBLE_NUM_RUNS = 3
+# Seed of the first run, 0 to 4294967295.
+_C.REPRODUCIBLE_SEED = 0

@@ -1,0 +1,126 @@
+"""What a configuration may say, as far as that can be told without data, weights or devices."""
+
+import math
+from typing import Any
+
+from yacs.config import CfgNode
+
+from config.errors import ConfigError
+from config.tree import flatten_config
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "MODEL.LAST_STRIDE": (1, 2),
+    "DATALOADER.SAMPLER": ("random_identity",),
+    "SOLVER.OPTIMIZER_NAME": ("Adam",),
+    "SOLVER.DISTANCE_FUNC": ("euclidean", "cosine"),
+    "SOLVER.LR_SCHEDULER_NAME": ("multistep_lr", "cosine_annealing"),
+    "SOLVER.MONITOR_METRIC_MODE": ("max", "min"),
+    "SOLVER.DIST_BACKEND": ("ddp", "ddp_spawn", "ddp_cpu"),
+    "TEST.VISUALIZE": ("yes", "no"),
+    "TRAINER.ACCELERATOR": ("auto", "cpu", "gpu", "mps"),
+    "TRAINER.PRECISION": (
+        *("", "32", "32-true", "64", "64-true", "16", "16-mixed", "16-true", "bf16", "bf16-mixed", "bf16-true"),
+        *("transformer-engine", "transformer-engine-float16"),
+    ),
+}
+
+# Strategies of Lightning 1 that Lightning 2 has not.
+GONE_BACKENDS = ("dp", "ddp2")
+
+MINIMA: dict[str, int] = {
+    "MODEL.BACKBONE_EMB_SIZE": 1,
+    "INPUT.PROB": 0,
+    "INPUT.RE_PROB": 0,
+    "INPUT.PADDING": 0,
+    "DATALOADER.NUM_WORKERS": -1,
+    "DATALOADER.NUM_INSTANCE": 2,
+    "SOLVER.MAX_EPOCHS": 1,
+    "SOLVER.BASE_LR": 0,
+    "SOLVER.MIN_LR": 0,
+    "SOLVER.MARGIN": 0,
+    "SOLVER.CENTER_LR": 0,
+    "SOLVER.CENTER_LOSS_WEIGHT": 0,
+    "SOLVER.WEIGHT_DECAY": 0,
+    "SOLVER.WARMUP_EPOCHS": 0,
+    "SOLVER.EVAL_PERIOD": 1,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.QUERY_XENT_WEIGHT": 0,
+    "SOLVER.QUERY_CONTRASTIVE_WEIGHT": 0,
+    "SOLVER.CENTROID_CONTRASTIVE_WEIGHT": 0,
+    "TEST.IMS_PER_BATCH": 1,
+    "TEST.VISUALIZE_TOPK": 1,
+    "TEST.VISUALIZE_MAX_NUMBER": 0,
+    "TRAINER.NUM_NODES": 1,
+    "REPRODUCIBLE_NUM_RUNS": 1,
+    "REPRODUCIBLE_SEED": 0,
+}
+
+MAXIMA: dict[str, int] = {
+    "INPUT.PROB": 1,
+    "INPUT.RE_PROB": 1,
+    "REPRODUCIBLE_SEED": 2**32 - 1,
+}
+
+
+def check_config(config: CfgNode) -> None:
+    """Raise a ConfigError that names the key, its value and what is allowed, at the first value that cannot work.
+
+    Keys that the tree lacks, such as those of a tree saved by an older version, are not asked for.
+    """
+    values = flatten_config(config)
+    for key, value in values.items():
+        _check_number(key, value)
+        _check_choice(key, value)
+        _check_list(key, value)
+    if values.get("SOLVER.USE_AUTOMATIC_OPTIM"):
+        raise ConfigError(
+            "SOLVER.USE_AUTOMATIC_OPTIM is True; only False works: the training steps call their optimisers themselves."
+        )
+    for key in ("SOLVER.MONITOR_METRIC_NAME", "DATASETS.NAMES"):
+        if values.get(key) == "":
+            raise ConfigError(f"{key} is empty; expected a name.")
+    for key in ("TEST.ONLY_TEST", "MODEL.RESUME_TRAINING"):
+        if values.get(key) and not values.get("MODEL.PRETRAIN_PATH"):
+            raise ConfigError(f"MODEL.PRETRAIN_PATH is empty; with {key} True it must name a checkpoint.")
+
+
+def _check_number(key: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} is {value}; expected a finite number.")
+    if value is None:
+        return
+    if key in MAXIMA and not MINIMA[key] <= value <= MAXIMA[key]:
+        raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} to {MAXIMA[key]}.")
+    if key in MINIMA and value < MINIMA[key]:
+        raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} or more.")
+    if key == "SOLVER.GAMMA" and value <= 0:
+        raise ConfigError(f"{key} is {value}; expected more than 0.")
+
+
+def _check_choice(key: str, value: Any) -> None:
+    if key == "SOLVER.DIST_BACKEND" and value in GONE_BACKENDS:
+        raise ConfigError(f"{key} is {value!r}, which Lightning 2 no longer has; use 'ddp'.")
+    if key in CHOICES and value not in CHOICES[key]:
+        allowed = ", ".join(repr(choice) for choice in CHOICES[key])
+        raise ConfigError(f"{key} is {value!r}; allowed: {allowed}.")
+
+
+def _check_list(key: str, value: Any) -> None:
+    if key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
+        if len(value) != 2 or not all(_is_int(side) and side >= 1 for side in value):
+            raise ConfigError(f"{key} is {value}; expected height and width, two integers above 0.")
+    elif key == "INPUT.PIXEL_MEAN":
+        if len(value) != 3 or not all(math.isfinite(mean) for mean in value):
+            raise ConfigError(f"{key} is {value}; expected three numbers.")
+    elif key == "INPUT.PIXEL_STD":
+        if len(value) != 3 or not all(math.isfinite(std) and std > 0 for std in value):
+            raise ConfigError(f"{key} is {value}; expected three numbers above 0.")
+    elif key == "SOLVER.LR_STEPS":
+        if not all(_is_int(epoch) and epoch >= 1 for epoch in value) or list(value) != sorted(set(value)):
+            raise ConfigError(f"{key} is {value}; expected ascending epochs, integers above 0.")
+    elif key == "GPU_IDS" and (not all(_is_int(gpu) and gpu >= 0 for gpu in value) or len(set(value)) != len(value)):
+        raise ConfigError(f"{key} is {value}; expected device indices, different integers of 0 or more, or [].")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
