@@ -1,0 +1,140 @@
+"""The tree of defaults, its documentation, the shared object, and the YAML files of the repository."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yacs.config import CfgNode
+
+from config import cfg, defaults
+from config.cli import load_config
+from config.reference import format_reference, read_reference
+from config.tree import flatten_config
+from config.validate import CHOICES, MAXIMA, MINIMA, check_config
+from tests.support import GOLDEN, ROOT
+
+RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
+ADDED = {
+    "SOLVER.MIN_LR": 0.0,
+    "TRAINER.ACCELERATOR": "auto",
+    "TRAINER.NUM_NODES": 1,
+    "TRAINER.PRECISION": "",
+    "TRAINER.PROGRESS_BAR": True,
+    "LOGGING.MLFLOW": True,
+    "LOGGING.MLFLOW_URI": "",
+}
+
+
+def test_defaults_are_the_recorded_ones() -> None:
+    expected = flatten_config(CfgNode(RECORDED)) | ADDED
+    expected["SOLVER.LR_STEPS"] = tuple(expected["SOLVER.LR_STEPS"])  # JSON has no tuples
+    expected["DATALOADER.NUM_WORKERS"] = -1  # the one default that differs on purpose
+    actual = flatten_config(defaults._C)
+    recorded_part = {key: actual[key] for key in expected}
+    assert recorded_part == expected
+    assert {key: type(actual[key]) for key in expected} == {key: type(value) for key, value in expected.items()}
+
+
+def test_defaults_pass_their_own_check() -> None:
+    check_config(defaults._C)
+
+
+def test_cfg_is_the_one_shared_mutable_tree() -> None:
+    assert cfg is defaults._C
+    program = (
+        "from config import cfg\n"
+        "cfg.merge_from_file('configs/256_resnet50.yml')\n"
+        "cfg.merge_from_list(['MODEL.PRETRAIN_PATH', 'a.ckpt', 'MODEL.PRETRAINED', True, 'TEST.ONLY_TEST', True,\n"
+        "                     'MODEL.RESUME_TRAINING', False, 'GPU_IDS', '[]', 'SOLVER.LR_STEPS', [1, 2]])\n"
+        "import config.defaults, config.cli\n"
+        "assert config.defaults._C.MODEL.PRETRAIN_PATH == 'a.ckpt'\n"
+        "assert config.defaults._C.SOLVER.BASE_LR == 1e-4 and config.cfg.GPU_IDS == []\n"
+        "assert config.cli.load_config().MODEL.PRETRAIN_PATH == 'a.ckpt'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    reference = {key.name: key for section in read_reference() for key in section.keys}
+    values = flatten_config(defaults._C)
+    assert sorted(reference) == sorted(values)
+    for name, value in values.items():
+        assert ast.literal_eval(reference[name].default) == value, name
+        assert reference[name].comment.endswith("."), name
+    assert all(section.comment for section in read_reference())
+    unused = {name for name, key in reference.items() if "Accepted, unused" in key.comment}
+    assert unused == set(defaults.UNUSED_KEYS)
+
+
+def test_reference_text_holds_every_key_and_comment() -> None:
+    text = format_reference()
+    words = " ".join(text.split())
+    for section in read_reference():
+        for key in section.keys:
+            assert f"  {key.name} = {key.default}\n" in text
+            assert key.comment in words
+
+
+def test_reference_groups_keys_by_section() -> None:
+    for section in read_reference():
+        for key in section.keys:
+            assert key.name.rpartition(".")[0] == section.name
+
+
+@pytest.mark.parametrize("key", sorted({*CHOICES, *MINIMA, *MAXIMA}))
+def test_rules_are_about_keys_that_exist(key: str) -> None:
+    assert key in flatten_config(defaults._C)
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_documentation_names_the_choices(key: str) -> None:
+    if key == "TRAINER.PRECISION":  # Lightning's list; the comment names a few of them
+        return
+    comment = next(k.comment for section in read_reference() for k in section.keys if k.name == key)
+    for choice in CHOICES[key]:
+        assert str(choice) in comment
+
+
+COMMON = {
+    "MODEL.BACKBONE_EMB_SIZE": 2048,
+    "MODEL.KEEP_CAMID_CENTROIDS": True,
+    "DATALOADER.NUM_INSTANCE": 4,
+    "SOLVER.BASE_LR": 1e-4,
+    "SOLVER.OPTIMIZER_NAME": "Adam",
+    "SOLVER.MAX_EPOCHS": 120,
+    "SOLVER.EVAL_PERIOD": 40,
+    "USE_MIXED_PRECISION": True,
+    "REPRODUCIBLE_NUM_RUNS": 3,
+}
+FILES: dict[str, dict[str, Any]] = {
+    "256_resnet50.yml": {
+        "MODEL.NAME": "resnet50",
+        "MODEL.PRETRAIN_PATH": "./models/resnet50-19c8e357.pth",
+        "INPUT.SIZE_TRAIN": [256, 128],
+        "INPUT.SIZE_TEST": [256, 128],
+    },
+    "320_resnet50_ibn_a.yml": {
+        "MODEL.NAME": "resnet50_ibn_a",
+        "MODEL.PRETRAIN_PATH": "./models/r50_ibn_a.pth",
+        "INPUT.SIZE_TRAIN": [320, 320],
+        "INPUT.SIZE_TEST": [320, 320],
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_yaml_holds_the_pinned_keys_and_changes_no_other(name: str) -> None:
+    expected = flatten_config(cfg) | COMMON | FILES[name]
+    assert flatten_config(load_config(ROOT / "configs" / name)) == expected
+    plain_yacs = cfg.clone()
+    plain_yacs.merge_from_file(str(ROOT / "configs" / name))
+    assert flatten_config(plain_yacs) == expected
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.y*ml")), ids=lambda path: path.name)
+def test_every_yaml_loads(path: Path) -> None:
+    load_config(path)

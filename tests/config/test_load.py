@@ -1,0 +1,347 @@
+"""load_config: conversions, the order of overlays, and an error for everything that cannot be meant."""
+
+import ast
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config import cfg
+from config.cli import ConfigError, load_config
+from config.load import nearest_key
+from config.tree import flatten_config
+from tests.support import GOLDEN
+
+KEYS = list(flatten_config(cfg))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "user.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def value_of(key: str, *opts: Any) -> Any:
+    return flatten_config(load_config("", [key, *opts]))[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "given_value", "expected"),
+    [
+        ("GPU_IDS", "[0]", [0]),
+        ("GPU_IDS", "[]", []),
+        ("GPU_IDS", "(0,1)", [0, 1]),
+        ("GPU_IDS", (0, 1), [0, 1]),
+        ("DATASETS.NAMES", "'market1501'", "market1501"),
+        ("DATASETS.NAMES", '"df1"', "df1"),
+        ("DATASETS.NAMES", "df1", "df1"),
+        ("DATASETS.ROOT_DIR", Path("/data"), "/data"),
+        ("DATASETS.ROOT_DIR", "2024_01", "2024_01"),
+        ("DATASETS.ROOT_DIR", "-data", "-data"),
+        ("SOLVER.BASE_LR", "1", 1.0),
+        ("SOLVER.BASE_LR", 1, 1.0),
+        ("SOLVER.BASE_LR", "1e-4", 1e-4),
+        ("SOLVER.BASE_LR", np.float32(0.5), 0.5),
+        ("SOLVER.MAX_EPOCHS", np.int64(7), 7),
+        ("SOLVER.MAX_EPOCHS", " 7 ", 7),
+        ("SOLVER.MARGIN", "None", None),
+        ("SOLVER.MARGIN", None, None),
+        ("SOLVER.MARGIN", "0", 0.0),
+        ("SOLVER.LR_STEPS", "[3, 5]", (3, 5)),
+        ("SOLVER.LR_STEPS", [3, 5], (3, 5)),
+        ("SOLVER.LR_STEPS", "()", ()),
+        ("INPUT.PIXEL_MEAN", "[0, 0, 0]", [0.0, 0.0, 0.0]),
+        ("TRAINER.PRECISION", 32, "32"),
+        ("TRAINER.PRECISION", "32", "32"),
+        ("TRAINER.PRECISION", "bf16-mixed", "bf16-mixed"),
+        ("TRAINER.PRECISION", None, ""),
+        ("MODEL.PRETRAINED", "False", False),
+        ("MODEL.PRETRAINED", "false", False),
+        ("MODEL.PRETRAINED", True, True),
+        ("TEST.VISUALIZE", "yes", "yes"),
+        ("DATALOADER.NUM_WORKERS", "-1", -1),
+        ("SOLVER.DIST_BACKEND", "ddp_cpu", "ddp_cpu"),
+    ],
+)
+def test_values_take_the_type_of_their_key(key: str, given_value: Any, expected: Any) -> None:
+    actual = value_of(key, given_value)
+    assert actual == expected
+    assert type(actual) is type(expected)
+    if isinstance(expected, list | tuple):
+        assert [type(item) for item in actual] == [type(item) for item in expected]
+
+
+def test_yaml_values_take_the_type_of_their_key(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+MODEL: {PRETRAIN_PATH: 2024_01, PRETRAINED: no}
+INPUT:
+  SIZE_TRAIN: [64, 32]
+  PIXEL_MEAN: [0, 1e-1, 0.5]
+SOLVER:
+  BASE_LR: 1
+  CENTER_LR: 1e-4
+  LR_STEPS: (3, 5)
+  MARGIN: null
+TEST:
+  VISUALIZE: yes
+  IMS_PER_BATCH: &images 12
+TRAINER:
+  PRECISION: 32
+DATASETS:
+LOGGING.MLFLOW: False
+REPRODUCIBLE_NUM_RUNS: *images
+OUTPUT_DIR: 2024-02-03
+""",
+    )
+    expected = {
+        "MODEL.PRETRAIN_PATH": "2024_01",
+        "MODEL.PRETRAINED": False,
+        "INPUT.SIZE_TRAIN": [64, 32],
+        "INPUT.PIXEL_MEAN": [0.0, 0.1, 0.5],
+        "SOLVER.BASE_LR": 1.0,
+        "SOLVER.CENTER_LR": 1e-4,
+        "SOLVER.LR_STEPS": (3, 5),
+        "SOLVER.MARGIN": None,
+        "TEST.VISUALIZE": "yes",
+        "TEST.IMS_PER_BATCH": 12,
+        "TRAINER.PRECISION": "32",
+        "LOGGING.MLFLOW": False,
+        "REPRODUCIBLE_NUM_RUNS": 12,
+        "OUTPUT_DIR": "2024-02-03",
+    }
+    assert flatten_config(load_config(path)) == flatten_config(cfg) | expected
+
+
+def test_a_merge_key_in_yaml_is_resolved(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "INPUT:\n  <<: {PADDING: 3, PROB: 0.25}\n  PROB: 0\n"))
+    assert (config.INPUT.PADDING, config.INPUT.PROB) == (3, 0.0)
+
+
+def test_old_files_with_every_recorded_key_are_accepted(tmp_path: Path) -> None:
+    recorded = json.loads((GOLDEN / "config_defaults.json").read_text())
+    config = load_config(write(tmp_path, yaml.safe_dump(recorded)))
+    assert recorded["DATALOADER"]["NUM_WORKERS"] == config.DATALOADER.NUM_WORKERS
+    assert tuple(recorded["SOLVER"]["LR_STEPS"]) == config.SOLVER.LR_STEPS
+
+
+def test_a_dumped_configuration_loads_as_itself(tmp_path: Path) -> None:
+    config = load_config("", ["SOLVER.LR_STEPS", "(3, 5)", "SOLVER.MARGIN", "None", "OUTPUT_DIR", "2024"])
+    assert load_config(write(tmp_path, config.dump())) == config
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "MODEL:\n"])
+def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
+    assert load_config(write(tmp_path, text)) == cfg
+
+
+def test_pairs_override_the_file_and_later_pairs_earlier_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, "SOLVER: {MAX_EPOCHS: 5, EVAL_PERIOD: 3}\n")
+    config = load_config(path, ["SOLVER.MAX_EPOCHS", "6", "SOLVER.MAX_EPOCHS", "7"])
+    assert (config.SOLVER.MAX_EPOCHS, config.SOLVER.EVAL_PERIOD) == (7, 3)
+
+
+def test_the_result_is_mutable_and_the_shared_tree_untouched(tmp_path: Path) -> None:
+    before = copy.deepcopy(cfg)
+    config = load_config(write(tmp_path, "MODEL: {NAME: resnet18}\n"), ["GPU_IDS", "[3]"])
+    config.MODEL.NAME = "resnet34"
+    config.GPU_IDS.append(4)
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "user.yml", ["SOLVER.MAX_EPOCHS", "1", "NO_SUCH_KEY", "1"])
+    assert cfg == before
+
+
+def test_a_frozen_shared_tree_gives_a_mutable_result() -> None:
+    cfg.freeze()
+    try:
+        load_config("", ["SOLVER.MAX_EPOCHS", "3"]).OUTPUT_DIR = "out"
+    finally:
+        cfg.defrost()
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (["MODEL.NAM", "resnet18"], ["'MODEL.NAM'", "nearest", "MODEL.NAME"]),
+        (["BASE_LR", "1"], ["'BASE_LR'", "SOLVER.BASE_LR"]),
+        (["MODEL.BASE_LR", "1"], ["'MODEL.BASE_LR'", "SOLVER.BASE_LR"]),
+        (["solver.base_lr", "1"], ["'solver.base_lr'", "SOLVER.BASE_LR"]),
+        (["MODEL.NAME.X", "1"], ["'MODEL.NAME.X'", "MODEL.NAME"]),
+        (["OUTPUT_DIR=x", "1"], ["'OUTPUT_DIR=x'", "OUTPUT_DIR.", "without '='"]),
+        (["", "1"], ["''", "nearest"]),
+        (["SOLVER", "1"], ["SOLVER is a section", "SOLVER.OPTIMIZER_NAME"]),
+        (["SOLVER.MAX_EPOCHS"], ["SOLVER.MAX_EPOCHS has no value", "KEY VALUE"]),
+        (["GPU_IDS", "[0]", "SOLVER.MAX_EPOCHS"], ["SOLVER.MAX_EPOCHS has no value"]),
+        (["MODEL.NAME", "SOLVER.BASE_LR", "1"], ["MODEL.NAME has no value"]),
+        (["GPU_IDS", [0], "MODEL.NAME"], ["MODEL.NAME has no value"]),
+        (["SOLVER.MAX_EPOCHS", "many"], ["SOLVER.MAX_EPOCHS", "'many'", "an integer"]),
+        (["SOLVER.MAX_EPOCHS", "1.5"], ["SOLVER.MAX_EPOCHS", "1.5", "an integer"]),
+        (["SOLVER.MAX_EPOCHS", "True"], ["SOLVER.MAX_EPOCHS", "an integer"]),
+        (["SOLVER.MAX_EPOCHS", "None"], ["SOLVER.MAX_EPOCHS", "an integer"]),
+        (["SOLVER.BASE_LR", "fast"], ["SOLVER.BASE_LR", "'fast'", "a number"]),
+        (["SOLVER.BASE_LR", "True"], ["SOLVER.BASE_LR", "a number"]),
+        (["SOLVER.BASE_LR", 10**400], ["SOLVER.BASE_LR", "a number"]),
+        (["SOLVER.MARGIN", "soft"], ["SOLVER.MARGIN", "'soft'", "a number or None"]),
+        (["MODEL.PRETRAINED", "1"], ["MODEL.PRETRAINED", "True or False"]),
+        (["MODEL.PRETRAINED", "yes"], ["MODEL.PRETRAINED", "'yes'", "True or False"]),
+        (["GPU_IDS", "0"], ["GPU_IDS", "a list such as [0]"]),
+        (["GPU_IDS", "[0,", "SOLVER.MAX_EPOCHS", "1"], ["GPU_IDS", "'[0,'", "quotes"]),
+        (["GPU_IDS", "['a']"], ["GPU_IDS", "a list"]),
+        (["INPUT.PIXEL_MEAN", "[[0], 0, 0]"], ["INPUT.PIXEL_MEAN", "a list"]),
+        (["MODEL.NAME", ["resnet18"]], ["MODEL.NAME", "text"]),
+        (["MODEL.NAME", True], ["MODEL.NAME", "text"]),
+    ],
+)
+def test_wrong_pairs_are_named(opts: list[Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("", opts)
+    message = str(caught.value)
+    assert "command line" in message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("MODEL:\n  NAME: resnet18\n  NAMME: x\n", ["'MODEL.NAMME'", "line 3", "MODEL.NAME"]),
+        ("MODULE:\n  NAME: resnet18\n", ["'MODULE'", "line 1", "nearest"]),
+        ("\nMODEL: resnet18\n", ["MODEL is a section", "line 2"]),
+        ("MODEL: [resnet18]\n", ["MODEL is a section", "line 1"]),
+        ("GPU_IDS:\n  FIRST: 0\n", ["GPU_IDS", "line 2", "a list"]),
+        ("SOLVER:\n  MAX_EPOCHS: many\n", ["SOLVER.MAX_EPOCHS", "'many'", "line 2", "an integer"]),
+        ("OUTPUT_DIR: [a]\n", ["OUTPUT_DIR", "line 1", "text"]),
+        ("SOLVER:\n  MAX_EPOCHS: 2024-02-31\n", ["SOLVER.MAX_EPOCHS", "'2024-02-31'", "line 2"]),
+        ("SOLVER:\n  MAX_EPOCHS: 1\n BAD: 2\n", ["line 3", "not valid YAML"]),
+        ("MODEL:\n\tNAME: x\n", ["line 2", "not valid YAML"]),
+        ("GPU_IDS: [0\n", ["not valid YAML", "line"]),
+        ("GPU_IDS: !!python/object/apply:os.getcwd []\n", ["line 1", "not valid YAML"]),
+        ("MODEL: {NAME: x}\n---\nMODEL: {NAME: y}\n", ["line 2", "not valid YAML"]),
+        ("- MODEL\n", ["holds no sections"]),
+        ("just words\n", ["holds no sections"]),
+        ("SOLVER: {BASE_LR: .inf}\n", ["SOLVER.BASE_LR", "inf", "finite"]),
+        ("SOLVER: {BASE_LR: .nan}\n", ["SOLVER.BASE_LR", "nan", "finite"]),
+        ("MODEL: {1: 2}\n", ["'MODEL.1'"]),
+        ("OUTPUT_DIR: '\x07'\n", ["not valid YAML"]),
+    ],
+)
+def test_wrong_files_are_named_with_their_line(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    if "finite" not in words:
+        assert str(path) in message
+
+
+def test_a_missing_file_a_folder_and_a_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(str(tmp_path / "no.yml"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "weights.yml").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(ConfigError, match=r"weights\.yml is not UTF-8"):
+        load_config(tmp_path / "weights.yml")
+
+
+RULES = [
+    ("MODEL.LAST_STRIDE", "3", "1, 2"),
+    ("MODEL.BACKBONE_EMB_SIZE", "0", "1 or more"),
+    ("INPUT.SIZE_TRAIN", "[256]", "two integers"),
+    ("INPUT.SIZE_TEST", "[256, 0]", "two integers"),
+    ("INPUT.PROB", "1.5", "0 to 1"),
+    ("INPUT.RE_PROB", "-0.1", "0 to 1"),
+    ("INPUT.PADDING", "-1", "0 or more"),
+    ("INPUT.PIXEL_MEAN", "[0.5]", "three numbers"),
+    ("INPUT.PIXEL_STD", "[0.5, 0.5, 0]", "three numbers above 0"),
+    ("DATASETS.NAMES", "", "expected a name"),
+    ("DATALOADER.NUM_WORKERS", "-2", "-1 or more"),
+    ("DATALOADER.SAMPLER", "softmax", "'random_identity'"),
+    ("DATALOADER.NUM_INSTANCE", "1", "2 or more"),
+    ("SOLVER.OPTIMIZER_NAME", "SGD", "'Adam'"),
+    ("SOLVER.MAX_EPOCHS", "0", "1 or more"),
+    ("SOLVER.BASE_LR", "-1", "0 or more"),
+    ("SOLVER.MARGIN", "-1", "0 or more"),
+    ("SOLVER.DISTANCE_FUNC", "manhattan", "'euclidean', 'cosine'"),
+    ("SOLVER.LR_SCHEDULER_NAME", "step", "'multistep_lr', 'cosine_annealing'"),
+    ("SOLVER.GAMMA", "0", "more than 0"),
+    ("SOLVER.LR_STEPS", "(70, 40)", "ascending"),
+    ("SOLVER.LR_STEPS", "(0, 40)", "above 0"),
+    ("SOLVER.MONITOR_METRIC_NAME", "", "expected a name"),
+    ("SOLVER.MONITOR_METRIC_MODE", "most", "'max', 'min'"),
+    ("SOLVER.EVAL_PERIOD", "0", "1 or more"),
+    ("SOLVER.IMS_PER_BATCH", "0", "1 or more"),
+    ("SOLVER.DIST_BACKEND", "dp", "use 'ddp'"),
+    ("SOLVER.DIST_BACKEND", "ddp2", "no longer"),
+    ("SOLVER.DIST_BACKEND", "horovod", "'ddp', 'ddp_spawn', 'ddp_cpu'"),
+    ("SOLVER.USE_AUTOMATIC_OPTIM", "True", "only False"),
+    ("TEST.VISUALIZE", "True", "'yes', 'no'"),
+    ("TRAINER.ACCELERATOR", "tpu", "'auto', 'cpu', 'gpu', 'mps'"),
+    ("TRAINER.NUM_NODES", "0", "1 or more"),
+    ("TRAINER.PRECISION", "half", "'bf16-mixed'"),
+    ("GPU_IDS", "[-1]", "0 or more"),
+    ("GPU_IDS", "[0, 0]", "different"),
+    ("REPRODUCIBLE_NUM_RUNS", "0", "1 or more"),
+    ("REPRODUCIBLE_SEED", "4294967296", "0 to 4294967295"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "words"), RULES)
+def test_values_that_cannot_work_are_refused(key: str, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        value_of(key, text)
+    message = str(caught.value)
+    assert key in message
+    assert text.strip("[]()") in message
+
+
+@pytest.mark.parametrize("key", ["TEST.ONLY_TEST", "MODEL.RESUME_TRAINING"])
+def test_a_checkpoint_must_be_named(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"MODEL.PRETRAIN_PATH is empty; with {key} True"):
+        load_config("", [key, "True"])
+    load_config("", [key, "True", "MODEL.PRETRAIN_PATH", "a.ckpt"])
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_nearest_key_mends_a_dropped_letter_and_a_lost_section(key: str) -> None:
+    assert nearest_key(key[:-1], KEYS) == key
+    assert nearest_key(key.lower(), KEYS) == key
+    name = key.rpartition(".")[2]
+    assert nearest_key(name, KEYS).rpartition(".")[2] == name
+
+
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
+
+
+@given(st.sampled_from(KEYS), st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(st.text(), scalars)))
+@settings(deadline=None, max_examples=300, derandomize=True)
+def test_any_value_is_converted_to_the_type_of_its_key_or_refused(key: str, value: Any) -> None:
+    default = flatten_config(cfg)[key]
+    for form in (value, str(value)):
+        try:
+            actual = value_of(key, form)
+        except ConfigError as error:
+            assert key in str(error) or "PRETRAIN_PATH" in str(error)
+            continue
+        assert type(actual) is type(default) or (key == "SOLVER.MARGIN" and actual is None)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), st.just(None)))
+@settings(deadline=None, max_examples=30, derandomize=True)
+def test_defaults_as_text_are_a_fixed_point(keys: dict[str, None]) -> None:
+    values = flatten_config(cfg)
+    opts = [item for key in keys for item in (key, str(values[key]))]
+    assert load_config("", opts) == cfg
+    assert all(ast.literal_eval(repr(value)) == value for value in values.values())
