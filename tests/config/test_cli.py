@@ -148,6 +148,7 @@ def test_the_stub_runs_without_heavy_imports(stub: Path) -> None:
         (["--config_file", "unknown.yml"], ["unknown.yml", "line 2", "SOLVER.BASE_LRR", "SOLVER.BASE_LR."]),
         (["--config_file"], ["--config_file", "expected one argument"]),
         (["--confg_file", FILE], ["--confg_file"]),
+        (["--config", FILE], ["--config"]),
         (["--print_freq", "often"], ["--print_freq", "'often'"]),
         (["--fail", "user"], ["went wrong"]),
     ],
