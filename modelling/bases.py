@@ -143,7 +143,7 @@ class ModelBase(LightningModule):
             milestones=solver.LR_STEPS,
             gamma=solver.GAMMA,
             max_epochs=solver.MAX_EPOCHS,
-            min_factor=solver.MIN_LR / solver.BASE_LR,
+            min_factor=solver.MIN_LR / solver.BASE_LR if solver.BASE_LR else 0.0,
             warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR else 0,
         )
         return optimizers, [build_scheduler(optimizers[0], factor)]

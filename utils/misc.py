@@ -28,13 +28,21 @@ REMOVED_BACKENDS = ("dp", "ddp2")
 def run_script(method: type[ModelBase], cfg: CfgNode, logger_save_dir: str) -> None:
     """What ``python train_*.py`` does once its command line is read; mendable errors end it with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("alembic", "mlflow"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    quiet_libraries()
     with clean_exit(UserError):
         run_main(cfg, method, logger_save_dir)
 
 
-def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> list[dict[str, float]]:
+def quiet_libraries() -> None:
+    """Leave out the messages with which other libraries accompany ordinary work."""
+    for chatty in ("alembic", "mlflow"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+RunMetrics = dict[str, dict[str, float]]
+
+
+def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> list[RunMetrics]:
     """All runs that a configuration asks for: one per seed with REPRODUCIBLE, else REPRODUCIBLE_NUM_RUNS unseeded.
 
     Args:
@@ -43,7 +51,7 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
         logger_save_dir: name of the folder below LOG_DIR, as a rule the script's stem.
 
     Returns:
-        The metrics of each run's last test pass.
+        For each run what :func:`run_single` returns.
 
     Raises:
         UserError: what the configuration names is missing, malformed or does not fit.
@@ -62,7 +70,7 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
     return results
 
 
-def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed: int = 0) -> dict[str, float]:
+def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed: int = 0) -> RunMetrics:
     """One run: training and a test pass with USE_CENTROIDS flipped, or with TEST.ONLY_TEST two test passes.
 
     Args:
@@ -72,7 +80,7 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         seed: shifts the draws of identities and images; 0 draws as the original did.
 
     Returns:
-        The metrics of the last test pass.
+        The last metrics of each kind of evaluation, under "instances" and "centroids".
     """
     only_test, resume = cfg.TEST.ONLY_TEST, cfg.MODEL.RESUME_TRAINING
     checkpoint = _checkpoint_path(cfg) if only_test or resume else None
@@ -88,14 +96,31 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
     trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir))
     for logger in trainer.loggers:
         logger.log_hyperparams(to_plain(cfg))
+    results: RunMetrics = {}
     if only_test:
         trainer.test(model, datamodule=data, verbose=False)
     else:
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+    _keep_metrics(results, model, trainer)
     model.hparams.MODEL.USE_CENTROIDS = not model.hparams.MODEL.USE_CENTROIDS
-    (metrics,) = trainer.test(model, datamodule=data, verbose=False)
+    trainer.test(model, datamodule=data, verbose=False)
+    _keep_metrics(results, model, trainer)
     _log_places(trainer)
-    return dict(metrics)
+    return results
+
+
+def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
+    """The metrics that a network of random weights reaches; nothing is written."""
+    if cfg.REPRODUCIBLE:
+        seed_everything(cfg.REPRODUCIBLE_SEED)
+    data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    data.setup("test")
+    model = method(cfg, num_query=data.num_query, num_classes=data.num_classes, load_imagenet=False)
+    trainer = build_trainer(cfg, [])
+    results: RunMetrics = {}
+    trainer.test(model, datamodule=data, verbose=False)
+    _keep_metrics(results, model, trainer)
+    return results
 
 
 def build_loggers(cfg: CfgNode, name: str) -> list[Logger]:
@@ -120,6 +145,7 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
         check_val_every_n_epoch=cfg.SOLVER.EVAL_PERIOD,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,  # the length of an epoch depends on its draws
         logger=loggers,
         log_every_n_steps=1,
         callbacks=[
@@ -226,6 +252,11 @@ def _check_writable(folder: str) -> None:
         raise UserError(
             f"OUTPUT_DIR: cannot write to {folder!r} ({error.strerror}); name a folder that you may write to."
         ) from error
+
+
+def _keep_metrics(results: RunMetrics, model: ModelBase, trainer: Trainer) -> None:
+    kind = "centroids" if model.hparams.MODEL.USE_CENTROIDS else "instances"
+    results[kind] = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def _log_places(trainer: Trainer) -> None:
