@@ -7,7 +7,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from utils.checkpoint import atomic_save, load_ctl_checkpoint, upgrade_legacy
+from utils.checkpoint import atomic_save, load_ctl_checkpoint
+from utils.legacy_checkpoint import upgrade_legacy
 
 
 class ModelCheckpointPeriodic(ModelCheckpoint):

@@ -1,11 +1,11 @@
 """What the CTL model and the baseline share: parameters, members, optimisation, validation and logging."""
 
-import logging
 from functools import partial
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -13,13 +13,12 @@ from config.defaults import _C as DEFAULTS
 from losses.center_loss import CenterLoss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
-from modelling.evaluation import evaluate_model_outputs
+from modelling.evaluation import evaluate_validation, format_metrics
 from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
 from utils.centroids import create_centroids
 from utils.checkpoint import load_ctl_checkpoint, to_plain
 from utils.errors import UserError
-
-log = logging.getLogger(__name__)
+from utils.eval_reid import metrics_dict
 
 
 def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
@@ -96,6 +95,14 @@ class ModelBase(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep plain containers only, so that any torch reads the file back without running code."""
         checkpoint["hyper_parameters"] = to_plain(self.hparams)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the schedule of an original checkpoint, of another class, go on as ours: both follow the epoch."""
+        kept = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
+        for i, state in enumerate(checkpoint.get("lr_schedulers", [])):
+            if "lr_lambdas" not in state:
+                ours = {key: state[key] for key in kept}
+                checkpoint["lr_schedulers"][i] = {**ours, "lr_lambdas": [None] * len(state["base_lrs"])}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # the original's callers pass these names
@@ -191,7 +198,7 @@ class ModelBase(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch, then step the schedule: Lightning does not under manual optimisation."""
-        lr = self.optimizers().param_groups[0]["lr"]
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._log_train_epoch(lr)
         self.lr_schedulers().step()
 
@@ -239,10 +246,9 @@ class ModelBase(LightningModule):
     def _evaluate(self, stage: str, loader: Any) -> None:
         embeddings, pids, camids = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
-        metrics = evaluate_model_outputs(
-            embeddings, pids, camids, num_query=self.hparams.num_query, hparams=self.hparams, loader=loader, stage=stage
-        )
-        self._log_epoch(metrics)
+        results = evaluate_validation(embeddings, pids, camids, self.hparams.num_query, self.hparams)
+        rank_zero_info(format_metrics(stage, results))
+        self._log_epoch(metrics_dict(*results))
 
     def validation_create_centroids(
         self, embeddings: Tensor, labels: Any, camids: Any, respect_camids: bool = False

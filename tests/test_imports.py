@@ -8,17 +8,9 @@ import pytest
 
 from tests.support import ROOT
 
-ROOMS = tuple("config utils losses solver callbacks datasets modelling scripts inference benchmarks".split())
-    "config",
-    "utils",
-    "losses",
-    "solver",
-    "callbacks",
-    "datasets",
-    "modelling",
-    "scripts",
-    "inference",
-    "benchmarks",
+ROOMS = (
+    *("config", "utils", "losses", "solver", "callbacks"),
+    *("datasets", "modelling", "scripts", "inference", "benchmarks"),
 )
 ENTRY_POINTS = ("train_ctl_model", "train_base_model")
 BOTTOM = {"config", "utils"}

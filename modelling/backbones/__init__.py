@@ -1,0 +1,49 @@
+"""The networks that MODEL.NAME can name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from modelling.backbones.resnet import ResNet
+from modelling.backbones.resnet_ibn_a import ResNetIBNa
+from utils.errors import UnknownNameError
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How a network is built from its last stride, and the number of channels that it ends in."""
+
+    build: Callable[[int], ResNet]
+    embedding_size: int
+
+
+def _resnet(block: type[BasicBlock] | type[Bottleneck], *layers: int) -> Backbone:
+    return Backbone(partial(ResNet, block=block, layers=layers), 512 * block.expansion)
+
+
+def _resnet_ibn_a(*layers: int) -> Backbone:
+    return Backbone(partial(ResNetIBNa, layers=layers), 512 * Bottleneck.expansion)
+
+
+BACKBONES: dict[str, Backbone] = {
+    "resnet18": _resnet(BasicBlock, 2, 2, 2, 2),
+    "resnet34": _resnet(BasicBlock, 3, 4, 6, 3),
+    "resnet50": _resnet(Bottleneck, 3, 4, 6, 3),
+    "resnet101": _resnet(Bottleneck, 3, 4, 23, 3),
+    "resnet152": _resnet(Bottleneck, 3, 8, 36, 3),
+    "resnet50_ibn_a": _resnet_ibn_a(3, 4, 6, 3),
+    "resnet101_ibn_a": _resnet_ibn_a(3, 4, 23, 3),
+}
+
+
+def get_backbone(name: str) -> Backbone:
+    """The network of this name.
+
+    Raises:
+        UnknownNameError: any other name (a KeyError and a ValueError); the message lists the valid ones.
+    """
+    if name not in BACKBONES:
+        raise UnknownNameError(f"MODEL.NAME is {name!r}; valid names: {', '.join(BACKBONES)}.")
+    return BACKBONES[name]

@@ -1,0 +1,62 @@
+"""ResNet-IBN-a backbones: instance and batch normalisation side by side in the first three layers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.resnet import Bottleneck
+
+from modelling.backbones.resnet import ResNet, initialise
+
+
+class IBN(nn.Module):
+    """Instance normalisation of the first half of the channels, batch normalisation of the second half.
+
+    The instance half is computed in float32 and returned in the dtype of the input, whatever the autocast state: its
+    variances over small maps do not survive half precision.
+
+    Args:
+        channels: channels of the input; the instance half is ``channels // 2``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.half = channels // 2
+        self.IN = nn.InstanceNorm2d(self.half, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] floating -> the same shape and dtype."""
+        first, second = x[:, : self.half], x[:, self.half :]
+        instance = F.instance_norm(
+            first.float(), weight=self.IN.weight.float(), bias=self.IN.bias.float(), eps=self.IN.eps
+        )
+        return torch.cat([instance.to(x.dtype), self.BN(second)], dim=1)
+
+
+class ResNetIBNa(ResNet):
+    """IBN-Net, variant a (Pan et al., ECCV 2018): in layer1 to layer3 the first norm of every bottleneck is an IBN.
+
+    Unlike in :class:`ResNet` there is a ReLU between bn1 and the max pooling. ``fc`` is never used and needs no
+    gradient; it is there because published weights and checkpoints hold it. Initialised as ResNet.
+
+    Args:
+        last_stride: stride of layer4.
+        layers: blocks in layer1 to layer4.
+        num_classes: rows of ``fc``.
+    """
+
+    def __init__(self, last_stride: int, layers: Sequence[int], num_classes: int = 1000) -> None:
+        super().__init__(last_stride, Bottleneck, layers)
+        self.relu = nn.ReLU(inplace=True)
+        for layer in (self.layer1, self.layer2, self.layer3):
+            for block in layer:
+                block.bn1 = IBN(block.bn1.num_features)
+        self.fc = nn.Linear(512 * Bottleneck.expansion, num_classes).requires_grad_(False)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] floating -> feature map [B, 2048, H / 16, W / 16] (/ 32 with last stride 2)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))

@@ -1,0 +1,101 @@
+"""The backbone with its pooling, and the loading of ImageNet weights into it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from modelling.backbones import get_backbone
+from utils.checkpoint import CheckpointError, load_backbone_weights
+from utils.errors import MissingPathError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Baseline(nn.Module):
+    """A ResNet and global average pooling.
+
+    Args:
+        cfg: the configuration (yacs node or any nested mapping with attribute access). Read are MODEL.NAME,
+            LAST_STRIDE, BACKBONE_EMB_SIZE, PRETRAINED, PRETRAIN_PATH, RESUME_TRAINING and TEST.ONLY_TEST.
+        load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
+            about to load a whole checkpoint.
+
+    Raises:
+        UnknownNameError: MODEL.NAME is not one of ours.
+        UserError: MODEL.BACKBONE_EMB_SIZE is not what the network ends in.
+        MissingPathError, CheckpointError: as :func:`load_imagenet_weights`.
+    """
+
+    def __init__(self, cfg: Any, load_weights: bool = True) -> None:
+        super().__init__()
+        model = cfg.MODEL
+        backbone = get_backbone(model.NAME)
+        if model.BACKBONE_EMB_SIZE != backbone.embedding_size:
+            raise UserError(
+                f"MODEL.BACKBONE_EMB_SIZE is {model.BACKBONE_EMB_SIZE}, but {model.NAME} gives embeddings of size "
+                f"{backbone.embedding_size}: set MODEL.BACKBONE_EMB_SIZE {backbone.embedding_size}."
+            )
+        self.base = backbone.build(model.LAST_STRIDE)
+        self.gap = nn.AdaptiveAvgPool2d(1)
+        if load_weights and model.PRETRAINED and not model.RESUME_TRAINING and not cfg.TEST.ONLY_TEST:
+            load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""
+        feature_map = self.base(x)
+        return feature_map, self.gap(feature_map).flatten(1)
+
+
+def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
+    """Load the weights that training starts from.
+
+    Args:
+        base: the backbone, changed in place.
+        path: MODEL.PRETRAIN_PATH: a torchvision ResNet, an IBN-a network, or a CTL checkpoint of the same network. All
+            layers must be there and fit; fc, classifier and bottleneck are skipped.
+        name: MODEL.NAME, for messages.
+
+    Raises:
+        MissingPathError: there is no such file.
+        CheckpointError: it cannot be read, or holds the weights of another network; the message says what it holds.
+    """
+    if not path or not Path(path).is_file():
+        raise MissingPathError(
+            f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file. Expected ImageNet weights of {name}: fetch them and "
+            "set MODEL.PRETRAIN_PATH to the file, or set MODEL.PRETRAINED False to start from random weights."
+        )
+    try:
+        weights, description = load_backbone_weights(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"MODEL.PRETRAIN_PATH: {error} Needed are ImageNet weights of {name}; MODEL.PRETRAINED False starts from "
+            "random weights."
+        ) from error
+    misfit = _misfit(base, weights)
+    if misfit:
+        raise CheckpointError(
+            f"MODEL.PRETRAIN_PATH {path} holds {description}, which MODEL.NAME {name} cannot start from ({misfit}). Give "
+            f"the ImageNet weights of {name}, set MODEL.NAME to the network in the file, or set MODEL.PRETRAINED False. "
+            "To go on from a CTL checkpoint set MODEL.RESUME_TRAINING True; to test it, TEST.ONLY_TEST True."
+        )
+    base.load_state_dict(weights, strict=False)
+    logger.info("Loaded %s from %s: %d entries into %s.", description, path, len(weights), name)
+
+
+def _misfit(base: nn.Module, weights: dict[str, Tensor]) -> str:
+    """What keeps these weights from filling the backbone, or an empty string."""
+    own = {key: value for key, value in base.state_dict().items() if not key.startswith("fc.")}
+    # Files of torch before 0.4.1 do not count batches.
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in weights if key not in own]
+    shapes = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if not set(own) & set(weights):
+        return "none of its entries belongs to the network"
+    if missing:
+        return f"{len(missing)} of {len(own)} entries are missing, the first is {missing[0]}"
+    if shapes:
+        key = shapes[0]
+        return f"{key} is {list(weights[key].shape)} there and {list(own[key].shape)} in the network"
+    return f"{len(unknown)} entries have no place in the network, the first is {unknown[0]}" if unknown else ""
