@@ -1,0 +1,54 @@
+"""The two ways of counting against a plain loop, with ties, zeros of both signs, and negative distances."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils import ranking
+from utils.ranking import count_before
+
+
+def draw(seed, rows, columns, chosen):
+    rng = np.random.default_rng(seed)
+    values = np.array([-2.5, -1e-7, -0.0, 0.0, 1e-45, 1e-7, 1.0, np.nextafter(np.float32(1), 2), 3e38], np.float32)
+    block = rng.choice(values, (rows, columns))
+    picked = [(r, c) for r in range(rows) for c in rng.choice(columns, min(columns, chosen(rng)), replace=False)]
+    row, column = (np.array([p[i] for p in picked], dtype=np.int64).reshape(-1) for i in (0, 1))
+    order = np.lexsort((column, block[row, column], row))
+    return block, row[order], column[order]
+
+
+def by_loop(block, row, column):
+    return [
+        sum(1 for k, v in enumerate(block[r]) if (v, k) < (block[r, c], c)) for r, c in zip(row, column, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("few", [0, 3, 1000])  # all searched, some rows of each kind, all compared
+@pytest.mark.parametrize("search_bytes", [1, 1 << 20])
+def test_counts_equal_plain_loop(seed, few, search_bytes, monkeypatch):
+    monkeypatch.setattr(ranking, "_FEW", few)
+    monkeypatch.setattr(ranking, "_SEARCH_BYTES", search_bytes)
+    block, row, column = draw(seed, rows=6, columns=seed * 3 + 1, chosen=lambda rng: rng.integers(0, 8))
+    counts = count_before(torch.from_numpy(block), row, column, block[row, column])
+    assert counts.tolist() == by_loop(block, row, column)
+
+
+def test_part_of_a_wider_block():
+    block, row, column = draw(0, rows=6, columns=30, chosen=lambda rng: 4)
+    counts = count_before(torch.from_numpy(np.hstack((block, block)))[:, :30], row, column, block[row, column])
+    assert counts.tolist() == by_loop(block, row, column)
+
+
+def test_many_pairs_are_taken_in_spans(monkeypatch):
+    monkeypatch.setattr(ranking, "_PAIRS_AT_ONCE", 5)
+    q_pids, g_pids = np.array([1, 2, 3, 1, 1, 4]), np.array([1, 1, 2, 1, 3, 3, 1, 1, 1])
+    zeros = np.zeros(9, dtype=np.int64)
+    same = ranking.SameIdentity(q_pids, g_pids, zeros[:6], ranking.Cameras("g_camids", zeros, 9))
+    assert same.spans(0, 6) == [(0, 1), (1, 3), (3, 4), (4, 5), (5, 6)]
+    assert same.spans(2, 4) == [(2, 3), (3, 4)]
+    pairs = same.pairs(1, 3)
+    assert pairs.row.tolist() == [0, 1, 1]
+    assert pairs.column.tolist() == [2, 4, 5]
+    assert pairs.removed.all()

@@ -1,0 +1,59 @@
+"""R1_mAP: queries and gallery in one tensor."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support import golden
+from utils.centroids import create_centroids
+from utils.errors import UnknownNameError, UserError
+from utils.reid_metric import R1_mAP, get_cosine, get_dist_func, get_euclidean
+
+
+@pytest.mark.parametrize("name", ["eval_a_s0", "eval_a_s1", "eval_b_s0", "eval_b_s1"])
+@pytest.mark.parametrize("dist_func", ["euclidean", "cosine"])
+@pytest.mark.parametrize("feat_norm", [True, False])
+def test_instances_as_recorded(name, dist_func, feat_norm):
+    recorded = golden(name)
+    metric = R1_mAP(int(recorded["num_query"]), feat_norm=feat_norm, dist_func=dist_func)
+    cmc, mean_ap, topk = metric.compute(torch.from_numpy(recorded["feats"]), recorded["pids"], recorded["camids"])
+    prefix = f"inst_{dist_func}_{'norm' if feat_norm else 'raw'}"
+    np.testing.assert_array_equal(cmc, recorded[f"{prefix}_cmc"])
+    np.testing.assert_array_equal(topk, recorded[f"{prefix}_topk"])
+    assert mean_ap == pytest.approx(float(recorded[f"{prefix}_map"]), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "respect_camids"),
+    [("eval_b_s0", True), *((name, False) for name in ("eval_a_s0", "eval_a_s1", "eval_b_s0", "eval_b_s1"))],
+)
+def test_published_centroids_as_recorded(name, respect_camids):
+    recorded = golden(name)
+    m = int(recorded["num_query"])
+    feats = torch.from_numpy(recorded["feats"])
+    built = create_centroids(feats, recorded["pids"], recorded["camids"], m, respect_camids)
+    cmc, mean_ap, topk = R1_mAP(m).compute(*built, respect_camids=respect_camids)
+    prefix = "cent_camids" if respect_camids else "cent_plain"
+    expected = recorded[f"{prefix}_cmc"]
+    np.testing.assert_array_equal(cmc[: len(expected)], expected)
+    assert cmc.shape == (50,)
+    np.testing.assert_array_equal(topk, recorded[f"{prefix}_topk"])
+    assert mean_ap == pytest.approx(float(recorded[f"{prefix}_map"]), rel=1e-12)
+
+
+def test_distances_are_importable_from_here():
+    assert get_dist_func("euclidean") is get_euclidean
+    assert get_dist_func("cosine") is get_cosine
+
+
+def test_bad_input():
+    with pytest.raises(UnknownNameError, match="cosine, euclidean"):
+        R1_mAP(1, dist_func="l1")
+    feats = torch.eye(4)
+    for num_query in (0, 4, 5):
+        with pytest.raises(UserError, match=f"num_query is {num_query}"):
+            R1_mAP(num_query).compute(feats, [1, 1, 1, 1], [0, 1, 2, 3])
+    with pytest.raises(UserError, match="pids has 3 entries but feats has 4"):
+        R1_mAP(1).compute(feats, [1, 1, 1], [0, 1, 2, 3])
+    with pytest.raises(UserError, match=r"camids\[0\] has 2 cameras; a query has one"):
+        R1_mAP(1).compute(feats, [1, 1, 1, 1], [[0, 1], [2], [3], [4]], respect_camids=True)

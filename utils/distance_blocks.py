@@ -1,0 +1,186 @@
+"""The distances of ``utils.distances`` in blocks of queries, without a copy of the gallery.
+
+A result must not depend on how many queries are held at once, and matrix products of different heights may round
+differently. So every product has the same height, the *tile*, which follows from the numbers of queries and gallery
+items alone; a block is a whole number of tiles, and the last one is filled up with zeros.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.distances import get_dist_func, normalize
+from utils.errors import UserError
+
+BlockFunc = Callable[[int, int], Tensor]
+
+DEFAULT_BLOCK_BYTES = 64 << 20
+_TILE_BYTES = 96 << 20
+_MAX_TILE = 512  # higher products are hardly faster
+_MIN_TILE = 16
+_CHUNK_BYTES = 32 << 20  # of a gallery that must be converted to float32 on the way
+
+
+def as_embeddings(name: str, values: Any) -> Tensor:
+    """``values`` as a tensor [N, D], without a copy where that is possible.
+
+    Raises:
+        UserError: not two-dimensional, or no rows.
+    """
+    if not isinstance(values, torch.Tensor):
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiu":
+            raise UserError(f"{name} holds {array.dtype} values; numbers are expected.")
+        # A read-only array (a memory-mapped file) cannot become a tensor without a warning: copy it by blocks instead.
+        values = torch.from_numpy(array if array.flags.writeable and array.dtype.isnative else _own(array))
+    if values.dim() != 2:
+        raise UserError(f"{name} must have the shape [rows, dimensions], got {list(values.shape)}.")
+    if not len(values):
+        raise UserError(f"{name} is empty.")
+    return values.detach()
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Products in full float32, whatever autocast and the TF32 or bfloat16 settings say."""
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
+
+
+def row_squares(name: str, x: Tensor) -> Tensor:
+    """Squared Euclidean length of each row of [N, D], float32.
+
+    Raises:
+        UserError: a row with a NaN or an infinite value, or too large for float32 distances.
+    """
+    squares = torch.empty(len(x), dtype=torch.float32, device=x.device)
+    for start, part in _float_chunks(x):
+        squares[start : start + len(part)] = part.square().sum(1)
+    limit = torch.finfo(torch.float32).max / 8  # so that sums of squares stay finite
+    bad = (~(squares < limit)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        finite = x[row].isfinite()
+        if bool(finite.all()):
+            raise UserError(f"{name}[{row}] is too large for distances in float32.")
+        column = int((~finite).nonzero()[0])
+        raise UserError(f"{name}[{row}, {column}] is {x[row, column].item()}: every embedding must be finite.")
+    return squares
+
+
+def _float_chunks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    rows = max(1, _CHUNK_BYTES // (4 * max(x.shape[1], 1)))
+    for start in range(0, len(x), rows):
+        yield start, x[start : start + rows].to(torch.float32)
+
+
+def tile_height(num_query: int, num_gallery: int) -> int:
+    """The number of queries in every matrix product: a power of two, from the two sizes alone."""
+    fitting = max(_TILE_BYTES // (4 * max(num_gallery, 1)), _MIN_TILE)
+    height = min(_MAX_TILE, 1 << (fitting.bit_length() - 1))
+    return min(height, max(_MIN_TILE, 1 << (num_query - 1).bit_length()))
+
+
+def block_height(num_query: int, num_gallery: int, block_bytes: int | None) -> int:
+    """The number of queries in a block of at most ``block_bytes`` of distances, a multiple of the tile.
+
+    Raises:
+        UserError: block_bytes is not positive.
+    """
+    block_bytes = DEFAULT_BLOCK_BYTES if block_bytes is None else block_bytes
+    if block_bytes <= 0:
+        raise UserError(f"block_bytes is {block_bytes}; a positive number of bytes is expected.")
+    tile = tile_height(num_query, num_gallery)
+    most = -(-num_query // tile)
+    return tile * max(1, min(most, block_bytes // (4 * max(num_gallery, 1) * tile)))
+
+
+class DistanceBlocks:
+    """Distances of blocks of queries to the whole gallery, on the device of the gallery.
+
+    Args:
+        query: [M, D] floating, any float type; distances are float32.
+        gallery: [N, D] floating.
+        metric: "euclidean" (squared) or "cosine".
+        feat_norm: scale embeddings to unit length first.
+        names: what error messages call the two.
+
+    Raises:
+        UserError: values that are not finite, or two widths.
+        UnknownNameError: any other metric.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        gallery: Tensor,
+        metric: str = "euclidean",
+        feat_norm: bool = False,
+        names: tuple[str, str] = ("query", "gallery"),
+    ) -> None:
+        get_dist_func(metric)  # raises for an unknown name
+        if query.shape[1] != gallery.shape[1]:
+            raise UserError(f"{names[0]} has {query.shape[1]} dimensions but {names[1]} has {gallery.shape[1]}.")
+        self.query, self.gallery, self.metric = query, gallery, metric
+        self.normalized = feat_norm or metric == "cosine"
+        self.tile = tile_height(len(query), len(gallery))
+        with exact_float32(gallery.device):
+            row_squares(names[0], query)
+            squares = row_squares(names[1], gallery)
+            if self.normalized:
+                # As utils.distances.normalize, but on the products: a scaled copy of the gallery would be large.
+                self._scale = 1 / (squares.sqrt() + 1e-12)
+                squares = squares * self._scale.square()
+        self._squares = squares
+        self._buffer: Tensor | None = None
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Distances [stop - start, N], valid until the next call; start must be a multiple of the tile."""
+        rows = -(-(stop - start) // self.tile) * self.tile
+        if self._buffer is None or len(self._buffer) < rows:
+            self._buffer = torch.empty(rows, len(self.gallery), device=self.gallery.device)
+        with exact_float32(self.gallery.device):
+            for offset in range(0, rows, self.tile):
+                self._fill(self._buffer[offset : offset + self.tile], start + offset)
+        return self._buffer[: stop - start]
+
+    def _fill(self, out: Tensor, start: int) -> None:
+        part = self.query[start : start + self.tile]
+        x = torch.zeros(self.tile, part.shape[1], device=out.device)
+        x[: len(part)] = part
+        if self.normalized:
+            x = normalize(x)
+        x_squares = x.square().sum(1, keepdim=True)
+        if not self.normalized:
+            torch.add(x_squares, self._squares, out=out)
+        for columns, y in self._gallery_parts():
+            if self.normalized:
+                torch.mm(x, y.t(), out=out[:, columns])
+            else:
+                out[:, columns].addmm_(x, y.t(), beta=1, alpha=-2)
+        if self.normalized and self.metric == "cosine":
+            out.mul_(-self._scale).add_(1)
+        elif self.normalized:
+            out.mul_(-2 * self._scale).add_(self._squares).add_(x_squares)
+
+    def _gallery_parts(self) -> Iterator[tuple[slice, Tensor]]:
+        if self.gallery.dtype == torch.float32:
+            yield slice(0, len(self.gallery)), self.gallery
+            return
+        for start, part in _float_chunks(self.gallery):
+            yield slice(start, start + len(part)), part

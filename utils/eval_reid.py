@@ -1,0 +1,354 @@
+"""Every ranking number of the project: CMC, Top-k, mAP and mINP of queries against a gallery.
+
+Three protocols are evaluated, each result says which one it is:
+
+- ``instance``: the gallery holds single images. Images of the query's identity seen by the query's camera are removed.
+- ``centroid``: the gallery holds centroids as the published code builds them, including its error in looking up
+  cameras, so that published numbers reproduce (:func:`utils.centroids.published_centroids`).
+- ``centroid_strict``: one centroid for each gallery identity; that of the query's own identity leaves out the images of
+  the query's camera. One item is relevant, so AP = 1 / rank and mAP is the mean reciprocal rank.
+
+Items at the same distance stand in gallery order, as after a stable sort.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from utils.centroids import StrictGallery, published_centroids, strict_centroids
+from utils.distance_blocks import BlockFunc, DistanceBlocks, as_embeddings, block_height
+from utils.errors import UnknownNameError, UserError
+from utils.labels import Cameras, IntArray, int_array
+from utils.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
+
+FloatArray = NDArray[np.float64]
+
+TOPK_RANKS = (1, 5, 10, 20, 50)
+PROTOCOLS = ("instance", "centroid", "centroid_strict")
+
+_NO_VALID_QUERY = (
+    "No query can be evaluated: none has a gallery item of its identity from another camera. Check the identities and "
+    "cameras of queries and gallery; for data without cameras, give queries and gallery different camera numbers."
+)
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What an evaluation found. V is the number of valid queries: those with at least one relevant item."""
+
+    protocol: str
+    cmc: NDArray[np.float32]  # [max_rank] share of valid queries with a relevant item in the first 1, 2, ... ranks
+    mAP: float  # noqa: N815 - the field's name
+    mINP: float  # noqa: N815 - mean of (number of relevant items / rank of the last one)
+    topk: dict[int, float]  # rank -> share, for TOPK_RANKS
+    single_performance: FloatArray  # [V, 3] query index, pid, AP
+    first_match: IntArray  # [V] rank of the first relevant item, 1 is the top
+    inp: FloatArray  # [V]
+    num_relevant: IntArray  # [V]
+    num_queries: int
+    num_gallery: int  # items ranked, centroids in the centroid protocols
+
+    @property
+    def query_index(self) -> IntArray:
+        """[V] index of each valid query."""
+        return self.single_performance[:, 0].astype(np.int64)
+
+    @property
+    def average_precision(self) -> FloatArray:
+        """[V] AP of each valid query."""
+        return self.single_performance[:, 2]
+
+    @property
+    def num_skipped(self) -> int:
+        """Queries without a relevant item."""
+        return self.num_queries - len(self.single_performance)
+
+
+@dataclass
+class _PerQuery:
+    """Numbers of each valid query, collected block by block."""
+
+    index: list[IntArray] = field(default_factory=list)
+    ap: list[FloatArray] = field(default_factory=list)
+    inp: list[FloatArray] = field(default_factory=list)
+    first: list[IntArray] = field(default_factory=list)
+    relevant: list[IntArray] = field(default_factory=list)
+
+    def add(self, row: IntArray, rank: IntArray) -> None:
+        """Add relevant items, sorted by (row, rank): query index and rank from 0."""
+        if not len(row):
+            return
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        counts = np.diff(starts, append=len(row))
+        found = np.arange(1, len(row) + 1) - np.repeat(starts, counts)  # 1, 2, ... within each query
+        self.index.append(row[starts])
+        self.ap.append(np.add.reduceat(found / (rank + 1.0), starts) / counts)
+        self.inp.append(counts / (rank[starts + counts - 1] + 1.0))
+        self.first.append(rank[starts] + 1)
+        self.relevant.append(counts)
+
+    def result(self, protocol: str, q_pids: IntArray, num_gallery: int, max_rank: int) -> EvalResult:
+        """Means over the valid queries.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.index:
+            raise UserError(_NO_VALID_QUERY)
+        index, ap, first = np.concatenate(self.index), np.concatenate(self.ap), np.concatenate(self.first)
+        inp = np.concatenate(self.inp)
+        reached = np.bincount(np.minimum(first, max_rank + 1), minlength=max_rank + 2)[1 : max_rank + 1].cumsum()
+        return EvalResult(
+            protocol=protocol,
+            cmc=reached.astype(np.float32) / np.float32(len(first)),
+            mAP=float(ap.mean()),
+            mINP=float(inp.mean()),
+            topk={k: float((first <= k).mean()) for k in TOPK_RANKS},
+            single_performance=np.stack((index, q_pids[index], ap), axis=1).astype(np.float64),
+            first_match=first,
+            inp=inp,
+            num_relevant=np.concatenate(self.relevant),
+            num_queries=len(q_pids),
+            num_gallery=num_gallery,
+        )
+
+
+def evaluate_embeddings(
+    query: Any,
+    gallery: Any,
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    *,
+    metric: str = "euclidean",
+    max_rank: int = 50,
+    protocol: str = "instance",
+    block_bytes: int | None = None,
+    keep_camids: bool = True,
+    feat_norm: bool = False,
+) -> EvalResult:
+    """Rank the gallery for every query and measure the rankings, without ever sorting the gallery.
+
+    Distances are float32, computed in blocks of queries on the device of the gallery. Beyond the inputs the memory is
+    one block, plus the centroids where a protocol has them. The result does not depend on ``block_bytes``.
+
+    Args:
+        query: [M, D] floating tensor or array.
+        gallery: [N, D] images, in every protocol: centroids are built here.
+        q_pids, g_pids: [M], [N] whole numbers.
+        q_camids, g_camids: [M], [N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
+        metric: "euclidean" (squared) or "cosine".
+        max_rank: length of the CMC; ranks beyond the gallery repeat the last value.
+        protocol: one of PROTOCOLS.
+        block_bytes: distances held at once; at least one tile is (16 to 512 queries). None is 64 MiB.
+        keep_camids: centroid protocols: look at the cameras.
+        feat_norm: scale embeddings, or centroids once built, to unit length.
+
+    Raises:
+        UserError: no valid query, values that are not finite, lengths that do not agree; names the array and index.
+        UnknownNameError: another metric or protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise UnknownNameError(f"protocol is {protocol!r}; valid names: {', '.join(PROTOCOLS)}.")
+    query, gallery = as_embeddings("query", query), as_embeddings("gallery", gallery)
+    q_pids = int_array("q_pids", q_pids, len(query), "query")
+    g_pids = int_array("g_pids", g_pids, len(gallery), "gallery")
+    q_camids = int_array("q_camids", q_camids, len(query), "query")
+    if protocol == "instance":
+        cameras = Cameras("g_camids", g_camids, len(gallery))
+        blocks = DistanceBlocks(query, gallery, metric, feat_norm)
+        same = SameIdentity(q_pids, g_pids, q_camids, cameras)
+        return _evaluate_blocks(blocks, same, q_pids, len(gallery), max_rank, block_bytes)
+    g_camids = int_array("g_camids", g_camids, len(gallery), "gallery")
+    labels = (g_pids, g_camids, q_pids, q_camids, keep_camids)
+    if protocol == "centroid":
+        built = published_centroids(gallery, *labels)
+        if not len(built.pids):
+            raise UserError(_NO_VALID_QUERY)
+        blocks = DistanceBlocks(query, built.embeddings, metric, feat_norm, names=("query", "gallery centroids"))
+        sets = built.camera_sets if built.camera_sets is not None else [np.empty(0, np.int64)] * len(built.pids)
+        same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))
+        return _evaluate_blocks(blocks, same, q_pids, len(built.pids), max_rank, block_bytes, protocol)
+    strict = strict_centroids(gallery, *labels)
+    blocks = DistanceBlocks(query, strict.embeddings, metric, feat_norm, names=("query", "gallery centroids"))
+    return _evaluate_strict(blocks, strict, q_pids, max_rank, block_bytes)
+
+
+def _check_max_rank(max_rank: int) -> None:
+    if max_rank < 1:
+        raise UserError(f"max_rank is {max_rank}; 1 or more is expected.")
+
+
+def evaluate_distances(
+    distances: BlockFunc | Tensor | NDArray[Any],
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    *,
+    max_rank: int = 50,
+    block_bytes: int | None = None,
+) -> EvalResult:
+    """The instance protocol on given distances: a matrix [M, N], or a function that computes rows of it.
+
+    Args:
+        distances: [M, N] floating, or a function (start, stop) -> tensor [stop - start, N] of float32 distances.
+        q_pids, g_pids, q_camids, g_camids, max_rank, block_bytes: as for :func:`evaluate_embeddings`.
+
+    Raises:
+        UserError: as there, and for distances that are not finite or have another shape.
+    """
+    q_pids, g_pids = int_array("q_pids", q_pids), int_array("g_pids", g_pids)
+    q_camids = int_array("q_camids", q_camids, len(q_pids), "q_pids")
+    cameras = Cameras("g_camids", g_camids, len(g_pids))
+    for name, pids in (("q_pids", q_pids), ("g_pids", g_pids)):
+        if not len(pids):
+            raise UserError(f"{name} is empty.")
+    shape = (len(q_pids), len(g_pids))
+    if callable(distances):
+        compute = distances
+    else:
+        matrix = as_embeddings("distances", distances)
+        if tuple(matrix.shape) != shape:
+            raise UserError(f"distances has the shape {list(matrix.shape)}; pids ask for {list(shape)}.")
+
+        def compute(start: int, stop: int) -> Tensor:
+            return matrix[start:stop].to(torch.float32)
+
+    def checked(start: int, stop: int) -> Tensor:
+        block = compute(start, stop)
+        if tuple(block.shape) != (stop - start, shape[1]):
+            raise UserError(
+                f"distances({start}, {stop}) has the shape {list(block.shape)}, not [{stop - start}, {shape[1]}]."
+            )
+        bad = (~block.isfinite()).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise UserError(
+                f"distances[{start + row}, {column}] is {block[row, column].item()}, which cannot be ranked."
+            )
+        return block
+
+    same = SameIdentity(q_pids, g_pids, q_camids, cameras)
+    return _evaluate_blocks(checked, same, q_pids, len(g_pids), max_rank, block_bytes)
+
+
+def _evaluate_blocks(
+    distances: BlockFunc,
+    same: SameIdentity,
+    q_pids: IntArray,
+    num_gallery: int,
+    max_rank: int,
+    block_bytes: int | None,
+    protocol: str = "instance",
+) -> EvalResult:
+    _check_max_rank(max_rank)
+    found = _PerQuery()
+    for start, block in _blocks(distances, len(q_pids), num_gallery, block_bytes):
+        for begin, end in same.spans(start, start + len(block)):
+            ranks = rank_pairs(block[begin - start : end - start], same.pairs(begin, end))
+            found.add(ranks.row + begin, ranks.rank)
+    return found.result(protocol, q_pids, num_gallery, max_rank)
+
+
+def _blocks(
+    distances: BlockFunc, num_query: int, num_gallery: int, block_bytes: int | None
+) -> Iterator[tuple[int, Tensor]]:
+    height = block_height(num_query, num_gallery, block_bytes)
+    for start in range(0, num_query, height):
+        yield start, distances(start, min(start + height, num_query))
+
+
+def _evaluate_strict(
+    distances: BlockFunc, gallery: StrictGallery, q_pids: IntArray, max_rank: int, block_bytes: int | None
+) -> EvalResult:
+    _check_max_rank(max_rank)
+    found = _PerQuery()
+    num_centroids = len(gallery.pids)
+    for start, block in _blocks(distances, len(q_pids), len(gallery.embeddings), block_bytes):
+        row = np.flatnonzero(gallery.relevant[start : start + len(block)] >= 0)
+        column = gallery.own[start + row]
+        distance = gather(block, row, gallery.relevant[start + row])
+        # The relevant centroid takes the place of the identity's own one, which does not count.
+        rank = count_before(block[:, :num_centroids], row, column, distance)
+        rank -= gather(block, row, column) < distance
+        found.add(row + start, rank)
+    return found.result("centroid_strict", q_pids, num_centroids, max_rank)
+
+
+def eval_func(
+    indices: Any,
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    max_rank: int = 50,
+    respect_camids: bool = False,
+) -> tuple[NDArray[np.float32], float, FloatArray, FloatArray]:
+    """Measure given rankings.
+
+    Args:
+        indices: [M, N] whole numbers, row i the gallery indices in the order of their distance to query i.
+        q_pids, g_pids, q_camids: [M], [N], [M].
+        g_camids: [N], or with respect_camids N sets, lists or arrays of cameras.
+        max_rank: length of the CMC, at most N.
+        respect_camids: a gallery item is removed for a query of its identity whose camera is in its set.
+
+    Returns:
+        cmc [min(max_rank, N)] float32, mAP, the shares for TOPK_RANKS [5], and rows (query index, pid, AP) [V, 3].
+
+    Raises:
+        UserError: no valid query, or lengths that do not agree.
+    """
+    _check_max_rank(max_rank)
+    indices = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
+    if indices.ndim != 2:
+        raise UserError(f"indices must have the shape [queries, gallery items], got {indices.shape}.")
+    q_pids = int_array("q_pids", q_pids, len(indices), "indices")
+    g_pids = int_array("g_pids", g_pids)
+    q_camids = int_array("q_camids", q_camids, len(indices), "indices")
+    cameras = Cameras("g_camids", g_camids[: len(g_pids)], len(g_pids), as_sets=respect_camids)
+    if indices.size and not 0 <= indices.min() <= indices.max() < len(g_pids):
+        raise UserError(f"indices must lie in 0..{len(g_pids) - 1}, the places of g_pids.")
+    found = _PerQuery()
+    at_once = max(1, (4 << 20) // max(indices.shape[1], 1))
+    for start in range(0, len(indices), at_once):
+        span = slice(start, start + at_once)
+        ranks = _ranks_of_indices(indices[span], q_pids[span], g_pids, q_camids[span], cameras)
+        found.add(ranks.row + start, ranks.rank)
+    result = found.result("instance", q_pids, len(g_pids), min(max_rank, indices.shape[1]))
+    return result.cmc, result.mAP, np.array([result.topk[k] for k in TOPK_RANKS]), result.single_performance
+
+
+def _ranks_of_indices(
+    indices: IntArray, q_pids: IntArray, g_pids: IntArray, q_camids: IntArray, cameras: Cameras
+) -> Ranks:
+    same = g_pids[indices] == q_pids[:, None]  # [B, N]
+    row, place = np.nonzero(same)
+    removed = np.zeros_like(same)
+    removed[row, place] = cameras.contain(indices[row, place].astype(np.int64), q_camids[row])
+    row, place = np.nonzero(same & ~removed)
+    rank = place - removed.cumsum(axis=1)[row, place]
+    return Ranks(row, rank, indices[row, place])
+
+
+def metrics_dict(*results: EvalResult) -> dict[str, float]:
+    """The numbers that are logged, under their names.
+
+    mAP and Top-1/5/10/20/50; beside them mINP in the instance protocol. The strict protocol's carry the prefix
+    ``strict_``, so that it can stand beside the published one.
+    """
+    metrics: dict[str, float] = {}
+    for result in results:
+        prefix = "strict_" if result.protocol == "centroid_strict" else ""
+        metrics[f"{prefix}mAP"] = result.mAP
+        metrics |= {f"{prefix}Top-{k}": value for k, value in result.topk.items()}
+        if result.protocol == "instance":
+            metrics["mINP"] = result.mINP
+    return metrics

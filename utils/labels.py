@@ -1,0 +1,129 @@
+"""Identities and cameras as arrays, checked once at the door of the evaluation."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from utils.errors import UserError
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+def int_array(name: str, values: Any, length: int | None = None, owner: str = "") -> IntArray:
+    """``values`` as a one-dimensional int64 array.
+
+    Args:
+        name: what the error messages call it.
+        values: tensor, array or sequence of whole numbers.
+        length: how many there must be.
+        owner: what has that many rows, for the message.
+
+    Raises:
+        UserError: a value that is no whole number, more than one dimension, or another length.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise UserError(f"{name} must be one-dimensional, got shape {array.shape}.")
+    if length is not None:
+        check_length(name, len(array), length, owner)
+    if len(array) and array.dtype.kind not in "iub":
+        wrong = _first_not_whole(array)
+        if wrong is not None:
+            raise UserError(f"{name}[{wrong}] is {array[wrong]!r}; whole numbers are expected.")
+    return array.astype(np.int64)
+
+
+def check_length(name: str, actual: int, expected: int, owner: str) -> None:
+    """Raise a UserError that names the first index without a partner if the lengths differ."""
+    if actual != expected:
+        raise UserError(
+            f"{name} has {actual} entries but {owner} has {expected}: index {min(actual, expected)} has no partner."
+        )
+
+
+def _first_not_whole(array: NDArray[Any]) -> int | None:
+    for i, value in enumerate(array.tolist()):
+        if not isinstance(value, int | float) or value != value or value in (np.inf, -np.inf) or value != int(value):
+            return i
+    return None
+
+
+def number_by_appearance(ids: Iterable[Hashable]) -> tuple[list[Any], IntArray]:
+    """Number the distinct ids 0, 1, ... in the order in which they first appear.
+
+    Args:
+        ids: [N] hashable values, or an array of numbers or strings.
+
+    Returns:
+        the distinct ids, and the number [N] of each entry.
+    """
+    values = ids.tolist() if isinstance(ids, np.ndarray | torch.Tensor) else list(ids)
+    numbers: dict[Hashable, int] = {}
+    numbered = [numbers.setdefault(value, len(numbers)) for value in values]
+    return list(numbers), np.asarray(numbered, dtype=np.int64)
+
+
+class Cameras:
+    """The cameras of the gallery items: one each, or a set each.
+
+    Args:
+        name: what the error messages call it.
+        values: [N] whole numbers, or N sets, lists or arrays of whole numbers.
+        length: N.
+        as_sets: whether each item has a set; None decides by the first item.
+
+    Raises:
+        UserError: another length, or entries that are no whole numbers.
+    """
+
+    def __init__(self, name: str, values: Any, length: int, as_sets: bool | None = None) -> None:
+        if as_sets is None:
+            as_sets = _holds_sets(values)
+        check_length(name, len(values), length, "gallery")
+        if as_sets:
+            sizes = np.array([np.size(_members(item)) for item in values], dtype=np.int64)
+            flat = [np.asarray(_members(item)).reshape(-1) for item in values if np.size(_members(item))]
+            self._item = np.repeat(np.arange(length, dtype=np.int64), sizes)
+            self._camera = int_array(name, np.concatenate(flat) if flat else np.empty(0, np.int64))
+        else:
+            self._item = np.arange(length, dtype=np.int64)
+            self._camera = int_array(name, values, length, "gallery")
+        self.single = not as_sets
+        self._known = np.unique(self._camera)
+        self._keys = np.unique(self._item * max(len(self._known), 1) + np.searchsorted(self._known, self._camera))
+
+    def contain(self, items: IntArray, cameras: IntArray) -> BoolArray:
+        """Whether each item [K] was seen by the camera [K] beside it."""
+        if self.single:
+            return self._camera[items] == cameras
+        return self._contain_in_sets(items, cameras)
+
+    def _contain_in_sets(self, items: IntArray, cameras: IntArray) -> BoolArray:
+        if not len(self._keys):
+            return np.zeros(len(items), dtype=np.bool_)
+        number = np.searchsorted(self._known, cameras).clip(max=len(self._known) - 1)
+        keys = items * len(self._known) + number
+        place = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        return (self._keys[place] == keys) & (self._known[number] == cameras)
+
+    def of(self, item: int) -> list[int]:
+        """The cameras of one item, ascending."""
+        return np.unique(self._camera[self._item == item]).tolist()
+
+
+def _members(item: Any) -> Any:
+    return sorted(item) if isinstance(item, set | frozenset) else item
+
+
+def _holds_sets(values: Sequence[Any]) -> bool:
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values.ndim > 1
+    if isinstance(values, torch.Tensor):
+        return values.dim() > 1
+    return len(values) > 0 and (isinstance(values[0], set | frozenset) or np.ndim(values[0]) > 0)

@@ -1,0 +1,86 @@
+"""Metrics of a validation: embeddings of queries followed by the gallery in, CMC and mAP out."""
+
+from typing import Any
+
+from torch import Tensor
+
+from utils.distances import get_cosine, get_dist_func, get_euclidean
+from utils.errors import UserError
+from utils.eval_reid import TOPK_RANKS, EvalResult, evaluate_embeddings
+from utils.labels import check_length
+
+__all__ = ["R1_mAP", "get_cosine", "get_dist_func", "get_euclidean"]
+
+
+class R1_mAP:  # noqa: N801 - the name that other programs import
+    """Rank-1, mAP and their relatives.
+
+    Args:
+        num_query: how many of the embeddings are queries; they come first.
+        max_rank: length of the CMC.
+        feat_norm: scale embeddings to unit length before distances are computed.
+        dist_func: "euclidean" (squared) or "cosine".
+        block_bytes: distances held at once, see :func:`utils.eval_reid.evaluate_embeddings`.
+    """
+
+    def __init__(
+        self,
+        num_query: int,
+        max_rank: int = 50,
+        feat_norm: bool = True,
+        dist_func: str = "euclidean",
+        block_bytes: int | None = None,
+    ) -> None:
+        get_dist_func(dist_func)  # raises for an unknown name
+        self.num_query = num_query
+        self.max_rank = max_rank
+        self.feat_norm = feat_norm
+        self.dist_func = dist_func
+        self.block_bytes = block_bytes
+
+    def compute(self, feats: Tensor, pids: Any, camids: Any, respect_camids: bool = False) -> tuple[Any, float, Any]:
+        """Rank and measure.
+
+        Args:
+            feats: [M + N, D] floating, the M queries first; N images or centroids.
+            pids: [M + N] whole numbers.
+            camids: M + N whole numbers (entries beyond are not looked at); with respect_camids M + N sets, lists or
+                arrays of cameras, of which a query's has one.
+            respect_camids: gallery items have sets of cameras.
+
+        Returns:
+            cmc [max_rank], mAP, shares for the ranks 1, 5, 10, 20, 50.
+
+        Raises:
+            UserError: see :func:`utils.eval_reid.evaluate_embeddings`.
+        """
+        result = self.evaluate(feats, pids, camids, respect_camids)
+        return result.cmc, result.mAP, [result.topk[k] for k in TOPK_RANKS]
+
+    def evaluate(self, feats: Tensor, pids: Any, camids: Any, respect_camids: bool = False) -> EvalResult:
+        """As :meth:`compute`, but everything that was found."""
+        m = self.num_query
+        if not 0 < m < len(feats):
+            raise UserError(f"num_query is {m}, but there are {len(feats)} embeddings of queries and gallery items.")
+        check_length("pids", len(pids), len(feats), "feats")
+        camids = camids[: len(feats)]
+        q_camids = [_only(i, camera) for i, camera in enumerate(camids[:m])] if respect_camids else camids[:m]
+        return evaluate_embeddings(
+            feats[:m],
+            feats[m:],
+            pids[:m],
+            pids[m:],
+            q_camids,
+            camids[m:],
+            metric=self.dist_func,
+            max_rank=self.max_rank,
+            block_bytes=self.block_bytes,
+            feat_norm=self.feat_norm,
+        )
+
+
+def _only(index: int, cameras: Any) -> int:
+    values = [int(camera) for camera in cameras] if hasattr(cameras, "__iter__") else [int(cameras)]
+    if len(values) != 1:
+        raise UserError(f"camids[{index}] has {len(values)} cameras; a query has one.")
+    return values[0]
