@@ -104,6 +104,17 @@ class Views:
         """The mean of all images of each identity, [C, D] float32."""
         return _divide(*segment_sums(self.gallery, self.identity, len(self.pids)))
 
+    def cameras(self, identity: IntArray) -> list[tuple[IntArray, IntArray]]:
+        """For each of W identities its cameras, ascending, and the first image from each of them."""
+        pairs, first = np.unique(np.stack((self.identity, self.camids), 1), axis=0, return_index=True)
+        starts = np.searchsorted(pairs[:, 0], identity, side="left")
+        stops = np.searchsorted(pairs[:, 0], identity, side="right")
+        return [(pairs[i:j, 1], first[i:j]) for i, j in zip(starts, stops, strict=True)]
+
+    def first_images(self) -> IntArray:
+        """The first image of each identity, [C]."""
+        return np.unique(self.identity, return_index=True)[1]
+
     def without_camera(self, identity: IntArray, camera: IntArray) -> tuple[Tensor, IntArray, IntArray]:
         """For each of W pairs the mean of the identity's images from other cameras: (total - the camera's) / count.
 
@@ -139,7 +150,7 @@ class GalleryCentroids:
     embeddings: Tensor  # [C, D] float32
     pids: IntArray  # [C]
     camera_sets: list[IntArray] | None  # C ascending sets, None without cameras
-    left_out: IntArray | None  # [C] the query camera whose images are not in the centroid, None without cameras
+    images: IntArray  # [C] the first gallery image in each
 
 
 def published_centroids(
@@ -161,7 +172,7 @@ def published_centroids(
     """
     if not keep_camids:
         views = Views.of(gallery, g_pids, g_camids)
-        return GalleryCentroids(views.all_images(), views.pids, None, None)
+        return GalleryCentroids(views.all_images(), views.pids, None, views.first_images())
     views = Views.of(gallery, g_pids, np.concatenate((q_camids, g_camids))[: len(g_pids)])
     identity, camera = _distinct_pairs(views.place(q_pids), q_camids)
     centroids, counts, left_out = views.without_camera(identity, camera)
@@ -169,22 +180,17 @@ def published_centroids(
     _, first = np.unique(np.where(left_out > 0, np.arange(len(identity)), -1 - identity), return_index=True)
     kept = np.sort(first)
     kept = kept[counts[kept] > 0]
-    sets = _other_cameras(views, identity[kept], camera[kept])
+    identity, camera = identity[kept], camera[kept]
+    seen = list(zip(views.cameras(identity), camera, strict=True))
+    sets = [cameras[cameras != c] for (cameras, _), c in seen]
+    images = np.array([first[cameras != c].min() for (cameras, first), c in seen], dtype=np.int64)
     chosen = torch.from_numpy(kept).to(centroids.device)
-    return GalleryCentroids(centroids[chosen], views.pids[identity[kept]], sets, camera[kept])
+    return GalleryCentroids(centroids[chosen], views.pids[identity], sets, images)
 
 
 def _distinct_pairs(identity: IntArray, camera: IntArray) -> tuple[IntArray, IntArray]:
     pairs = np.unique(np.stack((identity, camera), 1)[identity >= 0], axis=0)
     return pairs[:, 0], pairs[:, 1]
-
-
-def _other_cameras(views: Views, identity: IntArray, camera: IntArray) -> list[IntArray]:
-    pairs = np.unique(np.stack((views.identity, views.camids), 1), axis=0)
-    starts = np.searchsorted(pairs[:, 0], identity, side="left")
-    stops = np.searchsorted(pairs[:, 0], identity, side="right")
-    seen = [pairs[start:stop, 1] for start, stop in zip(starts, stops, strict=True)]
-    return [cameras[cameras != c] for cameras, c in zip(seen, camera, strict=True)]
 
 
 def create_centroids(
@@ -230,6 +236,7 @@ class StrictGallery:
     pids: IntArray  # [C]
     own: IntArray  # [M], the query's identity in pids, -1 if the gallery has none
     relevant: IntArray  # [M], row of the centroid that is right for the query, -1 if there is none
+    images: IntArray  # [C + W] the first gallery image in each, N for an empty one
 
 
 def strict_centroids(
@@ -243,11 +250,14 @@ def strict_centroids(
     views = Views.of(gallery, g_pids, g_camids)
     own = views.place(q_pids)
     if not keep_camids:
-        return StrictGallery(views.all_images(), views.pids, own, own)
+        return StrictGallery(views.all_images(), views.pids, own, own, views.first_images())
     identity, camera = _distinct_pairs(own, q_camids)
     centroids, counts, _ = views.without_camera(identity, camera)
     pairs = np.concatenate((np.stack((identity, camera), 1), np.stack((own, q_camids), 1)[own >= 0]))
     number = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)[len(identity) :]
     relevant = np.full(len(q_pids), -1, dtype=np.int64)
     relevant[own >= 0] = np.where(counts[number] > 0, len(views.pids) + number, -1)
-    return StrictGallery(torch.cat((views.all_images(), centroids)), views.pids, own, relevant)
+    seen = zip(views.cameras(identity), camera, strict=True)
+    first_images = [first[cameras != c].min(initial=len(gallery)) for (cameras, first), c in seen]
+    images = np.concatenate((views.first_images(), np.array(first_images, dtype=np.int64)))
+    return StrictGallery(torch.cat((views.all_images(), centroids)), views.pids, own, relevant, images)

@@ -20,21 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.centroids import StrictGallery, published_centroids, strict_centroids
-from utils.distance_blocks import BlockFunc, DistanceBlocks, as_embeddings, block_height
-from utils.errors import UnknownNameError, UserError
+from utils.centroids import StrictGallery
+from utils.distance_blocks import BlockFunc, as_embeddings, block_height
+from utils.errors import UserError
 from utils.labels import Cameras, IntArray, int_array
+from utils.protocols import NO_VALID_QUERY, prepare
 from utils.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
 
 FloatArray = NDArray[np.float64]
 
 TOPK_RANKS = (1, 5, 10, 20, 50)
-PROTOCOLS = ("instance", "centroid", "centroid_strict")
-
-_NO_VALID_QUERY = (
-    "No query can be evaluated: none has a gallery item of its identity from another camera. Check the identities and "
-    "cameras of queries and gallery; for data without cameras, give queries and gallery different camera numbers."
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ class _PerQuery:
             UserError: there is none.
         """
         if not self.index:
-            raise UserError(_NO_VALID_QUERY)
+            raise UserError(NO_VALID_QUERY)
         index, ap, first = np.concatenate(self.index), np.concatenate(self.ap), np.concatenate(self.first)
         inp = np.concatenate(self.inp)
         reached = np.bincount(np.minimum(first, max_rank + 1), minlength=max_rank + 2)[1 : max_rank + 1].cumsum()
@@ -145,7 +140,7 @@ def evaluate_embeddings(
         q_camids, g_camids: [M], [N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
         metric: "euclidean" (squared) or "cosine".
         max_rank: length of the CMC; ranks beyond the gallery repeat the last value.
-        protocol: one of PROTOCOLS.
+        protocol: "instance", "centroid" or "centroid_strict".
         block_bytes: distances held at once; at least one tile is (16 to 512 queries). None is 64 MiB.
         keep_camids: centroid protocols: look at the cameras.
         feat_norm: scale embeddings, or centroids once built, to unit length.
@@ -154,30 +149,24 @@ def evaluate_embeddings(
         UserError: no valid query, values that are not finite, lengths that do not agree; names the array and index.
         UnknownNameError: another metric or protocol.
     """
-    if protocol not in PROTOCOLS:
-        raise UnknownNameError(f"protocol is {protocol!r}; valid names: {', '.join(PROTOCOLS)}.")
-    query, gallery = as_embeddings("query", query), as_embeddings("gallery", gallery)
-    q_pids = int_array("q_pids", q_pids, len(query), "query")
-    g_pids = int_array("g_pids", g_pids, len(gallery), "gallery")
-    q_camids = int_array("q_camids", q_camids, len(query), "query")
-    if protocol == "instance":
-        cameras = Cameras("g_camids", g_camids, len(gallery))
-        blocks = DistanceBlocks(query, gallery, metric, feat_norm)
-        same = SameIdentity(q_pids, g_pids, q_camids, cameras)
-        return _evaluate_blocks(blocks, same, q_pids, len(gallery), max_rank, block_bytes)
-    g_camids = int_array("g_camids", g_camids, len(gallery), "gallery")
-    labels = (g_pids, g_camids, q_pids, q_camids, keep_camids)
-    if protocol == "centroid":
-        built = published_centroids(gallery, *labels)
-        if not len(built.pids):
-            raise UserError(_NO_VALID_QUERY)
-        blocks = DistanceBlocks(query, built.embeddings, metric, feat_norm, names=("query", "gallery centroids"))
-        sets = built.camera_sets if built.camera_sets is not None else [np.empty(0, np.int64)] * len(built.pids)
-        same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))
-        return _evaluate_blocks(blocks, same, q_pids, len(built.pids), max_rank, block_bytes, protocol)
-    strict = strict_centroids(gallery, *labels)
-    blocks = DistanceBlocks(query, strict.embeddings, metric, feat_norm, names=("query", "gallery centroids"))
-    return _evaluate_strict(blocks, strict, q_pids, max_rank, block_bytes)
+    candidates = prepare(
+        query,
+        gallery,
+        q_pids,
+        g_pids,
+        q_camids,
+        g_camids,
+        metric=metric,
+        protocol=protocol,
+        keep_camids=keep_camids,
+        feat_norm=feat_norm,
+    )
+    if candidates.strict is not None:
+        return _evaluate_strict(candidates.distances, candidates.strict, candidates.q_pids, max_rank, block_bytes)
+    assert candidates.same is not None  # one of the two is there
+    return _evaluate_blocks(
+        candidates.distances, candidates.same, candidates.q_pids, len(candidates.pids), max_rank, block_bytes, protocol
+    )
 
 
 def _check_max_rank(max_rank: int) -> None:

@@ -152,15 +152,29 @@ def _search(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np
     most = int(counts.max())
     at = (torch.from_numpy(row).to(device), torch.from_numpy(place).to(device))
     sought = torch.full((len(block), most), torch.iinfo(torch.int64).max, device=device)  # [B, P]
-    sought[at] = _order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
-    keys = _order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
+    sought[at] = order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
+    keys = order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
     passed = torch.searchsorted(sought, keys, right=True)  # how many relevant items each entry has passed
     passed += torch.arange(len(block), device=device).unsqueeze(1) * (most + 1)
     histogram = torch.bincount(passed.flatten(), minlength=len(block) * (most + 1)).view(len(block), most + 1)
     return histogram.cumsum(1)[at].cpu().numpy()
 
 
-def _order_keys(distance: Tensor, column: Tensor) -> Tensor:
+def nearest(block: Tensor, count: int) -> IntArray:
+    """The first ``count`` columns of each row in the order of a stable sort.
+
+    Args:
+        block: [B, N] float32; an infinite distance stands behind every finite one.
+        count: at most N.
+
+    Returns:
+        [B, count].
+    """
+    keys = order_keys(block, torch.arange(block.shape[1], device=block.device))
+    return keys.topk(count, dim=1, largest=False).indices.cpu().numpy()
+
+
+def order_keys(distance: Tensor, column: Tensor) -> Tensor:
     """Whole numbers, all different within a row, that sort like (distance, column)."""
     bits = (distance + 0.0).view(torch.int32)  # the sum makes -0.0 equal to 0.0
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

@@ -1,0 +1,191 @@
+"""Pictures of ranked results: a query, then its nearest gallery images, framed green if right and red if wrong."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from utils.distance_blocks import block_height
+from utils.files import write_bytes
+from utils.image import pil_loader
+from utils.labels import BoolArray, IntArray
+from utils.protocols import Candidates, prepare
+from utils.ranking import nearest
+
+Picture = NDArray[np.uint8]
+AnyPath = str | PathLike[str]
+
+GREEN, RED, BLACK = (0, 255, 0), (0, 0, 255), (0, 0, 0)  # blue, green, red
+_ROWS_AT_ONCE = 64  # queries whose whole rows are copied and searched
+_GAP = 4  # pixels between two results
+_CACHED = 256  # scaled gallery pictures kept, since one image stands in many rankings
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The first results of one query."""
+
+    query: int  # index of the query
+    images: IntArray  # [K] gallery images, nearest first; a centroid is shown by its first image
+    right: BoolArray  # [K] of the query's identity
+    distances: NDArray[np.float32]  # [K]
+
+
+def rank_for_display(
+    query: Any,
+    gallery: Any,
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    *,
+    topk: int = 10,
+    queries: Iterable[int] | None = None,
+    max_number: int | None = None,
+    metric: str = "euclidean",
+    protocol: str = "instance",
+    keep_camids: bool = True,
+    feat_norm: bool = False,
+    block_bytes: int | None = None,
+) -> list[Ranking]:
+    """The first results of queries, without those that the protocol removes.
+
+    Args:
+        query, gallery, q_pids, g_pids, q_camids, g_camids: as for :func:`utils.eval_reid.evaluate_embeddings`.
+        topk: number of results, at most.
+        queries: which queries, in the order wanted; None is all.
+        max_number: only the first so many of them.
+        metric, protocol, keep_camids, feat_norm, block_bytes: as there.
+
+    Raises:
+        UserError: as there.
+    """
+    candidates = prepare(
+        query,
+        gallery,
+        q_pids,
+        g_pids,
+        q_camids,
+        g_camids,
+        metric=metric,
+        protocol=protocol,
+        keep_camids=keep_camids,
+        feat_norm=feat_norm,
+    )
+    wanted = list(range(len(candidates.q_pids)) if queries is None else queries)[:max_number]
+    height = block_height(len(candidates.q_pids), len(candidates.distances.gallery), block_bytes)
+    found: dict[int, Ranking] = {}
+    for start in sorted({i // height * height for i in wanted}):
+        block = candidates.distances(start, min(start + height, len(candidates.q_pids)))
+        rows = sorted({i for i in wanted if start <= i < start + height})
+        for i in range(0, len(rows), _ROWS_AT_ONCE):
+            part = np.array(rows[i : i + _ROWS_AT_ONCE], dtype=np.int64)
+            chosen = block[torch.from_numpy(part - start).to(block.device)]  # a copy
+            found |= _first_results(candidates, chosen, part, topk)
+    return [found[i] for i in wanted]
+
+
+def _first_results(candidates: Candidates, block: Tensor, queries: IntArray, topk: int) -> dict[int, Ranking]:
+    """The rankings of the given queries from their distances [B, C or more], which are overwritten."""
+    strict = candidates.strict
+    if strict is not None:
+        own, relevant = strict.own[queries], strict.relevant[queries]
+        known = np.flatnonzero(own >= 0)
+        usable = np.flatnonzero(relevant >= 0)
+        right_distance = block[usable, relevant[usable]]
+        block[known, own[known]] = torch.inf
+        block[usable, own[usable]] = right_distance
+    elif candidates.same is not None:
+        for row, query in enumerate(queries.tolist()):
+            pairs = candidates.same.pairs(query, query + 1)
+            block[row, pairs.column[pairs.removed]] = torch.inf
+    columns = nearest(block[:, : len(candidates.pids)], min(topk, len(candidates.pids)))
+    images = candidates.images[columns]
+    if strict is not None:
+        images = np.where(columns == own[:, None], strict.images[relevant][:, None], images)
+    rankings = {}
+    for row, query in enumerate(queries.tolist()):
+        distances = block[row, columns[row]].cpu().numpy()
+        shown = np.isfinite(distances)
+        right = candidates.pids[columns[row]] == candidates.q_pids[query]
+        rankings[query] = Ranking(query, images[row, shown], right[shown], distances[shown])
+    return rankings
+
+
+def render_rankings(
+    rankings: Sequence[Ranking],
+    query_paths: Sequence[AnyPath],
+    gallery_paths: Sequence[AnyPath],
+    output_dir: AnyPath,
+    size: tuple[int, int] = (256, 128),
+) -> dict[int, Path]:
+    """Write one PNG for each ranking: the query with a black frame, then the results from left to right.
+
+    Args:
+        rankings: what to show.
+        query_paths, gallery_paths: image files of all queries and of the gallery.
+        output_dir: made if missing.
+        size: height and width of each image in the picture, frame included.
+
+    Returns:
+        index of the query -> its picture, named like the query's file and numbered where two would have one name.
+
+    Raises:
+        UserError: an image cannot be read or a picture not written; the message names the file.
+    """
+    border = max(1, min(size) // 24)
+    inner = (max(1, size[1] - 2 * border), max(1, size[0] - 2 * border))  # width, height
+    scaled = lru_cache(maxsize=_CACHED)(lambda path: _scaled(path, inner))
+    longest = max((len(ranking.images) for ranking in rankings), default=0)
+    taken: set[str] = set()
+    written = {}
+    for ranking in rankings:
+        results = [
+            _framed(scaled(gallery_paths[image]), border, GREEN if right else RED)
+            for image, right in zip(ranking.images.tolist(), ranking.right.tolist(), strict=True)
+        ]
+        query_path = query_paths[ranking.query]
+        picture = _row(_framed(_scaled(query_path, inner), border, BLACK), results, longest)
+        name = _unique(Path(query_path).stem, ranking.query, taken)
+        encoded = cv2.imencode(".png", picture)[1].tobytes()  # cv2.imwrite cannot name every file on every system
+        written[ranking.query] = write_bytes(Path(output_dir) / f"{name}.png", encoded)
+    return written
+
+
+def _scaled(path: AnyPath, inner: tuple[int, int]) -> Picture:
+    picture = cv2.cvtColor(np.asarray(pil_loader(path)), cv2.COLOR_RGB2BGR)
+    shrinks = picture.shape[1] > inner[0] or picture.shape[0] > inner[1]
+    return cv2.resize(picture, inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
+
+
+def _framed(picture: Picture, border: int, colour: tuple[int, int, int]) -> Picture:
+    sides = (border, border, border, border)
+    return cv2.copyMakeBorder(picture, *sides, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
+
+
+def _row(query: Picture, results: list[Picture], longest: int) -> Picture:
+    height, width = query.shape[:2]
+    picture = np.full((height, width + longest * (width + _GAP) + 2 * _GAP, 3), 255, dtype=np.uint8)
+    picture[:, :width] = query
+    for i, result in enumerate(results):
+        left = width + 3 * _GAP + i * (width + _GAP)
+        picture[:, left : left + width] = result
+    return picture
+
+
+def _unique(stem: str, index: int, taken: set[str]) -> str:
+    """``stem``, with the query's index and if need be more where another picture has the name; case does not count."""
+    name, more = stem, 0
+    while name.casefold() in taken:
+        name = f"{stem}_{index}" + (f"_{more}" if more else "")
+        more += 1
+    taken.add(name.casefold())
+    return name
