@@ -1,0 +1,29 @@
+"""Samplers by name."""
+
+from collections.abc import Mapping, Sized
+
+from datasets.samplers.random_identity import RandomIdentitySampler
+from utils.errors import UnknownNameError
+
+__all__ = ["RandomIdentitySampler", "get_sampler"]
+
+_SAMPLERS = {"random_identity": RandomIdentitySampler}
+
+
+def get_sampler(
+    sampler_name: str,
+    data_source: Mapping[int, Sized],
+    batch_size: int,
+    num_instances: int,
+    world_size: int = 1,
+    rank: int = 0,
+    seed: int = 0,
+) -> RandomIdentitySampler:
+    """Build the sampler called ``sampler_name``. Other Args as for :class:`RandomIdentitySampler`.
+
+    Raises:
+        UnknownNameError: no sampler of that name (a KeyError and a ValueError).
+    """
+    if sampler_name not in _SAMPLERS:
+        raise UnknownNameError(f"DATALOADER.SAMPLER is {sampler_name!r}; valid names: {', '.join(sorted(_SAMPLERS))}.")
+    return _SAMPLERS[sampler_name](data_source, batch_size, num_instances, world_size, rank, seed)

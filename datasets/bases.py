@@ -1,0 +1,229 @@
+"""The data module that all data sets share, and the names that programs import from here."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from yacs.config import CfgNode
+
+from config import cfg as shared_cfg
+from datasets.loading import (
+    BaseDatasetLabelled,
+    BaseDatasetLabelledPerPid,
+    LateStartLoader,
+    Sample,
+    collate_fn_alternative,
+)
+from datasets.samplers import get_sampler
+from datasets.statistics import find_evaluation_problem, statistics_table
+from datasets.transforms import ReidTransforms
+from utils.errors import UserError
+
+__all__ = [
+    "Annotation",
+    "BaseDatasetLabelled",
+    "BaseDatasetLabelledPerPid",
+    "ReidDataModule",
+    "Sample",
+    "Splits",
+    "collate_fn_alternative",
+]
+
+# path of the image, pid as the data set has it, camid (from 0)
+Annotation = tuple[str, int, int]
+
+
+class Splits(NamedTuple):
+    """The three subsets of a data set as read from disk, none of them empty."""
+
+    train: list[Annotation]
+    query: list[Annotation]
+    gallery: list[Annotation]
+
+
+class ReidDataModule(LightningDataModule):
+    """Reads a data set and makes its loaders; a subclass says where the images are by :meth:`read_splits`.
+
+    After :meth:`setup`: ``train`` and ``val`` (torch data sets), ``train_dict`` {pid: samples} in ascending order,
+    ``train_list``, ``query_list``, ``gallery_list``, ``num_query``, ``num_classes``. A sample is (path, pid, camid,
+    number): pids of the training set count from 0 in ascending order of the data set's own; the number is the position
+    in ``train_list``, or in ``query_list + gallery_list``.
+
+    Args:
+        cfg: the whole tree; None takes the shared one.
+        num_workers: overrides DATALOADER.NUM_WORKERS; -1 shares the CPU cores among the processes of this machine.
+        seed: seed of the run; which images and augmentations are drawn depends on it.
+        kwargs: ignored, for callers that pass options of other data modules.
+    """
+
+    train: BaseDatasetLabelledPerPid
+    val: BaseDatasetLabelled
+    train_dict: dict[int, list[Sample]]
+    train_list: list[Sample]
+    query_list: list[Sample]
+    gallery_list: list[Sample]
+    num_query: int
+    num_classes: int
+
+    def __init__(
+        self, cfg: CfgNode | None = None, num_workers: int | None = None, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__()
+        self.cfg = shared_cfg if cfg is None else cfg
+        self.num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
+        if self.num_workers < -1:
+            raise UserError(f"DATALOADER.NUM_WORKERS is {self.num_workers}; expected -1 (automatic), 0 or more.")
+        self.seed = seed
+        self._is_set_up = False
+        self._loaders: dict[tuple[Any, ...], LateStartLoader] = {}
+
+    def read_splits(self) -> Splits:
+        """Read the subsets from disk. Raises UserError if they are not there or not as expected."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data set, once; further calls do nothing. Logs the table of what was found.
+
+        Raises:
+            UserError: a folder or file is missing, malformed or empty.
+        """
+        if self._is_set_up:
+            return
+        splits = self.read_splits()
+        self.train_list = _relabel(splits.train)
+        evaluated = [(*image, number) for number, image in enumerate(splits.query + splits.gallery)]
+        self.num_query = len(splits.query)
+        self.query_list, self.gallery_list = evaluated[: self.num_query], evaluated[self.num_query :]
+        self.train_dict = _group_by_pid(self.train_list)
+        self.num_classes = len(self.train_dict)
+        transforms = ReidTransforms(self.cfg)
+        self.train = BaseDatasetLabelledPerPid(
+            self.train_dict,
+            transforms.build_transforms(is_train=True),
+            num_instances=self.cfg.DATALOADER.NUM_INSTANCE,
+            resample=self.cfg.DATALOADER.USE_RESAMPLING,
+            seed=self.seed,
+        )
+        self.val = BaseDatasetLabelled(evaluated, transforms.build_transforms(is_train=False))
+        self._is_set_up = True
+        self._report()
+
+    def train_dataloader(self) -> LateStartLoader:
+        """The training loader of this process; one and the same for as long as the processes do not change.
+
+        Its length is that of the epoch to come, and follows ``loader.sampler.set_epoch``. A Trainer that is to see each
+        epoch's length needs ``reload_dataloaders_every_n_epochs=1``; the workers live on all the same.
+
+        Raises:
+            UserError: too few identities for one batch of every process.
+        """
+        self.setup()
+        world_size, rank = self._find_place()
+        key = ("train", world_size, rank, *self._find_resources())
+        if key not in self._loaders:
+            self._loaders[key] = self._build_train_loader(world_size, rank)
+        loader = self._loaders[key]
+        if self.trainer is not None:
+            # The Trainer measures the loader before it sets the epoch; after a resume that is not epoch 0.
+            loader.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return loader
+
+    def val_dataloader(self) -> LateStartLoader:
+        """Query then gallery, in order: images [B, 3, H, W], pids [B], camids [B], numbers of the samples [B]."""
+        self.setup()
+        key = ("val", *self._find_resources())
+        if key not in self._loaders:
+            self._loaders[key] = LateStartLoader(
+                self.val, batch_size=self.cfg.TEST.IMS_PER_BATCH, **self._loader_options()
+            )
+        return self._loaders[key]
+
+    def test_dataloader(self) -> LateStartLoader:
+        """The same as :meth:`val_dataloader`."""
+        return self.val_dataloader()
+
+    def _build_train_loader(self, world_size: int, rank: int) -> LateStartLoader:
+        options = self.cfg.DATALOADER
+        batch_size = self.cfg.SOLVER.IMS_PER_BATCH
+        sampler = get_sampler(
+            options.SAMPLER,
+            data_source=self.train_dict,
+            batch_size=batch_size,
+            num_instances=options.NUM_INSTANCE,
+            world_size=world_size,
+            rank=rank,
+            seed=self.seed,
+        )
+        if sampler.num_identities < batch_size * world_size:
+            raise UserError(
+                f"Too few identities for one batch: SOLVER.IMS_PER_BATCH is {batch_size} identities for each of "
+                f"{world_size} process(es), but the training set has {sampler.num_identities} with two or more images. "
+                f"Set SOLVER.IMS_PER_BATCH to at most {sampler.num_identities // world_size}."
+            )
+        return LateStartLoader(
+            self.train,
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=options.DROP_LAST,
+            collate_fn=collate_fn_alternative,
+            **self._loader_options(),
+        )
+
+    def _loader_options(self) -> dict[str, Any]:
+        workers, pin_memory = self._find_resources()
+        # A generator of its own: without one, every pass takes a number from torch's global generator.
+        return {
+            "num_workers": workers,
+            "pin_memory": pin_memory,
+            "persistent_workers": workers > 0,
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def _find_place(self) -> tuple[int, int]:
+        """Number of processes of the whole run, and the global rank of this one."""
+        if self.trainer is not None:
+            return self.trainer.world_size, self.trainer.global_rank
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_world_size(), torch.distributed.get_rank()
+        return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+
+    def _find_resources(self) -> tuple[int, bool]:
+        """Worker processes for one loader of this process, and whether batches go to CUDA by pinned memory."""
+        if self.trainer is not None:
+            processes = self.trainer.num_devices
+            pin_memory = self.trainer.strategy.root_device.type == "cuda"
+        else:
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            pin_memory = torch.cuda.is_available()
+        workers = _count_cpus() // max(1, processes) if self.num_workers == -1 else self.num_workers
+        return workers, pin_memory
+
+    def _report(self) -> None:
+        table = statistics_table({"train": self.train_list, "query": self.query_list, "gallery": self.gallery_list})
+        rank_zero_info(f"{type(self).__name__}:\n{table}")
+        problem = find_evaluation_problem(self.query_list, self.gallery_list)
+        if problem is not None:
+            rank_zero_warn(problem)
+
+
+def _relabel(images: Sequence[Annotation]) -> list[Sample]:
+    """Pids become 0..n-1 in ascending order."""
+    labels = {pid: label for label, pid in enumerate(sorted({pid for _, pid, _ in images}))}
+    return [(path, labels[pid], camid, number) for number, (path, pid, camid) in enumerate(images)]
+
+
+def _group_by_pid(samples: Sequence[Sample]) -> dict[int, list[Sample]]:
+    groups: dict[int, list[Sample]] = {pid: [] for pid in sorted({pid for _, pid, _, _ in samples})}
+    for sample in samples:
+        groups[sample[1]].append(sample)
+    return groups
+
+
+def _count_cpus() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,122 @@
+"""Data sets in COCO files: images with an id and a file name, annotations with an image_id and a pair_id (identity)."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datasets.bases import Annotation, ReidDataModule, Splits
+from utils.errors import MissingPathError, UserError
+
+
+def derive_json_path(train_path: str, subset: str) -> Path:
+    """The file beside the training set's whose name has ``subset`` in place of "train"; folders are not renamed.
+
+    Raises:
+        UserError: the path is empty, or the file name does not contain "train".
+    """
+    path = Path(train_path)
+    if not train_path:
+        raise UserError("DATASETS.JSON_TRAIN_PATH is empty; expected the COCO file of the training set.")
+    if "train" not in path.name:
+        raise UserError(
+            f'DATASETS.JSON_TRAIN_PATH is {train_path}; its file name must contain "train", because the query and '
+            'gallery files are found by putting "query" and "gallery" in its place.'
+        )
+    return path.with_name(path.name.replace("train", subset))
+
+
+def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotation]:
+    """One image for each annotation, in the order of the annotations.
+
+    Args:
+        json_path: the COCO file.
+        image_folder: what the file names are relative to.
+        camid: camera of all images.
+
+    Returns:
+        (path, pair_id, camid) of each annotation; never empty.
+
+    Raises:
+        MissingPathError: the file, the folder or one of the images does not exist.
+        UserError: not JSON, a key is missing, an annotation refers to no image, or no annotations.
+    """
+    content = _load_json(json_path)
+    if not image_folder.is_dir():
+        raise MissingPathError(f"Folder {image_folder} does not exist; DATASETS.ROOT_DIR must be the folder above it.")
+    file_names = {
+        _get(image, "id", json_path, "images", i): _get(image, "file_name", json_path, "images", i)
+        for i, image in enumerate(_get_list(content, "images", json_path))
+    }
+    annotations = []
+    for i, annotation in enumerate(_get_list(content, "annotations", json_path)):
+        image_id = _get(annotation, "image_id", json_path, "annotations", i)
+        if image_id not in file_names:
+            raise UserError(f"{json_path}: annotations[{i}] refers to image_id {image_id!r}, which images do not have.")
+        pid = _get(annotation, "pair_id", json_path, "annotations", i)
+        if not isinstance(pid, int):
+            raise UserError(f"{json_path}: annotations[{i}] has pair_id {pid!r}; expected an integer.")
+        annotations.append((str(image_folder / str(file_names[image_id])), pid, camid))
+    if not annotations:
+        raise UserError(f"{json_path} has no annotations; expected at least one.")
+    _check_images(annotations, image_folder, json_path)
+    return annotations
+
+
+def drop_single_images(annotations: list[Annotation], json_path: Path) -> list[Annotation]:
+    """Leave out identities that have one image only. Raises UserError if none is left."""
+    counts = Counter(pid for _, pid, _ in annotations)
+    kept = [annotation for annotation in annotations if counts[annotation[1]] > 1]
+    if not kept:
+        raise UserError(f"{json_path}: no pair_id has two or more images, so there is nothing to train on.")
+    return kept
+
+
+class CocoDataModule(ReidDataModule):
+    """JSON_TRAIN_PATH and its query and gallery siblings, with images in ROOT_DIR/{train, query, gallery}.
+
+    Training and query images are of camera 0, gallery images of camera 1. Training identities with one image are left
+    out.
+    """
+
+    def read_splits(self) -> Splits:
+        root = Path(self.cfg.DATASETS.ROOT_DIR)
+        train_path = self.cfg.DATASETS.JSON_TRAIN_PATH
+        paths = {subset: derive_json_path(train_path, subset) for subset in ("train", "query", "gallery")}
+        train = drop_single_images(read_coco(paths["train"], root / "train", camid=0), paths["train"])
+        query = read_coco(paths["query"], root / "query", camid=0)
+        gallery = read_coco(paths["gallery"], root / "gallery", camid=1)
+        return Splits(train, query, gallery)
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingPathError(f"{path} does not exist; see DATASETS.JSON_TRAIN_PATH.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object with images and annotations, found a {type(content).__name__}.")
+    return content
+
+
+def _get_list(content: dict[str, Any], key: str, path: Path) -> list[Any]:
+    if not isinstance(content.get(key), list):
+        raise UserError(f'{path} has no list "{key}".')
+    return content[key]
+
+
+def _get(entry: Any, key: str, path: Path, section: str, position: int) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise UserError(f'{path}: {section}[{position}] has no "{key}".')
+    return entry[key]
+
+
+def _check_images(annotations: list[Annotation], folder: Path, json_path: Path) -> None:
+    # Listing the folder once is far quicker than asking for each file; names in subfolders are asked for singly.
+    present = {os.path.join(folder, name) for name in os.listdir(folder)}  # noqa: PTH118, PTH208 (plain strings: speed)
+    missing = [path for path, _, _ in annotations if path not in present and not Path(path).is_file()]
+    if missing:
+        raise MissingPathError(f"Image {missing[0]} does not exist; {json_path} names {len(missing)} missing image(s).")

@@ -1,0 +1,90 @@
+"""Which images a draw takes, and under which random state: functions of (seed, epoch, identity, occurrence) alone."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class PidDraw(int):
+    """A pid that knows which draw it is: it equals and hashes as the plain pid, and carries the epoch to the data set.
+
+    The epoch must travel with the index, because worker processes that outlive an epoch hold copies of the data set.
+
+    Args:
+        pid: the identity.
+        epoch: the epoch that draws it.
+        occurrence: how often the same epoch has drawn it before, on any process.
+    """
+
+    epoch: int
+    occurrence: int
+
+    def __new__(cls, pid: int, epoch: int, occurrence: int) -> "PidDraw":
+        draw = super().__new__(cls, pid)
+        draw.epoch = epoch
+        draw.occurrence = occurrence
+        return draw
+
+    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override]
+        # What pickle passes to __new__ on the way to a worker process.
+        return int(self), self.epoch, self.occurrence
+
+
+def derive_seed(purpose: str, *parts: int) -> int:
+    """A seed in 0 .. 2^63-1 that mixes all parts; the same in every process, Python version and machine.
+
+    Args:
+        purpose: keeps the streams of different uses apart.
+        parts: any integers.
+    """
+    digest = hashlib.blake2b(f"{purpose}{parts}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def draw_images(count: int, size: int, seed: int, epoch: int, pid: int, occurrence: int) -> list[int]:
+    """The images of one draw: slice ``[o*size, (o+1)*size)`` of the permutation that belongs to (seed, epoch, pid).
+
+    Args:
+        count: images of the identity, n >= 1.
+        size: images of a draw, K >= 1.
+        seed: seed of the run.
+        epoch: epoch.
+        pid: identity.
+        occurrence: o in 0 .. ceil(n / K) - 1.
+
+    Returns:
+        1 to K different positions in 0 .. n-1; fewer than K only in the last occurrence.
+
+    Raises:
+        IndexError: the identity has no images left at this occurrence.
+    """
+    order = random.Random(derive_seed("order", seed, epoch, pid)).sample(range(count), count)
+    chosen = order[occurrence * size : (occurrence + 1) * size]
+    if not chosen:
+        raise IndexError(f"identity {pid} has {count} images, too few for occurrence {occurrence} of {size} each")
+    return chosen
+
+
+def resample_images(count: int, missing: int, seed: int, epoch: int, pid: int, occurrence: int) -> list[int]:
+    """``missing`` positions out of 0 .. count-1 drawn with replacement. Other Args as for :func:`draw_images`."""
+    return random.Random(derive_seed("resample", seed, epoch, pid, occurrence)).choices(range(count), k=missing)
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Seed Python's and torch's CPU generator inside the block, and put both back as they were after it.
+
+    ``torch.manual_seed`` would reseed every accelerator as well; the transforms draw on the CPU only.
+    """
+    python_state = random.getstate()
+    torch_state = torch.default_generator.get_state()
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        torch.default_generator.set_state(torch_state)

@@ -1,0 +1,79 @@
+"""What happens to a picture between the file and the network."""
+
+from collections.abc import Sequence
+
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from yacs.config import CfgNode
+
+from datasets.transforms.random_erasing import RandomErasing
+
+
+def train_transforms(
+    size: Sequence[int],
+    flip_probability: float,
+    padding: int,
+    erase_probability: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> transforms.Compose:
+    """Resize, flip, pad, crop back to size, normalise, erase; draws from Python's and torch's global generators.
+
+    Args:
+        size: height and width of the result, pixels.
+        flip_probability: chance of a horizontal flip, 0 to 1.
+        padding: black border added on each side before the crop, pixels, >= 0.
+        erase_probability: chance that a rectangle is filled with ``mean``, 0 to 1.
+        mean: of each channel of pixels scaled to 0..1.
+        std: of each channel, > 0.
+
+    Returns:
+        A function from an RGB PIL image to a float32 tensor [3, H, W].
+    """
+    return transforms.Compose(
+        [
+            transforms.Resize(list(size), InterpolationMode.BILINEAR),
+            transforms.RandomHorizontalFlip(flip_probability),
+            transforms.Pad(padding),
+            transforms.RandomCrop(list(size)),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+            RandomErasing(erase_probability, mean),
+        ]
+    )
+
+
+def eval_transforms(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> transforms.Compose:
+    """Resize and normalise. Args and Returns as for :func:`train_transforms`."""
+    return transforms.Compose(
+        [
+            transforms.Resize(list(size), InterpolationMode.BILINEAR),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
+
+
+class ReidTransforms:
+    """The transforms that a configuration asks for.
+
+    Args:
+        cfg: the whole tree; its section INPUT is read.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    def build_transforms(self, is_train: bool = True) -> transforms.Compose:
+        """The training transforms (random), or those of validation, test and inference (not random)."""
+        options = self.cfg.INPUT
+        if not is_train:
+            return eval_transforms(options.SIZE_TEST, options.PIXEL_MEAN, options.PIXEL_STD)
+        return train_transforms(
+            options.SIZE_TRAIN,
+            flip_probability=options.PROB,
+            padding=options.PADDING,
+            erase_probability=options.RE_PROB,
+            mean=options.PIXEL_MEAN,
+            std=options.PIXEL_STD,
+        )

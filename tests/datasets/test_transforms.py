@@ -1,0 +1,90 @@
+"""Transforms against the recorded pixels, and the rectangle that random erasing fills."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from config import cfg as shared_cfg
+from datasets.transforms import RandomErasing, ReidTransforms
+from tests.support import assert_close, golden
+
+RECORDED = golden("transforms_given")
+
+
+@pytest.fixture
+def transforms():
+    cfg = shared_cfg.clone()
+    cfg.merge_from_list(["INPUT.SIZE_TRAIN", [64, 32], "INPUT.SIZE_TEST", [64, 32], "INPUT.PADDING", 4])
+    return ReidTransforms(cfg)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_test_transforms_as_recorded(transforms, number):
+    image = Image.fromarray(RECORDED[f"img{number}"])
+    assert_close(transforms.build_transforms(is_train=False)(image), RECORDED[f"test{number}"], "grey")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("number", range(3))
+def test_train_transforms_as_recorded(transforms, number, seed):
+    image = Image.fromarray(RECORDED[f"img{number}"])
+    random.seed(seed)
+    torch.manual_seed(seed)
+    output = transforms.build_transforms(is_train=True)(image)
+    assert_close(output, RECORDED[f"train{number}_seed{seed}"], "grey")
+
+
+def test_the_recorded_seeds_cover_flipped_and_erased_images():
+    # Otherwise the test above would pass without these steps.
+    erased = [np.isclose(RECORDED[f"train0_seed{seed}"][0], 0.485).sum() > 20 for seed in range(4)]
+    assert any(erased)
+    assert not all(erased)
+
+
+def test_sizes_and_constants_are_those_of_the_configuration():
+    cfg = shared_cfg.clone()
+    sizes = ["INPUT.SIZE_TRAIN", [20, 10], "INPUT.SIZE_TEST", [12, 14]]
+    pixels = ["INPUT.PIXEL_MEAN", [1.0, 1.0, 1.0], "INPUT.PIXEL_STD", [0.5, 0.25, 0.125]]
+    cfg.merge_from_list([*sizes, *pixels, "INPUT.RE_PROB", 0.0])
+    white = Image.new("RGB", (30, 50), "white")
+    test = ReidTransforms(cfg).build_transforms(is_train=False)(white)
+    assert test.shape == (3, 12, 14)
+    assert torch.equal(test, torch.zeros(3, 12, 14))
+    train = ReidTransforms(cfg).build_transforms(is_train=True)(white)
+    assert train.shape == (3, 20, 10)
+    # White is 0 after normalisation, the black border -1 / std.
+    for channel, border in zip(train, (-2.0, -4.0, -8.0), strict=True):
+        assert set(channel.unique().tolist()) <= {0.0, border}
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(0, 10**6))
+def test_one_rectangle_within_the_bounds_is_filled_with_the_value(seed):
+    random.seed(seed)
+    image = RandomErasing(1.0, value=(1.0, 2.0, 3.0))(torch.zeros(3, 40, 30))
+    mask = image[0] == 1.0
+    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+    h, w = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+    assert mask.sum() == h * w
+    assert torch.equal(image, mask * torch.tensor([1.0, 2.0, 3.0])[:, None, None])
+    # Sides are rounded to whole pixels.
+    assert (h - 0.5) * (w - 0.5) <= 0.4 * 40 * 30
+    assert (h + 0.5) * (w + 0.5) >= 0.02 * 40 * 30
+    assert (h + 0.5) / (w - 0.5) >= 0.3
+    assert (h - 0.5) / (w + 0.5) <= 1 / 0.3
+
+
+@pytest.mark.parametrize(("probability", "touched"), [(0.0, 0), (1.0, 200), (0.3, 60)])
+def test_images_are_erased_as_often_as_asked(probability, touched):
+    random.seed(0)
+    erase = RandomErasing(probability, value=(1.0,))
+    assert abs(sum(bool(erase(torch.zeros(1, 20, 20)).any()) for _ in range(200)) - touched) <= 20 * (0 < touched < 200)
+
+
+def test_an_image_too_small_for_any_rectangle_is_left_alone():
+    assert not RandomErasing(1.0, value=(1.0,))(torch.zeros(1, 1, 1)).any()
