@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from modelling.backbones import get_backbone
 from utils.checkpoint import CheckpointError, load_backbone_weights
-from utils.errors import MissingPathError, UserError
+from utils.errors import MissingPathError
 
 logger = logging.getLogger(__name__)
 
@@ -18,26 +18,19 @@ class Baseline(nn.Module):
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access). Read are MODEL.NAME,
-            LAST_STRIDE, BACKBONE_EMB_SIZE, PRETRAINED, PRETRAIN_PATH, RESUME_TRAINING and TEST.ONLY_TEST.
+            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, RESUME_TRAINING and TEST.ONLY_TEST.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
     Raises:
         UnknownNameError: MODEL.NAME is not one of ours.
-        UserError: MODEL.BACKBONE_EMB_SIZE is not what the network ends in.
         MissingPathError, CheckpointError: as :func:`load_imagenet_weights`.
     """
 
     def __init__(self, cfg: Any, load_weights: bool = True) -> None:
         super().__init__()
         model = cfg.MODEL
-        backbone = get_backbone(model.NAME)
-        if model.BACKBONE_EMB_SIZE != backbone.embedding_size:
-            raise UserError(
-                f"MODEL.BACKBONE_EMB_SIZE is {model.BACKBONE_EMB_SIZE}, but {model.NAME} gives embeddings of size "
-                f"{backbone.embedding_size}: set MODEL.BACKBONE_EMB_SIZE {backbone.embedding_size}."
-            )
-        self.base = backbone.build(model.LAST_STRIDE)
+        self.base = get_backbone(model.NAME).build(model.LAST_STRIDE)
         self.gap = nn.AdaptiveAvgPool2d(1)
         if load_weights and model.PRETRAINED and not model.RESUME_TRAINING and not cfg.TEST.ONLY_TEST:
             load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME)
@@ -63,8 +56,8 @@ def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
     """
     if not path or not Path(path).is_file():
         raise MissingPathError(
-            f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file. Expected ImageNet weights of {name}: fetch them and "
-            "set MODEL.PRETRAIN_PATH to the file, or set MODEL.PRETRAINED False to start from random weights."
+            f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file. Expected ImageNet weights of {name}: fetch them "
+            "and set MODEL.PRETRAIN_PATH to the file, or set MODEL.PRETRAINED False to start from random weights."
         )
     try:
         weights, description = load_backbone_weights(path)
@@ -76,9 +69,9 @@ def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
     misfit = _misfit(base, weights)
     if misfit:
         raise CheckpointError(
-            f"MODEL.PRETRAIN_PATH {path} holds {description}, which MODEL.NAME {name} cannot start from ({misfit}). Give "
-            f"the ImageNet weights of {name}, set MODEL.NAME to the network in the file, or set MODEL.PRETRAINED False. "
-            "To go on from a CTL checkpoint set MODEL.RESUME_TRAINING True; to test it, TEST.ONLY_TEST True."
+            f"MODEL.PRETRAIN_PATH {path} holds {description}, which MODEL.NAME {name} cannot start from ({misfit}). "
+            f"Give the ImageNet weights of {name}, set MODEL.NAME to the network in the file, or set MODEL.PRETRAINED "
+            "False. To go on from a CTL checkpoint set MODEL.RESUME_TRAINING True; to test it, TEST.ONLY_TEST True."
         )
     base.load_state_dict(weights, strict=False)
     logger.info("Loaded %s from %s: %d entries into %s.", description, path, len(weights), name)

@@ -8,7 +8,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import ResNetIBNa
-from utils.errors import UnknownNameError
+from utils.errors import UnknownNameError, UserError
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,20 @@ def get_backbone(name: str) -> Backbone:
     if name not in BACKBONES:
         raise UnknownNameError(f"MODEL.NAME is {name!r}; valid names: {', '.join(BACKBONES)}.")
     return BACKBONES[name]
+
+
+def check_embedding_size(name: str, embedding_size: int) -> None:
+    """Raise unless MODEL.BACKBONE_EMB_SIZE is what the network MODEL.NAME ends in.
+
+    For whoever starts a run. Baseline itself does not insist: a model may be built for a backbone that is put in later.
+
+    Raises:
+        UnknownNameError: as get_backbone.
+        UserError: any other size; the message gives the right one.
+    """
+    right = get_backbone(name).embedding_size
+    if embedding_size != right:
+        raise UserError(
+            f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {right}: "
+            f"set MODEL.BACKBONE_EMB_SIZE {right}."
+        )

@@ -15,7 +15,7 @@ class ResNet(nn.Module):
     Two things differ from torchvision's: there is **no ReLU between bn1 and the max pooling**, as in the published
     person re-identification baselines whose numbers this project keeps, and the stride of layer4 is an argument.
     Convolution weights are drawn from a normal distribution of deviation sqrt(2 / (k * k * out_channels)); norm layers
-    begin with weight 1 and bias 0.
+    begin with weight 1 and bias 0, as torch makes them.
 
     Args:
         last_stride: stride of layer4; 1 doubles the size of the feature map against the usual 2.
@@ -32,10 +32,13 @@ class ResNet(nn.Module):
         self.layer2 = _layer(block, 64 * block.expansion, 128, layers[1], stride=2)
         self.layer3 = _layer(block, 128 * block.expansion, 256, layers[2], stride=2)
         self.layer4 = _layer(block, 256 * block.expansion, 512, layers[3], stride=last_stride)
-        initialise(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = math.prod(module.kernel_size) * module.out_channels
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] floating -> feature map [B, 512 * expansion, H / 16, W / 16] (/ 32 with last stride 2)."""
+        """Images [B, 3, H, W] floating -> feature map [B, 512 * expansion, H/16, W/16] (/32 with last stride 2)."""
         x = self.maxpool(self.bn1(self.conv1(x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
@@ -47,13 +50,3 @@ def _layer(block: Block, in_channels: int, channels: int, count: int, stride: in
         downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
     first = block(in_channels, channels, stride, downsample)
     return nn.Sequential(first, *(block(out_channels, channels) for _ in range(count - 1)))
-
-
-def initialise(module: nn.Module) -> None:
-    """Draw convolution weights from N(0, 2 / (k * k * out_channels)); norm layers get weight 1 and bias 0."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.normal_(part.weight, 0.0, math.sqrt(2.0 / (math.prod(part.kernel_size) * part.out_channels)))
-        elif isinstance(part, nn.BatchNorm2d | nn.InstanceNorm2d):
-            nn.init.ones_(part.weight)
-            nn.init.zeros_(part.bias)

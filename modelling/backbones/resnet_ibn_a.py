@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 
-from modelling.backbones.resnet import ResNet, initialise
+from modelling.backbones.resnet import ResNet
 
 
 class IBN(nn.Module):
     """Instance normalisation of the first half of the channels, batch normalisation of the second half.
 
-    The instance half is computed in float32 and returned in the dtype of the input, whatever the autocast state: its
-    variances over small maps do not survive half precision.
+    The instance half is computed in float32 or wider and returned in the dtype of the input, whatever the autocast
+    state: its variances over small maps do not survive half precision.
 
     Args:
         channels: channels of the input; the instance half is ``channels // 2``.
@@ -22,15 +22,16 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        self.split = channels // 2
+        self.IN = nn.InstanceNorm2d(self.split, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.split)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] floating -> the same shape and dtype."""
-        first, second = x[:, : self.half], x[:, self.half :]
+        first, second = x[:, : self.split], x[:, self.split :]
+        wide = torch.promote_types(x.dtype, torch.float32)
         instance = F.instance_norm(
-            first.float(), weight=self.IN.weight.float(), bias=self.IN.bias.float(), eps=self.IN.eps
+            first.to(wide), weight=self.IN.weight.to(wide), bias=self.IN.bias.to(wide), eps=self.IN.eps
         )
         return torch.cat([instance.to(x.dtype), self.BN(second)], dim=1)
 
@@ -52,11 +53,11 @@ class ResNetIBNa(ResNet):
         self.relu = nn.ReLU(inplace=True)
         for layer in (self.layer1, self.layer2, self.layer3):
             for block in layer:
-                block.bn1 = IBN(block.bn1.num_features)
+                assert isinstance(block, Bottleneck)
+                block.bn1 = IBN(block.conv1.out_channels)
         self.fc = nn.Linear(512 * Bottleneck.expansion, num_classes).requires_grad_(False)
-        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] floating -> feature map [B, 2048, H / 16, W / 16] (/ 32 with last stride 2)."""
+        """Images [B, 3, H, W] floating -> feature map [B, 2048, H/16, W/16] (/32 with last stride 2)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))

@@ -1,0 +1,181 @@
+"""The backbone with pooling, and every kind of file that can be given as ImageNet weights."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from modelling.backbones import get_backbone
+from modelling.backbones.resnet_ibn_a import ResNetIBNa
+from modelling.baseline import Baseline, load_imagenet_weights
+from utils.checkpoint import CheckpointError
+from utils.errors import MissingPathError, UnknownNameError
+
+MODEL: dict[str, Any] = {
+    "NAME": "resnet18",
+    "LAST_STRIDE": 1,
+    "BACKBONE_EMB_SIZE": 512,
+    "PRETRAINED": False,
+    "PRETRAIN_PATH": "",
+    "RESUME_TRAINING": False,
+}
+
+
+def config(only_test: bool = False, **model: Any) -> CfgNode:
+    return CfgNode({"MODEL": {**MODEL, **model}, "TEST": {"ONLY_TEST": only_test}})
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    """Weights as torchvision saves them, with the classifier."""
+    torch.manual_seed(1)
+    state = get_backbone("resnet18").build(1).state_dict()
+    return {**state, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+def assert_loaded(model: Baseline, weights: dict[str, Tensor]) -> None:
+    for key, value in model.base.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, weights[key]), key
+
+
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_returns_the_map_and_its_mean(last_stride: int) -> None:
+    model = Baseline(config(LAST_STRIDE=last_stride)).eval()
+    feature_map, global_feat = model(torch.randn(3, 3, 64, 32))
+    assert feature_map.shape == (3, 512, 4 // last_stride, 2 // last_stride) and global_feat.shape == (3, 512)
+    torch.testing.assert_close(global_feat, feature_map.mean((2, 3)))
+    assert list(dict(model.named_children())) == ["base", "gap"]
+
+
+def test_any_configuration_with_attributes_will_do() -> None:
+    namespace = SimpleNamespace(MODEL=SimpleNamespace(**MODEL), TEST=SimpleNamespace(ONLY_TEST=False))
+    assert Baseline(namespace).state_dict().keys() == Baseline(config()).state_dict().keys()
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(UnknownNameError, match="valid names: resnet18"):
+        Baseline(config(NAME="vgg16"))
+
+
+def prefixed(prefix: str) -> Callable[[dict[str, Tensor]], Any]:
+    return lambda weights: {prefix + key: value for key, value in weights.items()}
+
+
+FILES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "torchvision": prefixed(""),
+    "DataParallel": prefixed("module."),
+    "wrapped": lambda weights: {"epoch": 90, "state_dict": prefixed("module.")(weights)},
+    "CTL checkpoint": lambda weights: {
+        "state_dict": {**prefixed("backbone.base.")(weights), "bn.weight": torch.ones(512)},
+        "hyper_parameters": {},
+    },
+    "before torch 0.4.1": lambda weights: {k: v for k, v in weights.items() if "num_batches" not in k},
+    "parameters": lambda weights: {k: nn.Parameter(v, requires_grad=False) for k, v in weights.items()},
+    "heads": lambda weights: {**weights, "classifier.weight": torch.ones(1), "bottleneck.bias": torch.ones(1)},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "row"])
+@pytest.mark.parametrize("form", FILES)
+def test_every_form_of_weights_is_loaded(
+    tmp_path: Path, weights: dict[str, Tensor], form: str, zipped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "resnet18.pth"
+    torch.save(FILES[form](weights), path, _use_new_zipfile_serialization=zipped)
+    with caplog.at_level(logging.INFO, "modelling.baseline"):
+        model = Baseline(config(PRETRAINED=True, PRETRAIN_PATH=str(path)))
+    assert_loaded(model, weights)
+    (record,) = caplog.records
+    assert "resnet18" in record.getMessage() and str(path) in record.getMessage()
+
+
+def test_the_recorded_checkpoint_as_a_start(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    """A checkpoint whose backbone fits is a fine start; one of another network is an error that says what it is."""
+    path = tmp_path / "epoch=3.ckpt"
+    state = {**prefixed("backbone.base.")(weights), "fc_query.weight": torch.ones(1)}
+    torch.save({"state_dict": state, "hyper_parameters": {}}, path)
+    assert_loaded(Baseline(config(PRETRAINED=True, PRETRAIN_PATH=str(path))), weights)
+    with pytest.raises(CheckpointError) as caught:
+        Baseline(config(NAME="resnet34", PRETRAINED=True, PRETRAIN_PATH=str(path)))
+    for phrase in ("a CTL checkpoint of resnet18", "MODEL.NAME resnet34", "RESUME_TRAINING", "ONLY_TEST", str(path)):
+        assert phrase in str(caught.value)
+
+
+def test_ibn_weights_keep_the_classifier_as_initialised(tmp_path: Path) -> None:
+    net, other = ResNetIBNa(1, (1, 1, 1, 1)), ResNetIBNa(1, (1, 1, 1, 1))
+    nn.init.normal_(net.layer2.get_parameter("0.bn1.IN.weight"))
+    torch.save({"state_dict": prefixed("module.")(net.state_dict())}, tmp_path / "ibn_a.pth")
+    before = other.fc.weight.clone()
+    load_imagenet_weights(other, str(tmp_path / "ibn_a.pth"), "resnet50_ibn_a")
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, before if key == "fc.weight" else net.state_dict()[key]) or key == "fc.bias", key
+
+
+MISFITS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any], list[str]]] = {
+    "another network": ("resnet34", prefixed(""), ["torchvision resnet18 weights", "entries are missing"]),
+    "another block": ("resnet50", prefixed(""), ["torchvision resnet18 weights", "entries are missing"]),
+    "a layer missing": (
+        "resnet18",
+        lambda weights: {k: v for k, v in weights.items() if not k.startswith("layer3.1.conv2")},
+        ["1 of 120 entries are missing, the first is layer3.1.conv2.weight"],
+    ),
+    "another shape": (
+        "resnet18",
+        lambda weights: {**weights, "conv1.weight": torch.zeros(64, 1, 7, 7)},
+        ["conv1.weight is [64, 1, 7, 7] there and [64, 3, 7, 7] in the network"],
+    ),
+    "more layers": (
+        "resnet18",
+        lambda weights: {**weights, "layer1.2.conv1.weight": torch.zeros(1)},
+        ["1 entries have no place in the network, the first is layer1.2.conv1.weight"],
+    ),
+    "nothing in common": ("resnet18", lambda weights: {"features.0.weight": torch.zeros(1)}, ["none of its entries"]),
+    "no weights": ("resnet18", lambda weights: {"epoch": 3}, ["a dictionary without weights", "none of its entries"]),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_weights_that_do_not_fit_are_described(tmp_path: Path, weights: dict[str, Tensor], case: str) -> None:
+    name, make, phrases = MISFITS[case]
+    torch.save(make(weights), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_imagenet_weights(get_backbone(name).build(1), str(tmp_path / "w.pth"), name)
+    for phrase in [*phrases, "w.pth", f"MODEL.NAME {name}", "MODEL.PRETRAIN_PATH", "MODEL.PRETRAINED False"]:
+        assert phrase in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "models/none.pth", "."])
+def test_a_missing_file_names_the_two_ways_out(path: str) -> None:
+    with pytest.raises(
+        MissingPathError, match=r"fetch them and set MODEL\.PRETRAIN_PATH .* MODEL\.PRETRAINED False"
+    ) as e:
+        Baseline(config(PRETRAINED=True, PRETRAIN_PATH=path))
+    assert repr(path) in str(e.value)
+
+
+def test_a_web_page_instead_of_weights(tmp_path: Path) -> None:
+    path = tmp_path / "resnet18.pth"
+    path.write_text("<!DOCTYPE html><html>404</html>")
+    with pytest.raises(CheckpointError, match=r"MODEL\.PRETRAIN_PATH: .* is a web page.*MODEL\.PRETRAINED False"):
+        Baseline(config(PRETRAINED=True, PRETRAIN_PATH=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "load_weights"),
+    [
+        (config(PRETRAINED=False, PRETRAIN_PATH="none.pth"), True),
+        (config(PRETRAINED=True, PRETRAIN_PATH="none.pth", RESUME_TRAINING=True), True),
+        (config(PRETRAINED=True, PRETRAIN_PATH="none.pth", only_test=True), True),
+        (config(PRETRAINED=True, PRETRAIN_PATH="none.pth"), False),
+    ],
+    ids=["not pretrained", "resuming", "only testing", "told not to"],
+)
+def test_the_file_is_not_needed(cfg: CfgNode, load_weights: bool) -> None:
+    Baseline(cfg, load_weights)
