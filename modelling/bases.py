@@ -1,19 +1,21 @@
 """What the CTL model and the baseline share: parameters, members, optimisation, validation and logging."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from yacs.config import CfgNode
 
 from config.defaults import _C as DEFAULTS
 from losses.center_loss import CenterLoss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
-from modelling.evaluation import evaluate_validation, format_metrics
+from modelling.evaluation import evaluate_validation, format_metrics, write_pictures
 from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
 from utils.centroids import create_centroids
 from utils.checkpoint import load_ctl_checkpoint, to_plain
@@ -57,7 +59,7 @@ class ModelBase(LightningModule):
         layers = (kwargs, given) if only_test else (given, kwargs)
         self._hyper_parameters = merge_hparams(merge_hparams(DEFAULTS, layers[0]), layers[1])
         if test_dataloader is not None:
-            self.test_dataloader = partial(_get_loader, test_dataloader)
+            self.test_dataloader = partial(_get_loader, test_dataloader)  # type: ignore[method-assign]
         self.automatic_optimization = False
         self._build_members(load_imagenet)
         self.losses_dict: dict[str, list[Tensor]] = {}
@@ -70,9 +72,8 @@ class ModelBase(LightningModule):
             raise UserError("num_classes is missing: give the number of training identities, num_classes=N.")
         if hparams.SOLVER.USE_AUTOMATIC_OPTIM:
             raise UserError("SOLVER.USE_AUTOMATIC_OPTIM True is not supported: the centres need a step of their own.")
-        network = merge_hparams(hparams, {} if load_imagenet else {"MODEL": {"PRETRAINED": False}})
         width = hparams.MODEL.BACKBONE_EMB_SIZE
-        self.backbone = Baseline(network)
+        self.backbone = Baseline(hparams, load_weights=load_imagenet)
         self.contrastive_loss = TripletLoss(hparams.SOLVER.MARGIN, hparams.SOLVER.DISTANCE_FUNC)
         self.xent = CrossEntropyLabelSmooth(num_classes=hparams.num_classes)
         self.center_loss = CenterLoss(num_classes=hparams.num_classes, feat_dim=width)
@@ -84,7 +85,7 @@ class ModelBase(LightningModule):
     # ------------------------------------------------------------------------------------- parameters, checkpoints
 
     @property
-    def hparams(self) -> CfgNode:  # type: ignore[override]  # a yacs node is a dict with attribute access as well
+    def hparams(self) -> CfgNode:
         """The configuration of this model, with num_classes and num_query at its top level."""
         return self._hyper_parameters
 
@@ -105,15 +106,21 @@ class ModelBase(LightningModule):
                 checkpoint["lr_schedulers"][i] = {**ours, "lr_lambdas": [None] * len(state["base_lrs"])}
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # the original's callers pass these names
-        cls, checkpoint_path: Any, map_location: Any = None, strict: bool = True, **kwargs: Any
-    ) -> "ModelBase":
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        strict: bool = True,
+        weights_only: Any = None,
+        **kwargs: Any,
+    ) -> Self:
         """The model of a checkpoint, ours or the original's; never reads ImageNet weights, runs no code of the file.
 
         Args:
             checkpoint_path: file path.
             map_location: device to put the model on; the CPU when None.
             strict: insist that the weights match exactly.
+            weights_only: accepted for Lightning's callers; reading never runs code, whatever it is.
             **kwargs: as for the constructor; ``cfg=`` as described there. The number of training identities is
                 always the checkpoint's.
 
@@ -165,7 +172,7 @@ class ModelBase(LightningModule):
         Returns:
             What training_step returns: the detached total under "loss", the statistics under "other".
         """
-        optimizer, optimizer_center = self.optimizers()
+        optimizer, optimizer_center = cast(list[LightningOptimizer], self.optimizers())
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         optimizer_center.zero_grad()
@@ -173,8 +180,9 @@ class ModelBase(LightningModule):
         optimizer.step()
         weight = self.hparams.SOLVER.CENTER_LOSS_WEIGHT
         if weight > 0:  # the centres learn at CENTER_LR whatever the weight of their loss
-            for center in self.center_loss.parameters():
-                center.grad.mul_(1.0 / weight)
+            for group in optimizer_center.param_groups:
+                for center in group["params"]:
+                    center.grad.mul_(1.0 / weight)
             optimizer_center.step()
         return self._record_step(total.detach(), losses, statistics)
 
@@ -184,23 +192,28 @@ class ModelBase(LightningModule):
             self.losses_dict[name].append(value)
         for name, value in {"loss": total, **statistics}.items():
             self._epoch_records.setdefault(name, []).append(value)
-        self.log_dict({"loss": total, **detached}, prog_bar=True, logger=False)
+        self.log("loss", total, prog_bar=True, logger=False)
+        self.log_dict(detached, logger=False)
         return {"loss": total, "other": statistics}
 
     def _reset_epoch_records(self) -> None:
         self.losses_dict = {name: [] for name in self.losses_names}
         self._epoch_records: dict[str, list[Tensor]] = {}
 
+    @property
+    def _schedule(self) -> LambdaLR:
+        return cast(LambdaLR, self.lr_schedulers())
+
     def on_train_epoch_start(self) -> None:
         """Make the schedule stand at this epoch, also after resuming from a checkpoint saved before its step."""
-        set_epoch(self.lr_schedulers(), self.current_epoch)
+        set_epoch(self._schedule, self.current_epoch)
         self._reset_epoch_records()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch, then step the schedule: Lightning does not under manual optimisation."""
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._log_train_epoch(lr)
-        self.lr_schedulers().step()
+        self._schedule.step()
 
     def _log_train_epoch(self, lr: float) -> None:
         names = {"loss": "epoch_train_loss", "step_dist_ap": "epoch_dist_ap", "step_dist_an": "epoch_dist_an"}
@@ -246,9 +259,13 @@ class ModelBase(LightningModule):
     def _evaluate(self, stage: str, loader: Any) -> None:
         embeddings, pids, camids = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
-        results = evaluate_validation(embeddings, pids, camids, self.hparams.num_query, self.hparams)
+        arguments = (embeddings, pids, camids, self.hparams.num_query, self.hparams)
+        results = evaluate_validation(*arguments)
         rank_zero_info(format_metrics(stage, results))
         self._log_epoch(metrics_dict(*results))
+        if stage == "test" and self.hparams.TEST.VISUALIZE == "yes" and self.trainer.is_global_zero:
+            paths = [sample[0] for sample in loader.dataset.data]
+            rank_zero_info("ranked results: %s", write_pictures(*arguments, paths))
 
     def validation_create_centroids(
         self, embeddings: Tensor, labels: Any, camids: Any, respect_camids: bool = False

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from callbacks import EpochStatistics, ModelCheckpointPeriodic, SafeCheckpointIO
 from config.cli import clean_exit
 from datasets import init_dataset
+from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
 from utils.checkpoint import load_ctl_checkpoint, to_plain
 from utils.errors import MissingPathError, UserError
@@ -82,25 +83,30 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
     Returns:
         The last metrics of each kind of evaluation, under "instances" and "centroids".
     """
-    only_test, resume = cfg.TEST.ONLY_TEST, cfg.MODEL.RESUME_TRAINING
-    checkpoint = _checkpoint_path(cfg) if only_test or resume else None
+    check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
+    only_test = cfg.TEST.ONLY_TEST
+    path = _checkpoint_path(cfg) if only_test or cfg.MODEL.RESUME_TRAINING else None
+    resumed = load_ctl_checkpoint(path) if path and not only_test else None
+    if resumed and not cfg.REPRODUCIBLE:  # go on with the draws of the run that is resumed
+        seed = resumed["hyper_parameters"].get("data_seed", seed)
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=seed)
     data.setup("test" if only_test else "fit")
-    if checkpoint and only_test:
-        model = method.load_from_checkpoint(checkpoint, cfg=cfg)
+    if only_test:
+        model = method.load_from_checkpoint(path, cfg=cfg)
         model.hparams.num_query = data.num_query  # the checkpoint's is that of the set it was trained on
     else:
-        if checkpoint:
-            _check_same_identities(checkpoint, data.num_classes)
-        model = method(cfg, num_query=data.num_query, num_classes=data.num_classes)
-    trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir))
+        if resumed:
+            _check_same_identities(str(path), resumed, data.num_classes)
+        model = method(cfg, num_query=data.num_query, num_classes=data.num_classes, data_seed=seed)
+    version = _version_of(path, cfg, logger_save_dir) if resumed else None
+    trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir, version))
     for logger in trainer.loggers:
         logger.log_hyperparams(to_plain(cfg))
     results: RunMetrics = {}
     if only_test:
         trainer.test(model, datamodule=data, verbose=False)
     else:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+        trainer.fit(model, datamodule=data, ckpt_path=path)
     _keep_metrics(results, model, trainer)
     model.hparams.MODEL.USE_CENTROIDS = not model.hparams.MODEL.USE_CENTROIDS
     trainer.test(model, datamodule=data, verbose=False)
@@ -123,9 +129,9 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
     return results
 
 
-def build_loggers(cfg: CfgNode, name: str) -> list[Logger]:
-    """TensorBoard under LOG_DIR/name, and MLflow unless LOGGING.MLFLOW is False."""
-    loggers: list[Logger] = [TensorBoardLogger(cfg.LOG_DIR, name=name, default_hp_metric=False)]
+def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[Logger]:
+    """TensorBoard under LOG_DIR/name/version, a new one if None, and MLflow unless LOGGING.MLFLOW is False."""
+    loggers: list[Logger] = [TensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
     if cfg.LOGGING.MLFLOW:
         uri = cfg.LOGGING.MLFLOW_URI or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
         loggers.append(MLFlowLogger(experiment_name="default", tracking_uri=uri))
@@ -234,12 +240,20 @@ def _checkpoint_path(cfg: CfgNode) -> str:
     return path
 
 
-def _check_same_identities(checkpoint: str, num_classes: int) -> None:
-    found = load_ctl_checkpoint(checkpoint)["state_dict"]["fc_query.weight"].shape[0]
+def _version_of(checkpoint: str | None, cfg: CfgNode, name: str) -> str | None:
+    """The folder version_N below LOG_DIR/name that a checkpoint to resume from lies in: a single run goes on there."""
+    if checkpoint is None or cfg.REPRODUCIBLE_NUM_RUNS > 1:
+        return None
+    runs = (Path(cfg.LOG_DIR) / name).resolve()
+    return next((folder.name for folder in Path(checkpoint).resolve().parents if folder.parent == runs), None)
+
+
+def _check_same_identities(path: str, checkpoint: dict[str, Any], num_classes: int) -> None:
+    found = checkpoint["state_dict"]["fc_query.weight"].shape[0]
     if found != num_classes:
         raise UserError(
-            f"{checkpoint} was trained on {found} identities, but the training set here has {num_classes}: resume on "
-            "the data set it was trained on (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
+            f"{path} was trained on {found} identities, but the training set here has {num_classes}: resume on the "
+            "data set it was trained on (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
         )
 
 
@@ -261,7 +275,7 @@ def _keep_metrics(results: RunMetrics, model: ModelBase, trainer: Trainer) -> No
 
 def _log_places(trainer: Trainer) -> None:
     for callback in trainer.checkpoint_callbacks:
-        if callback.best_model_path:
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
             log.info("checkpoint: %s", callback.best_model_path)
     for logger in trainer.loggers:
         place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "_tracking_uri", "")

@@ -1,0 +1,119 @@
+"""TEST.ONLY_TEST: on the data set of training, on another one, and with a checkpoint of the original."""
+
+import json
+import lzma
+import tarfile
+
+import pytest
+import torch
+
+from config.cli import load_config
+from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
+from train_ctl_model import CTLModel
+from utils.misc import run_main
+
+TOPK = [f"Top-{k}" for k in (1, 5, 10, 20, 50)]
+
+
+@pytest.fixture(scope="session")
+def recorded_images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded")
+    with tarfile.open(GOLDEN / "e2e_s0_images.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def legacy_checkpoint(tmp_path_factory):
+    """The original's checkpoint with its weights filled by the recipe; yacs nodes and callback class still pickled."""
+    path = tmp_path_factory.mktemp("legacy") / "legacy.ckpt"
+    path.write_bytes(lzma.decompress((GOLDEN / "legacy_zero.ckpt.xz").read_bytes()))
+    content = torch.load(path, weights_only=False)  # the file is ours: this keeps its classes as they are
+    content["state_dict"].update(fill_by_recipe(content["state_dict"]))
+    torch.save(content, path)
+    assert b"yacs.config" in path.read_bytes()
+    return path
+
+
+def only_test(checkpoint, **more):
+    return {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(checkpoint), **more}
+
+
+def test_legacy_checkpoint_reproduces_the_recorded_metrics(
+    run_script, tiny, recorded_images, legacy_checkpoint, tmp_path
+):
+    recorded = json.loads((GOLDEN / "e2e_s0.json").read_text())
+    options = only_test(
+        legacy_checkpoint,
+        **{"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TEST": "[64, 32]", "TEST.IMS_PER_BATCH": 64},
+    )
+    done = run_script("train_ctl_model.py", *tiny(**options))
+    assert done.returncode == 0, done.stderr
+    for kind in ("instances", "centroids_keep_camids_True"):
+        expected = recorded[kind]
+        assert f"mAP {expected['mAP']:.2%}  Top-1 {expected['topk'][0]:.2%}" in done.stderr
+
+
+@pytest.mark.parametrize("keep_camids", [True, False])
+def test_legacy_metrics_in_full(tiny, recorded_images, legacy_checkpoint, keep_camids):
+    recorded = json.loads((GOLDEN / "e2e_s0.json").read_text())
+    options = only_test(
+        legacy_checkpoint,
+        **{"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TEST": [64, 32]},
+        **{"MODEL.KEEP_CAMID_CENTROIDS": keep_camids},
+    )
+    (metrics,) = run_main(load_config("", tiny(**options)), CTLModel, "test")
+    for kind, name in (("instances", "instances"), ("centroids", f"centroids_keep_camids_{keep_camids}")):
+        expected = recorded[name]
+        assert_close(metrics[kind]["mAP"], expected["mAP"], "pictures")
+        assert_close([metrics[kind][k] for k in TOPK], expected["topk"], "pictures")
+
+
+def test_legacy_embeddings(recorded_images, legacy_checkpoint):
+    from datasets import init_dataset
+
+    model = CTLModel.load_from_checkpoint(legacy_checkpoint).eval()
+    assert model.hparams.num_classes == 10
+    cfg = model.hparams
+    cfg.merge_from_list(["DATASETS.ROOT_DIR", str(recorded_images)])
+    data = init_dataset("market1501", cfg=cfg, num_workers=0)
+    data.setup()
+    expected = golden("e2e_s0")
+    with torch.inference_mode():
+        batches = [(model(images), pids, camids) for images, pids, camids, _ in data.val_dataloader()]
+    embeddings, pids, camids = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert pids.tolist() == expected["val_labels"].tolist()
+    assert camids.tolist() == expected["val_camids"].tolist()
+    # Pictures are decoded and resized by another Pillow than then: a grey level here and there.
+    similarity = torch.nn.functional.cosine_similarity(embeddings[:, ::4], torch.from_numpy(expected["val_embeddings"]))
+    assert similarity.min() > 0.9999
+
+
+def test_checkpoint_on_its_own_and_on_other_data_sets(tiny_cfg, tmp_path, other_toy, coco_toy):
+    (trained,) = run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "train")
+    (checkpoint,) = (tmp_path / "out/train/version_0/auto_checkpoints").iterdir()
+    (own,) = run_main(tiny_cfg(**only_test(checkpoint)), CTLModel, "test")
+    shared = own["instances"].keys() & trained["instances"].keys()
+    assert {"mAP", "Top-1", "mINP"} <= shared
+    for kind in ("instances", "centroids"):
+        assert own[kind]["mAP"] == pytest.approx(trained[kind]["mAP"])
+
+    (other,) = run_main(tiny_cfg(**only_test(checkpoint, **{"DATASETS.ROOT_DIR": str(other_toy)})), CTLModel, "test")
+    assert 0 < other["instances"]["mAP"] < 1
+    coco = {"DATASETS.NAMES": "street2shop", "DATASETS.ROOT_DIR": str(coco_toy)}
+    coco |= {"DATASETS.JSON_TRAIN_PATH": str(coco_toy / "train_coco_reid.json"), "MODEL.KEEP_CAMID_CENTROIDS": False}
+    (fashion,) = run_main(tiny_cfg(**only_test(checkpoint, **coco)), CTLModel, "test")
+    assert 0 < fashion["centroids"]["strict_mAP"] <= 1
+
+
+def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_checkpoint):
+    options = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(legacy_checkpoint), "SOLVER.MAX_EPOCHS": 6}
+    options |= {"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TRAIN": [64, 32], "INPUT.SIZE_TEST": [64, 32]}
+    run_main(tiny_cfg(**options, **{"SOLVER.EVAL_PERIOD": 6}), CTLModel, "resumed")
+    (newest,) = (tmp_path / "out/resumed/version_0/auto_checkpoints").iterdir()
+    content = torch.load(newest, weights_only=True)
+    assert newest.name == "checkpoint_5.pth"  # epochs 4 and 5 were left
+    steps = {int(state["step"]) for state in content["optimizer_states"][0]["state"].values()}
+    batches = (10 // 3 + 1) * 2  # at most
+    assert 16 < min(steps) == max(steps) <= 16 + 2 * batches
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-4 * 0.1)

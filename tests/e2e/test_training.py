@@ -1,0 +1,119 @@
+"""Training through the real scripts: what is written, that it resumes exactly, that nothing is deprecated."""
+
+import warnings
+
+import mlflow
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train_base_model import BaseModel
+from train_ctl_model import CTLModel
+from utils.misc import run_main
+
+EPOCH_METRICS = {
+    *("epoch_train_loss", "query_xent", "query_triplet", "query_center", "centroid_triplet"),
+    *("epoch_dist_ap", "epoch_dist_an", "l2_mean_centroid", "lr"),
+    *("epoch_seconds", "images_per_second", "peak_memory_mib"),
+}
+VALIDATION_METRICS = {"mAP", "mINP", *(f"Top-{k}" for k in (1, 5, 10, 20, 50))}
+
+
+def newest(folder):
+    (path,) = folder.glob("*/version_0/auto_checkpoints/*.pth")
+    return path
+
+
+def assert_same_state(path, other):
+    """Weights, optimiser and schedule of two checkpoint files, bit for bit."""
+    one, two = (torch.load(p, weights_only=True) for p in (path, other))
+    assert one["epoch"] == two["epoch"]
+    assert one["lr_schedulers"] == two["lr_schedulers"]
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][name]), name
+    for ours, theirs in zip(one["optimizer_states"], two["optimizer_states"], strict=True):
+        assert ours["param_groups"] == theirs["param_groups"]
+        for number, state in ours["state"].items():
+            assert all(torch.equal(value, theirs["state"][number][name]) for name, value in state.items())
+
+
+def test_ctl_script_writes_checkpoints_tensorboard_and_mlflow(run_script, tiny, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    options = tiny(**{"LOGGING.MLFLOW": True, "LOGGING.MLFLOW_URI": uri})
+    done = run_script("train_ctl_model.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert "validation, single images" in done.stderr
+    assert "strict protocol" in done.stderr
+    version = tmp_path / "out" / "train_ctl_model" / "version_0"
+    assert [p.name for p in (version / "auto_checkpoints").iterdir()] == ["checkpoint_1.pth"]
+    (best,) = (version / "checkpoints").iterdir()
+    assert best.name in {"epoch=0.ckpt", "epoch=1.ckpt"}
+    torch.load(best, weights_only=True)  # plain containers and tensors only
+
+    events = EventAccumulator(str(version))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= EPOCH_METRICS | VALIDATION_METRICS | {"strict_mAP", "strict_Top-1"}
+    assert [event.step for event in events.Scalars("epoch_train_loss")] == [0, 1]
+    assert [event.step for event in events.Scalars("mAP")] == [0, 1, 1]  # two validations and the test pass
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx([5e-5, 1e-4])
+
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("default").experiment_id])
+    assert run.data.params["SOLVER/IMS_PER_BATCH"] == "3"
+    assert run.data.metrics.keys() >= EPOCH_METRICS | VALIDATION_METRICS
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "lr")] == [0, 1]
+
+
+def test_base_model_trains_and_logs_no_centroid_loss(tiny_cfg, tmp_path):
+    (metrics,) = run_main(tiny_cfg(), BaseModel, "train_base_model")
+    assert metrics.keys() == {"instances", "centroids"}
+    events = EventAccumulator(str(tmp_path / "out/train_base_model/version_0"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert "query_triplet" in tags
+    assert not tags & {"centroid_triplet", "l2_mean_centroid"}
+
+
+@pytest.mark.parametrize("source", ["auto_checkpoints", "checkpoints"])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_cfg, tmp_path, source, seed):
+    # The monitored metric falls, so that the best checkpoint is that of the last epoch before the interruption.
+    common = {"REPRODUCIBLE_SEED": seed, "DATALOADER.USE_RESAMPLING": False, "SOLVER.MONITOR_METRIC_NAME": "lr"}
+    whole, part, rest = (str(tmp_path / name) for name in ("whole", "part", "rest"))
+    run_main(tiny_cfg(**common, **{"SOLVER.MAX_EPOCHS": 4, "OUTPUT_DIR": whole}), CTLModel, "run")
+    run_main(tiny_cfg(**common, **{"SOLVER.MAX_EPOCHS": 2, "OUTPUT_DIR": part}), CTLModel, "run")
+    (checkpoint,) = (tmp_path / "part/run/version_0" / source).iterdir()
+    resumed = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint), "OUTPUT_DIR": rest}
+    run_main(tiny_cfg(**common, **resumed, **{"SOLVER.MAX_EPOCHS": 4}), CTLModel, "run")
+    assert_same_state(newest(tmp_path / "whole"), newest(tmp_path / "rest"))
+
+
+def test_an_unseeded_run_goes_on_with_its_own_draws(tiny_cfg, tmp_path):
+    """Its seed is in the checkpoint, so that what is left of the run does not depend on where it was interrupted."""
+    unseeded = {"REPRODUCIBLE": False, "OUTPUT_DIR": str(tmp_path / "part")}
+    run_main(tiny_cfg(**unseeded), CTLModel, "run")
+    checkpoint = newest(tmp_path / "part")
+    again = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint), "SOLVER.MAX_EPOCHS": 3}
+    for name in ("one", "two"):
+        run_main(tiny_cfg(**unseeded | again | {"OUTPUT_DIR": str(tmp_path / name)}), CTLModel, "run")
+    assert_same_state(newest(tmp_path / "one"), newest(tmp_path / "two"))
+
+
+def test_nothing_of_ours_is_deprecated(tiny_cfg):
+    ours = r"(train_|modelling|losses|solver|callbacks|datasets|utils|config)"
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+            warnings.filterwarnings("error", category=category, module=ours)
+        run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
+
+
+def test_seeds_give_different_runs_and_equal_seeds_equal_ones(tiny_cfg, tmp_path):
+    one_epoch = {"SOLVER.MAX_EPOCHS": 1, "REPRODUCIBLE_NUM_RUNS": 2}
+    results = run_main(tiny_cfg(**one_epoch), CTLModel, "run")
+    assert len(results) == 2
+    first, second = sorted((tmp_path / "out" / "run").glob("version_*/auto_checkpoints/*.pth"))
+    weights = [torch.load(path, weights_only=True)["state_dict"]["fc_query.weight"] for path in (first, second)]
+    assert not torch.equal(*weights)
+    run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1, "OUTPUT_DIR": str(tmp_path / "again")}), CTLModel, "run")
+    assert_same_state(first, newest(tmp_path / "again"))
