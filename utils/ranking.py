@@ -152,29 +152,40 @@ def _search(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np
     most = int(counts.max())
     at = (torch.from_numpy(row).to(device), torch.from_numpy(place).to(device))
     sought = torch.full((len(block), most), torch.iinfo(torch.int64).max, device=device)  # [B, P]
-    sought[at] = order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
-    keys = order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
+    sought[at] = _order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
+    keys = _order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
     passed = torch.searchsorted(sought, keys, right=True)  # how many relevant items each entry has passed
     passed += torch.arange(len(block), device=device).unsqueeze(1) * (most + 1)
     histogram = torch.bincount(passed.flatten(), minlength=len(block) * (most + 1)).view(len(block), most + 1)
     return histogram.cumsum(1)[at].cpu().numpy()
 
 
-def nearest(block: Tensor, count: int) -> IntArray:
-    """The first ``count`` columns of each row in the order of a stable sort.
+def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:
+    """The first ``count`` columns of each row in the order of a stable sort, and their distances.
 
     Args:
         block: [B, N] float32; an infinite distance stands behind every finite one.
-        count: at most N.
+        count: 1 to N.
 
     Returns:
-        [B, count].
+        two arrays [B, count].
     """
-    keys = order_keys(block, torch.arange(block.shape[1], device=block.device))
-    return keys.topk(count, dim=1, largest=False).indices.cpu().numpy()
+    columns = np.empty((len(block), count), dtype=np.int64)
+    distances = np.empty((len(block), count), dtype=np.float32)
+    at_once = max(1, _SEARCH_BYTES // (16 * block.shape[1]))  # with nothing but ties every entry is listed
+    for start in range(0, len(block), at_once):
+        part = block[start : start + at_once]
+        farthest = part.topk(count, dim=1, largest=False).values[:, -1:]
+        row, column = (part <= farthest).nonzero().cpu().numpy().T
+        distance = gather(part, row, column)
+        order = np.lexsort((column, distance, row))
+        first = np.searchsorted(row, np.arange(len(part)))
+        chosen = order[first[:, None] + np.arange(count)]
+        columns[start : start + at_once], distances[start : start + at_once] = column[chosen], distance[chosen]
+    return columns, distances
 
 
-def order_keys(distance: Tensor, column: Tensor) -> Tensor:
+def _order_keys(distance: Tensor, column: Tensor) -> Tensor:
     """Whole numbers, all different within a row, that sort like (distance, column)."""
     bits = (distance + 0.0).view(torch.int32)  # the sum makes -0.0 equal to 0.0
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)

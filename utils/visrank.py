@@ -107,16 +107,15 @@ def _first_results(candidates: Candidates, block: Tensor, queries: IntArray, top
         for row, query in enumerate(queries.tolist()):
             pairs = candidates.same.pairs(query, query + 1)
             block[row, pairs.column[pairs.removed]] = torch.inf
-    columns = nearest(block[:, : len(candidates.pids)], min(topk, len(candidates.pids)))
+    columns, distances = nearest(block[:, : len(candidates.pids)], max(1, min(topk, len(candidates.pids))))
     images = candidates.images[columns]
     if strict is not None:
         images = np.where(columns == own[:, None], strict.images[relevant][:, None], images)
     rankings = {}
     for row, query in enumerate(queries.tolist()):
-        distances = block[row, columns[row]].cpu().numpy()
-        shown = np.isfinite(distances)
+        shown = np.isfinite(distances[row])
         right = candidates.pids[columns[row]] == candidates.q_pids[query]
-        rankings[query] = Ranking(query, images[row, shown], right[shown], distances[shown])
+        rankings[query] = Ranking(query, images[row, shown], right[shown], distances[row, shown])
     return rankings
 
 

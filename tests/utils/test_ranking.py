@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils import ranking
-from utils.ranking import count_before
+from utils.ranking import count_before, nearest
 
 
 def draw(seed, rows, columns, chosen):
@@ -52,3 +52,16 @@ def test_many_pairs_are_taken_in_spans(monkeypatch):
     assert pairs.row.tolist() == [0, 1, 1]
     assert pairs.column.tolist() == [2, 4, 5]
     assert pairs.removed.all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("search_bytes", [1, 1 << 20])
+def test_nearest_equals_stable_sort(seed, search_bytes, monkeypatch):
+    monkeypatch.setattr(ranking, "_SEARCH_BYTES", search_bytes)
+    rng = np.random.default_rng(seed)
+    block = rng.choice(np.array([0, 0.5, 1, -1, np.inf], np.float32), (7, 12))
+    block[3] = 2
+    for count in (1, 2, 5, 12):
+        columns, distances = nearest(torch.from_numpy(block), count)
+        np.testing.assert_array_equal(columns, np.argsort(block, axis=1, kind="stable")[:, :count])
+        np.testing.assert_array_equal(distances, np.take_along_axis(block, columns, 1))
