@@ -186,9 +186,9 @@ def _read_pickles(stream: BinaryIO) -> Any:
         if key not in memories:
             memories[key] = _allocate(nbytes, stream)  # filled below: the data follows the pickles
         memory = memories[key]
-        if view is not None and dtype is not None:
+        if view is not None:
             _, offset, count = view
-            memory = memory[offset * dtype.itemsize : (offset + count) * dtype.itemsize]
+            memory = memory[offset * _itemsize(dtype) : (offset + count) * _itemsize(dtype)]
         return _Storage(memory, dtype)
 
     result = _machine(load).run(stream)
@@ -210,11 +210,11 @@ def _read_tar(stream: BinaryIO) -> Any:
             key, _, kind = _machine().run(data)
             dtype = _STORAGES[kind]
             (count,) = struct.unpack("<q", data.read(8))
-            memory = _allocate(count * (dtype.itemsize if dtype else 1), stream)
+            memory = _allocate(count * _itemsize(dtype), stream)
             _fill(memory, data)
             objects[key] = _Storage(memory, dtype)
         for key, root, offset, count in _machine().run(data):
-            storage, size = objects[root], objects[root].dtype.itemsize
+            storage, size = objects[root], _itemsize(objects[root].dtype)
             objects[key] = _Storage(storage.memory[offset * size : (offset + count) * size], storage.dtype)
         data = members["tensors"]
         for _ in range(_machine().run(data)):
@@ -238,7 +238,11 @@ def _parse_reference(reference: Any) -> tuple[torch.dtype | None, str, int, Any]
     if kind != "storage" or storage_class.path not in _STORAGES or not isinstance(key, str):
         raise UnreadableError("refers to memory in an unknown way")
     dtype = _STORAGES[storage_class.path]
-    return dtype, key, count * (dtype.itemsize if dtype else 1), view[0] if view else None
+    return dtype, key, count * _itemsize(dtype), view[0] if view else None
+
+
+def _itemsize(dtype: torch.dtype | None) -> int:
+    return 1 if dtype is None else torch.empty(0, dtype=dtype).element_size()
 
 
 def _allocate(nbytes: int, stream: BinaryIO) -> Tensor:
