@@ -18,7 +18,7 @@ from modelling.baseline import Baseline
 from modelling.evaluation import evaluate_validation, format_metrics, write_pictures
 from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
 from utils.centroids import create_centroids
-from utils.checkpoint import load_ctl_checkpoint, to_plain
+from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
 from utils.errors import UserError
 from utils.eval_reid import metrics_dict
 
@@ -134,9 +134,10 @@ class ModelBase(LightningModule):
         try:
             model.load_state_dict(weights, strict=strict)
         except RuntimeError as error:
+            settings = model.hparams.MODEL
             raise UserError(
-                f"{checkpoint_path}: its weights do not fit the network that MODEL.NAME "
-                f"{model.hparams.MODEL.NAME!r} builds: {error}"
+                f"{checkpoint_path} holds {describe(checkpoint)}, which does not fit MODEL.NAME {settings.NAME} with "
+                f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to those of its training."
             ) from error
         return model if map_location is None else model.to(map_location)
 

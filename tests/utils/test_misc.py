@@ -1,0 +1,108 @@
+import logging
+
+import pytest
+import torch
+from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
+
+from config.cli import load_config
+from utils import misc
+from utils.errors import UserError
+
+
+def cfg_of(*opts):
+    return load_config("", opts)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A machine with two CUDA devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("opts", "expected"),
+    [
+        ([], ("gpu", [0])),
+        (["GPU_IDS", "[0, 1]"], ("gpu", [0, 1])),
+        (["GPU_IDS", "[]"], ("cpu", 1)),
+        (["TRAINER.ACCELERATOR", "cpu"], ("cpu", 1)),
+        (["SOLVER.DIST_BACKEND", "ddp_cpu", "GPU_IDS", "[0, 1, 2]"], ("cpu", 3)),
+    ],
+)
+def test_devices_with_cuda(cuda, opts, expected):
+    assert misc.choose_devices(cfg_of(*opts)) == expected
+
+
+def test_devices_that_are_not_there_are_named(cuda):
+    with pytest.raises(UserError, match=r"GPU_IDS names \[5\].*devices 0 to 1"):
+        misc.choose_devices(cfg_of("GPU_IDS", "[0, 5]"))
+    with pytest.raises(UserError, match="TRAINER.ACCELERATOR is 'gpu'"):
+        misc.choose_devices(cfg_of("TRAINER.ACCELERATOR", "gpu", "GPU_IDS", "[]"))
+
+
+def test_without_cuda_it_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert misc.choose_devices(cfg_of()) == ("cpu", 1)
+    with pytest.raises(UserError, match="0 CUDA devices"):
+        misc.choose_devices(cfg_of("TRAINER.ACCELERATOR", "gpu"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "processes", "expected"),
+    [
+        ("ddp", 1, "auto"),
+        ("ddp", 2, "ddp"),
+        ("ddp_spawn", 2, "ddp_spawn"),
+        ("ddp_cpu", 2, "ddp"),
+        ("ddp_cpu", 1, "auto"),
+    ],
+)
+def test_strategies(backend, processes, expected):
+    assert misc.choose_strategy(backend, processes) == expected
+
+
+@pytest.mark.parametrize("backend", ["dp", "ddp2"])
+def test_strategies_that_no_longer_exist_name_ddp(backend):
+    with pytest.raises(UserError, match=f"{backend}.*use ddp"):
+        misc.choose_strategy(backend, 2)
+
+
+@pytest.mark.parametrize(
+    ("opts", "accelerator", "expected"),
+    [
+        ([], "gpu", "16-mixed"),
+        ([], "cpu", "32-true"),
+        (["USE_MIXED_PRECISION", "False"], "gpu", "32-true"),
+        (["TRAINER.PRECISION", "bf16-mixed"], "cpu", "bf16-mixed"),
+    ],
+)
+def test_precision(opts, accelerator, expected):
+    assert misc.choose_precision(cfg_of(*opts), accelerator) == expected
+
+
+def test_mixed_precision_off_cuda_says_so_in_one_line(caplog):
+    with caplog.at_level(logging.INFO):
+        misc.choose_precision(cfg_of(), "cpu")
+    assert [record.message for record in caplog.records] == [
+        "USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on cpu."
+    ]
+
+
+def test_loggers(tmp_path, monkeypatch):
+    cfg = cfg_of("OUTPUT_DIR", str(tmp_path))
+    cfg.LOG_DIR = str(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///from_environment.db")
+    board, flow = misc.build_loggers(cfg, "name")
+    assert isinstance(board, TensorBoardLogger)
+    assert board.log_dir == str(tmp_path / "name" / "version_0")
+    assert isinstance(flow, MLFlowLogger)
+    assert flow._tracking_uri == "sqlite:///from_environment.db"
+    cfg.LOGGING.MLFLOW_URI = "sqlite:///from_key.db"
+    assert misc.build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///from_key.db"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    cfg.LOGGING.MLFLOW_URI = ""
+    assert misc.build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///mlflow.db"
+    cfg.LOGGING.MLFLOW = False
+    assert len(misc.build_loggers(cfg, "name")) == 1
