@@ -143,9 +143,10 @@ class DistanceBlocks:
         self.normalized = feat_norm or metric == "cosine"
         self.tile = tile_height(len(query), len(gallery))
         with exact_float32(gallery.device):
-            row_squares(names[0], query)
+            self._longest_query = float(row_squares(names[0], query).max()) ** 0.5
             squares = row_squares(names[1], gallery)
             if self.normalized:
+                self._longest_query = min(self._longest_query, 1.0)
                 # As utils.distances.normalize, but on the products: a scaled copy of the gallery would be large.
                 self._scale = 1 / (squares.sqrt() + 1e-12)
                 squares = squares * self._scale.square()
@@ -161,6 +162,13 @@ class DistanceBlocks:
             for offset in range(0, rows, self.tile):
                 self._fill(self._buffer[offset : offset + self.tile], start + offset)
         return self._buffer[: stop - start]
+
+    def bounds(self) -> tuple[float, float]:
+        """Between which all distances lie, to rounding."""
+        if self.metric == "cosine":
+            return 0.0, 2.0
+        longest = self._longest_query + float(self._squares.max()) ** 0.5
+        return 0.0, longest**2
 
     def _fill(self, out: Tensor, start: int) -> None:
         part = self.query[start : start + self.tile]

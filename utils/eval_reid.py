@@ -24,8 +24,9 @@ from utils.centroids import StrictGallery
 from utils.distance_blocks import BlockFunc, as_embeddings, block_height
 from utils.errors import UserError
 from utils.labels import Cameras, IntArray, int_array
-from utils.protocols import NO_VALID_QUERY, prepare
+from utils.protocols import NO_VALID_QUERY, Settings, prepare
 from utils.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
+from utils.rerank import QueryExpansion, Rerank
 
 FloatArray = NDArray[np.float64]
 
@@ -127,6 +128,8 @@ def evaluate_embeddings(
     block_bytes: int | None = None,
     keep_camids: bool = True,
     feat_norm: bool = False,
+    rerank: Rerank | None = None,
+    query_expansion: QueryExpansion | None = None,
 ) -> EvalResult:
     """Rank the gallery for every query and measure the rankings, without ever sorting the gallery.
 
@@ -144,28 +147,21 @@ def evaluate_embeddings(
         block_bytes: distances held at once; at least one tile is (16 to 512 queries). None is 64 MiB.
         keep_camids: centroid protocols: look at the cameras.
         feat_norm: scale embeddings, or centroids once built, to unit length.
+        rerank: rank by k-reciprocal re-ranking of queries and gallery items (in the centroid protocols: centroids).
+        query_expansion: average each query with its nearest gallery images first.
 
     Raises:
         UserError: no valid query, values that are not finite, lengths that do not agree; names the array and index.
         UnknownNameError: another metric or protocol.
     """
-    candidates = prepare(
-        query,
-        gallery,
-        q_pids,
-        g_pids,
-        q_camids,
-        g_camids,
-        metric=metric,
-        protocol=protocol,
-        keep_camids=keep_camids,
-        feat_norm=feat_norm,
-    )
-    if candidates.strict is not None:
-        return _evaluate_strict(candidates.distances, candidates.strict, candidates.q_pids, max_rank, block_bytes)
-    assert candidates.same is not None  # one of the two is there
+    settings = Settings(metric, protocol, keep_camids, feat_norm, rerank, query_expansion)
+    _check_max_rank(max_rank)
+    found = prepare(query, gallery, q_pids, g_pids, q_camids, g_camids, settings, block_bytes)
+    if found.strict is not None:
+        return _evaluate_strict(found.distances, found.strict, found.q_pids, max_rank, block_bytes)
+    assert found.same is not None  # one of the two is there
     return _evaluate_blocks(
-        candidates.distances, candidates.same, candidates.q_pids, len(candidates.pids), max_rank, block_bytes, protocol
+        found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes, found.protocol
     )
 
 

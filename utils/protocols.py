@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from utils.centroids import StrictGallery, published_centroids, strict_centroids
 from utils.distance_blocks import DistanceBlocks, as_embeddings
 from utils.errors import UnknownNameError, UserError
 from utils.labels import Cameras, IntArray, int_array
 from utils.ranking import SameIdentity
+from utils.rerank import QueryExpansion, Rerank, RerankedDistances, expand_queries
 
 PROTOCOLS = ("instance", "centroid", "centroid_strict")
 
@@ -20,11 +22,32 @@ NO_VALID_QUERY = (
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How a gallery is ranked; the keywords of :func:`utils.eval_reid.evaluate_embeddings`.
+
+    Raises:
+        UnknownNameError: another protocol.
+    """
+
+    metric: str = "euclidean"
+    protocol: str = "instance"
+    keep_camids: bool = True
+    feat_norm: bool = False
+    rerank: Rerank | None = None
+    query_expansion: QueryExpansion | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UnknownNameError(f"protocol is {self.protocol!r}; valid names: {', '.join(PROTOCOLS)}.")
+
+
+@dataclass(frozen=True)
 class Candidates:
     """The items that are ranked for each query, C of them, and how their distances are found."""
 
     protocol: str
-    distances: DistanceBlocks  # [M, C], in the strict protocol with further columns behind
+    distances: DistanceBlocks | RerankedDistances  # [M, width], the items first
+    width: int
     q_pids: IntArray  # [M]
     pids: IntArray  # [C]
     images: IntArray  # [C] a gallery image that stands for the item: itself, or the first one in the centroid
@@ -39,34 +62,58 @@ def prepare(
     g_pids: Any,
     q_camids: Any,
     g_camids: Any,
-    *,
-    metric: str,
-    protocol: str,
-    keep_camids: bool,
-    feat_norm: bool,
+    settings: Settings,
+    block_bytes: int | None = None,
 ) -> Candidates:
-    """Check the inputs and build what the protocol ranks; see :func:`utils.eval_reid.evaluate_embeddings`."""
-    if protocol not in PROTOCOLS:
-        raise UnknownNameError(f"protocol is {protocol!r}; valid names: {', '.join(PROTOCOLS)}.")
+    """Check the inputs and build what the protocol ranks.
+
+    Args:
+        query, gallery, q_pids, g_pids, q_camids, g_camids: as for :func:`utils.eval_reid.evaluate_embeddings`.
+        settings: protocol and distances.
+        block_bytes: distances held at once.
+
+    Raises:
+        UserError: as there.
+    """
     query, gallery = as_embeddings("query", query), as_embeddings("gallery", gallery)
     q_pids = int_array("q_pids", q_pids, len(query), "query")
     g_pids = int_array("g_pids", g_pids, len(gallery), "gallery")
     q_camids = int_array("q_camids", q_camids, len(query), "query")
-    if protocol == "instance":
-        same = SameIdentity(q_pids, g_pids, q_camids, Cameras("g_camids", g_camids, len(gallery)))
-        distances = DistanceBlocks(query, gallery, metric, feat_norm)
-        return Candidates(protocol, distances, q_pids, g_pids, np.arange(len(g_pids)), same, None)
-    g_camids = int_array("g_camids", g_camids, len(gallery), "gallery")
-    labels = (g_pids, g_camids, q_pids, q_camids, keep_camids)
-    names = ("query", "gallery centroids")
-    if protocol == "centroid":
-        built = published_centroids(gallery, *labels)
-        if not len(built.pids):
-            raise UserError(NO_VALID_QUERY)
-        sets = built.camera_sets if built.camera_sets is not None else [()] * len(built.pids)
-        same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))
-        distances = DistanceBlocks(query, built.embeddings, metric, feat_norm, names)
-        return Candidates(protocol, distances, q_pids, built.pids, built.images, same, None)
+    if settings.protocol == "instance":
+        cameras = Cameras("g_camids", g_camids, len(gallery))
+    else:
+        g_camids = int_array("g_camids", g_camids, len(gallery), "gallery")
+    if settings.query_expansion is not None:
+        query = expand_queries(query, gallery, settings.query_expansion, settings.feat_norm, block_bytes)
+    if settings.protocol == "instance":
+        distances = _distances(query, gallery, settings, "gallery", block_bytes)
+        same, images = SameIdentity(q_pids, g_pids, q_camids, cameras), np.arange(len(g_pids))
+        return Candidates("instance", distances, len(gallery), q_pids, g_pids, images, same, None)
+    labels = (g_pids, g_camids, q_pids, q_camids, settings.keep_camids)
+    if settings.protocol == "centroid":
+        return _published(query, gallery, labels, settings, block_bytes)
     strict = strict_centroids(gallery, *labels)
-    distances = DistanceBlocks(query, strict.embeddings, metric, feat_norm, names)
-    return Candidates(protocol, distances, q_pids, strict.pids, strict.images[: len(strict.pids)], None, strict)
+    distances = _distances(query, strict.embeddings, settings, "gallery centroids", block_bytes)
+    images = strict.images[: len(strict.pids)]
+    width = len(strict.embeddings)
+    return Candidates(settings.protocol, distances, width, q_pids, strict.pids, images, None, strict)
+
+
+def _published(query: Tensor, gallery: Tensor, labels: Any, settings: Settings, block_bytes: int | None) -> Candidates:
+    built = published_centroids(gallery, *labels)
+    if not len(built.pids):
+        raise UserError(NO_VALID_QUERY)
+    sets = built.camera_sets if built.camera_sets is not None else [()] * len(built.pids)
+    _, _, q_pids, q_camids, _ = labels
+    same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))
+    distances = _distances(query, built.embeddings, settings, "gallery centroids", block_bytes)
+    return Candidates("centroid", distances, len(built.pids), q_pids, built.pids, built.images, same, None)
+
+
+def _distances(
+    query: Tensor, gallery: Tensor, settings: Settings, name: str, block_bytes: int | None
+) -> DistanceBlocks | RerankedDistances:
+    plain = DistanceBlocks(query, gallery, settings.metric, settings.feat_norm, names=("query", name))
+    if settings.rerank is None:
+        return plain
+    return RerankedDistances(query, gallery, settings.rerank, settings.metric, settings.feat_norm, block_bytes)

@@ -17,8 +17,9 @@ from utils.distance_blocks import block_height
 from utils.files import write_bytes
 from utils.image import pil_loader
 from utils.labels import BoolArray, IntArray
-from utils.protocols import Candidates, prepare
+from utils.protocols import Candidates, Settings, prepare
 from utils.ranking import nearest
+from utils.rerank import QueryExpansion, Rerank
 
 Picture = NDArray[np.uint8]
 AnyPath = str | PathLike[str]
@@ -54,6 +55,8 @@ def rank_for_display(
     protocol: str = "instance",
     keep_camids: bool = True,
     feat_norm: bool = False,
+    rerank: Rerank | None = None,
+    query_expansion: QueryExpansion | None = None,
     block_bytes: int | None = None,
 ) -> list[Ranking]:
     """The first results of queries, without those that the protocol removes.
@@ -63,25 +66,15 @@ def rank_for_display(
         topk: number of results, at most.
         queries: which queries, in the order wanted; None is all.
         max_number: only the first so many of them.
-        metric, protocol, keep_camids, feat_norm, block_bytes: as there.
+        metric, protocol, keep_camids, feat_norm, rerank, query_expansion, block_bytes: as there.
 
     Raises:
         UserError: as there.
     """
-    candidates = prepare(
-        query,
-        gallery,
-        q_pids,
-        g_pids,
-        q_camids,
-        g_camids,
-        metric=metric,
-        protocol=protocol,
-        keep_camids=keep_camids,
-        feat_norm=feat_norm,
-    )
+    settings = Settings(metric, protocol, keep_camids, feat_norm, rerank, query_expansion)
+    candidates = prepare(query, gallery, q_pids, g_pids, q_camids, g_camids, settings, block_bytes)
     wanted = list(range(len(candidates.q_pids)) if queries is None else queries)[:max_number]
-    height = block_height(len(candidates.q_pids), len(candidates.distances.gallery), block_bytes)
+    height = block_height(len(candidates.q_pids), candidates.width, block_bytes)
     found: dict[int, Ranking] = {}
     for start in sorted({i // height * height for i in wanted}):
         block = candidates.distances(start, min(start + height, len(candidates.q_pids)))

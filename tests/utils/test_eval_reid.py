@@ -17,6 +17,7 @@ from utils.eval_reid import (
     evaluate_embeddings,
     metrics_dict,
 )
+from utils.rerank import QueryExpansion, Rerank
 
 RECORDINGS = ["eval_a_s0", "eval_a_s1", "eval_b_s0", "eval_b_s1"]
 MODES = [("euclidean", True), ("euclidean", False), ("cosine", True), ("cosine", False)]
@@ -223,19 +224,27 @@ def test_everything_at_the_same_distance_keeps_gallery_order():
 
 
 @pytest.mark.parametrize("protocol", ["instance", "centroid", "centroid_strict"])
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_block_size_does_not_matter(protocol, metric):
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"metric": "euclidean"},
+        {"metric": "euclidean", "feat_norm": True},
+        {"metric": "cosine"},
+        {"rerank": Rerank(8, 3, 0.3), "query_expansion": QueryExpansion(3)},
+    ],
+)
+def test_block_size_does_not_matter(protocol, how, monkeypatch):
     rng = np.random.default_rng(3)
-    query, gallery = (rng.normal(size=(n, 64)).astype(np.float32) for n in (1100, 700))
+    query, gallery = (rng.normal(size=(n, 64)).astype(np.float32) for n in (300, 700))
     gallery[rng.integers(0, 700, 200)] = gallery[0]
-    q_pids, g_pids = rng.integers(0, 30, 1100), rng.integers(0, 30, 700)
-    q_camids, g_camids = rng.integers(0, 4, 1100), rng.integers(0, 4, 700)
+    q_pids, g_pids = rng.integers(0, 30, 300), rng.integers(0, 30, 700)
+    q_camids, g_camids = rng.integers(0, 4, 300), rng.integers(0, 4, 700)
     data = (query, gallery, q_pids, g_pids, q_camids, g_camids)
-    first = evaluate_embeddings(*data, protocol=protocol, metric=metric)
-    for block_bytes in (1, 100_000, 3_000_000, 1 << 40):
-        assert_equal_results(
-            evaluate_embeddings(*data, protocol=protocol, metric=metric, block_bytes=block_bytes), first
-        )
+    monkeypatch.setattr("utils.distance_blocks._MAX_TILE", 64)  # so that there are many blocks
+    first = evaluate_embeddings(*data, protocol=protocol, **how)
+    for block_bytes in (1, 400_000, 1 << 40):
+        result = evaluate_embeddings(*data, protocol=protocol, **how, block_bytes=block_bytes)
+        assert_equal_results(result, first)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""TAR at FAR against the sorted list of all pairs."""
+
+import numpy as np
+import pytest
+
+from tests.utils import oracle
+from utils.errors import UserError
+from utils.rerank import Rerank
+from utils.roc import FAR_LEVELS, roc_table
+
+
+def draw(seed, m=40, n=150):
+    rng = np.random.default_rng(seed)
+    pids, camids = rng.integers(0, 8, m + n), rng.integers(0, 4, m + n)
+    feats = (rng.normal(size=(8, 6))[pids] + rng.normal(size=(m + n, 6))).astype(np.float32)
+    return feats[:m], feats[m:], pids[:m], pids[m:], camids[:m], camids[m:]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("metric", "feat_norm"), [("euclidean", False), ("euclidean", True), ("cosine", False)])
+@pytest.mark.parametrize("entries", [1, 1 << 20])
+def test_equals_all_pairs(seed, metric, feat_norm, entries, monkeypatch):
+    monkeypatch.setattr("utils.roc._ENTRIES_AT_ONCE", entries)
+    query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw(seed)
+    table = roc_table(*data, metric=metric, feat_norm=feat_norm, far_levels=(0, 0.001, 0.03, 0.5, 1))
+    if feat_norm:
+        query, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
+    distances = (oracle.cosine if metric == "cosine" else oracle.squared_euclidean)(query, gallery)
+    same = q_pids[:, None] == g_pids
+    genuine, impostor = distances[same & (q_camids[:, None] != g_camids)], distances[~same]
+    assert table.genuine.sum() == len(genuine)
+    assert table.impostor.sum() == len(impostor)
+    slack = 3 * (table.edges[1] - table.edges[0])  # pairs within it of the threshold may fall on either side
+    for level, far, tar, threshold in zip(table.far_levels, table.far, table.tar, table.threshold, strict=True):
+        assert far <= level
+        for share, pairs in ((far, impostor), (tar, genuine)):
+            assert (pairs <= threshold - slack).mean() - 1e-9 <= share <= (pairs <= threshold + slack).mean() + 1e-9
+        assert (impostor <= threshold + 2 * slack).mean() > level or level == 1  # no larger threshold would do
+    assert np.all(np.diff(table.tar) >= 0)
+
+
+def test_levels_and_sizes():
+    table = roc_table(*draw(0), bins=100)
+    assert table.far_levels.tolist() == list(FAR_LEVELS)
+    assert table.edges.shape == (101,)
+    assert roc_table(*draw(0), rerank=Rerank(5, 2)).edges[-1] == 1
+
+
+def test_no_threshold_keeps_the_level():
+    labels = ([1, 1], [1, 2], [0, 0], [1, 1])
+    table = roc_table(np.zeros((2, 3)), np.zeros((2, 3)), *labels, far_levels=(0, 1))
+    assert np.isnan(table.threshold[0])
+    assert table.tar.tolist() == [0, 1]
+    assert table.far.tolist() == [0, 1]
+
+
+def test_bad_input():
+    data = draw(0)
+    with pytest.raises(UserError, match=r"far_levels must lie in \[0, 1\]"):
+        roc_table(*data, far_levels=(2,))
+    with pytest.raises(UserError, match="No query can be evaluated"):
+        roc_table(*data[:4], np.zeros(40), np.zeros(150))
+    with pytest.raises(UserError, match="no pairs of two identities"):
+        roc_table(*data[:2], np.zeros(40), np.zeros(150), np.zeros(40), np.ones(150))

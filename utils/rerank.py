@@ -1,0 +1,309 @@
+"""Better rankings from the same embeddings: k-reciprocal re-ranking and alpha query expansion.
+
+Both look at embeddings alone, never at identities or cameras.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from utils.distance_blocks import DistanceBlocks, block_height
+from utils.distances import normalize
+from utils.errors import UserError
+from utils.labels import IntArray
+from utils.ranking import nearest
+
+FloatArray = NDArray[np.float32]
+
+_ENTRIES_AT_ONCE = 1 << 21
+_PAIR_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """Settings of k-reciprocal re-ranking, with the values of the paper."""
+
+    k1: int = 20  # neighbours that may be reciprocal
+    k2: int = 6  # neighbours whose encodings are averaged
+    lambda_value: float = 0.3  # share of the original distance in the final one
+
+    def __post_init__(self) -> None:
+        if self.k1 < 1 or self.k2 < 1:
+            raise UserError(f"Re-ranking needs k1 and k2 of 1 or more, got k1 {self.k1} and k2 {self.k2}.")
+        if not 0 <= self.lambda_value <= 1:
+            raise UserError(f"Re-ranking needs a lambda in [0, 1], got {self.lambda_value}.")
+
+
+@dataclass(frozen=True)
+class QueryExpansion:
+    """Settings of alpha query expansion."""
+
+    k: int = 5  # gallery items averaged with the query
+    alpha: float = 3.0  # exponent of the similarity that weights them
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"Query expansion needs a k of 1 or more, got {self.k}.")
+        if not (np.isfinite(self.alpha) and self.alpha >= 0):
+            raise UserError(f"Query expansion needs an alpha of 0 or more, got {self.alpha}.")
+
+
+def expand_queries(
+    query: Tensor, gallery: Tensor, settings: QueryExpansion, feat_norm: bool = True, block_bytes: int | None = None
+) -> Tensor:
+    """Each query averaged with its k nearest gallery items: ``(q + sum s_i^alpha g_i) / (1 + sum s_i^alpha)``.
+
+    Radenovic, Tolias, Chum: Fine-tuning CNN image retrieval with no human annotation, TPAMI 2019. s_i is the cosine
+    similarity, 0 if negative; nearest is by cosine too. The result is not scaled to unit length again: rankings that
+    need that do it themselves.
+
+    Args:
+        query: [M, D] floating.
+        gallery: [N, D] floating.
+        settings: k (at most N are used) and alpha.
+        feat_norm: average embeddings of unit length.
+        block_bytes: distances held at once.
+
+    Returns:
+        [M, D] float32.
+    """
+    distances = DistanceBlocks(query, gallery, "cosine")
+    expanded = torch.empty(len(query), query.shape[1], device=gallery.device)
+    height = block_height(len(query), len(gallery), block_bytes)
+    for start in range(0, len(query), height):
+        stop = min(start + height, len(query))
+        columns, distance = nearest(distances(start, stop), min(settings.k, len(gallery)))
+        weights = torch.from_numpy((1 - distance).clip(min=0) ** np.float32(settings.alpha)).to(
+            gallery.device
+        )  # [B, k]
+        total = query[start:stop].to(expanded)
+        if feat_norm:
+            total = normalize(total)
+        total = total.clone()
+        for i in range(columns.shape[1]):
+            item = gallery[torch.from_numpy(columns[:, i]).to(gallery.device)].to(torch.float32)  # [B, D]
+            total += weights[:, i : i + 1] * (normalize(item) if feat_norm else item)
+        expanded[start:stop] = total / (1 + weights.sum(1, keepdim=True))
+    return expanded
+
+
+class RerankedDistances:
+    """Distances after re-ranking with k-reciprocal encoding, for blocks of queries.
+
+    Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal encoding, CVPR 2017. All M + N items
+    are nodes of one graph, queries first. Distances are those of the metric ("euclidean" is squared), divided for each
+    node by the largest from it. Nothing of size (M + N)^2 is kept: memory is O((M + N) k) beside one block.
+
+    Args:
+        query: [M, D] floating.
+        gallery: [N, D] floating.
+        settings: k1, k2, lambda; neighbours beyond M + N do not exist.
+        metric, feat_norm: as for :class:`utils.distance_blocks.DistanceBlocks`.
+        block_bytes: distances held at once.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        gallery: Tensor,
+        settings: Rerank,
+        metric: str = "euclidean",
+        feat_norm: bool = False,
+        block_bytes: int | None = None,
+    ) -> None:
+        self._lambda = settings.lambda_value
+        graph = _Graph(query, gallery, max(settings.k1 + 1, settings.k2), metric, feat_norm, block_bytes)
+        rows, columns, weights = _encode(graph, settings.k1)
+        if settings.k2 > 1:
+            rows, columns, weights = _average(graph, settings.k2, rows, columns, weights)
+        m, n = len(query), len(gallery)
+        self.distances = DistanceBlocks(query, gallery, metric, feat_norm)
+        self.gallery = gallery
+        self._largest = torch.from_numpy(graph.largest[:m]).to(gallery.device)
+        self._query_start = np.searchsorted(rows, np.arange(m + 1))
+        last = self._query_start[m]
+        self._query_column, self._query_weight = columns[:last], weights[:last]
+        # The gallery's encodings by column: which items have it, and with what weight.
+        order = np.argsort(columns[last:], kind="stable")
+        self._item, self._item_weight = rows[last:][order] - m, weights[last:][order]
+        self._item_start = np.searchsorted(columns[last:][order], np.arange(m + n + 1))
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """``(1 - lambda) * Jaccard distance + lambda * distance``, [stop - start, N], valid until the next call."""
+        original = self.distances(start, stop)
+        original.div_(self._largest[start:stop, None]).mul_(self._lambda)
+        for begin, end in self._spans(start, stop):
+            jaccard = torch.from_numpy(self._jaccard(begin, end)).to(original.device)
+            original[begin - start : end - start] += jaccard * (1 - self._lambda)
+        return original
+
+    def bounds(self) -> tuple[float, float]:
+        """Between which all distances lie, to rounding."""
+        return 0.0, 1.0
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        at_once = max(1, _ENTRIES_AT_ONCE // len(self.gallery))
+        for begin in range(start, stop, at_once):
+            yield begin, min(begin + at_once, stop)
+
+    def _jaccard(self, start: int, stop: int) -> FloatArray:
+        """``1 - sum min(v_q, v_g) / sum max(v_q, v_g)``; weights of an item sum to 1, so the sums give 2 together."""
+        span = slice(self._query_start[start], self._query_start[stop])
+        columns, weights = self._query_column[span], self._query_weight[span]
+        row = np.repeat(np.arange(stop - start), np.diff(self._query_start[start : stop + 1]))
+        count = self._item_start[columns + 1] - self._item_start[columns]
+        shared = np.zeros((stop - start) * len(self.gallery))
+        for part in _parts(count, _ENTRIES_AT_ONCE):
+            at = _ragged(self._item_start[columns[part]], count[part])
+            smaller = np.minimum(np.repeat(weights[part], count[part]), self._item_weight[at])
+            key = np.repeat(row[part], count[part]) * len(self.gallery) + self._item[at]
+            shared += np.bincount(key, smaller, minlength=len(shared))
+        overlap = shared.astype(np.float32).reshape(stop - start, len(self.gallery))
+        return 1 - overlap / (2 - overlap)
+
+
+class _Graph:
+    """The nearest nodes of every node, and the largest distance from it."""
+
+    def __init__(
+        self, query: Tensor, gallery: Tensor, k: int, metric: str, feat_norm: bool, block_bytes: int | None
+    ) -> None:
+        self.size = len(query) + len(gallery)
+        self.k = min(k, self.size)
+        self._sets, self._metric, self._normalized = (query, gallery), metric, feat_norm or metric == "cosine"
+        self.neighbours = np.empty((self.size, self.k), dtype=np.int64)
+        self.distances = np.empty((self.size, self.k), dtype=np.float32)
+        self.largest = np.full(self.size, -np.inf, dtype=np.float32)
+        for offset, nodes in ((0, query), (len(query), gallery)):
+            self._search(offset, nodes, metric, feat_norm, block_bytes)
+        self.largest[self.largest <= 0] = 1  # all nodes in one place
+
+    def _search(self, offset: int, nodes: Tensor, metric: str, feat_norm: bool, block_bytes: int | None) -> None:
+        found: list[tuple[IntArray, FloatArray]] = []
+        largest = self.largest[offset : offset + len(nodes)]
+        for first, others in ((0, self._sets[0]), (len(self._sets[0]), self._sets[1])):
+            k = min(self.k, len(others))
+            columns, distances = np.empty((len(nodes), k), np.int64), np.empty((len(nodes), k), np.float32)
+            blocks = DistanceBlocks(nodes, others, metric, feat_norm)
+            height = block_height(len(nodes), len(others), block_bytes)
+            for start in range(0, len(nodes), height):
+                stop = min(start + height, len(nodes))
+                block = blocks(start, stop)
+                columns[start:stop], distances[start:stop] = nearest(block, k)
+                np.maximum(largest[start:stop], block.amax(1).cpu().numpy(), out=largest[start:stop])
+            found.append((columns + first, distances))
+        columns, distances = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        # Stable: each list is in the order of its columns, and the queries' come first.
+        order = np.argsort(distances, axis=1, kind="stable")[:, : self.k]
+        self.neighbours[offset : offset + len(nodes)] = np.take_along_axis(columns, order, 1)
+        self.distances[offset : offset + len(nodes)] = np.take_along_axis(distances, order, 1)
+
+    def take(self, nodes: IntArray) -> Tensor:
+        """Embeddings [K, D] float32 of nodes, of unit length where the metric has them so."""
+        query, gallery = self._sets
+        taken = torch.empty(len(nodes), query.shape[1], device=gallery.device)
+        of_query = nodes < len(query)
+        for which, source, offset in ((of_query, query, 0), (~of_query, gallery, len(query))):
+            rows = torch.from_numpy(nodes[which] - offset).to(source.device)
+            taken[torch.from_numpy(np.flatnonzero(which)).to(taken.device)] = source[rows].to(taken)
+        return normalize(taken) if self._normalized else taken
+
+    def pair_distances(self, a: IntArray, b: IntArray) -> FloatArray:
+        """The distances of pairs of nodes [K]."""
+        result = np.empty(len(a), dtype=np.float32)
+        at_once = max(1, _PAIR_BYTES // (4 * self._sets[0].shape[1]))
+        for start in range(0, len(a), at_once):
+            x, y = self.take(a[start : start + at_once]), self.take(b[start : start + at_once])
+            pairs = 1 - (x * y).sum(1) if self._metric == "cosine" else (x - y).square().sum(1)
+            result[start : start + at_once] = pairs.cpu().numpy()
+        return result
+
+    def reciprocal(self, k: int) -> NDArray[np.bool_]:
+        """[size, k] whether a node is among the k nearest of its own k nearest."""
+        lists = self.neighbours[:, :k]
+        result = np.empty(lists.shape, dtype=np.bool_)
+        at_once = max(1, _ENTRIES_AT_ONCE // (k * k))
+        for start in range(0, self.size, at_once):
+            part = lists[start : start + at_once]
+            nodes = np.arange(start, start + len(part))
+            result[start : start + at_once] = (lists[part] == nodes[:, None, None]).any(2)
+        return result
+
+
+def _encode(graph: _Graph, k1: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Each node's k-reciprocal neighbours, expanded by those of its neighbours, weighted by exp(-distance).
+
+    Returns:
+        rows, columns and weights of a sparse matrix, sorted by row and column; each row sums to 1.
+    """
+    k, half = min(k1 + 1, graph.size), min(round(k1 / 2) + 1, graph.size)
+    lists, half_lists = graph.neighbours[:, :k], graph.neighbours[:, :half]
+    mutual, half_mutual = graph.reciprocal(k), graph.reciprocal(half)
+    keys = []
+    at_once = max(1, _ENTRIES_AT_ONCE // (k * half * k))
+    for start in range(0, graph.size, at_once):
+        part, own = lists[start : start + at_once], mutual[start : start + at_once]  # [B, k]
+        theirs, valid = half_lists[part], half_mutual[part]  # [B, k, half] neighbours of each neighbour
+        shared = ((theirs[..., None] == part[:, None, None]) & own[:, None, None]).any(3) & valid
+        close = own & (3 * shared.sum(2) > 2 * valid.sum(2))
+        row = np.arange(start, start + len(part)) * graph.size
+        of_neighbours = (row[:, None, None] + theirs)[valid & close[..., None]]
+        keys.append(np.unique(np.concatenate(((row[:, None] + part)[own], of_neighbours))))
+    key = np.concatenate(keys)
+    rows, columns = np.divmod(key, graph.size)
+    weights = np.exp(-_known_or_computed(graph, key) / graph.largest[rows])
+    return rows, columns, _share(rows, weights, graph.size)
+
+
+def _known_or_computed(graph: _Graph, key: IntArray) -> FloatArray:
+    """Distances of pairs of nodes, given as row * size + column in ascending order."""
+    order = np.argsort(graph.neighbours, axis=1)
+    known = (np.take_along_axis(graph.neighbours, order, 1) + np.arange(graph.size)[:, None] * graph.size).ravel()
+    place = np.searchsorted(known, key).clip(max=len(known) - 1)
+    distances = np.take_along_axis(graph.distances, order, 1).ravel()[place]
+    missing = known[place] != key
+    distances[missing] = graph.pair_distances(*np.divmod(key[missing], graph.size))
+    return distances
+
+
+def _share(rows: IntArray, weights: FloatArray, size: int) -> FloatArray:
+    return (weights / np.bincount(rows, weights, minlength=size)[rows]).astype(np.float32)
+
+
+def _average(
+    graph: _Graph, k2: int, rows: IntArray, columns: IntArray, weights: FloatArray
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Replace each node's row of the sparse matrix by the mean of its k2 nearest nodes' rows."""
+    lists = graph.neighbours[:, :k2]
+    starts = np.searchsorted(rows, np.arange(graph.size + 1))
+    count = np.diff(starts)
+    keys, values = [], []
+    for part in _parts(count[lists].sum(1), _ENTRIES_AT_ONCE):
+        nodes = lists[part].ravel()
+        at = _ragged(starts[nodes], count[nodes])
+        own = np.repeat(np.arange(part.start, part.start + len(lists[part])), lists.shape[1])
+        key, place = np.unique(np.repeat(own, count[nodes]) * graph.size + columns[at], return_inverse=True)
+        keys.append(key)
+        values.append((np.bincount(place.reshape(-1), weights[at]) / lists.shape[1]).astype(np.float32))
+    rows, columns = np.divmod(np.concatenate(keys), graph.size)
+    return rows, columns, np.concatenate(values)
+
+
+def _parts(sizes: IntArray, most: int) -> Iterator[slice]:
+    """Cut a list of sizes into slices whose sums are at most ``most``, or that have one entry."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _ragged(starts: IntArray, counts: IntArray) -> IntArray:
+    """starts[0], starts[0] + 1, ... (counts[0] of them), starts[1], ..."""
+    return np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)

@@ -1,0 +1,122 @@
+"""Verification: how many pairs of one identity are accepted where few pairs of two identities are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from utils.distance_blocks import block_height
+from utils.errors import UserError
+from utils.labels import IntArray
+from utils.protocols import NO_VALID_QUERY, Candidates, Settings, prepare
+from utils.ranking import Pairs
+from utils.rerank import QueryExpansion, Rerank
+
+FAR_LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+_BINS = 1 << 16
+_ENTRIES_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class RocTable:
+    """Thresholds on the distance: a pair is accepted if its distance is at most the threshold."""
+
+    far_levels: NDArray[np.float64]  # [L] as asked for
+    far: NDArray[np.float64]  # [L] false accept rate reached: the largest one not above the level
+    tar: NDArray[np.float64]  # [L] true accept rate there
+    threshold: NDArray[np.float64]  # [L] NaN where no threshold keeps the level
+    edges: NDArray[np.float64]  # [bins + 1]
+    genuine: IntArray  # [bins] pairs of one identity
+    impostor: IntArray  # [bins] pairs of two identities
+
+
+def roc_table(
+    query: Any,
+    gallery: Any,
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    *,
+    far_levels: Sequence[float] = FAR_LEVELS,
+    bins: int = _BINS,
+    metric: str = "euclidean",
+    feat_norm: bool = False,
+    rerank: Rerank | None = None,
+    query_expansion: QueryExpansion | None = None,
+    block_bytes: int | None = None,
+) -> RocTable:
+    """TAR at levels of FAR over all pairs of a query and a gallery image, from histograms: no pair is kept.
+
+    Pairs of one identity seen by one camera do not count. Thresholds are edges of bins between 0 and the largest
+    distance that the embeddings allow.
+
+    Args:
+        query, gallery, q_pids, g_pids, q_camids, g_camids, metric, feat_norm, rerank, query_expansion, block_bytes: as
+            for :func:`utils.eval_reid.evaluate_embeddings`.
+        far_levels: false accept rates in [0, 1].
+        bins: of the histograms.
+
+    Raises:
+        UserError: as there, or no pair of two identities, or a level outside [0, 1].
+    """
+    levels = np.asarray(far_levels, dtype=np.float64)
+    if not ((levels >= 0) & (levels <= 1)).all():
+        raise UserError(f"far_levels must lie in [0, 1], got {list(far_levels)}.")
+    settings = Settings(metric, "instance", True, feat_norm, rerank, query_expansion)
+    candidates = prepare(query, gallery, q_pids, g_pids, q_camids, g_camids, settings, block_bytes)
+    low, high = candidates.distances.bounds()
+    high = high if high > low else low + 1.0
+    genuine, impostor = _histograms(candidates, low, high, bins, block_bytes)
+    if not genuine.sum():
+        raise UserError(NO_VALID_QUERY)
+    if not impostor.sum():
+        raise UserError("g_pids holds no identity but the queries' own: there are no pairs of two identities.")
+    far = impostor.cumsum() / impostor.sum()
+    tar = genuine.cumsum() / genuine.sum()
+    edges = np.linspace(low, high, bins + 1)
+    place = np.searchsorted(far, levels, side="right") - 1  # the last bin that keeps the level
+    kept = place >= 0
+    return RocTable(
+        far_levels=levels,
+        far=np.where(kept, far[place], 0.0),
+        tar=np.where(kept, tar[place], 0.0),
+        threshold=np.where(kept, edges[place + 1], np.nan),
+        edges=edges,
+        genuine=genuine,
+        impostor=impostor,
+    )
+
+
+def _histograms(
+    candidates: Candidates, low: float, high: float, bins: int, block_bytes: int | None
+) -> tuple[IntArray, IntArray]:
+    assert candidates.same is not None  # the instance protocol has it
+    everything, genuine, removed = (np.zeros(bins, dtype=np.int64) for _ in range(3))
+    num_query = len(candidates.q_pids)
+    height = block_height(num_query, candidates.width, block_bytes)
+    rows = max(1, _ENTRIES_AT_ONCE // candidates.width)
+    for start in range(0, num_query, height):
+        block = candidates.distances(start, min(start + height, num_query))
+        for begin in range(start, start + len(block), rows):
+            part = block[begin - start : begin - start + rows]
+            number = _bin_numbers(part, low, high, bins)
+            everything += torch.bincount(number.flatten(), minlength=bins).cpu().numpy()
+            pairs = candidates.same.pairs(begin, begin + len(part))
+            own = _at(number, pairs)
+            genuine += np.bincount(own[~pairs.removed], minlength=bins)
+            removed += np.bincount(own[pairs.removed], minlength=bins)
+    return genuine, everything - genuine - removed
+
+
+def _bin_numbers(distances: Tensor, low: float, high: float, bins: int) -> Tensor:
+    return ((distances - low) * (bins / (high - low))).long().clamp_(0, bins - 1)
+
+
+def _at(number: Tensor, pairs: Pairs) -> IntArray:
+    row, column = (torch.from_numpy(index).to(number.device) for index in (pairs.row, pairs.column))
+    return number[row, column].cpu().numpy()
