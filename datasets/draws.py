@@ -22,15 +22,12 @@ class PidDraw(int):
     epoch: int
     occurrence: int
 
-    def __new__(cls, pid: int, epoch: int, occurrence: int) -> "PidDraw":
+    # pickle, on the way to a worker process, passes the pid alone and restores the rest by itself.
+    def __new__(cls, pid: int, epoch: int = 0, occurrence: int = 0) -> "PidDraw":
         draw = super().__new__(cls, pid)
         draw.epoch = epoch
         draw.occurrence = occurrence
         return draw
-
-    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override]
-        # What pickle passes to __new__ on the way to a worker process.
-        return int(self), self.epoch, self.occurrence
 
 
 def derive_seed(purpose: str, *parts: int) -> int:

@@ -1,6 +1,8 @@
 """Items and batches: what they hold, and that they depend on the draw alone."""
 
+import gc
 import itertools
+import multiprocessing
 import pickle
 import random
 import warnings
@@ -211,6 +213,7 @@ def test_items_do_not_depend_on_the_number_of_processes(market, make_cfg, monkey
     module = init_dataset("market1501", cfg=make_cfg(market, "SOLVER.IMS_PER_BATCH", 1))
     alone = {(int(draw), draw.occurrence): module.train[draw] for draw in module.train_dataloader().sampler}
     monkeypatch.setenv("WORLD_SIZE", "2")
+    compared = set()
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         fresh = init_dataset("market1501", cfg=make_cfg(market, "SOLVER.IMS_PER_BATCH", 1))
@@ -218,10 +221,14 @@ def test_items_do_not_depend_on_the_number_of_processes(market, make_cfg, monkey
         batches = list(loader)
         assert 0 < len(batches) == len(loader)
         for draw, (images, pids, _, _) in zip(loader.sampler, batches, strict=True):
-            if (int(draw), draw.occurrence) in alone:
-                rows = alone[int(draw), draw.occurrence]
+            key = int(draw), draw.occurrence
+            assert key not in compared
+            if key in alone:
+                compared.add(key)
+                rows = alone[key]
                 assert torch.equal(images, torch.stack([row[0] for row in rows]))
                 assert pids.tolist() == [row[1] for row in rows]
+    assert len(compared) > len(alone) // 2
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer than 2 images")
@@ -258,8 +265,15 @@ def test_a_broken_image_is_named_in_one_line(samples, tmp_path, num_workers):
     (tmp_path / "5.jpg").write_bytes((tmp_path / "5.jpg").read_bytes()[:100])
     flat = [sample for images in samples.values() for sample in images]
     loader = LateStartLoader(BaseDatasetLabelled(flat, noisy), batch_size=3, num_workers=num_workers)
-    with pytest.raises(UserError) as caught:
-        list(loader)
+    others = multiprocessing.active_children()
+    gc.disable()
+    try:
+        with pytest.raises(UserError) as caught:
+            list(loader)
+        # The workers end with the error; they do not wait for a garbage collection.
+        assert set(multiprocessing.active_children()) <= set(others)
+    finally:
+        gc.enable()
     assert str(caught.value).startswith(f"Image {tmp_path / '5.jpg'} cannot be read")
     assert "\n" not in str(caught.value)
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +188,51 @@ def test_number_of_workers(market, make_cfg, monkeypatch, argument, key, environ
     for loader in (module.train_dataloader(), module.val_dataloader()):
         assert loader.num_workers == expected
         assert loader.persistent_workers is (expected > 0)
+
+
+def stand_in_trainer(**options):
+    """What a data module asks of its Trainer."""
+    progress = SimpleNamespace(current=SimpleNamespace(processed=3))
+    return SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        fit_loop=SimpleNamespace(epoch_progress=progress),
+        **options,
+    )
+
+
+def test_the_trainer_tells_the_place_of_this_process(market, make_cfg, monkeypatch):
+    monkeypatch.setattr("datasets.bases._count_cpus", lambda: 8)
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    module: Any = init_dataset("market1501", cfg=make_cfg(market), num_workers=-1)
+    # Two machines with two processes each.
+    module.trainer = stand_in_trainer(world_size=4, global_rank=3, num_devices=2)
+    module.cfg.SOLVER.IMS_PER_BATCH = 1
+    loader = module.train_dataloader()
+    sampler = loader.sampler
+    assert (sampler.world_size, sampler.rank, sampler.epoch) == (4, 3, 3)
+    assert loader.num_workers == 4
+    assert not loader.pin_memory
+    module.trainer = stand_in_trainer(world_size=1, global_rank=0, num_devices=1)
+    assert (module.train_dataloader().sampler.world_size, module.train_dataloader().num_workers) == (1, 8)
+
+
+def test_an_initialised_process_group_tells_the_place_of_this_process(market, make_cfg, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    sampler: Any = init_dataset("market1501", cfg=make_cfg(market)).train_dataloader().sampler
+    assert (sampler.world_size, sampler.rank) == (2, 1)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_seed_and_drop_last_are_passed_on(market, make_cfg, drop_last):
+    module: Any = init_dataset("market1501", cfg=make_cfg(market, "DATALOADER.DROP_LAST", drop_last), seed=7)
+    loader = module.train_dataloader()
+    assert (loader.sampler.seed, module.train.seed) == (7, 7)
+    assert loader.drop_last is drop_last
+    assert loader.batch_sampler.sampler is loader.sampler
 
 
 def test_only_cores_that_the_process_may_use_are_counted(monkeypatch):

@@ -86,5 +86,10 @@ def test_images_are_erased_as_often_as_asked(probability, touched):
     assert abs(sum(bool(erase(torch.zeros(1, 20, 20)).any()) for _ in range(200)) - touched) <= 20 * (0 < touched < 200)
 
 
+def test_a_rectangle_as_large_as_the_image_does_not_count_as_fitting():
+    erase = RandomErasing(1.0, value=(1.0,), area=(1.0, 1.0), min_aspect=1.0)
+    assert not erase(torch.zeros(1, 8, 8)).any()
+
+
 def test_an_image_too_small_for_any_rectangle_is_left_alone():
     assert not RandomErasing(1.0, value=(1.0,))(torch.zeros(1, 1, 1)).any()
