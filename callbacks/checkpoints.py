@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from utils.checkpoint import atomic_save, load_ctl_checkpoint
+from utils.checkpoint import atomic_save, load_ctl_checkpoint, to_plain
 from utils.legacy_checkpoint import upgrade_legacy
 
 
@@ -44,9 +44,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary name and renames; reads ours and the original's files without running code from them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write the whole file or nothing."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        atomic_save(checkpoint, path)
+        """Write plain containers, numbers, strings and tensors; the whole file or nothing."""
+        atomic_save(to_plain(checkpoint), path)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read onto the CPU; Lightning moves the tensors to where they belong."""

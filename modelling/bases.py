@@ -97,14 +97,6 @@ class ModelBase(LightningModule):
         """Keep plain containers only, so that any torch reads the file back without running code."""
         checkpoint["hyper_parameters"] = to_plain(self.hparams)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the schedule of an original checkpoint, of another class, go on as ours: both follow the epoch."""
-        kept = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
-        for i, state in enumerate(checkpoint.get("lr_schedulers", [])):
-            if "lr_lambdas" not in state:
-                ours = {key: state[key] for key in kept}
-                checkpoint["lr_schedulers"][i] = {**ours, "lr_lambdas": [None] * len(state["base_lrs"])}
-
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls,

@@ -1,14 +1,6 @@
 """What Lightning's own migration does not do for checkpoints of Lightning 1.1, in which the original was written."""
 
-import logging
-from collections.abc import Mapping
 from typing import Any
-
-import torch
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
-
-logger = logging.getLogger(__name__)
 
 # The oldest version whose checkpoints have the layout that is built here; Lightning migrates from there by itself.
 _TARGET_VERSION = "2.0.0"
@@ -16,18 +8,16 @@ _TARGET_VERSION = "2.0.0"
 _UNUSED_PREFIX = "backbone.base.fc."
 
 
-def upgrade_legacy(checkpoint: dict[str, Any], state_keys: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Make a checkpoint of Lightning 1.1 one that ``Trainer.fit(ckpt_path=...)`` of Lightning 2 continues from.
+def upgrade_legacy(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Make a checkpoint of the original one that ``Trainer.fit(ckpt_path=...)`` of Lightning 2 continues from.
 
-    Lightning's migration of such a checkpoint restarts at epoch 0, finds no callback state, and leaves the learning
-    rate one epoch behind, because Lightning 1.1 wrote its checkpoints before the epoch's scheduler step. Here the
-    progress of the loops is filled in (``epoch`` is the number of finished epochs), the schedulers are stepped up to
-    it, the unused classifier of IBN-a networks leaves the optimiser state, and callback states get today's keys.
+    Lightning's own migration of such a checkpoint restarts at epoch 0. Here the progress of the loops is filled in
+    (``epoch`` is the number of finished epochs), the unused classifier of IBN-a networks leaves the optimiser state,
+    and the schedule becomes the LambdaLR of solver.build, at that epoch; the original saved it one step behind.
+    The states of callbacks are dropped: they tell of files in the folder of a run that is over.
 
     Args:
         checkpoint: as utils.checkpoint.load_checkpoint returns it.
-        state_keys: class name of a callback ("ModelCheckpoint") -> its ``state_key`` in the Trainer to be resumed; a
-            callback state without one is dropped.
 
     Returns:
         A new dictionary, sharing its tensors with the old one; any other checkpoint is returned as it came.
@@ -35,20 +25,22 @@ def upgrade_legacy(checkpoint: dict[str, Any], state_keys: Mapping[str, str] | N
     if "loops" in checkpoint or "pytorch-lightning_version" not in checkpoint:
         return checkpoint
     epoch, step = int(checkpoint["epoch"]), int(checkpoint["global_step"])
-    upgraded = {
+    return {
         **checkpoint,
         "loops": {"fit_loop": _fit_loop_state(epoch, step)},
-        "callbacks": _renamed(checkpoint.get("callbacks") or {}, state_keys or {}),
+        "callbacks": {},
+        "optimizer_states": [_without_unused(state) for state in checkpoint["optimizer_states"]],
+        "lr_schedulers": [_at_epoch(state, epoch) for state in checkpoint["lr_schedulers"]],
         "legacy_pytorch-lightning_version": checkpoint["pytorch-lightning_version"],
         "pytorch-lightning_version": _TARGET_VERSION,
     }
-    if "optimizer_states" in checkpoint:
-        optimizers = [_without_unused(state) for state in checkpoint["optimizer_states"]]
-        schedulers = list(checkpoint.get("lr_schedulers", []))
-        for i, (optimizer, scheduler) in enumerate(zip(optimizers, schedulers, strict=False)):
-            optimizers[i], schedulers[i] = _caught_up(optimizer, scheduler, epoch)
-        upgraded |= {"optimizer_states": optimizers, "lr_schedulers": schedulers}
-    return upgraded
+
+
+def _at_epoch(scheduler: dict[str, Any], epoch: int) -> dict[str, Any]:
+    """State of a LambdaLR; the rate itself is set from the epoch when the next one starts."""
+    base_lrs = scheduler["base_lrs"]
+    lambdas = {"lr_lambdas": [None] * len(base_lrs), "_last_lr": scheduler["_last_lr"]}
+    return {"base_lrs": base_lrs, "last_epoch": epoch, "_step_count": epoch + 1, **lambdas}
 
 
 def _fit_loop_state(epochs: int, steps: int) -> dict[str, Any]:
@@ -67,21 +59,6 @@ def _fit_loop_state(epochs: int, steps: int) -> dict[str, Any]:
     }
 
 
-def _renamed(states: Mapping[str, Any], state_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Callback states by state key instead of "module.Class", with the fields that ModelCheckpoint has gained since."""
-    renamed = {}
-    for key, state in states.items():
-        name = key.rsplit(".", 1)[-1]
-        if name not in state_keys:
-            logger.info("The checkpoint's state of the callback %s is not used: this run has no such callback.", key)
-            continue
-        if state.get("best_model_path") and state.get("best_model_score") is not None:
-            path, score = state["best_model_path"], state["best_model_score"]
-            state = {"best_k_models": {path: score}, "kth_best_model_path": path, "kth_value": score, **state}
-        renamed[state_keys[name]] = state
-    return renamed
-
-
 def _without_unused(optimizer: dict[str, Any]) -> dict[str, Any]:
     """The state of an optimiser without the parameters under _UNUSED_PREFIX, the others renumbered."""
     groups: list[dict[str, Any]] = []
@@ -97,31 +74,3 @@ def _without_unused(optimizer: dict[str, Any]) -> dict[str, Any]:
         groups.append({**group, **changed, "params": numbers})
     state = {new: optimizer["state"][old] for new, old in enumerate(kept) if old in optimizer["state"]}
     return {**optimizer, "state": state, "param_groups": groups}
-
-
-def _caught_up(
-    optimizer: dict[str, Any], scheduler: dict[str, Any], epoch: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both states after the scheduler steps that are missing up to ``epoch``, done by torch's own schedulers."""
-    missing = epoch - scheduler.get("last_epoch", epoch)
-    groups = optimizer["param_groups"]
-    if missing <= 0:
-        return optimizer, scheduler
-    stand_in = SGD([{"params": torch.nn.Parameter(torch.zeros(()))} for _ in groups], lr=1.0)
-    runner = _scheduler_like(scheduler, stand_in)
-    runner.load_state_dict(scheduler)
-    for group, saved in zip(stand_in.param_groups, groups, strict=True):
-        group.update(lr=saved["lr"], initial_lr=saved.get("initial_lr", saved["lr"]))
-    for _ in range(missing):
-        stand_in.step()
-        runner.step()
-    groups = [{**saved, "lr": group["lr"]} for saved, group in zip(groups, stand_in.param_groups, strict=True)]
-    state = runner.state_dict()
-    moved = {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
-    return {**optimizer, "param_groups": groups}, {**scheduler, **moved}
-
-
-def _scheduler_like(state: Mapping[str, Any], optimizer: Optimizer) -> LRScheduler:
-    if "milestones" in state:
-        return MultiStepLR(optimizer, milestones=sorted(state["milestones"]))
-    return CosineAnnealingLR(optimizer, T_max=state["T_max"], eta_min=state["eta_min"])

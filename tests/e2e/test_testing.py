@@ -6,6 +6,7 @@ import tarfile
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from config.cli import load_config
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
@@ -108,6 +109,7 @@ def test_checkpoint_on_its_own_and_on_other_data_sets(tiny_cfg, tmp_path, other_
 
 def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_checkpoint):
     options = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(legacy_checkpoint), "SOLVER.MAX_EPOCHS": 6}
+    options |= {"SOLVER.LR_STEPS": (3, 5), "SOLVER.BASE_LR": 1e-4}
     options |= {"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TRAIN": [64, 32], "INPUT.SIZE_TEST": [64, 32]}
     run_main(tiny_cfg(**options, **{"SOLVER.EVAL_PERIOD": 6}), CTLModel, "resumed")
     (newest,) = (tmp_path / "out/resumed/version_0/auto_checkpoints").iterdir()
@@ -116,4 +118,7 @@ def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_c
     steps = {int(state["step"]) for state in content["optimizer_states"][0]["state"].values()}
     batches = (10 // 3 + 1) * 2  # at most
     assert 16 < min(steps) == max(steps) <= 16 + 2 * batches
-    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-4 * 0.1)
+    events = EventAccumulator(str(newest.parent.parent))
+    events.Reload()
+    rates = [(event.step, event.value) for event in events.Scalars("lr")]
+    assert rates == [(4, pytest.approx(1e-5)), (5, pytest.approx(1e-6))]
