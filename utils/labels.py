@@ -114,7 +114,8 @@ class Cameras:
 
     def of(self, item: int) -> list[int]:
         """The cameras of one item, ascending."""
-        return np.unique(self._camera[self._item == item]).tolist()
+        start, stop = np.searchsorted(self._item, (item, item + 1))
+        return np.unique(self._camera[start:stop]).tolist()
 
 
 def _members(item: Any) -> Any:

@@ -220,6 +220,23 @@ def test_everything_at_the_same_distance_keeps_gallery_order():
     assert_same(result, expected)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("how", [{"metric": "euclidean"}, {"metric": "cosine"}, {"feat_norm": True}])
+def test_copies_of_an_image_are_at_the_same_distance(seed, how):
+    """Rounding must not tell copies apart, wherever in the gallery they stand."""
+    rng = np.random.default_rng(seed)
+    query, gallery = (rng.normal(size=(n, 100)).astype(np.float32) for n in (9, 213))
+    gallery[rng.random(213) < 0.5] = gallery[0]
+    q_pids, g_pids = rng.integers(0, 4, 9), rng.integers(0, 4, 213)
+    if how != {"metric": "euclidean"}:
+        unit_query, unit_gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
+        order = oracle.stable_order(oracle.squared_euclidean(unit_query, unit_gallery).round(9))
+    else:
+        order = oracle.stable_order(oracle.squared_euclidean(query, gallery))
+    expected = oracle.evaluate(order, q_pids, g_pids, np.zeros(9), [{1}] * 213)
+    assert_same(evaluate_embeddings(query, gallery, q_pids, g_pids, np.zeros(9), np.ones(213), **how), expected)
+
+
 # --------------------------------------------------------------------------------------- sizes, types, block height
 
 

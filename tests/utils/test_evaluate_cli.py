@@ -1,0 +1,167 @@
+"""python -m utils.evaluate: what it prints and writes, and how it fails."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.support import ROOT
+from utils.eval_reid import evaluate_embeddings
+from utils.evaluate import main
+from utils.rerank import QueryExpansion, Rerank
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    pids, camids = rng.integers(0, 6, 80), rng.integers(0, 3, 80)
+    feats = (rng.normal(size=(6, 5))[pids] + rng.normal(size=(80, 5))).astype(np.float32)
+    paths = np.array([f"é{i}.jpg" for i in range(80)])
+    for name, rows in (("q", slice(0, 20)), ("g", slice(20, 80))):
+        arrays = {"embeddings": feats[rows], "pids": pids[rows], "camids": camids[rows], "paths": paths[rows]}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    data = (feats[:20], feats[20:], pids[:20], pids[20:], camids[:20], camids[20:])
+    return ["--query", str(tmp_path / "q.npz"), "--gallery", str(tmp_path / "g.npz")], data, tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords"),
+    [
+        ([], {}),
+        (["--metric", "cosine"], {"metric": "cosine"}),
+        (["--normalize", "--max-rank", "7", "--block-mb", "0.5"], {"feat_norm": True, "max_rank": 7}),
+        (["--protocol", "strict"], {"protocol": "centroid_strict"}),
+        (["--protocol", "centroid"], {"protocol": "centroid"}),
+        (["--rerank", "--k1", "9", "--k2", "3", "--lambda", "0.5"], {"rerank": Rerank(9, 3, 0.5)}),
+        (
+            ["--metric", "cosine", "--rerank", "--protocol", "strict"],
+            {"metric": "cosine", "rerank": Rerank(), "protocol": "centroid_strict"},
+        ),
+        (["--query-expansion", "4", "--alpha", "2"], {"query_expansion": QueryExpansion(4, 2.0)}),
+    ],
+)
+def test_evaluates_as_the_function(files, options, keywords, capsys):
+    arguments, data, folder = files
+    assert main([*arguments, *options, "--output", str(folder / "out")]) == 0
+    result = evaluate_embeddings(*data, **keywords)
+    written = json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
+    protocol = written["protocols"][result.protocol]
+    assert protocol["mAP"] == result.mAP
+    np.testing.assert_allclose(protocol["cmc"], result.cmc, atol=1e-7)
+    assert written["settings"]["metric"] == keywords.get("metric", "euclidean")
+    assert "é3.jpg" in (folder / "out" / "per_query.csv").read_text(encoding="utf-8")
+    out = capsys.readouterr().out
+    assert f"mAP {result.mAP:.2%}" in out
+    assert ("reciprocal rank" in out) == (result.protocol != "instance")
+
+
+def test_without_cameras(files, capsys):
+    arguments, data, folder = files
+    for name, feats, pids in (("q", data[0], data[2]), ("g", data[1], data[3])):
+        np.savez(folder / f"{name}.npz", embeddings=feats, pids=pids)
+    assert main([*arguments, "--ignore-cameras", "--protocol", "strict"]) == 0
+    assert main(arguments) == 2
+    assert "q.npz lacks camids; it holds embeddings, pids" in capsys.readouterr().err
+    assert main([*arguments, "--ignore-cameras"]) == 0
+    expected = evaluate_embeddings(*data[:4], np.zeros(20), np.ones(60))
+    assert f"mAP {expected.mAP:.2%}" in capsys.readouterr().out
+
+
+def test_verification_rates(files, capsys):
+    assert main([*files[0], "--roc"]) == 0
+    assert "at FAR 0.01" in capsys.readouterr().out
+
+
+def spoil_missing(folder):
+    (folder / "q.npz").unlink()
+    return []
+
+
+def spoil_foreign(folder):
+    (folder / "q.npz").write_text("<!DOCTYPE html>")
+    return []
+
+
+def spoil_cut(folder):
+    data = (folder / "g.npz").read_bytes()
+    (folder / "g.npz").write_bytes(data[: len(data) // 2])
+    return []
+
+
+def spoil_single(folder):
+    with (folder / "q.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    return []
+
+
+def spoil_pickle(folder):
+    np.savez(folder / "q.npz", embeddings=np.array([{}]), pids=[1], camids=[0])
+    return []
+
+
+def spoil_nan(folder):
+    with np.load(folder / "g.npz") as archive:
+        arrays = dict(archive)
+    arrays["embeddings"][4, 1] = np.nan
+    np.savez(folder / "g.npz", **arrays)
+    return []
+
+
+def spoil_output(folder):
+    (folder / "out").write_text("a file")
+    return ["--output", str(folder / "out")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_missing, "q.npz does not exist"),
+        (spoil_foreign, "q.npz is not an .npz file"),
+        (spoil_cut, "g.npz is not an .npz file"),
+        (spoil_single, "q.npz holds a single array"),
+        (spoil_pickle, "q.npz is not an .npz file of plain arrays"),
+        (spoil_nan, "gallery[4, 1] is nan"),
+        (spoil_output, "cannot be written"),
+        (lambda folder: ["--rerank", "--k1", "0"], "k1 0"),
+        (lambda folder: ["--query-expansion", "-1"], "k of 1 or more"),
+        (lambda folder: ["--max-rank", "0"], "max_rank is 0"),
+        (lambda folder: ["--device", "nonsense"], "--device nonsense cannot be used"),
+    ],
+)
+def test_errors_are_one_line(files, spoil, message, capsys):
+    arguments, _, folder = files
+    assert main([*arguments, *spoil(folder)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "utils.evaluate", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_as_a_module(files):
+    done = run(*files[0])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Top-1" in done.stdout
+    wrong = run(*files[0], "--metric", "l1")
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+def test_help_is_fast_and_needs_no_torch():
+    begin = time.perf_counter()
+    done = run("--help")
+    assert time.perf_counter() - begin < 5  # loading torch alone takes longer on a busy machine
+    assert done.returncode == 0
+    assert "--protocol" in done.stdout
+    code = (
+        "import sys, utils.evaluate as e; e.build_parser(); sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0

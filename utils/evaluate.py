@@ -1,0 +1,169 @@
+"""Evaluate saved embeddings without a model: ``python -m utils.evaluate --query q.npz --gallery g.npz``."""
+
+import argparse
+import sys
+from typing import Any
+
+_DESCRIPTION = """Rank a gallery for every query and print CMC, Top-k, mAP and mINP.
+
+Each .npz file holds "embeddings" [N, D], "pids" [N] and "camids" [N], and may hold "paths" [N]:
+    numpy.savez("q.npz", embeddings=..., pids=..., camids=...)"""
+
+_EXAMPLES = """examples:
+  python -m utils.evaluate --query q.npz --gallery g.npz
+  python -m utils.evaluate --query q.npz --gallery g.npz --metric cosine --rerank
+  python -m utils.evaluate --query q.npz --gallery g.npz --protocol strict --output results
+
+protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
+look-up error inflates the scores; "strict" ranks one centroid for each identity and keeps the query's camera out."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; needs nothing but the standard library, so that --help is fast."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.evaluate",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--query", required=True, metavar="FILE", help=".npz file of the queries")
+    parser.add_argument("--gallery", required=True, metavar="FILE", help=".npz file of the gallery images")
+    parser.add_argument("--metric", default="euclidean", choices=["euclidean", "cosine"], help="default: euclidean")
+    parser.add_argument(
+        "--protocol",
+        default="instance",
+        choices=["instance", "centroid", "strict", "centroid_strict"],
+        help="what is ranked, default: instance; centroid_strict is strict",
+    )
+    parser.add_argument("--normalize", action="store_true", help="scale embeddings to unit length (TEST.FEAT_NORM)")
+    parser.add_argument("--ignore-cameras", action="store_true", help="remove no gallery image; camids are not needed")
+    parser.add_argument("--max-rank", type=int, default=50, metavar="N", help="length of the CMC, default: 50")
+    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
+    parser.add_argument("--k1", type=int, default=20, help="re-ranking: reciprocal neighbours, default: 20")
+    parser.add_argument("--k2", type=int, default=6, help="re-ranking: averaged neighbours, default: 6")
+    parser.add_argument("--lambda", type=float, default=0.3, dest="lambda_value", help="re-ranking: default: 0.3")
+    parser.add_argument("--query-expansion", type=int, default=0, metavar="K", help="average K results; 0 is off")
+    parser.add_argument("--alpha", type=float, default=3.0, help="query expansion: exponent of weights, default: 3")
+    parser.add_argument("--roc", action="store_true", help="also print true accept rates at false accept rates")
+    parser.add_argument("--output", metavar="DIR", help="write metrics.json and per_query.csv there")
+    parser.add_argument("--device", default="cpu", help="torch device, default: cpu")
+    parser.add_argument("--block-mb", type=_positive, metavar="MB", help="distances held at once, default: 64")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 with one line on stderr."""
+    args = build_parser().parse_args(argv)
+    from utils.errors import UserError
+
+    try:
+        _run(args)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    from utils.eval_reid import evaluate_embeddings
+    from utils.report import describe, write_evaluation
+    from utils.rerank import QueryExpansion, Rerank
+    from utils.roc import roc_table
+
+    query, gallery = (_load(path, args.ignore_cameras) for path in (args.query, args.gallery))
+    labels = [query["pids"], gallery["pids"], *_cameras(query, gallery, args.ignore_cameras)]
+    device = _device(args.device)
+    embeddings = [_embeddings(file, device) for file in (query, gallery)]
+    common: dict[str, Any] = {
+        "metric": args.metric,
+        "feat_norm": args.normalize,
+        "rerank": Rerank(args.k1, args.k2, args.lambda_value) if args.rerank else None,
+        "query_expansion": QueryExpansion(args.query_expansion, args.alpha) if args.query_expansion else None,
+        "block_bytes": None if args.block_mb is None else int(args.block_mb * 2**20),
+    }
+    protocol = "centroid_strict" if args.protocol == "strict" else args.protocol
+    result = evaluate_embeddings(
+        *embeddings, *labels, max_rank=args.max_rank, protocol=protocol, keep_camids=not args.ignore_cameras, **common
+    )
+    lines = [describe(result)]
+    if args.roc:
+        table = roc_table(*embeddings, *labels, **common)
+        lines.append("verification of all pairs of single images:")
+        for level, tar, threshold in zip(table.far_levels, table.tar, table.threshold, strict=True):
+            lines.append(f"    TAR {tar:.2%} at FAR {level:g} (distance up to {threshold:.6g})")
+    if args.output:
+        paths = query["paths"].tolist() if "paths" in query else None
+        written = write_evaluation(args.output, [result], labels[0], labels[2], paths, _settings(args))
+        lines += [f"written: {path}" for path in written]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(args).items() if key != "output"}
+
+
+def _load(path: str, ignore_cameras: bool) -> dict[str, Any]:
+    import numpy as np
+
+    from utils.errors import MissingPathError, UserError
+
+    wanted = ("embeddings", "pids") if ignore_cameras else ("embeddings", "pids", "camids")
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} holds a single array; an .npz file with {', '.join(wanted)} is expected.")
+        with archive:
+            missing = [name for name in wanted if name not in archive.files]
+            if missing:
+                held = ", ".join(archive.files) or "nothing"
+                raise UserError(f"{path} lacks {', '.join(missing)}; it holds {held}.")
+            return {name: archive[name] for name in (*wanted, "paths") if name in archive.files}
+    except FileNotFoundError:
+        raise MissingPathError(f"{path} does not exist.") from None
+    except UserError:
+        raise
+    except Exception as error:  # damaged archives leak errors of zipfile, zlib and numpy
+        raise UserError(f"{path} is not an .npz file of plain arrays ({type(error).__name__}: {error}).") from error
+
+
+def _cameras(query: dict[str, Any], gallery: dict[str, Any], ignore_cameras: bool) -> tuple[Any, Any]:
+    if not ignore_cameras:
+        return query["camids"], gallery["camids"]
+    import numpy as np
+
+    return np.zeros(len(query["pids"]), dtype=np.int64), np.ones(len(gallery["pids"]), dtype=np.int64)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    from utils.errors import UserError
+
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _embeddings(file: dict[str, Any], device: Any) -> Any:
+    if device.type == "cpu":
+        return file["embeddings"]
+    from utils.distance_blocks import as_embeddings
+
+    return as_embeddings("embeddings", file["embeddings"]).to(device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
