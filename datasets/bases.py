@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
@@ -18,7 +18,7 @@ from datasets.loading import (
     collate_fn_alternative,
 )
 from datasets.samplers import get_sampler
-from datasets.statistics import find_evaluation_problem, statistics_table
+from datasets.statistics import statistics_table
 from datasets.transforms import ReidTransforms
 from utils.errors import UserError
 
@@ -204,9 +204,6 @@ class ReidDataModule(LightningDataModule):
     def _report(self) -> None:
         table = statistics_table({"train": self.train_list, "query": self.query_list, "gallery": self.gallery_list})
         rank_zero_info(f"{type(self).__name__}:\n{table}")
-        problem = find_evaluation_problem(self.query_list, self.gallery_list)
-        if problem is not None:
-            rank_zero_warn(problem)
 
 
 def _relabel(images: Sequence[Annotation]) -> list[Sample]:

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from callbacks import EpochStatistics, ModelCheckpointPeriodic, SafeCheckpointIO
 from config.cli import clean_exit
 from datasets import init_dataset
+from datasets.statistics import find_evaluation_problem
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
 from utils.checkpoint import load_ctl_checkpoint, to_plain
@@ -91,6 +92,9 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         seed = resumed["hyper_parameters"].get("data_seed", seed)
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=seed)
     data.setup("test" if only_test else "fit")
+    problem = find_evaluation_problem(data.query_list, data.gallery_list)
+    if problem:  # the first validation would end the run, after hours perhaps
+        raise UserError(problem)
     if only_test:
         model = method.load_from_checkpoint(path, cfg=cfg)
         model.hparams.num_query = data.num_query  # the checkpoint's is that of the set it was trained on

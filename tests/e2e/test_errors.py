@@ -42,8 +42,9 @@ def one_camera(folder):
         (empty("bounding_box_train"), "bounding_box_train"),
         (lambda folder: (folder / "query" / "holiday.jpg").touch(), "holiday.jpg"),
         (lambda folder: (folder / "query" / "0001_c9s1_000000_00.jpg").touch(), "0001_c9s1"),
+        (one_camera, "one camera"),
     ],
-    ids=["no data set", "no query folder", "empty query", "empty training", "name", "camera"],
+    ids=["no data set", "no query folder", "empty query", "empty training", "name", "camera", "one camera"],
 )
 def test_data_set_that_is_not_as_expected(tiny_cfg, toy, tmp_path, change, message):
     cfg = tiny_cfg(**{"DATASETS.ROOT_DIR": broken(toy, tmp_path, change)})
@@ -59,12 +60,6 @@ def test_corrupt_training_image_is_named(tiny_cfg, toy, tmp_path):
 
     cfg = tiny_cfg(**{"DATASETS.ROOT_DIR": broken(toy, tmp_path, change), "DATALOADER.NUM_WORKERS": 1})
     with pytest.raises(UserError, match=r"bounding_box_train/\d+_c"):
-        run_main(cfg, CTLModel, "run")
-
-
-def test_a_single_camera_is_warned_of_before_training(tiny_cfg, toy, tmp_path):
-    cfg = tiny_cfg(**{"DATASETS.ROOT_DIR": broken(toy, tmp_path, one_camera), "SOLVER.EVAL_PERIOD": 1})
-    with pytest.warns(UserWarning, match="camera"), pytest.raises(UserError, match="No query can be evaluated"):
         run_main(cfg, CTLModel, "run")
 
 

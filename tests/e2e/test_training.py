@@ -65,6 +65,21 @@ def test_ctl_script_writes_checkpoints_tensorboard_and_mlflow(run_script, tiny, 
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "lr")] == [0, 1]
 
 
+def test_scripts_resume_and_test_on_another_data_set(run_script, tiny, tmp_path, other_toy):
+    assert run_script("train_base_model.py", *tiny(**{"SOLVER.MAX_EPOCHS": 1})).returncode == 0
+    folder = tmp_path / "out" / "train_base_model" / "version_0"
+    checkpoint = folder / "auto_checkpoints" / "checkpoint_0.pth"
+    resume = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
+    done = run_script("train_base_model.py", *tiny(**resume))
+    assert done.returncode == 0, done.stderr
+    assert "checkpoint_1.pth" in {path.name for path in (folder / "auto_checkpoints").iterdir()}  # the same folder
+    only_test = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(folder / "auto_checkpoints" / "checkpoint_1.pth")}
+    done = run_script("train_base_model.py", *tiny(**only_test, **{"DATASETS.ROOT_DIR": str(other_toy)}))
+    assert done.returncode == 0, done.stderr
+    assert "test, single images" in done.stderr
+    assert "strict protocol" in done.stderr
+
+
 def test_base_model_trains_and_logs_no_centroid_loss(tiny_cfg, tmp_path):
     (metrics,) = run_main(tiny_cfg(), BaseModel, "train_base_model")
     assert metrics.keys() == {"instances", "centroids"}
