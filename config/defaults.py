@@ -148,12 +148,24 @@ _C.TEST.WEIGHT = ""
 _C.TEST.FEAT_NORM = True
 # Test the checkpoint MODEL.PRETRAIN_PATH and train nothing.
 _C.TEST.ONLY_TEST = False
-# Write a picture of the ranked results of each query to OUTPUT_DIR/visrank: yes or no.
+# Write a picture of the ranked results of each query, and a page that shows them, to OUTPUT_DIR/visrank in test passes:
+# yes or no.
 _C.TEST.VISUALIZE = "no"
 # Results in such a picture, 1 or more.
 _C.TEST.VISUALIZE_TOPK = 10
-# Largest number of such pictures, 0 or more.
+# Largest number of such pictures, 0 or more; the queries with the lowest average precision come first.
 _C.TEST.VISUALIZE_MAX_NUMBER = 1000000
+# Re-rank by k-reciprocal neighbours (Zhong et al. 2017) before measuring. It uses the other queries: say so when you
+# report such numbers.
+_C.TEST.RERANK = False
+# Re-ranking: neighbours that may be reciprocal, 1 or more.
+_C.TEST.RERANK_K1 = 20
+# Re-ranking: neighbours whose encodings are averaged, 1 or more.
+_C.TEST.RERANK_K2 = 6
+# Re-ranking: share of the original distance in the final one, 0 to 1.
+_C.TEST.RERANK_LAMBDA = 0.3
+# Alpha query expansion: average each query with this many nearest gallery images before ranking; 0 for none.
+_C.TEST.QUERY_EXPANSION = 0
 
 # The Lightning Trainer.
 _C.TRAINER = CfgNode()

@@ -49,6 +49,10 @@ MINIMA: dict[str, int] = {
     "SOLVER.CENTROID_CONTRASTIVE_WEIGHT": 0,
     "TEST.IMS_PER_BATCH": 1,
     "TEST.VISUALIZE_TOPK": 1,
+    "TEST.RERANK_K1": 1,
+    "TEST.RERANK_K2": 1,
+    "TEST.RERANK_LAMBDA": 0,
+    "TEST.QUERY_EXPANSION": 0,
     "TEST.VISUALIZE_MAX_NUMBER": 0,
     "TRAINER.NUM_NODES": 1,
     "REPRODUCIBLE_NUM_RUNS": 1,
@@ -57,6 +61,7 @@ MINIMA: dict[str, int] = {
 
 MAXIMA: dict[str, int] = {
     "INPUT.PROB": 1,
+    "TEST.RERANK_LAMBDA": 1,
     "INPUT.RE_PROB": 1,
     "REPRODUCIBLE_SEED": 2**32 - 1,
 }

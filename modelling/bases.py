@@ -15,12 +15,13 @@ from config.defaults import _C as DEFAULTS
 from losses.center_loss import CenterLoss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
-from modelling.evaluation import evaluate_validation, format_metrics, write_pictures
+from modelling.evaluation import Embedded, evaluate, write_pictures, write_tables
 from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
 from utils.centroids import create_centroids
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
 from utils.errors import UserError
-from utils.eval_reid import metrics_dict
+from utils.eval_reid import EvalResult, metrics_dict
+from utils.report import describe as describe_result
 
 
 def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
@@ -65,6 +66,7 @@ class ModelBase(LightningModule):
         self.losses_dict: dict[str, list[Tensor]] = {}
         self._reset_epoch_records()
         self._outputs: list[tuple[Tensor, ...]] = []
+        self._results: dict[str, EvalResult] = {}
 
     def _build_members(self, load_imagenet: bool) -> None:
         hparams = self.hparams
@@ -200,6 +202,7 @@ class ModelBase(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Make the schedule stand at this epoch, also after resuming from a checkpoint saved before its step."""
         set_epoch(self._schedule, self.current_epoch)
+        self._results = {}
         self._reset_epoch_records()
 
     def on_train_epoch_end(self) -> None:
@@ -252,13 +255,20 @@ class ModelBase(LightningModule):
     def _evaluate(self, stage: str, loader: Any) -> None:
         embeddings, pids, camids = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
-        arguments = (embeddings, pids, camids, self.hparams.num_query, self.hparams)
-        results = evaluate_validation(*arguments)
-        rank_zero_info(format_metrics(stage, results))
-        self._log_epoch(metrics_dict(*results))
-        if stage == "test" and self.hparams.TEST.VISUALIZE == "yes" and self.trainer.is_global_zero:
-            paths = [sample[0] for sample in loader.dataset.data]
-            rank_zero_info("ranked results: %s", write_pictures(*arguments, paths))
+        samples = getattr(loader.dataset, "data", None)  # loaders of other programs may not know their files
+        paths = None if samples is None else [sample[0] for sample in samples]
+        data = Embedded(embeddings, pids, camids, self.hparams.num_query, paths)
+        results = evaluate(data, self.hparams)
+        for result in results.values():
+            rank_zero_info("%s, %s", stage, describe_result(result))
+        self._log_epoch(metrics_dict(*results.values()))
+        # The tables keep what the same weights reached by the other protocols; the first evaluation names the metrics.
+        self._results = results | {name: old for name, old in self._results.items() if name not in results}
+        if self.trainer.is_global_zero and self.hparams.OUTPUT_DIR:
+            write_tables(data, self._results, self.hparams)
+            if stage == "test" and self.hparams.TEST.VISUALIZE == "yes" and paths is not None:
+                for page in write_pictures(data, results, self.hparams):
+                    rank_zero_info("ranked results: %s", page)
 
     def validation_create_centroids(
         self, embeddings: Tensor, labels: Any, camids: Any, respect_camids: bool = False

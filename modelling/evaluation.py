@@ -1,93 +1,101 @@
-"""From the embeddings of a validation to metrics: chooses the protocols that a configuration asks for."""
+"""From the embeddings of a validation to metrics, tables and pictures, as a configuration asks for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from yacs.config import CfgNode
 
-from utils.eval_reid import EvalResult, evaluate_embeddings, metrics_dict
+from utils.eval_reid import EvalResult, evaluate_embeddings
+from utils.report import write_evaluation, write_index
+from utils.rerank import QueryExpansion, Rerank
 from utils.visrank import rank_for_display, render_rankings
 
 
-def evaluate_validation(
-    embeddings: Tensor, pids: Tensor, camids: Tensor, num_query: int, hparams: CfgNode
-) -> list[EvalResult]:
+@dataclass(frozen=True)
+class Embedded:
+    """A validation set as the network sees it: M queries, then N gallery images."""
+
+    embeddings: Tensor  # [M + N, D] float32
+    pids: Tensor  # [M + N] int64
+    camids: Tensor  # [M + N] int64
+    num_query: int  # M
+    paths: Sequence[str] | None  # M + N image files, where they are known
+
+    def split(self) -> list[Tensor]:
+        """Query part and gallery part of embeddings, pids and camids, as evaluate_embeddings takes them."""
+        arrays = (self.embeddings, self.pids, self.camids)
+        return [part for array in arrays for part in (array[: self.num_query], array[self.num_query :])]
+
+
+def evaluate(data: Embedded, hparams: CfgNode) -> dict[str, EvalResult]:
     """Rank the gallery for every query: single images, or centroids by the published and the strict protocol.
 
-    Args:
-        embeddings: [M + N, D] float32, the queries first.
-        pids: [M + N] int64.
-        camids: [M + N] int64.
-        num_query: M.
-        hparams: MODEL.USE_CENTROIDS, MODEL.KEEP_CAMID_CENTROIDS, TEST.FEAT_NORM and SOLVER.DISTANCE_FUNC count.
-
     Returns:
-        One result, or with MODEL.USE_CENTROIDS two.
+        Protocol -> result; the protocols that MODEL.USE_CENTROIDS chooses.
 
     Raises:
         UserError: no query has a match.
     """
-    arrays = _split(num_query, embeddings, pids, camids)
+    protocols = ("centroid", "centroid_strict") if hparams.MODEL.USE_CENTROIDS else ("instance",)
     options = _options(hparams)
-    return [evaluate_embeddings(*arrays, protocol=protocol, **options) for protocol in _protocols(hparams)]
+    return {protocol: evaluate_embeddings(*data.split(), protocol=protocol, **options) for protocol in protocols}
 
 
-def write_pictures(
-    embeddings: Tensor, pids: Tensor, camids: Tensor, num_query: int, hparams: CfgNode, paths: Sequence[str]
-) -> Path:
-    """One picture of the ranked results for each query, the first TEST.VISUALIZE_MAX_NUMBER queries at most.
+def write_tables(data: Embedded, results: Mapping[str, EvalResult], hparams: CfgNode) -> None:
+    """OUTPUT_DIR/evaluation/metrics.json and per_query.csv; a metric that several results have is the last one's."""
+    m = data.num_query
+    paths = data.paths[:m] if data.paths is not None else None
+    settings = {"feat_norm": hparams.TEST.FEAT_NORM, "distance": hparams.SOLVER.DISTANCE_FUNC}
+    settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS, "data_set": hparams.DATASETS.NAMES}
+    settings |= {"rerank": hparams.TEST.RERANK, "query_expansion": hparams.TEST.QUERY_EXPANSION}
+    folder = Path(hparams.OUTPUT_DIR) / "evaluation"
+    write_evaluation(folder, list(results.values()), data.pids[:m], data.camids[:m], paths, settings)
+
+
+def write_pictures(data: Embedded, results: Mapping[str, EvalResult], hparams: CfgNode) -> list[Path]:
+    """A picture of the ranked results for each query and a page that shows them, the worst queries first.
 
     Args:
-        embeddings, pids, camids, num_query, hparams: as for :func:`evaluate_validation`.
-        paths: M + N image files.
+        data: with paths.
+        results: protocol -> result.
+        hparams: TEST.VISUALIZE_TOPK results are shown, of the worst TEST.VISUALIZE_MAX_NUMBER queries.
 
     Returns:
-        The folder: OUTPUT_DIR/visrank for single images, and in it one for each centroid protocol.
+        The pages: OUTPUT_DIR/visrank/index.html for single images, one folder further down for centroids.
     """
-    folder = Path(hparams.OUTPUT_DIR or hparams.LOG_DIR) / "visrank"
-    for protocol in _protocols(hparams):
+    assert data.paths is not None
+    m = data.num_query
+    pages = []
+    for protocol, result in results.items():
+        worst = result.query_index[result.average_precision.argsort(kind="stable")].tolist()
+        without_match = sorted(set(range(m)) - set(worst))
         rankings = rank_for_display(
-            *_split(num_query, embeddings, pids, camids),
+            *data.split(),
             topk=hparams.TEST.VISUALIZE_TOPK,
+            queries=worst + without_match,
             max_number=hparams.TEST.VISUALIZE_MAX_NUMBER,
             protocol=protocol,
             **_options(hparams),
         )
+        folder = Path(hparams.OUTPUT_DIR) / "visrank" / ("" if protocol == "instance" else protocol)
         size = (hparams.INPUT.SIZE_TEST[0], hparams.INPUT.SIZE_TEST[1])
-        target = folder if protocol == "instance" else folder / protocol
-        render_rankings(rankings, paths[:num_query], paths[num_query:], target, size)
-    return folder
-
-
-def _protocols(hparams: CfgNode) -> tuple[str, ...]:
-    return ("centroid", "centroid_strict") if hparams.MODEL.USE_CENTROIDS else ("instance",)
+        pictures = render_rankings(rankings, data.paths[:m], data.paths[m:], folder, size)
+        cameras = (data.camids[:m], data.camids[m:])
+        pages.append(
+            write_index(folder / "index.html", result, rankings, pictures, data.pids[:m], *cameras, data.paths[:m])
+        )
+    return pages
 
 
 def _options(hparams: CfgNode) -> dict[str, Any]:
+    test = hparams.TEST
     return {
         "metric": hparams.SOLVER.DISTANCE_FUNC,
         "keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS,
-        "feat_norm": hparams.TEST.FEAT_NORM,
+        "feat_norm": test.FEAT_NORM,
+        "rerank": Rerank(test.RERANK_K1, test.RERANK_K2, test.RERANK_LAMBDA) if test.RERANK else None,
+        "query_expansion": QueryExpansion(test.QUERY_EXPANSION) if test.QUERY_EXPANSION else None,
     }
-
-
-def _split(num_query: int, *arrays: Tensor) -> list[Tensor]:
-    """Query part and gallery part of each array, one after the other."""
-    return [part for array in arrays for part in (array[:num_query], array[num_query:])]
-
-
-def format_metrics(stage: str, results: list[EvalResult]) -> str:
-    """The metrics as lines to print, each with the protocol that it follows."""
-    titles = {
-        "instance": "single images",
-        "centroid": "centroids, published protocol (inflated; one relevant item: mAP is the mean reciprocal rank)",
-        "centroid_strict": "centroids, strict protocol (one relevant item: mAP is the mean reciprocal rank)",
-    }
-    lines = []
-    for result in results:
-        numbers = "  ".join(f"{name} {value:.2%}" for name, value in metrics_dict(result).items())
-        skipped = f"; {result.num_skipped} queries without a match left out" if result.num_skipped else ""
-        lines.append(f"{stage}, {titles[result.protocol]}{skipped}:\n    {numbers}")
-    return "\n".join(lines)

@@ -60,7 +60,7 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.LOG_DIR = cfg.OUTPUT_DIR or str(Path("logs") / cfg.DATASETS.NAMES)
+    cfg.LOG_DIR = cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or str(Path("logs") / cfg.DATASETS.NAMES)
     _check_writable(cfg.LOG_DIR)
     results = []
     for run in range(cfg.REPRODUCIBLE_NUM_RUNS):
@@ -123,6 +123,8 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
     """The metrics that a network of random weights reaches; nothing is written."""
     if cfg.REPRODUCIBLE:
         seed_everything(cfg.REPRODUCIBLE_SEED)
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR = ""
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS)
     data.setup("test")
     model = method(cfg, num_query=data.num_query, num_classes=data.num_classes, load_imagenet=False)

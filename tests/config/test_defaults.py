@@ -20,6 +20,11 @@ from tests.support import GOLDEN, ROOT
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
 ADDED = {
     "SOLVER.MIN_LR": 0.0,
+    "TEST.RERANK": False,
+    "TEST.RERANK_K1": 20,
+    "TEST.RERANK_K2": 6,
+    "TEST.RERANK_LAMBDA": 0.3,
+    "TEST.QUERY_EXPANSION": 0,
     "TRAINER.ACCELERATOR": "auto",
     "TRAINER.NUM_NODES": 1,
     "TRAINER.PRECISION": "",

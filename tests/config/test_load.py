@@ -316,7 +316,8 @@ def test_a_checkpoint_must_be_named(key: str) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_nearest_key_mends_a_dropped_letter_and_a_lost_section(key: str) -> None:
-    assert nearest_key(key[:-1], KEYS) == key
+    # Without its second letter, not its last: RERANK_K1 and RERANK_K2 differ in that one.
+    assert nearest_key(key[0] + key[2:], KEYS) == key
     assert nearest_key(key.lower(), KEYS) == key
     name = key.rpartition(".")[2]
     assert nearest_key(name, KEYS).rpartition(".")[2] == name

@@ -1,9 +1,12 @@
 """TEST.ONLY_TEST: on the data set of training, on another one, and with a checkpoint of the original."""
 
+import csv
 import json
 import lzma
 import tarfile
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -105,6 +108,43 @@ def test_checkpoint_on_its_own_and_on_other_data_sets(tiny_cfg, tmp_path, other_
     coco |= {"DATASETS.JSON_TRAIN_PATH": str(coco_toy / "train_coco_reid.json"), "MODEL.KEEP_CAMID_CENTROIDS": False}
     (fashion,) = run_main(tiny_cfg(**only_test(checkpoint, **coco)), CTLModel, "test")
     assert 0 < fashion["centroids"]["strict_mAP"] <= 1
+
+
+def test_what_a_test_writes(tiny_cfg, tmp_path):
+    one_epoch = {"SOLVER.MAX_EPOCHS": 1, "OUTPUT_DIR": str(tmp_path / "train")}
+    run_main(tiny_cfg(**one_epoch), CTLModel, "train")
+    (checkpoint,) = (tmp_path / "train/train/version_0/auto_checkpoints").iterdir()
+    pictures = {"TEST.VISUALIZE": "yes", "TEST.VISUALIZE_TOPK": 3, "TEST.VISUALIZE_MAX_NUMBER": 4}
+    (metrics,) = run_main(tiny_cfg(**only_test(checkpoint, **pictures)), CTLModel, "test")
+    out = tmp_path / "out"
+    written = json.loads((out / "evaluation" / "metrics.json").read_text())
+    assert written["mAP"] == pytest.approx(metrics["instances"]["mAP"])  # what the configuration asks for
+    assert written["protocols"]["centroid"]["mAP"] == pytest.approx(metrics["centroids"]["mAP"])
+    assert written["strict_mAP"] == pytest.approx(metrics["centroids"]["strict_mAP"])
+    with (out / "evaluation" / "per_query.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["protocol"] for row in rows} == {"instance", "centroid", "centroid_strict"}
+    scores = sorted((float(row["AP"]), row["path"]) for row in rows if row["protocol"] == "instance")
+    assert sum(score for score, _ in scores) / len(scores) == pytest.approx(written["mAP"], abs=1e-5)
+    for folder in (out / "visrank", out / "visrank" / "centroid", out / "visrank" / "centroid_strict"):
+        assert len(list(folder.glob("*.png"))) == 4
+        assert (folder / "index.html").is_file()
+    worst_score = scores[3][0]
+    worst = {Path(path).stem for score, path in scores if score <= worst_score}
+    assert {path.stem for path in (out / "visrank").glob("*.png")} <= worst
+    picture = cv2.imread(str(next((out / "visrank").glob("*.png"))))
+    assert picture.shape[0] == 32  # SIZE_TEST
+
+
+def test_reranking_and_query_expansion_are_options_of_a_test(tiny_cfg, tmp_path):
+    run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "train")
+    (checkpoint,) = (tmp_path / "out/train/version_0/auto_checkpoints").iterdir()
+    settings = ({}, {"TEST.RERANK": True, "TEST.RERANK_K1": 4, "TEST.RERANK_K2": 2}, {"TEST.QUERY_EXPANSION": 2})
+    scores = set()
+    for options in settings:
+        (metrics,) = run_main(tiny_cfg(**only_test(checkpoint, **options)), CTLModel, "test")
+        scores.add(round(metrics["instances"]["mAP"], 6))
+    assert len(scores) == 3
 
 
 def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_checkpoint):
