@@ -1,0 +1,142 @@
+"""faiss indexes of a gallery: built once, saved beside it, built anew when the gallery changes."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.exact import Found
+from inference.optional import require
+from inference.writing import written_whole
+from utils.distances import normalize
+from utils.errors import UserError
+from utils.files import write_text
+
+logger = logging.getLogger(__name__)
+
+AnyPath = str | os.PathLike[str]
+
+_BLOCK_BYTES = 32 << 20  # of the gallery, read at once
+_SAMPLES, _SAMPLE_ROWS = 64, 4  # places and rows that tell one gallery from another of the same shape
+_POINTS_PER_LIST = 64  # for training; faiss asks for 39 at least
+_LINKS, _BUILD_EFFORT = 32, 128  # of HNSW
+_SEED = 1234
+
+
+def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, Any]:
+    """What tells a gallery from another: shape, type, a digest of sampled rows, and size and time of its file."""
+    digest = hashlib.sha256()
+    for start in np.unique(np.linspace(0, len(gallery) - 1, _SAMPLES).astype(np.int64)).tolist():
+        rows = gallery[start : start + _SAMPLE_ROWS]
+        rows = rows.detach().cpu().float().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+        digest.update(np.ascontiguousarray(rows).tobytes())
+    found: dict[str, Any] = {"shape": list(gallery.shape), "dtype": str(gallery.dtype), "sample": digest.hexdigest()}
+    if gallery_file is not None:
+        status = Path(gallery_file).stat()
+        found |= {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    return found
+
+
+def embedding_blocks(embeddings: Any, unit: bool, block_bytes: int = _BLOCK_BYTES) -> Iterator[NDArray[np.float32]]:
+    """The rows of [N, D] in order, in float32 blocks, scaled to unit length if asked.
+
+    Raises:
+        UserError: a value is not finite.
+    """
+    rows = max(1, block_bytes // (4 * embeddings.shape[1]))
+    for start in range(0, len(embeddings), rows):
+        yield _block(embeddings[start : start + rows], unit)
+
+
+def _block(rows: Any, unit: bool) -> NDArray[np.float32]:
+    block = rows.detach().cpu().float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, np.float32))
+    if not bool(block.isfinite().all()):
+        raise UserError("the embeddings hold values that are not finite (NaN or infinity).")
+    return (normalize(block) if unit else block).numpy()
+
+
+def search_index(
+    kind: str, effort: int | None, query: Any, gallery: Any, gallery_file: AnyPath | None, count: int, unit: bool
+) -> Found:
+    """Search the saved index of a gallery, after building and saving it if need be.
+
+    Args:
+        kind: "flat" (exact), "ivf" (inverted lists) or "hnsw" (a graph).
+        effort: lists of IVF or candidates of HNSW to look at; None for a sixteenth of the lists, or twice ``count``.
+        query: [Q, D].
+        gallery: [N, D].
+        gallery_file: its .npy file; None saves no index.
+        count: results for each query.
+        unit: scale embeddings to unit length.
+
+    Returns:
+        ``indices`` [Q, count], -1 where an index finds fewer, and squared Euclidean distances, infinite there.
+
+    Raises:
+        UserError: faiss is missing, or embeddings are not finite.
+    """
+    faiss = require("faiss", "search", f"--index faiss:{kind}")
+    index = open_index(faiss, kind, gallery, gallery_file, unit)
+    if kind == "ivf":
+        index.nprobe = min(effort or max(8, index.nlist // 16), index.nlist)
+    elif kind == "hnsw":
+        index.hnsw.efSearch = max(effort or 2 * count, count)
+    found = [index.search(block, count) for block in embedding_blocks(query, unit)]
+    distances = np.concatenate([block for block, _ in found])
+    indices = np.concatenate([block for _, block in found])
+    distances[indices < 0] = np.inf
+    return indices, distances
+
+
+def index_paths(gallery_file: AnyPath, kind: str, unit: bool) -> tuple[Path, Path]:
+    """Where the index of a gallery lies, and the note about the gallery that it was built from."""
+    path = Path(gallery_file)
+    index = path.with_name(f"{path.stem}.{kind}{'-unit' if unit else ''}.faiss")
+    return index, index.with_name(f"{index.name}.json")
+
+
+def open_index(faiss: Any, kind: str, gallery: Any, gallery_file: AnyPath | None, unit: bool) -> Any:
+    """The saved index if it is of this gallery, else a new one, which is saved."""
+    if gallery_file is None:
+        return _build(faiss, kind, gallery, unit)
+    path, note = index_paths(gallery_file, kind, unit)
+    wanted = {"format": 1, "kind": kind, "unit": unit, "gallery": fingerprint(gallery, gallery_file)}
+    with suppress(OSError, ValueError, RuntimeError):  # missing or damaged: build
+        if json.loads(note.read_text(encoding="utf-8")) == wanted:
+            index = faiss.read_index(str(path))
+            if (index.ntotal, index.d) == tuple(gallery.shape):
+                return index
+    logger.info("Building the index %s of %d items.", path, len(gallery))
+    index = _build(faiss, kind, gallery, unit)
+    try:
+        note.unlink(missing_ok=True)  # so that the note never stands beside another index
+        with written_whole(path) as temporary:
+            faiss.write_index(index, str(temporary))
+        write_text(note, json.dumps(wanted, indent=2) + "\n")
+    except (OSError, RuntimeError, UserError) as error:  # a folder that may only be read
+        logger.warning("The index cannot be saved: %s", error)
+    return index
+
+
+def _build(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
+    lists = max(1, min(round(2 * math.sqrt(len(gallery))), len(gallery) // 39))
+    recipe = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "hnsw": f"HNSW{_LINKS},Flat"}[kind]
+    index = faiss.index_factory(gallery.shape[1], recipe)
+    if kind == "hnsw":
+        index.hnsw.efConstruction = _BUILD_EFFORT
+    elif kind == "ivf":
+        draw = np.random.default_rng(_SEED).choice(len(gallery), min(len(gallery), _POINTS_PER_LIST * lists), False)
+        index.train(_block(gallery[np.sort(draw)], unit))
+    for block in embedding_blocks(gallery, unit):
+        index.add(block)
+    return index

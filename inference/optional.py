@@ -1,0 +1,21 @@
+"""Packages that only some features need."""
+
+import importlib
+from typing import Any
+
+from utils.errors import UserError
+
+
+def require(module: str, extra: str, purpose: str) -> Any:
+    """Import a module of an optional package.
+
+    Raises:
+        UserError: it cannot be imported; the message names what needs it and the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{purpose} needs the package {module.partition('.')[0]}, which cannot be imported ({error}): "
+            f"pip install 'centroids-reid[{extra}]'"
+        ) from error

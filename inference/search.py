@@ -1,0 +1,312 @@
+"""Finding the nearest gallery items: exactly, through a faiss index, or through a vector store.
+
+Imports nothing heavy, so that programs can build their command line from here: torch and the optional packages are
+imported where they are used.
+"""
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inference.results import FORMATS, write_results
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from inference.exact import Found
+    from utils.roc import RocTable
+
+__all__ = [
+    "SearchOptions",
+    "SearchResult",
+    "add_arguments",
+    "options_from_args",
+    "search",
+    "search_gallery",
+    "threshold_at_far",
+    "write_results",
+]
+
+INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:hnsw")
+RECALL_QUERIES = 50  # whose exact answer is computed beside that of an index or store
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a command line with :func:`add_arguments` asks for."""
+
+    index: str = "exact"
+    store: str = ""
+    max_distance: float | None = None
+    formats: tuple[str, ...] = ("npy",)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The gallery items of each query, nearest first."""
+
+    indices: "NDArray[np.int64]"  # [Q, K] rows of the gallery; -1 where a query has fewer results
+    distances: "NDArray[np.float32]"  # [Q, K]; infinite there
+    recall: float | None = None  # share of the exact answer that was found; None after an exact search
+    note: str = ""  # what a user should know about how it was done; a line, or nothing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --index, --store, --max-distance, --format and --html; :func:`options_from_args` reads them."""
+    parser.add_argument(
+        "--index",
+        type=_index,
+        default="exact",
+        metavar="KIND",
+        help=f"{', '.join(INDEXES)}; default exact. A faiss index is saved beside the gallery and built anew when that "
+        "changes; faiss:ivf:64 (lists) or faiss:hnsw:256 (candidates) sets how thoroughly it is searched. "
+        "pip install 'centroids-reid[search]'",
+    )
+    parser.add_argument(
+        "--store",
+        type=_store,
+        default="",
+        metavar="milvus:URI",
+        help="search a Milvus collection, which is filled from the gallery first if it differs: milvus:gallery.db (an "
+        "embedded file) or milvus:http://host:19530; #name at the end names the collection; the access token comes "
+        "from MILVUS_TOKEN. pip install 'centroids-reid[search]'",
+    )
+    parser.add_argument(
+        "--max-distance", type=_distance, metavar="X", help="leave out results farther than X, in the results' own unit"
+    )
+    parser.add_argument(
+        "--format", type=_formats, default=("npy",), metavar="LIST", help=f"of {','.join(FORMATS)}; default npy"
+    )
+    parser.add_argument("--html", action="store_true", help="also write results.html, a contact sheet")
+
+
+def options_from_args(args: argparse.Namespace) -> SearchOptions:
+    """The options of a command line parsed with :func:`add_arguments`.
+
+    Raises:
+        UserError: --index and --store together.
+    """
+    if args.store and args.index != "exact":
+        raise UserError(f"--index {args.index} and --store {args.store} exclude each other; give one of them.")
+    formats = (*args.format, "html") if args.html else args.format
+    return SearchOptions(args.index, args.store, args.max_distance, formats)
+
+
+def parse_index(text: str) -> tuple[str, int | None]:
+    """``faiss:KIND`` or ``faiss:KIND:EFFORT`` -> the kind, and how thoroughly it is searched (None: the default).
+
+    Raises:
+        UserError: anything else.
+    """
+    name, _, effort = text.removeprefix("faiss:").partition(":")
+    if not text.startswith("faiss:") or f"faiss:{name}" not in INDEXES:
+        raise UserError(f"the index is {text!r}; valid: {', '.join(INDEXES)}.")
+    if not effort:
+        return name, None
+    if name == "flat" or not effort.isdecimal() or not int(effort):
+        raise UserError(f"the index is {text!r}; faiss:ivf: and faiss:hnsw: may be followed by a positive number.")
+    return name, int(effort)
+
+
+def parse_store(text: str) -> tuple[str, str]:
+    """``milvus:URI`` or ``milvus:URI#COLLECTION`` -> URI and name of the collection ("gallery" if none is given).
+
+    Raises:
+        UserError: anything else.
+    """
+    uri, _, name = text.removeprefix("milvus:").partition("#")
+    known = uri.startswith(("http://", "https://", "tcp://", "unix:")) or uri.endswith(".db")
+    if not text.startswith("milvus:") or not known:
+        raise UserError(f"the store is {text!r}; valid: milvus:FILE.db and milvus:http://HOST:PORT, with #COLLECTION.")
+    name = name or "gallery"
+    if not re.fullmatch(r"[A-Za-z_]\w{0,199}", name, re.ASCII):
+        raise UserError(f"the collection of the store is {name!r}; letters, digits and _ are valid, no digit first.")
+    return uri, name
+
+
+def _index(text: str) -> str:
+    if text != "exact":
+        _checked(parse_index, text)
+    return text
+
+
+def _store(text: str) -> str:
+    _checked(parse_store, text)
+    return text
+
+
+def _checked(parse: Callable[[str], Any], text: str) -> None:
+    try:
+        parse(text)
+    except UserError as error:  # argparse shows the message of its own error only
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _distance(text: str) -> float:
+    value = float(text)
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError("it is not a number")
+    return value
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown; valid: {', '.join(FORMATS)}")
+    return names
+
+
+def search_gallery(
+    query: Any,
+    gallery: Any,
+    *,
+    metric: str = "euclidean",
+    topk: int = 100,
+    normalize: bool = False,
+    block_bytes: int | None = None,
+    max_distance: float | None = None,
+) -> "Found":
+    """The nearest gallery items of each query by exact search, nearest first.
+
+    Distances are computed in blocks, on the device of the gallery if it is a tensor, and a gallery that is a
+    memory-mapped file is read once, in order: needed are the queries, the results and a few times ``block_bytes``.
+
+    Args:
+        query: [Q, D] tensor or array of any number type; distances are float32.
+        gallery: [N, D] tensor, array or memory-mapped array.
+        metric: "euclidean" (the *squared* distance) or "cosine" (1 - similarity).
+        topk: results for each query; 0 for all of them.
+        normalize: scale embeddings to unit length first.
+        block_bytes: of distances held at once, default 64 MiB. It changes distances by rounding only.
+        max_distance: leave out what is farther.
+
+    Returns:
+        ``indices`` [Q, K] int64, rows of the gallery, and ``distances`` [Q, K] float32, ascending; at equal distances
+        in the order of the gallery. K is min(topk, N). With max_distance a row with fewer results ends in index -1 and
+        distance infinity, and with topk 0 as well K is the greatest number of results.
+
+    Raises:
+        UserError: empty or unusable embeddings, values that are not finite, two widths, or a negative topk.
+        UnknownNameError: any other metric.
+    """
+    from inference.exact import GalleryBlocks, items_within, nearest_items, prepare
+
+    query, gallery = prepare(query, gallery)
+    count = _count(topk, len(gallery))
+    if topk == 0 and max_distance is not None:
+        blocks = GalleryBlocks(query, gallery, metric, normalize, block_bytes)
+        return items_within(blocks, len(query), max_distance)
+    blocks = GalleryBlocks(query, gallery, metric, normalize, block_bytes, least=count)
+    return _cut(*nearest_items(blocks, len(query), count, query.device), max_distance)
+
+
+def _count(topk: int, num_gallery: int) -> int:
+    if topk < 0:
+        raise UserError(f"topk is {topk}; a positive number is expected, or 0 for all.")
+    return min(topk or num_gallery, num_gallery)
+
+
+def _cut(indices: Any, distances: Any, max_distance: float | None) -> "Found":
+    if max_distance is not None:
+        far = ~(distances <= max_distance)
+        indices[far], distances[far] = -1, math.inf
+    return indices, distances
+
+
+def search(
+    query: Any,
+    gallery: Any,
+    *,
+    index: str = "exact",
+    store: str = "",
+    gallery_file: str | os.PathLike[str] | None = None,
+    gallery_paths: Sequence[str] = (),
+    metric: str = "euclidean",
+    topk: int = 100,
+    normalize: bool = False,
+    max_distance: float | None = None,
+) -> SearchResult:
+    """The nearest gallery items of each query, by the means that the command line names.
+
+    Args:
+        query, gallery, metric, topk, normalize, max_distance: as for :func:`search_gallery`.
+        index: "exact", or "faiss:flat", "faiss:ivf", "faiss:hnsw", also with ":NUMBER" (see --index).
+        store: "milvus:URI" searches that instead.
+        gallery_file: the .npy file of the gallery, beside which an index is saved; None saves none.
+        gallery_paths: N names, kept in the store beside the embeddings.
+
+    Raises:
+        UserError: as :func:`search_gallery`; or a package is missing, the store cannot be reached, its collection
+            belongs to others, or index and store cannot give so many results.
+    """
+    if store and index != "exact":
+        raise UserError(f"index {index} and store {store} exclude each other; give one of them.")
+    options: dict[str, Any] = {"metric": metric, "topk": topk, "normalize": normalize}
+    if index == "exact" and not store:
+        return SearchResult(*search_gallery(query, gallery, max_distance=max_distance, **options))
+    import numpy as np
+
+    from inference.exact import prepare
+    from utils.distances import get_dist_func
+
+    get_dist_func(metric)  # raises for an unknown name
+    query, gallery = prepare(query, gallery)
+    count = _count(topk, len(gallery))
+    # Both measure the squared Euclidean distance, which between unit vectors is twice the cosine distance.
+    unit = normalize or metric == "cosine"
+    if store:
+        from inference.stores import search_store
+
+        found, distances = search_store(*parse_store(store), query, gallery, gallery_paths, count, unit)
+    else:
+        from inference.indexes import search_index
+
+        kind, effort = parse_index(index)
+        if topk == 0 and kind != "flat":
+            raise UserError(f"{index} finds near items only; topk 0 (all of them) needs the index exact or faiss:flat.")
+        found, distances = search_index(kind, effort, query, gallery, gallery_file, count, unit)
+    order = np.lexsort((found, distances), axis=1)  # equal distances in the order of the gallery
+    found, distances = np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
+    if metric == "cosine":
+        distances /= 2
+    share, queries = _recall(distances, query, gallery, options)
+    note = f"{store or index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
+    return SearchResult(*_cut(found, distances, max_distance), share, note)
+
+
+def _recall(distances: Any, query: Any, gallery: Any, options: dict[str, Any]) -> tuple[float, int]:
+    """The share of results that are as near as the exact ones, and over how many queries it was taken."""
+    step = -(-len(query) // RECALL_QUERIES)
+    _, exact = search_gallery(query[::step], gallery, **options)
+    # Which of several items at the last distance is found does not matter, nor does rounding.
+    right = distances[::step] <= exact[:, -1:] + 1e-5 * (1 + abs(exact[:, -1:]))
+    return float(right.mean()), len(exact)
+
+
+def threshold_at_far(table: "RocTable", far: float) -> float:
+    """The greatest distance at which at most a share ``far`` of pairs of two identities is accepted.
+
+    Args:
+        table: of :func:`utils.roc.roc_table`, made with the metric and normalisation of the search.
+        far: false accept rate, 0 to 1; it need not be one of the table's levels.
+
+    Returns:
+        a value for ``max_distance``.
+
+    Raises:
+        UserError: far is outside 0 to 1, or even the nearest pairs of two identities are more than that.
+    """
+    if not 0 <= far <= 1:
+        raise UserError(f"far is {far}; a rate from 0 to 1 is expected.")
+    rates = table.impostor.cumsum() / table.impostor.sum()
+    place = int(rates.searchsorted(far, side="right"))  # so many bins keep the rate
+    if not place:
+        raise UserError(f"no threshold keeps a false accept rate of {far:g}; the lowest possible is {rates[0]:g}.")
+    return float(table.edges[place])

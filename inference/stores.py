@@ -1,0 +1,173 @@
+"""Galleries in a vector store, which other programs can search as well: Milvus, embedded in a file or on a server.
+
+A gallery NAME is an alias of Milvus for the collection NAME_<digest of the gallery>, with the fields ``id`` (row of the
+gallery), ``path`` and ``embedding``, and the metric L2, which is the squared Euclidean distance. Embeddings of unit
+length are kept beside it under NAME_unit; the distance there is twice the cosine distance.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.exact import Found
+from inference.indexes import embedding_blocks, fingerprint
+from inference.optional import require
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_MOST_RESULTS = 16384  # of Milvus, for each query
+_LONGEST_PATH = 65535  # bytes, of Milvus
+_INSERT_BYTES = 4 << 20  # far below the 64 MiB that a server accepts in a message, with room for paths
+_QUERY_ROWS = 64
+
+
+def search_store(
+    uri: str, name: str, query: Any, gallery: Any, gallery_paths: Sequence[str], count: int, unit: bool
+) -> Found:
+    """Search a gallery in Milvus, after writing it there if there is another one under this name, or none.
+
+    Args:
+        uri: a file ending in .db, or the address of a server.
+        name: of the gallery in the store.
+        query: [Q, D].
+        gallery: [N, D].
+        gallery_paths: N names.
+        count: results for each query.
+        unit: scale embeddings to unit length.
+
+    Returns:
+        ``indices`` [Q, count] and squared Euclidean distances, filled up with -1 and infinity.
+
+    Raises:
+        UserError: a package is missing, the store cannot be reached, count is beyond its limit, the number of paths is
+            not that of embeddings, or a collection of this name was made by another program.
+    """
+    if count > _MOST_RESULTS:
+        raise UserError(f"Milvus gives at most {_MOST_RESULTS} results for a query, not {count}: reduce --topk.")
+    if len(gallery_paths) != len(gallery):
+        raise UserError(f"the gallery has {len(gallery)} embeddings but {len(gallery_paths)} paths.")
+    with closing(MilvusStore(uri, f"{name}_unit" if unit else name)) as store:
+        store.keep(gallery, gallery_paths, unit)
+        return store.search(query, count, unit)
+
+
+class MilvusStore:
+    """One gallery in a Milvus server, or in the embedded milvus-lite.
+
+    Args:
+        uri: a file ending in .db, or the address of a server (http://host:19530). MILVUS_TOKEN is used if it is set.
+        name: of the gallery.
+
+    Raises:
+        UserError: a package is missing, or the store cannot be reached.
+    """
+
+    def __init__(self, uri: str, name: str) -> None:
+        self._uri, self._name = uri, name
+        self._milvus = require("pymilvus", "search", "--store milvus:...")
+        self._embedded = uri.endswith(".db")
+        for noisy in ("pymilvus", "grpc._server"):  # whose errors reach the user through ours
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        if self._embedded:
+            self._server = require("milvus_lite.server_manager", "search", f"--store milvus:{uri}")
+            Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        with self._errors():
+            self._client = self._milvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
+
+    def keep(self, gallery: Any, paths: Sequence[str], unit: bool) -> bool:
+        """Make this the gallery of the store; other programs meet the old one or the new one, never a part.
+
+        Args:
+            gallery: [N, D].
+            paths: N names.
+            unit: scale embeddings to unit length.
+
+        Returns:
+            Whether it had to be written.
+
+        Raises:
+            UserError: a collection of this name was made by another program.
+        """
+        collection = f"{self._name}_{_digest(gallery, paths)}"
+        with self._errors():
+            names = self._client.list_collections()
+            if self._name in names:
+                raise UserError(
+                    f"{self._uri} has a collection {self._name} that was not made by this program: name another one, "
+                    f"--store 'milvus:{self._uri}#NAME'."
+                )
+            known = self._client.has_collection(self._name)
+            if known and self._client.describe_alias(self._name)["collection_name"] == collection:
+                return False
+            logger.info("Writing %d items to %s of %s.", len(gallery), collection, self._uri)
+            if collection in names:  # from a run that was interrupted
+                self._client.drop_collection(collection)
+            self._write(collection, gallery, paths, unit)
+            (self._client.alter_alias if known else self._client.create_alias)(collection, self._name)
+            for old in names:
+                if old != collection and re.fullmatch(rf"{self._name}_[0-9a-f]{{16}}", old):
+                    self._client.drop_collection(old)
+        return True
+
+    def search(self, query: Any, count: int, unit: bool) -> Found:
+        """The nearest items and their squared distances [Q, count], filled up with -1 and infinity."""
+        indices = np.full((len(query), count), -1, dtype=np.int64)
+        distances = np.full((len(query), count), np.inf, dtype=np.float32)
+        start = 0
+        with self._errors():
+            self._client.load_collection(self._name)
+            for block in embedding_blocks(query, unit, 4 * query.shape[1] * _QUERY_ROWS):
+                for hits in self._client.search(self._name, data=list(block), limit=count):
+                    indices[start, : len(hits)] = [hit["id"] for hit in hits]
+                    distances[start, : len(hits)] = [hit["distance"] for hit in hits]
+                    start += 1
+        return indices, distances
+
+    def close(self) -> None:
+        """Let go of the connection and the file."""
+        self._client.close()
+        if self._embedded:  # its server runs in this process and locks the file
+            self._server.server_manager_instance.release_server(self._uri)
+
+    def _write(self, collection: str, gallery: Any, paths: Sequence[str], unit: bool) -> None:
+        longest = max(len(str(path).encode()) for path in paths)
+        if longest > _LONGEST_PATH:
+            raise UserError(f"a gallery path is {longest} bytes long; Milvus keeps at most {_LONGEST_PATH}.")
+        types = self._milvus.DataType
+        schema = self._milvus.MilvusClient.create_schema(auto_id=False)
+        schema.add_field("id", types.INT64, is_primary=True)
+        schema.add_field("path", types.VARCHAR, max_length=max(longest, 1))
+        schema.add_field("embedding", types.FLOAT_VECTOR, dim=gallery.shape[1])
+        index = self._milvus.MilvusClient.prepare_index_params()
+        # Embedded, the exact search of a flat index is fast enough; a server knows best which index it has room for.
+        index.add_index("embedding", index_type="FLAT" if self._embedded else "AUTOINDEX", metric_type="L2")
+        self._client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+        start = 0
+        for block in embedding_blocks(gallery, unit, _INSERT_BYTES):
+            rows = enumerate(zip(paths[start : start + len(block)], block, strict=True), start)
+            self._client.insert(collection, [{"id": i, "path": str(path), "embedding": x} for i, (path, x) in rows])
+            start += len(block)
+        self._client.flush(collection)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._milvus.MilvusException as error:
+            raise UserError(f"the store {self._uri} answers: {error.message}") from error
+
+
+def _digest(gallery: Any, paths: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(fingerprint(gallery), sort_keys=True).encode())
+    for path in paths:
+        digest.update(str(path).encode() + b"\0")
+    return digest.hexdigest()[:16]
