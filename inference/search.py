@@ -71,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         type=_store,
-        default="",
         metavar="milvus:URI",
         help="search a Milvus collection, which is filled from the gallery first if it differs: milvus:gallery.db (an "
         "embedded file) or milvus:http://host:19530; #name at the end names the collection; the access token comes "
@@ -95,7 +94,7 @@ def options_from_args(args: argparse.Namespace) -> SearchOptions:
     if args.store and args.index != "exact":
         raise UserError(f"--index {args.index} and --store {args.store} exclude each other; give one of them.")
     formats = (*args.format, "html") if args.html else args.format
-    return SearchOptions(args.index, args.store, args.max_distance, formats)
+    return SearchOptions(args.index, args.store or "", args.max_distance, formats)
 
 
 def parse_index(text: str) -> tuple[str, int | None]:

@@ -1,0 +1,96 @@
+import base64
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.report import write_contact_sheet
+
+
+class Page(HTMLParser):
+    """The tags of a page, as (name, attributes), and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures & more"
+    folder.mkdir()
+    paths = []
+    for i in range(6):
+        paths.append(str(folder / f"p #{i} <x>.jpg"))
+        Image.new("RGB", (300, 600), (40 * i, 0, 0)).save(paths[-1])
+    return paths
+
+
+def test_page_shows_queries_and_results(pictures, tmp_path):
+    query_paths = [*pictures[:2], str(tmp_path / "gone.jpg")]
+    gallery_paths = [*pictures[2:], "identity <7>"]
+    indices = np.array([[1, 0, 4], [3, -1, -1], [-1, -1, -1]])
+    distances = np.array([[0.5, 0.75, 1.25], [0.125, np.inf, np.inf], [np.inf] * 3], dtype=np.float32)
+    path = write_contact_sheet(tmp_path / "results.html", query_paths, gallery_paths, indices, distances)
+    page = Page(path)
+
+    shown = [pictures[0], pictures[3], pictures[2], pictures[1], pictures[5]]
+    assert [str((tmp_path / unquote(a["href"])).resolve()) for a in page.all("a")] == shown
+    assert [a["title"] for a in page.all("a")] == shown
+    for img, original in zip(page.all("img"), shown, strict=True):
+        head, data = img["src"].split(",")
+        assert head == "data:image/jpeg;base64"
+        small = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert small.size == (80, 160)
+        assert abs(small.getpixel((40, 80))[0] - Image.open(original).getpixel((40, 80))[0]) <= 3
+    for text in ("1. 0.5", "2. 0.75", "3. 1.25", "identity <7>", "gone.jpg", "nothing near enough", "3 queries"):
+        assert text in page.text
+
+
+def test_page_needs_no_network(pictures, tmp_path):
+    path = write_contact_sheet(tmp_path / "r.html", pictures[:1], pictures[1:], np.array([[0, 1]]), np.zeros((1, 2)))
+    page = Page(path)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert "http" not in path.read_text(encoding="utf-8")
+    assert "url(" not in path.read_text(encoding="utf-8")
+
+
+def test_damaged_pictures_are_shown_by_name(pictures, tmp_path):
+    Path(pictures[1]).write_bytes(b"\xff\xd8\xff no picture")
+    path = write_contact_sheet(tmp_path / "r.html", pictures[:1], pictures[1:2], np.array([[0]]), np.zeros((1, 1)))
+    page = Page(path)
+    assert len(page.all("img")) == 1
+    assert "p #1 <x>.jpg" in page.text
+
+
+def test_page_says_what_it_leaves_out(pictures, tmp_path):
+    indices, distances = np.tile(np.arange(6), (5, 1)), np.zeros((5, 6))
+    path = write_contact_sheet(
+        tmp_path / "r.html", pictures[:5], pictures, indices, distances, max_queries=2, max_results=4
+    )
+    page = Page(path)
+    assert len(page.all("section")) == 2
+    assert len(page.all("li")) == 8
+    assert "2 of 5 queries" in page.text
+    assert "up to 4 results" in page.text

@@ -1,0 +1,354 @@
+import argparse
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.search import (
+    SearchOptions,
+    add_arguments,
+    options_from_args,
+    parse_store,
+    search,
+    search_gallery,
+    threshold_at_far,
+    write_results,
+)
+from tests.support import ROOT
+from utils.distances import get_dist_func, normalize
+from utils.errors import UnknownNameError, UserError
+from utils.roc import roc_table
+
+
+def drawn(rows, dims, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal((rows, dims)).astype(dtype)
+
+
+def whole(seed, rows, dims=6):
+    """Small whole numbers: squared distances are exact in float32, and many are equal."""
+    return np.random.default_rng(seed).integers(-2, 3, (rows, dims)).astype(np.float32)
+
+
+def ranked_by_hand(query, gallery, topk, max_distance=np.inf):
+    """Plain loops: each row the (index, squared distance) of the nearest items, earlier ones first among equals."""
+    rows = []
+    for q in query:
+        distances = [float(sum((a - b) ** 2 for a, b in zip(q.tolist(), g.tolist(), strict=True))) for g in gallery]
+        order = sorted(range(len(gallery)), key=lambda i: (distances[i], i))
+        rows.append([(i, distances[i]) for i in order if distances[i] <= max_distance][: topk or None])
+    return rows
+
+
+def unpadded(indices, distances):
+    assert np.array_equal(indices < 0, np.isinf(distances))
+    assert all(row.tolist() == sorted(row.tolist(), key=lambda i: i < 0) for row in indices)  # only the end is filled
+    pairs = zip(indices.tolist(), distances.tolist(), strict=True)
+    return [[(i, d) for i, d in zip(*pair, strict=True) if i >= 0] for pair in pairs]
+
+
+@pytest.mark.parametrize("block_bytes", [None, 4096, 400, 1])
+@pytest.mark.parametrize("topk", [1, 7, 90, 200, 0])
+def test_equals_plain_loops_with_ties(topk, block_bytes):
+    query, gallery = whole(0, 23), whole(1, 150)
+    indices, distances = search_gallery(query, gallery, topk=topk, block_bytes=block_bytes)
+    assert indices.dtype == np.int64
+    assert distances.dtype == np.float32
+    assert indices.shape == (23, min(topk or 150, 150))
+    assert unpadded(indices, distances) == ranked_by_hand(query, gallery, topk)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.data())
+def test_any_shape_blocks_and_threshold(data):
+    q, n, topk = (data.draw(st.integers(low, high)) for low, high in ((1, 9), (1, 40), (0, 45)))
+    limit = data.draw(st.sampled_from([None, -1.0, 0.0, 4.0, 11.0, 1000.0]))
+    query, gallery = whole(data.draw(st.integers(0, 99)), q, 3), whole(data.draw(st.integers(0, 99)), n, 3)
+    block_bytes = data.draw(st.integers(1, 2000))
+    found = search_gallery(query, gallery, topk=topk, block_bytes=block_bytes, max_distance=limit)
+    expected = ranked_by_hand(query, gallery, topk, np.inf if limit is None else limit)
+    assert unpadded(*found) == expected
+    ragged = topk == 0 and limit is not None
+    assert found[0].shape == (q, max(map(len, expected)) if ragged else min(topk or n, n))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_metrics_are_those_of_the_evaluation(metric, normalized):
+    query, gallery = drawn(40, 32), drawn(700, 32, 1)
+    x, y = (normalize(torch.from_numpy(a)) if normalized else torch.from_numpy(a) for a in (query, gallery))
+    matrix = get_dist_func(metric)(x, y)
+    for block_bytes in (None, 1 << 14):
+        indices, distances = search_gallery(
+            query, gallery, metric=metric, normalize=normalized, topk=20, block_bytes=block_bytes
+        )
+        np.testing.assert_allclose(distances, matrix.topk(20, largest=False).values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(distances, matrix.gather(1, torch.from_numpy(indices)), rtol=1e-5, atol=1e-5)
+        assert all(len(set(row)) == 20 for row in indices.tolist())
+
+
+def test_a_gallery_that_comes_ever_closer():
+    gallery = np.linspace(9, 0, 500, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    indices, _ = search_gallery(np.zeros((3, 4)), gallery, topk=5, block_bytes=64)
+    assert indices.tolist() == [[499, 498, 497, 496, 495]] * 3
+
+
+@pytest.mark.parametrize(
+    "kind", ["memmap", "memmap_fortran", "float16", "float64", "bfloat16", "int8", "list", "read_only"]
+)
+def test_kinds_of_input(kind, tmp_path):
+    query, gallery = whole(0, 5), whole(1, 60)
+    expected = ranked_by_hand(query, gallery, 9)
+    given_gallery = gallery
+    if kind.startswith("memmap"):
+        np.save(tmp_path / "g.npy", np.asfortranarray(gallery) if kind.endswith("fortran") else gallery)
+        given_gallery = np.load(tmp_path / "g.npy", mmap_mode="r")
+    elif kind == "bfloat16":
+        given_gallery = torch.from_numpy(gallery).bfloat16()
+    elif kind == "list":
+        given_gallery = gallery.tolist()
+    elif kind == "read_only":
+        given_gallery.flags.writeable = False
+    else:
+        given_gallery = gallery.astype(kind)
+    assert unpadded(*search_gallery(torch.from_numpy(query), given_gallery, topk=9, block_bytes=100)) == expected
+
+
+def test_a_part_of_a_writable_map_keeps_what_was_written_to_it(tmp_path):
+    gallery = np.lib.format.open_memmap(tmp_path / "g.npy", "w+", np.float32, (4000, 8))
+    gallery[:] = drawn(4000, 8)
+    part = gallery[1001:3001]
+    private = np.load(tmp_path / "g.npy", mmap_mode="c")
+    private[0] = 7
+    assert np.array_equal(search_gallery(part, part, topk=1, block_bytes=4096)[0][:, 0], np.arange(2000))
+    search_gallery(part, private, topk=1)
+    assert np.array_equal(gallery, drawn(4000, 8))
+    assert (private[0] == 7).all()
+
+
+def test_memory_is_bounded(tmp_path):
+    """2,000 queries against 120 MB: neither the gallery nor the 480 MB of distances are ever in memory."""
+    np.save(tmp_path / "g.npy", drawn(60_000, 512))
+    code = """
+import resource, sys, numpy as np
+from inference.search import search_gallery
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+gallery = np.load(sys.argv[1], mmap_mode="r")
+query = np.ones((2000, 512), np.float32)
+search_gallery(query[:50], gallery[:3000], block_bytes=1 << 22)
+before = peak()
+indices, _ = search_gallery(query, gallery, topk=10, block_bytes=1 << 22)
+print(peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "g.npy")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 60, f"{done.stdout} MiB"
+
+
+@pytest.mark.parametrize(
+    ("query", "gallery", "options", "message"),
+    [
+        (drawn(2, 4), drawn(3, 5), {}, "query has 4 dimensions but gallery has 5"),
+        (drawn(0, 4), drawn(3, 4), {}, "query is empty"),
+        (drawn(2, 4), drawn(0, 4), {}, "gallery is empty"),
+        (drawn(2, 4), drawn(3, 4)[0], {}, r"gallery must have the shape \[rows, dimensions\], got \[4\]"),
+        (drawn(2, 4), np.array([["a"] * 4]), {}, "gallery holds <U1 values"),
+        (drawn(2, 4), np.where(np.arange(400)[:, None] == 399, np.nan, drawn(400, 4)), {}, "nan: every embedding"),
+        (np.full((2, 4), np.inf), drawn(3, 4), {}, r"query\[0, 0\] is inf"),
+        (drawn(2, 4), drawn(3, 4), {"topk": -1}, "topk is -1"),
+        (drawn(2, 4), drawn(3, 4), {"block_bytes": 0}, "block_bytes is 0"),
+        (drawn(2, 4), drawn(3, 4), {"metric": "manhattan"}, "cosine, euclidean"),
+    ],
+)
+def test_bad_input_is_named(query, gallery, options, message):
+    with pytest.raises(UserError, match=message):
+        search_gallery(query, gallery, **{"block_bytes": 512, **options})
+
+
+def test_rows_that_are_not_finite_are_counted_in_the_whole_gallery():
+    gallery = drawn(400, 4)
+    gallery[205, 2] = np.inf
+    with pytest.raises(UserError, match=r"gallery\[200:\]\[5, 2\] is inf"):
+        search_gallery(drawn(5, 4), gallery, block_bytes=4 * 5 * 100)
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+
+
+def parsed(*argv):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return options_from_args(parser.parse_args(argv))
+
+
+def test_options():
+    assert parsed() == SearchOptions()
+    argv = ["--index", "faiss:ivf:64", "--max-distance", "0.5", "--format", "csv,npy,csv", "--html"]
+    assert parsed(*argv) == SearchOptions("faiss:ivf:64", "", 0.5, ("csv", "npy", "html"))
+    assert parsed("--store", "milvus:a/b.db").store == "milvus:a/b.db"
+    with pytest.raises(UserError, match="exclude each other"):
+        parsed("--store", "milvus:a/b.db", "--index", "faiss:flat")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--index", "faiss:tree"], "exact, faiss:flat, faiss:ivf, faiss:hnsw"),
+        (["--index", "hnsw"], "faiss:hnsw"),
+        (["--index", "faiss:flat:3"], "positive number"),
+        (["--index", "faiss:ivf:0"], "positive number"),
+        (["--store", "redis://x"], "milvus:FILE.db"),
+        (["--store", "milvus:folder"], "milvus:FILE.db"),
+        (["--store", "milvus:a.db#1-b"], "letters, digits and _"),
+        (["--max-distance", "nan"], "not a number"),
+        (["--max-distance", "far"], "far"),
+        (["--format", "npy,xml"], "npy, jsonl, csv"),
+    ],
+)
+def test_wrong_options_are_explained_at_once(argv, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed(*argv)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_addresses_of_stores():
+    assert parse_store("milvus:a/b.db") == ("a/b.db", "gallery")
+    assert parse_store("milvus:http://host:19530#shoes") == ("http://host:19530", "shoes")
+
+
+def test_the_command_line_needs_no_torch(tmp_path):
+    for name in ("torch", "numpy", "faiss", "pymilvus"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    code = (
+        "import argparse; from inference.search import add_arguments; p = argparse.ArgumentParser(); "
+        "add_arguments(p); p.parse_args(['--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--max-distance" in done.stdout
+
+
+def test_exact_search_of_the_command_line():
+    query, gallery = whole(0, 5), whole(1, 60)
+    result = search(query, gallery, topk=4, max_distance=10.0)
+    expected = search_gallery(query, gallery, topk=4, max_distance=10.0)
+    assert np.array_equal(result.indices, expected[0])
+    assert np.array_equal(result.distances, expected[1])
+    assert result.recall is None
+    with pytest.raises(UserError, match="exclude each other"):
+        search(query, gallery, index="faiss:flat", store="milvus:a.db")
+
+
+# --------------------------------------------------------------------------------------------------------- thresholds
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_threshold_at_a_false_accept_rate(metric):
+    pids = np.repeat(np.arange(20), 6)
+    embeddings = drawn(20, 16)[pids] + 0.6 * drawn(120, 16, 1)
+    query, gallery, q_pids, g_pids = embeddings[::2], embeddings[1::2], pids[::2], pids[1::2]
+    cameras = np.zeros(60, np.int64), np.ones(60, np.int64)
+    table = roc_table(query, gallery, q_pids, g_pids, *cameras, metric=metric)
+    np.testing.assert_equal(threshold_at_far(table, 0.01), table.threshold[list(table.far_levels).index(0.01)])
+    for far in (0.003, 0.05, 0.4):
+        limit = threshold_at_far(table, far)
+        indices, _ = search_gallery(query, gallery, metric=metric, topk=0, max_distance=limit)
+        row, column = np.nonzero(indices >= 0)
+        wrong = int((q_pids[row] != g_pids[indices[row, column]]).sum())
+        most = far * 60 * 57  # of all pairs of two identities
+        assert most - 3 < wrong <= most
+    assert threshold_at_far(table, 1.0) == table.edges[-1]
+    with pytest.raises(UserError, match="0 to 1"):
+        threshold_at_far(table, 1.5)
+
+
+def test_no_threshold_is_low_enough():
+    same = np.ones((4, 3), np.float32)
+    table = roc_table(same, same, np.arange(4), np.arange(4), np.zeros(4, int), np.ones(4, int))
+    with pytest.raises(UserError, match="no threshold"):
+        threshold_at_far(table, 0.1)
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def found():
+    indices = np.array([[2, 0, 1], [1, -1, -1], [-1, -1, -1]])
+    distances = np.array([[0.1, 0.25, 3e-8], [1.5, np.inf, np.inf], [np.inf] * 3], dtype=np.float32)
+    return ["q/ä.jpg", "q/b,c.jpg", "q/d.jpg"], np.array(["g/0.jpg", "g/ö.jpg", "g/2.jpg"]), indices, distances
+
+
+def test_files_of_results(tmp_path):
+    query_paths, gallery_paths, indices, distances = found()
+    files = write_results(tmp_path / "new", ["npy", "jsonl", "csv", "html"], *found())
+    assert [file.name for file in files] == ["results.npy", "results.jsonl", "results.csv", "results.html"]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(file.name for file in files)
+
+    results = np.load(files[0], allow_pickle=True).item()
+    assert list(results) == query_paths
+    for row, count in enumerate((3, 1, 0)):
+        entry = results[query_paths[row]]
+        assert list(entry) == ["indices", "paths", "distances"]
+        assert np.array_equal(entry["indices"], indices[row, :count])
+        assert np.array_equal(entry["paths"], gallery_paths[indices[row, :count]])
+        assert np.array_equal(entry["distances"], distances[row, :count])
+
+    lines = [json.loads(line) for line in files[1].read_text(encoding="utf-8").splitlines()]
+    assert [line["query"] for line in lines] == query_paths
+    assert [len(line["results"]) for line in lines] == [3, 1, 0]
+    assert lines[0]["results"][1] == {"rank": 2, "index": 0, "path": "g/0.jpg", "distance": 0.25}
+    assert np.array_equal(np.float32([r["distance"] for r in lines[0]["results"]]), distances[0])
+
+    with files[2].open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(r["query"], r["rank"], r["index"], r["path"]) for r in rows] == [
+        ("q/ä.jpg", "1", "2", "g/2.jpg"),
+        ("q/ä.jpg", "2", "0", "g/0.jpg"),
+        ("q/ä.jpg", "3", "1", "g/ö.jpg"),
+        ("q/b,c.jpg", "1", "1", "g/ö.jpg"),
+    ]
+    assert np.array_equal(np.float32([r["distance"] for r in rows]), distances[np.isfinite(distances)])
+
+
+def test_results_that_do_not_fit_are_refused(tmp_path):
+    query_paths, gallery_paths, indices, distances = found()
+    with pytest.raises(UnknownNameError, match="npy, jsonl, csv, html"):
+        write_results(tmp_path, ["xml"], *found())
+    with pytest.raises(UserError, match="2 query paths, but indices of 3"):
+        write_results(tmp_path, ["npy"], query_paths[:2], gallery_paths, indices, distances)
+    with pytest.raises(UserError, match="gallery row 2, but there are 2 paths"):
+        write_results(tmp_path, ["npy"], query_paths, gallery_paths[:2], indices, distances)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["npy", "jsonl", "csv", "html"])
+def test_a_failure_leaves_the_old_file(name, tmp_path):
+    class Broken(list):
+        def __iter__(self):
+            yield "q/a.jpg"
+            raise RuntimeError("power cut")
+
+        __getitem__ = None
+
+    old = write_results(tmp_path, [name], *found())[0]
+    before = old.read_bytes()
+    with pytest.raises((RuntimeError, TypeError)):
+        write_results(tmp_path, [name], Broken(["q/a.jpg", "q/b.jpg", "q/c.jpg"]), *found()[1:])
+    assert old.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [old.name]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*results.csv cannot be written"):
+        write_results(tmp_path / "file" / "below", ["csv"], *found())
