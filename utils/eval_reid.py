@@ -183,7 +183,7 @@ def evaluate_distances(
     """The instance protocol on given distances: a matrix [M, N], or a function that computes rows of it.
 
     Args:
-        distances: [M, N] floating, or a function (start, stop) -> tensor [stop - start, N] of float32 distances.
+        distances: [M, N] floating, or a function (start, stop) -> [stop - start, N]; ranked in float32.
         q_pids, g_pids, q_camids, g_camids, max_rank, block_bytes: as for :func:`evaluate_embeddings`.
 
     Raises:
@@ -207,14 +207,13 @@ def evaluate_distances(
             return matrix[start:stop].to(torch.float32)
 
     def checked(start: int, stop: int) -> Tensor:
-        block = compute(start, stop)
+        block = torch.as_tensor(compute(start, stop)).detach().to(torch.float32)
         if tuple(block.shape) != (stop - start, shape[1]):
             raise UserError(
                 f"distances({start}, {stop}) has the shape {list(block.shape)}, not [{stop - start}, {shape[1]}]."
             )
-        bad = (~block.isfinite()).nonzero()
-        if len(bad):
-            row, column = bad[0].tolist()
+        if not torch.stack(block.aminmax()).isfinite().all():  # a NaN is both the least and the largest value
+            row, column = (~block.isfinite()).nonzero()[0].tolist()
             raise UserError(
                 f"distances[{start + row}, {column}] is {block[row, column].item()}, which cannot be ranked."
             )

@@ -19,7 +19,7 @@ from utils.ranking import nearest
 
 FloatArray = NDArray[np.float32]
 
-_ENTRIES_AT_ONCE = 1 << 21
+_ENTRIES_AT_ONCE = 1 << 19
 _PAIR_BYTES = 8 << 20
 
 
