@@ -31,7 +31,7 @@ def write_contact_sheet(
     max_queries: int = 100,
     max_results: int = 20,
 ) -> Path:
-    """Write one HTML file with small pictures inside, so that it can be moved and sent; names link to the image files.
+    """Write one HTML file with small pictures inside, so that it can be moved and sent; they link to the image files.
 
     What is not an image file (an identity's name, a file that has gone) is shown by its name.
 
@@ -61,7 +61,7 @@ def write_contact_sheet(
                 _tile(str(gallery_paths[row]), f"{rank}. {distance:.4g}", path.parent, thumbnails)
                 for rank, (row, distance) in enumerate(kept, start=1)
             ]
-            query = _tile(str(query_paths[i]), "query", path.parent, _thumbnail)
+            query = _tile(str(query_paths[i]), Path(query_paths[i]).name, path.parent, _thumbnail)
             listed = "".join(f"<li>{tile}</li>" for tile in results) or '<li class="none">nothing near enough</li>'
             stream.write(f'<section><div class="query">{query}</div><ol>{listed}</ol></section>\n')
         stream.write(after)
@@ -130,6 +130,7 @@ section { display: flex; gap: 1rem; align-items: flex-start; background: var(--c
 ol { display: flex; flex-wrap: wrap; gap: .75rem; list-style: none; margin: 0; padding: 0; }
 .tile { display: grid; gap: .25rem; justify-items: center; color: inherit; text-decoration: none; }
 .tile img { display: block; max-width: 8rem; max-height: 10rem; }
+.query small { overflow-wrap: anywhere; max-width: 8rem; text-align: center; }
 .tile small { color: var(--faint); font-variant-numeric: tabular-nums; }
 .name { display: grid; place-items: center; width: 6rem; min-height: 6rem; padding: .25rem;
   border: 1px dashed var(--faint); overflow-wrap: anywhere; text-align: center; font-size: .8rem; }
@@ -140,7 +141,7 @@ a.tile:focus-visible, a.tile:hover { outline: 2px solid var(--mark); outline-off
 </head>
 <body>
 <h1>Search results</h1>
-<p><!-- note -->. Under each picture: rank and distance. A picture links to its image file.</p>
+<p><!-- note -->. Under each result: rank and distance. A picture links to its image file.</p>
 <main>
 <!-- rows -->
 </main>
