@@ -39,6 +39,11 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
             self.dirpath = str(Path(trainer.strategy.broadcast(root)) / "auto_checkpoints")
         super().setup(trainer, pl_module, stage)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Leave the files of a run in another folder alone: older Lightning removes the one that was resumed from."""
+        if state_dict.get("dirpath") == self.dirpath:
+            super().load_state_dict(state_dict)
+
 
 class SafeCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary name and renames; reads ours and the original's files without running code from them."""

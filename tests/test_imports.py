@@ -91,3 +91,10 @@ def test_help_needs_no_torch(script, tmp_path):
 def test_the_tree_has_no_dot_cuda_calls():
     for path in module_files():
         assert ".cuda()" not in path.read_text(encoding="utf-8"), path
+
+
+def test_no_function_is_longer_than_a_screen():
+    for path in module_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path.relative_to(ROOT)}: {node.name}"

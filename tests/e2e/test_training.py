@@ -34,7 +34,9 @@ def assert_same_state(path, other):
     for ours, theirs in zip(one["optimizer_states"], two["optimizer_states"], strict=True):
         assert ours["param_groups"] == theirs["param_groups"]
         for number, state in ours["state"].items():
-            assert all(torch.equal(value, theirs["state"][number][name]) for name, value in state.items())
+            # Older versions of torch keep an empty momentum of the centres' optimiser.
+            tensors = {name: value for name, value in state.items() if value is not None}
+            assert all(torch.equal(value, theirs["state"][number][name]) for name, value in tensors.items())
 
 
 def test_ctl_script_writes_checkpoints_tensorboard_and_mlflow(run_script, tiny, tmp_path):
