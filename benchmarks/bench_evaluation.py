@@ -55,10 +55,11 @@ def draw(size: str, seed: int = 0, scale: float = 1.0) -> Data:
     rng.shuffle(g_pids)
     q_pids = rng.integers(1, ids + 1, m)
     centres = torch.randn(ids + 1, dim, generator=generator)
+    centres[0] = 0
     data: Data = {"q_pids": q_pids, "g_pids": g_pids}
     data["q_camids"], data["g_camids"] = rng.integers(0, cameras, m), rng.integers(0, cameras, n)
     for name, pids in (("query", q_pids), ("gallery", g_pids)):
-        embeddings = torch.randn(len(pids), dim, generator=generator).mul_(4 * (dim / 2048) ** 0.25)
+        embeddings = torch.randn(len(pids), dim, generator=generator).mul_(3 * (dim / 2048) ** 0.25)
         for start in range(0, len(pids), 1024):  # in place: the memory part must not meet a larger peak before
             embeddings[start : start + 1024] += centres[torch.from_numpy(pids[start : start + 1024])]
         data[name] = embeddings

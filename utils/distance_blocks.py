@@ -52,13 +52,13 @@ def _own(array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Products in full float32, whatever autocast and the TF32 or bfloat16 settings say."""
+def exact_float32() -> Iterator[None]:
+    """Products in full float32, whatever the TF32 setting says. (Autocast does not touch products into given memory.)"""
     precision = torch.get_float32_matmul_precision()
     if precision != "highest":
         torch.set_float32_matmul_precision("highest")
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad():
             yield
     finally:
         if precision != "highest":
@@ -142,7 +142,7 @@ class DistanceBlocks:
         self.query, self.gallery, self.metric = query, gallery, metric
         self.normalized = feat_norm or metric == "cosine"
         self.tile = tile_height(len(query), len(gallery))
-        with exact_float32(gallery.device):
+        with exact_float32():
             self._longest_query = float(row_squares(names[0], query).max()) ** 0.5
             squares = row_squares(names[1], gallery)
             if self.normalized:
@@ -158,7 +158,7 @@ class DistanceBlocks:
         rows = -(-(stop - start) // self.tile) * self.tile
         if self._buffer is None or len(self._buffer) < rows:
             self._buffer = torch.empty(rows, len(self.gallery), device=self.gallery.device)
-        with exact_float32(self.gallery.device):
+        with exact_float32():
             for offset in range(0, rows, self.tile):
                 self._fill(self._buffer[offset : offset + self.tile], start + offset)
         return self._buffer[: stop - start]

@@ -166,6 +166,7 @@ def write_index(
         ),
         tiles=tiles,
         shown=f"{len(cards)} of {result.num_queries} queries are shown",
+        shown_by="" if result.protocol == "instance" else " A centroid is shown by one of its images.",
         cards="\n".join(cards),
     )
     return write_text(path, page)
@@ -230,7 +231,7 @@ li {{ border: 1px solid currentColor; border-radius: 1rem; padding: 0 .6rem; fon
 <p>{note}</p>
 <dl>{tiles}</dl>
 <p>{shown}, the worst first. Each picture holds the query (black frame), then its nearest results: a green frame is the
-query's identity, a red one is not. Cameras count from 0.</p>
+query's identity, a red one is not.{shown_by} Cameras count from 0.</p>
 </header>
 <main>
 {cards}

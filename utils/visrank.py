@@ -133,7 +133,7 @@ def render_rankings(
     Raises:
         UserError: an image cannot be read or a picture not written; the message names the file.
     """
-    border = max(1, min(size) // 24)
+    border = max(2, min(size) // 20)
     inner = (max(1, size[1] - 2 * border), max(1, size[0] - 2 * border))  # width, height
     scaled = lru_cache(maxsize=_CACHED)(lambda path: _scaled(path, inner))
     longest = max((len(ranking.images) for ranking in rankings), default=0)
