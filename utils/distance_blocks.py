@@ -5,6 +5,7 @@ differently. So every product has the same height, the *tile*, which follows fro
 items alone; a block is a whole number of tiles, and the last one is filled up with zeros.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ BlockFunc = Callable[[int, int], Tensor]
 DEFAULT_BLOCK_BYTES = 64 << 20
 _TILE_BYTES = 128 << 20
 _MAX_TILE = 1024  # higher products are hardly faster
+_TORCH_TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
 _STEP = 16  # the height is a multiple of this, so that every tile starts at the same alignment
 _CHUNK_BYTES = 32 << 20  # of a gallery that must be converted to float32 on the way
 _CACHED_BYTES = (
@@ -38,8 +40,12 @@ def as_embeddings(name: str, values: Any) -> Tensor:
         array = np.asarray(values)
         if array.dtype.kind not in "fiu":
             raise UserError(f"{name} holds {array.dtype} values; numbers are expected.")
-        # A read-only array (a memory-mapped file) cannot become a tensor without a warning: copy it by blocks instead.
-        values = torch.from_numpy(array if array.flags.writeable and array.dtype.isnative else _own(array))
+        if not array.dtype.isnative or array.dtype.name not in _TORCH_TYPES or min(array.strides, default=0) < 0:
+            array = np.ascontiguousarray(array, dtype=np.float32)
+        with warnings.catch_warnings():
+            # Torch warns that read-only arrays, such as memory-mapped files, must not be written to. They are not.
+            warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+            values = torch.from_numpy(array)
     if values.dim() != 2:
         raise UserError(f"{name} must have the shape [rows, dimensions], got {list(values.shape)}.")
     if not len(values):
@@ -47,13 +53,9 @@ def as_embeddings(name: str, values: Any) -> Tensor:
     return values.detach()
 
 
-def _own(array: np.ndarray) -> np.ndarray:
-    return array.astype(array.dtype.newbyteorder("="))
-
-
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Products in full float32, whatever the TF32 setting says. (Autocast does not touch products into given memory.)"""
+    """Products in full float32, whatever the TF32 setting; autocast does not touch products into given memory."""
     precision = torch.get_float32_matmul_precision()
     if precision != "highest":
         torch.set_float32_matmul_precision("highest")
@@ -185,9 +187,9 @@ class DistanceBlocks:
             else:
                 out[:, columns].addmm_(x, y.t(), beta=1, alpha=-2)
         if self.normalized and self.metric == "cosine":
-            out.mul_(-self._scale).add_(1)
+            torch.addcmul(torch.ones((), device=out.device), out, -self._scale, out=out)  # 1 - similarity
         elif self.normalized:
-            out.mul_(-2 * self._scale).add_(self._squares).add_(x_squares)
+            torch.addcmul(self._squares, out, -2 * self._scale, out=out).add_(x_squares)
 
     def _gallery_parts(self) -> Iterator[tuple[slice, Tensor]]:
         if self.gallery.dtype == torch.float32:

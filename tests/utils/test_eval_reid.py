@@ -271,8 +271,11 @@ def test_block_size_does_not_matter(protocol, how, monkeypatch):
         lambda x: x.astype(np.float16),
         lambda x: x.astype(np.float64),
         lambda x: x.astype(np.int64),
+        lambda x: x.astype(np.longdouble),
         lambda x: x.astype(">f4"),
         lambda x: np.asfortranarray(x),
+        lambda x: x[::-1, ::-1].copy()[::-1, ::-1],  # negative strides
+        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
         lambda x: torch.from_numpy(x.copy()).to(torch.bfloat16),
         lambda x: torch.from_numpy(x.copy()).requires_grad_(),
         lambda x: np.frombuffer(x.tobytes(), np.float32).reshape(x.shape),  # read-only
