@@ -112,7 +112,7 @@ def spread(values: list[float]) -> dict[str, Any]:
         "median": statistics.median(values),
         "min": min(values),
         "max": max(values),
-        "values": [round(value, 5) for value in values],
+        "values": [float(f"{value:.5g}") for value in values],
     }
 
 
