@@ -1,0 +1,73 @@
+"""Write the embedding network of a checkpoint as one file: ``python -m inference.export CKPT OUT --format onnx``."""
+
+import argparse
+import sys
+
+from config.cli import clean_exit
+from utils.errors import UserError
+
+_DESCRIPTION = """Write backbone, pooling and BN neck of a checkpoint as one file that runs without this code.
+
+The file is run on random and on drawn images, and kept only if it agrees with torch: cosine at least 0.99999, relative
+error at most 0.0001. Image size, mean, deviation, channel order and so on are in its metadata, as JSON under
+"preprocessing" (ONNX: metadata_props; the others: the extra file preprocessing.json)."""
+
+_EXAMPLES = """examples:
+  python -m inference.export epoch=119.ckpt person.onnx --format onnx --dynamic-batch
+  python -m inference.export epoch=119.ckpt person.pt --format torchscript --normalize
+  python -m inference.export epoch=119.ckpt person.pt2 --format torch_export --size 320 320"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; needs nothing heavy, so that --help is fast."""
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.export",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of this project or of the original")
+    parser.add_argument("output", metavar="OUT", help="file to write")
+    parser.add_argument("--format", required=True, choices=["onnx", "torchscript", "torch_export"])
+    parser.add_argument("--normalize", action="store_true", help="scale embeddings to unit length")
+    parser.add_argument(
+        "--dynamic-batch",
+        action="store_true",
+        help="any number of images at once, not one; TorchScript always takes any",
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images, default: INPUT.SIZE_TEST of the checkpoint",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; ends the program with status 2 and one line on stderr if it cannot be done."""
+    args = build_parser().parse_args(argv)
+    with clean_exit(UserError):
+        if args.size and min(args.size) < 32:
+            raise UserError(f"--size is {args.size[0]} {args.size[1]}; both must be at least 32.")
+        from inference.exporting import export_checkpoint
+
+        facts = export_checkpoint(
+            args.checkpoint,
+            args.output,
+            args.format,
+            unit=args.normalize,
+            dynamic_batch=args.dynamic_batch,
+            size=tuple(args.size) if args.size else None,
+        )
+        height, width = facts["image_size"]
+        sys.stdout.write(
+            f"{args.output}: {facts['network']}, images {height} x {width}, embeddings of {facts['embedding_size']}; "
+            f"against torch: cosine {facts['cosine']:.7f}, relative error {facts['relative_error']:.1e}\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

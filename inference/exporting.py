@@ -1,0 +1,228 @@
+"""The embedding network of a checkpoint as one file that runs without this code: ONNX, TorchScript or torch.export."""
+
+import contextlib
+import hashlib
+import inspect
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from datasets.transforms.build import eval_transforms
+from inference.optional import require
+from inference.writing import written_whole
+from modelling.bases import ModelBase
+from scripts.make_toy_dataset import Options, draw_shot, plan
+from utils.distances import normalize
+from utils.errors import UnknownNameError, UserError
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+FORMATS = ("onnx", "torchscript", "torch_export")
+INPUT, OUTPUT = "images", "embeddings"
+METADATA = "preprocessing"  # the key in ONNX; the file preprocessing.json inside the others
+MIN_COSINE, MAX_RELATIVE_ERROR = 0.99999, 1e-4  # of the written file against torch
+
+_IMAGES = 4  # random ones, and as many drawn ones, that the file is tried with
+_OPSET_OLD, _OPSET_NEW = 17, 18
+
+
+class EmbeddingNetwork(nn.Module):
+    """Images to embeddings: backbone, pooling, BN neck, and scaling to unit length if asked."""
+
+    def __init__(self, model: ModelBase, unit: bool) -> None:
+        super().__init__()
+        self.backbone, self.bn, self.unit = model.backbone, model.bn, unit
+        if hasattr(self.backbone.base, "fc"):
+            del self.backbone.base.fc  # never used
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] normalised as the metadata says -> [B, D]."""
+        _, features = self.backbone(images)
+        embeddings = self.bn(features)
+        return normalize(embeddings) if self.unit else embeddings
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    format: str,
+    *,
+    unit: bool = False,
+    dynamic_batch: bool = False,
+    size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Write the network of a checkpoint, run what was written, and keep it only if it agrees with torch.
+
+    Args:
+        checkpoint: of this project or of the original.
+        output: the file to write.
+        format: "onnx", "torchscript" or "torch_export".
+        unit: scale embeddings to unit length in the network.
+        dynamic_batch: take any number of images at once; otherwise one. TorchScript always takes any.
+        size: height and width of the images; INPUT.SIZE_TEST of the checkpoint if None.
+
+    Returns:
+        the metadata, and what the comparison gave: ``cosine`` (the least) and ``relative_error`` (the greatest
+        difference in an embedding over its greatest value).
+
+    Raises:
+        UnknownNameError: another format.
+        UserError: the checkpoint cannot be used, a package is missing, or the written file disagrees with torch.
+    """
+    if format not in FORMATS:
+        raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(FORMATS)}.")
+    if format == "onnx":
+        for package in ("onnx", "onnxruntime"):
+            require(package, "export", "--format onnx")
+    model = ModelBase.load_from_checkpoint(checkpoint)
+    metadata = _metadata(model, Path(checkpoint), unit, dynamic_batch or format == "torchscript", size)
+    network = EmbeddingNetwork(model, unit)
+    height, width = metadata["image_size"]
+    example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
+    with written_whole(output) as temporary, torch.no_grad():
+        with _quiet():
+            run = _WRITERS[format](network, example, temporary, dynamic_batch, json.dumps(metadata))
+        cosine, error = compare(network, run, metadata)
+        if not (cosine >= MIN_COSINE and error <= MAX_RELATIVE_ERROR):
+            raise UserError(
+                f"{output} was not written: the exported network disagrees with torch (cosine {cosine:.7f}, at least "
+                f"{MIN_COSINE} is needed; relative error {error:.1e}, at most {MAX_RELATIVE_ERROR:g})."
+            )
+    return {**metadata, "cosine": cosine, "relative_error": error}
+
+
+def compare(network: nn.Module, run: Run, metadata: dict[str, Any]) -> tuple[float, float]:
+    """Least cosine and greatest relative error of ``run`` against the network, on random and on drawn images."""
+    height, width = metadata["image_size"]
+    prepare = eval_transforms((height, width), metadata["pixel_mean"], metadata["pixel_std"])
+    people = [prepare(draw_shot(shot, (128, 64), 0)) for shot in plan(Options(ids=8))[:: 64 // _IMAGES][:_IMAGES]]
+    noise = torch.randn(_IMAGES, 3, height, width, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([noise, torch.stack(people)])
+    counts = [1] * len(images) if metadata["batch"] == 1 else [1, len(images) - 3, 2]
+    cosines, errors = [], []
+    for batch in images.split(counts):
+        expected = network(batch).double()
+        found = torch.from_numpy(run(batch.numpy())).double()
+        if found.shape != expected.shape:
+            raise UserError(f"the exported network gives {list(found.shape)}; expected is {list(expected.shape)}.")
+        difference = (found - expected).abs().amax(1)
+        error = (difference / expected.abs().amax(1)).nan_to_num(torch.inf)
+        cosine = torch.nn.functional.cosine_similarity(found, expected).nan_to_num(-1)
+        # Equal is equal, even if it is zero.
+        errors.append(error.where(difference != 0, 0).max())
+        cosines.append(cosine.where(difference != 0, 1).min())
+    return float(min(cosines)), float(max(errors))
+
+
+def _metadata(
+    model: ModelBase, checkpoint: Path, unit: bool, any_batch: bool, size: tuple[int, int] | None
+) -> dict[str, Any]:
+    options = model.hparams
+    with checkpoint.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {
+        "input": INPUT,
+        "output": OUTPUT,
+        "batch": "any" if any_batch else 1,
+        "layout": "NCHW",
+        "channels": "RGB",
+        "dtype": "float32",
+        "image_size": [int(side) for side in size or options.INPUT.SIZE_TEST],  # height, width
+        "resize": "bilinear with antialiasing, as Pillow",
+        "pixel_range": [0.0, 1.0],  # before mean and std
+        "pixel_mean": [float(value) for value in options.INPUT.PIXEL_MEAN],
+        "pixel_std": [float(value) for value in options.INPUT.PIXEL_STD],
+        "embedding_size": int(options.MODEL.BACKBONE_EMB_SIZE),
+        "normalized": unit,
+        "network": options.MODEL.NAME,
+        "source": checkpoint.name,
+        "source_sha256": digest,
+        "exporter": f"torch {torch.__version__}",
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of exporters about themselves: what they write is tried afterwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        # Instance normalisation uses the statistics of the image, as it does in training.
+        warnings.filterwarnings("ignore", message=".*instance_norm.*train=True")
+        yield
+
+
+def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
+    # The exporter that builds on torch.export became the usual one in torch 2.9.
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    write = _write_onnx_new if version >= (2, 9) else _write_onnx_old
+    write(network, example, path, dynamic_batch)
+    onnx, onnxruntime = (require(name, "export", "--format onnx") for name in ("onnx", "onnxruntime"))
+    model = onnx.load(str(path))
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
+        del part.metadata_props[:]  # stack traces, which name folders of this machine
+    onnx.helper.set_model_props(model, {METADATA: metadata})
+    onnx.save(model, str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+
+
+def _write_onnx_new(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:
+    require("onnxscript", "export", "--format onnx")
+    options: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if dynamic_batch else {}
+    torch.onnx.export(
+        network, (example,), str(path), input_names=[INPUT], output_names=[OUTPUT], opset_version=_OPSET_NEW,
+        dynamo=True, external_data=False, verbose=False, **options,
+    )  # fmt: skip
+
+
+def _write_onnx_old(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:
+    options: dict[str, Any] = {"dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}} if dynamic_batch else {}
+    if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+        options["dynamo"] = False
+    torch.onnx.export(
+        network, (example,), str(path), input_names=[INPUT], output_names=[OUTPUT], opset_version=_OPSET_OLD, **options
+    )
+
+
+def _write_torchscript(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
+    traced = torch.jit.trace(network, (example,), check_trace=False)
+    torch.jit.save(traced, str(path), _extra_files={f"{METADATA}.json": metadata})
+    loaded = torch.jit.load(str(path))
+    return lambda images: loaded(torch.from_numpy(images)).numpy()
+
+
+def _write_torch_export(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
+    options: dict[str, Any] = {}
+    if dynamic_batch:
+        if "dynamic_shapes" not in inspect.signature(torch.export.export).parameters:
+            raise UserError(f"--dynamic-batch with torch_export needs torch 2.2, and this is {torch.__version__}.")
+        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(network, (example,), **options)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine
+    buffer = io.BytesIO()  # to a path, torch insists on the ending .pt2
+    torch.export.save(program, buffer, extra_files={f"{METADATA}.json": metadata})
+    path.write_bytes(buffer.getvalue())
+    loaded = torch.export.load(io.BytesIO(path.read_bytes()))
+    module: Any = loaded.module() if hasattr(loaded, "module") else loaded
+    return lambda images: module(torch.from_numpy(images)).numpy()
+
+
+_Writer = Callable[[nn.Module, Tensor, Path, bool, str], Run]
+_WRITERS: dict[str, _Writer] = {
+    "onnx": _write_onnx,
+    "torchscript": _write_torchscript,
+    "torch_export": _write_torch_export,
+}

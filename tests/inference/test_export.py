@@ -1,0 +1,226 @@
+import json
+import lzma
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from inference import export, exporting
+from inference.exporting import FORMATS, METADATA, export_checkpoint
+from modelling.bases import ModelBase
+from tests.support import GOLDEN, ROOT, fill_by_recipe
+from utils.checkpoint import to_plain
+from utils.distances import normalize
+from utils.errors import UserError
+
+NETWORKS = {"resnet18": 512, "resnet50_ibn_a": 2048}
+ENDINGS = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
+
+# What a user writes who has the file and none of our code. The folder is empty and the checkout is not on the path.
+READERS = {
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+facts = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
+run = lambda images: session.run([facts["output"]], {facts["input"]: images})[0]
+""",
+    "torchscript": """
+import torch
+files = {"preprocessing.json": ""}
+network = torch.jit.load(path, _extra_files=files)
+facts = json.loads(files["preprocessing.json"])
+run = lambda images: network(torch.from_numpy(images)).numpy()
+""",
+    "torch_export": """
+import torch
+files = {"preprocessing.json": ""}
+network = torch.export.load(path, extra_files=files).module()
+facts = json.loads(files["preprocessing.json"])
+run = lambda images: network(torch.from_numpy(images)).numpy()
+""",
+}
+PROGRAM = """
+import json, sys
+import numpy as np
+for path in sys.argv[2:]:
+    kind = {"onnx": "onnx", "pt": "torchscript", "pt2": "torch_export"}[path.rsplit(".", 1)[1]]
+    exec(json.loads(sys.argv[1])[kind])
+    images = np.load(path + ".in.npy")
+    if facts["batch"] == 1:
+        found = np.concatenate([run(image[None]) for image in images])
+    else:
+        found = run(images)
+    np.savez(path + ".out.npz", found=found, facts=json.dumps(facts))
+assert not {"inference", "modelling", "utils", "config"} & set(sys.modules)
+"""
+
+
+def run_alone(paths, folder):
+    """Run exported files on their images in a program without this code; the embeddings and metadata of each."""
+    for path in paths:
+        np.save(f"{path}.in.npy", images())
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(READERS), *map(str, paths)], cwd=folder, env=environment, check=True
+    )
+    for path in paths:
+        with np.load(f"{path}.out.npz") as archive:
+            yield archive["found"], json.loads(str(archive["facts"]))
+
+
+def images():
+    return np.random.default_rng(0).standard_normal((3, 3, 64, 32)).astype(np.float32)
+
+
+def write_checkpoint(path, name):
+    cfg = {
+        "MODEL": {"NAME": name, "BACKBONE_EMB_SIZE": NETWORKS[name], "PRETRAINED": False},
+        "INPUT": {"SIZE_TEST": [64, 32], "PIXEL_MEAN": [0.5, 0.4, 0.3]},
+    }
+    model = ModelBase(cfg, num_classes=4, load_imagenet=False)
+    model.load_state_dict(fill_by_recipe(model.state_dict()))
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, path)
+    with torch.no_grad():
+        return model.eval()(torch.from_numpy(images()))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Network -> (checkpoint, the embeddings of images())."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {name: (folder / f"{name}.ckpt", write_checkpoint(folder / f"{name}.ckpt", name)) for name in NETWORKS}
+
+
+# Both networks in each format, and each option on and off in each.
+CASES = [
+    ("resnet18", "onnx", False, True),
+    ("resnet50_ibn_a", "onnx", True, False),
+    ("resnet18", "torchscript", True, False),
+    ("resnet50_ibn_a", "torchscript", False, True),
+    ("resnet18", "torch_export", True, True),
+    ("resnet50_ibn_a", "torch_export", False, False),
+]
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoints, tmp_path_factory):
+    """Every case, written and then run by one program without this code: (metadata returned, found, metadata read)."""
+    folder = tmp_path_factory.mktemp("exported")
+    paths, returned = [], []
+    for name, form, unit, dynamic in CASES:
+        paths.append(folder / f"{name}{ENDINGS[form]}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            returned.append(export_checkpoint(checkpoints[name][0], paths[-1], form, unit=unit, dynamic_batch=dynamic))
+    assert sorted(folder.iterdir()) == sorted(paths)
+    for path in paths:  # TorchScript keeps the places of its source
+        assert path.suffix == ".pt" or str(ROOT).encode() not in path.read_bytes()
+    alone = run_alone(paths, tmp_path_factory.mktemp("elsewhere") / "empty")
+    return dict(zip(CASES, zip(returned, alone, strict=True), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_file_runs_without_this_code(case, exported, checkpoints):
+    name, form, unit, dynamic = case
+    returned, (found, read) = exported[case]
+    expected = normalize(checkpoints[name][1]) if unit else checkpoints[name][1]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert returned["cosine"] >= 0.99999
+    assert returned["relative_error"] <= 1e-4
+    assert read == {key: value for key, value in returned.items() if key not in ("cosine", "relative_error")}
+    assert {key: read[key] for key in read if key not in ("exporter", "source_sha256")} == {
+        "input": "images", "output": "embeddings", "batch": "any" if dynamic or form == "torchscript" else 1,
+        "layout": "NCHW", "channels": "RGB", "dtype": "float32", "image_size": [64, 32],
+        "resize": "bilinear with antialiasing, as Pillow", "pixel_range": [0.0, 1.0],
+        "pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.229, 0.224, 0.225],
+        "embedding_size": NETWORKS[name], "normalized": unit, "network": name, "source": f"{name}.ckpt",
+    }  # fmt: skip
+
+
+def test_a_checkpoint_of_the_original(tmp_path, capsys):
+    (tmp_path / "old.ckpt").write_bytes(lzma.decompress((GOLDEN / "legacy_zero.ckpt.xz").read_bytes()))
+    output = tmp_path / "new folder" / "old.pt2"
+    export.main([str(tmp_path / "old.ckpt"), str(output), "--format", "torch_export", "--size", "64", "32"])
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "resnet18, images 64 x 32, embeddings of 512; against torch: cosine 1.0000000" in shown.out
+    assert torch.export.load(output).module()(torch.ones(1, 3, 64, 32)).shape == (1, 512)
+
+
+def test_the_exporter_of_older_torch(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_write_onnx_new", exporting._write_onnx_old)
+    facts = export_checkpoint(checkpoints["resnet18"][0], tmp_path / "a.onnx", "onnx", unit=True, dynamic_batch=True)
+    ((found, read),) = run_alone([tmp_path / "a.onnx"], tmp_path / "empty")
+    np.testing.assert_allclose(found, normalize(checkpoints["resnet18"][1]), atol=1e-5)
+    assert read["normalized"]
+    assert facts["relative_error"] <= 1e-4
+
+
+@pytest.mark.parametrize("fault", ["direction", "size", "shape", "nan"])
+def test_a_file_that_disagrees_is_not_kept(fault, checkpoints, tmp_path, monkeypatch, capsys):
+    faults = {
+        "direction": lambda x: x + 0.01 * np.abs(x).max(),
+        "size": lambda x: x * (1 + 2e-4),  # the cosine does not see it
+        "shape": lambda x: x[:, :-1],
+        "nan": lambda x: x * np.nan,
+    }
+    write = exporting._WRITERS["torchscript"]
+
+    def write_faulty(*args):
+        run = write(*args)
+        return lambda batch: faults[fault](run(batch))
+
+    monkeypatch.setitem(exporting._WRITERS, "torchscript", write_faulty)
+    with pytest.raises(SystemExit) as ended:
+        export.main([str(checkpoints["resnet18"][0]), str(tmp_path / "a.pt"), "--format", "torchscript"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["missing.ckpt", "a.onnx", "--format", "onnx"], "No such checkpoint: 'missing.ckpt'"),
+        (["missing.ckpt", "a.onnx", "--format", "onnx", "--size", "8", "300"], "--size is 8 300"),
+        (["missing.ckpt", "a.onnx", "--format", "tflite"], "torchscript"),
+        (["missing.ckpt", "a.onnx"], "--format"),
+    ],
+)
+def test_wrong_calls_are_explained(argv, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        export.main(argv)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_missing_packages_are_named(package, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs the package {package},.*pip install 'centroids-reid\[export\]'"):
+        export_checkpoint("missing.ckpt", tmp_path / "a.onnx", "onnx")
+
+
+def test_an_unknown_format_is_named(tmp_path):
+    with pytest.raises(UserError, match=", ".join(FORMATS)):
+        export_checkpoint("missing.ckpt", tmp_path / "a.onnx", "tflite")
+    assert METADATA == "preprocessing"
+
+
+def test_help_needs_no_torch(tmp_path):
+    for name in ("torch", "numpy", "onnx", "pytorch_lightning"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    done = subprocess.run(
+        [sys.executable, "-m", "inference.export", "--help"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--dynamic-batch" in done.stdout
