@@ -78,7 +78,14 @@ def inputs(data: Data) -> tuple[Any, ...]:
 
 
 def classic_ranking(
-    distances: np.ndarray, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any, kind: Any = None, max_rank: int = 50
+    distances: np.ndarray,
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    *,
+    kind: Any = None,
+    max_rank: int = 50,
 ) -> dict[str, Any]:
     """The usual evaluator of re-identification projects: sort the whole matrix, then one query after the other."""
     indices = np.argsort(distances, axis=1, kind=kind)

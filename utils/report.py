@@ -145,10 +145,8 @@ def write_index(
             return True, 0.0, 0, ranking.query
         return False, float(result.average_precision[i]), -int(result.first_match[i]), ranking.query
 
-    folder = Path(path).parent
     cards = []
     for ranking in sorted(rankings, key=badness):
-        picture = quote(Path(os.path.relpath(pictures[ranking.query], folder)).as_posix())
         i = found.get(ranking.query)
         facts = [
             ("AP", f"{result.average_precision[i]:.1%}" if i is not None else "no match"),
@@ -156,10 +154,15 @@ def write_index(
             ("identity", str(q_pids[ranking.query])),
             ("camera", str(q_camids[ranking.query])),
         ]
+        picture = quote(Path(os.path.relpath(pictures[ranking.query], Path(path).parent)).as_posix())
         cards.append(_card(Path(query_paths[ranking.query]).name, facts, picture, _results(ranking, cameras)))
+    return write_text(path, _page(result, cards))
+
+
+def _page(result: EvalResult, cards: list[str]) -> str:
     tiles = "".join(_fact(name, f"{value:.1%}") for name, value in metrics_dict(result).items())
     skipped = f" {result.num_skipped} queries have no match and count in no number." if result.num_skipped else ""
-    page = _PAGE.format(
+    return _PAGE.format(
         title=f"Ranked results: {TITLES[result.protocol]}",
         note=html.escape(
             f"{NOTES[result.protocol]} {result.num_queries} queries, {result.num_gallery} gallery items.{skipped}"
@@ -169,7 +172,6 @@ def write_index(
         shown_by="" if result.protocol == "instance" else " A centroid is shown by one of its images.",
         cards="\n".join(cards),
     )
-    return write_text(path, page)
 
 
 def _results(ranking: Ranking, cameras: Cameras) -> str:
