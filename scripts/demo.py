@@ -69,7 +69,7 @@ def summarize(results: dict[str, dict[str, dict[str, float]]], output: Path, sec
             row = (f"{metrics[name]:14.4f}" if name in metrics else f"{'-':>14}" for name in METRICS)
             print(f"{stage + ', ' + kind:34}" + "".join(row))
     print(
-        "\ninstances: each gallery image is ranked. centroids: mAP, Top-k by the published protocol, which inflates,\n"
+        "\ninstances: each gallery image is ranked. centroids: mAP, Top-k by the published protocol, which inflates;\n"
         "strict_*: one centroid per identity, without images of the query's camera. README.md tells more."
     )
     print(f"\ndone in {seconds:.0f} s; everything lies under {output}:")
