@@ -1,6 +1,6 @@
 """The one owner of checkpoint reads, and of what checkpoints are made of.
 
-Reading runs nothing from the file (see utils/safe_pickle.py) and gives plain dicts, lists, tuples, numbers, strings and
+Reading runs nothing from the file (see utils/torch_file.py) and gives plain dicts, lists, tuples, numbers, strings and
 CPU tensors, whether the file was written by this project, by the original (Lightning 1.1.4), or holds bare weights.
 """
 
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import MissingPathError, UserError
-from utils.safe_pickle import UnreadableError, plain
-from utils.torch_file import read_torch_file
+from utils.torch_file import UnreadableError, read_torch_file
 
 StrPath = str | os.PathLike[str]
 
@@ -57,7 +56,7 @@ def load_checkpoint(path: StrPath) -> dict[str, Any]:
     if Path(path).is_dir():
         raise CheckpointError(f"{path} is a folder. Expected a checkpoint file, such as a *.ckpt inside it.")
     try:
-        content = read_torch_file(Path(path))
+        content = _plain(read_torch_file(Path(path)))
     except UnreadableError as error:
         raise CheckpointError(f"{path} {error}. Expected a checkpoint or weights written by torch.save.") from error
     if not isinstance(content, dict):
@@ -158,9 +157,30 @@ def to_plain(obj: Any) -> Any:
         CheckpointError: for an object of any other class, naming it and its position.
     """
     try:
-        return plain(obj, _plain_leaf, sets_as=list)
+        return _plain(obj)
     except UnreadableError as error:
         raise CheckpointError(f"The checkpoint to be saved {error}.") from error
+
+
+def _plain(obj: Any) -> Any:
+    copies: dict[int, Any] = {}  # what is shared stays shared
+
+    def copy(value: Any, where: str) -> Any:
+        if not isinstance(value, dict | list | tuple | set | frozenset):
+            return _plain_leaf(value, where)
+        if id(value) not in copies:
+            if isinstance(value, dict):
+                result: Any = {copy(key, where): copy(item, f"{where}[{key!r}]") for key, item in value.items()}
+            else:
+                kind = list if isinstance(value, list | set) else tuple
+                result = kind(copy(item, f"{where}[{i}]") for i, item in enumerate(value))
+            copies[id(value)] = result
+        return copies[id(value)]
+
+    try:
+        return copy(obj, "")
+    except RecursionError:
+        raise UnreadableError("holds containers that are nested too deeply or contain themselves") from None
 
 
 def _plain_leaf(value: Any, where: str) -> Any:

@@ -1,104 +1,120 @@
-"""Reads the files that torch.save writes, in its three formats, onto the CPU, and runs nothing from them.
+"""Reads the files of torch.save onto the CPU with torch's own reader, and runs nothing from them.
 
-The formats are a zip archive (since torch 1.6), a row of pickles followed by raw memory (0.1.10 to 1.5), and a tar
-archive (up to 0.1.9, the time of the first ImageNet ResNets).
+A pickle calls what it names, and can set the attributes of what it got. torch.load leaves the look-up of names to the
+unpickler that it is given; the one here knows those that checkpoints and weights hold, refuses all others, and hands
+out nothing that all share and whose attributes could be set.
 """
 
-import io
+import os
+import pickle
 import re
-import struct
-import sys
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.serialization import StorageType
+from torch.serialization import load as torch_load  # torch.load is often replaced to force one value of weights_only
 
-from utils.safe_pickle import CONTAINER_MAKERS, Built, Machine, Maker, UnreadableError, make_dict
-
-_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first pickle of the format between 0.1.10 and 1.5
-_FORMAT_VERSION = 1001  # the second
-
-_STORAGE_DTYPES: Mapping[str, torch.dtype | None] = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": None,  # plain bytes; the tensor itself says what they hold
-}
-_STORAGES = {f"{m}.{name}": d for m in ("torch", "torch.cuda", "torch.storage") for name, d in _STORAGE_DTYPES.items()}
-_TENSOR_CLASSES = [path.replace("Storage", "Tensor") for path in _STORAGES]
-_DTYPES = {str(d): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
-
+_TORCH_MODULES = {"torch", "torch.cuda", "torch.storage"}
+_LIGHTNING = ("pytorch_lightning", "lightning.pytorch")
 # Callback classes key the callback states in checkpoints of Lightning before 1.5.
-_CALLBACKS = ("pytorch_lightning.callbacks.", "lightning.pytorch.callbacks.", "callbacks.")
-
-_DAMAGE = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError),
-    *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
-)
-_CUT_OFF = "is cut off or damaged: data that it announces is missing"
+_CALLBACKS = (*(f"{lightning}.callbacks." for lightning in _LIGHTNING), "callbacks.")
 
 
-@dataclass
-class _Storage(Built):
-    """Memory that tensors share: [bytes] uint8, and the dtype of its elements where the file gave it."""
-
-    memory: Tensor
-    dtype: torch.dtype | None
+class UnreadableError(ValueError):
+    """A file that is damaged, foreign or refused, or an object that is not plain; the message is a phrase about it."""
 
 
-class _OldTensor(Built):
-    """A tensor as the first versions pickled it: made empty, then given (storage, offset, size, stride)."""
+class _Function:
+    """Calls a function, and keeps its attributes from the pickle."""
 
-    def set_state(self, state: Any) -> None:
-        self.value = _tensor(*state)
+    __slots__ = ("_function",)
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
 
-class _Parameter(Built):
-    """A parameter or variable; of its state only the data counts, which the first versions put there."""
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
 
-    def __init__(self, data: Any = None, *_: Any) -> None:
-        self._set_data(data)
-
-    def set_state(self, state: Any) -> None:
-        if len(state) == 5:
-            self._set_data(state[0])
-
-    def _set_data(self, data: Any) -> None:
-        self.value = data.value if isinstance(data, Built) else data
-        if not isinstance(self.value, Tensor | None):
-            raise UnreadableError("holds a parameter without data")
+    def __setstate__(self, state: Any) -> None:
+        raise UnreadableError("holds a pickle that changes a function, which is refused")
 
 
-class _NumpyDtype(Built):
-    """The type of a numpy number: "f8", with its byte order in the state."""
+# A class is safe from the pickle if it has a __setstate__: called on the class itself, that lacks an argument.
+class _Dict(dict[Any, Any]):
+    """Any class of dictionary, without the attributes that it had."""
 
-    def __init__(self, text: Any, *_: Any) -> None:
-        if not re.fullmatch(r"[biufc]\d{1,2}", text):
-            raise UnreadableError(f"holds a numpy number of type {text!r}")
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _NumpyType:
+    """The type of a numpy number; numpy's own would take flags from the file that make it follow pointers."""
+
+    def __init__(self, text: str, *_: Any) -> None:
         self.dtype = np.dtype(text)
 
-    def set_state(self, state: Any) -> None:
+    def __setstate__(self, state: Any) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
+def _numpy_number(kind: _NumpyType, data: bytes) -> Any:
+    return np.frombuffer(data, kind.dtype)[0].item()
+
+
+_ALLOWED: dict[str, Any] = {
+    "collections.OrderedDict": _Dict,
+    "collections.Counter": _Dict,
+    "yacs.config.CfgNode": _Dict,
+    **{f"{lightning}.utilities.parsing.AttributeDict": _Dict for lightning in _LIGHTNING},
+    **{f"{fabric}.utilities.data.AttributeDict": _Dict for fabric in ("lightning_fabric", "lightning.fabric")},
+    "builtins.set": _Function(set),
+    "builtins.frozenset": _Function(frozenset),
+    "_codecs.encode": _Function(str.encode),
+    "numpy.dtype": _NumpyType,
+    "numpy.core.multiarray.scalar": _Function(_numpy_number),
+    "numpy._core.multiarray.scalar": _Function(_numpy_number),
+    "torch.Size": _Function(tuple),
+    "torch.device": _Function(torch.device),
+    "torch.nn.parameter.Parameter": torch.nn.Parameter,
+    "torch.autograd.variable.Variable": torch.nn.Parameter,
+    **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
+    **{
+        f"torch._utils.{name}": _Function(getattr(torch._utils, name))
+        for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
+        if hasattr(torch._utils, name)  # the third is younger than torch 2.1
+    },
+}
+
+
+class _Unpickler(pickle._Unpickler):  # in Python: the one in C allocates whatever a damaged index announces
+    def find_class(self, module: str, name: str) -> Any:
+        path = f"{'builtins' if module == '__builtin__' else module}.{name}"  # Python 2
+        if path in _ALLOWED:
+            return _ALLOWED[path]
+        if module in _TORCH_MODULES and name.endswith("Storage"):
+            # Whatever is no typed storage is plain bytes; the tensor itself says what they hold.
+            dtype = torch.uint8 if name == "UntypedStorage" else StorageType(name).dtype
+            return SimpleNamespace(dtype=dtype, _dtype=dtype)
+        if path.startswith(_CALLBACKS) or (module in _TORCH_MODULES and name.endswith("Tensor")):
+            return path  # mentioned but not called
+        raise UnreadableError(
+            f"asks for {path}, which is not among the classes that a checkpoint may hold; nothing of it was run"
+        )
+
+
+_PICKLE = SimpleNamespace(
+    __name__=__name__, Unpickler=_Unpickler, load=lambda stream, **options: _Unpickler(stream, **options).load()
+)
+
+
 def read_torch_file(path: Path) -> Any:
-    """Everything that a file of torch.save holds, as plain containers, numbers, strings and CPU tensors.
+    """What a file of torch.save holds: containers, numbers, strings and CPU tensors, not all of them of plain classes.
 
     Args:
         path: an existing file.
@@ -106,24 +122,49 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         UnreadableError: the file is damaged, is something else, or asks for a class that is not allowed.
     """
+    forced = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)  # refuses any unpickler but torch's
     try:
         with path.open("rb") as stream:
-            head = stream.read(512)
+            _refuse_others(stream)
             stream.seek(0)
-            if head.startswith(b"PK\x03\x04"):
-                return _read_zip(stream)
-            if head[257:262] == b"ustar" or tarfile.is_tarfile(stream):
-                return _read_tar(stream)
-            stream.seek(0)
-            if head.startswith(b"\x80"):
-                return _read_pickles(stream)
-        raise UnreadableError(_what_it_is(head))
+            return torch_load(stream, map_location="cpu", pickle_module=_PICKLE, weights_only=False, mmap=False)
     except UnreadableError:
         raise
-    except _DAMAGE as error:
-        raise UnreadableError(f"is cut off or damaged ({error})") from error
     except OSError as error:
         raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if "Invalid magic number" in reason:
+            raise UnreadableError("is a pickle, but not one that torch.save wrote") from error
+        raise UnreadableError(f"is cut off or damaged ({reason})") from error
+    finally:
+        if forced is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forced
+
+
+def _refuse_others(stream: BinaryIO) -> None:
+    """Name a file that torch.save did not write, and refuse those with which torch.load would do more than unpickle."""
+    head = stream.read(512)
+    stream.seek(0)
+    if head.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(stream) as archive:
+            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                raise UnreadableError("is a zip archive, but not one that torch.save wrote")
+        stream.seek(0)
+        # torch.load would run it. Asked of torch's reader, as a crafted archive can show Python's another content.
+        if "constants.pkl" in torch._C.PyTorchFileReader(stream).get_all_records():
+            raise UnreadableError("is a TorchScript module, not a file that torch.save wrote")
+        return
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            members = {member.name: member for member in tar}
+    except tarfile.TarError:
+        if not head.startswith(b"\x80"):
+            raise UnreadableError(_what_it_is(head)) from None
+        return
+    # torch.load unpacks them; links would lead it to files outside.
+    if not all(name in members and members[name].isreg() for name in ("storages", "tensors", "pickle")):
+        raise UnreadableError("is a tar archive, but not one that torch.save wrote")
 
 
 def _what_it_is(head: bytes) -> str:
@@ -140,189 +181,3 @@ def _what_it_is(head: bytes) -> str:
         if re.match(sign, head, re.IGNORECASE | re.DOTALL):
             return phrase
     return f"is not a file that torch.save wrote (it starts with {head[:16]!r})"
-
-
-def _read_zip(stream: BinaryIO) -> Any:
-    with zipfile.ZipFile(stream) as archive:
-        for record in archive.infolist():
-            if record.CRC == 0:
-                record.CRC = None  # type: ignore[assignment]  # torch can be told not to compute checksums
-        names = archive.namelist()
-        roots = [name.removesuffix("/data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
-        if len(roots) != 1:
-            raise UnreadableError("is a zip archive, but not one that torch.save wrote")
-        (root,) = roots
-        if f"{root}/constants.pkl" in names:
-            raise UnreadableError("is a TorchScript module, not a file that torch.save wrote")
-        if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder").decode() != sys.byteorder:
-            raise UnreadableError("was saved on a machine with the other byte order")
-        memories: dict[str, Tensor] = {}
-
-        def load(reference: Any) -> _Storage:
-            dtype, key, nbytes, _ = _parse_reference(reference)
-            if key not in memories:
-                info = archive.getinfo(f"{root}/data/{key}")
-                memories[key] = _allocate(info.file_size, stream)
-                with archive.open(info) as data:
-                    _fill(memories[key], data)
-            if nbytes > len(memories[key]):
-                raise UnreadableError(_CUT_OFF)
-            return _Storage(memories[key][:nbytes], dtype)
-
-        return _machine(load).run(io.BytesIO(archive.read(f"{root}/data.pkl")))
-
-
-def _read_pickles(stream: BinaryIO) -> Any:
-    if _machine().run(stream) != _MAGIC_NUMBER:
-        raise UnreadableError("is a pickle, but not one that torch.save wrote")
-    if _machine().run(stream) != _FORMAT_VERSION:
-        raise UnreadableError("is a torch file of an unknown version")
-    if _machine().run(stream).get("little_endian") is not (sys.byteorder == "little"):
-        raise UnreadableError("was saved on a machine with the other byte order")
-    memories: dict[str, Tensor] = {}
-
-    def load(reference: Any) -> _Storage:
-        dtype, key, nbytes, view = _parse_reference(reference)
-        if key not in memories:
-            memories[key] = _allocate(nbytes, stream)  # filled below: the data follows the pickles
-        memory = memories[key]
-        if view is not None:
-            _, offset, count = view
-            memory = memory[offset * _itemsize(dtype) : (offset + count) * _itemsize(dtype)]
-        return _Storage(memory, dtype)
-
-    result = _machine(load).run(stream)
-    for key in _machine().run(stream):
-        stream.seek(8, io.SEEK_CUR)  # the number of elements, which the reference has told already
-        _fill(memories[key], stream)
-    return result
-
-
-def _read_tar(stream: BinaryIO) -> Any:
-    stream.seek(0)
-    with tarfile.open(fileobj=stream, mode="r:") as archive:
-        if not {"storages", "tensors", "pickle"} <= set(archive.getnames()):
-            raise UnreadableError("is a tar archive, but not one that torch.save wrote")
-        members = {name: _member(archive, name) for name in ("storages", "tensors", "pickle")}
-        objects: dict[int, Any] = {}
-        data = members["storages"]
-        for _ in range(_machine().run(data)):
-            key, _, kind = _machine().run(data)
-            dtype = _STORAGES[kind]
-            (count,) = struct.unpack("<q", data.read(8))
-            memory = _allocate(count * _itemsize(dtype), stream)
-            _fill(memory, data)
-            objects[key] = _Storage(memory, dtype)
-        for key, root, offset, count in _machine().run(data):
-            storage, size = objects[root], _itemsize(objects[root].dtype)
-            objects[key] = _Storage(storage.memory[offset * size : (offset + count) * size], storage.dtype)
-        data = members["tensors"]
-        for _ in range(_machine().run(data)):
-            key, storage_key, _ = _machine().run(data)
-            (dims,) = struct.unpack("<ixxxx", data.read(8))
-            *shape, offset = struct.unpack(f"<{2 * dims + 1}q", data.read(8 * (2 * dims + 1)))
-            objects[key] = _tensor(objects[storage_key], offset, shape[:dims], shape[dims:])
-        return _machine(lambda reference: objects[int(reference)]).run(members["pickle"])
-
-
-def _member(archive: tarfile.TarFile, name: str) -> BinaryIO:
-    member = archive.extractfile(name)
-    if member is None:
-        raise UnreadableError(_CUT_OFF)
-    return member  # type: ignore[return-value]
-
-
-def _parse_reference(reference: Any) -> tuple[torch.dtype | None, str, int, Any]:
-    """('storage', class, key, location, elements[, view]) -> dtype, key, bytes, view. The location is not needed."""
-    kind, storage_class, key, _, count, *view = reference
-    if kind != "storage" or storage_class.path not in _STORAGES or not isinstance(key, str):
-        raise UnreadableError("refers to memory in an unknown way")
-    dtype = _STORAGES[storage_class.path]
-    return dtype, key, count * _itemsize(dtype), view[0] if view else None
-
-
-def _itemsize(dtype: torch.dtype | None) -> int:
-    return 1 if dtype is None else torch.empty(0, dtype=dtype).element_size()
-
-
-def _allocate(nbytes: int, stream: BinaryIO) -> Tensor:
-    here = stream.tell()
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(here)
-    if not 0 <= nbytes <= size:
-        raise UnreadableError(_CUT_OFF)
-    return torch.empty(nbytes, dtype=torch.uint8)
-
-
-def _fill(memory: Tensor, stream: IO[bytes]) -> None:
-    buffer = memoryview(memory.numpy())  # type: ignore[arg-type]
-    done = 0
-    while done < len(buffer):
-        count = stream.readinto(buffer[done:])  # type: ignore[attr-defined]
-        if not count:
-            raise UnreadableError(_CUT_OFF)
-        done += count
-
-
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """A strided view of memory, with its bounds checked."""
-    dtype = storage.dtype or dtype
-    elements = storage.memory.view(dtype)
-    size, stride = tuple(size), tuple(stride)
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
-        raise UnreadableError("holds a tensor of impossible shape")
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if 0 not in size and last >= len(elements):
-        raise UnreadableError(_CUT_OFF)
-    return elements[offset:].as_strided(size, stride)
-
-
-def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    return _tensor(storage, offset, size, stride)
-
-
-def _rebuild_tensor_v3(
-    storage: Any, offset: int, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any
-) -> Tensor:
-    return _tensor(storage, offset, size, stride, _DTYPES[dtype.path])
-
-
-def _numpy_scalar(dtype: Any, data: Any) -> Any:
-    return np.frombuffer(data, dtype=dtype.dtype)[0].item()
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding not in {"latin1", "latin-1"}:
-        raise UnreadableError(f"encodes bytes as {encoding!r}")
-    return text.encode("latin-1")
-
-
-_MAKERS: dict[str, Maker] = {
-    **CONTAINER_MAKERS,
-    "yacs.config.CfgNode": make_dict,
-    "pytorch_lightning.utilities.parsing.AttributeDict": make_dict,
-    "lightning_fabric.utilities.data.AttributeDict": make_dict,
-    "lightning.pytorch.utilities.parsing.AttributeDict": make_dict,
-    "lightning.fabric.utilities.data.AttributeDict": make_dict,
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-    "torch._utils._rebuild_parameter": _Parameter,
-    "torch.nn.parameter.Parameter": _Parameter,
-    "torch.autograd.variable.Variable": _Parameter,
-    **dict.fromkeys(_TENSOR_CLASSES, _OldTensor),
-    "torch.Size": tuple,
-    "torch.device": lambda kind, index=None: str(kind) if index is None else f"{kind}:{index}",
-    "numpy.dtype": _NumpyDtype,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
-    "_codecs.encode": _encode,
-}
-
-
-def _mentioned(path: str) -> bool:
-    return path in _STORAGES or path in _DTYPES or path.startswith(_CALLBACKS)
-
-
-def _machine(load_persistent: Callable[[Any], Any] | None = None) -> Machine:
-    return Machine(_MAKERS, _mentioned, load_persistent)

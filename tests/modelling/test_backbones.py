@@ -1,8 +1,10 @@
 """The networks: recorded state-dict entries and outputs, and the two places where they differ from torchvision."""
 
 import copy
+import functools
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,13 +35,24 @@ def build(name: str, last_stride: int, weights: dict[str, Tensor]) -> ResNet:
     return net
 
 
+@pytest.fixture(scope="module")
+def recorded_weight() -> Callable[[str, tuple[int, ...]], Tensor]:
+    """Key and size -> weight; kept, as the networks share most entries."""
+
+    @functools.cache
+    def weight(key: str, size: tuple[int, ...]) -> Tensor:
+        return fill_by_recipe({key: torch.empty(size, dtype=torch.float32 if size else torch.int64)})[key]
+
+    return weight
+
+
 @pytest.fixture(scope="module", params=BACKBONES)
-def recorded(request: pytest.FixtureRequest) -> tuple[str, dict[str, Tensor]]:
+def recorded(
+    request: pytest.FixtureRequest, recorded_weight: Callable[[str, tuple[int, ...]], Tensor]
+) -> tuple[str, dict[str, Tensor]]:
     """A name and the weights of its recordings, whose keys begin with "base."."""
-    weights = fill_by_recipe(
-        {key: torch.empty(size, dtype=torch.float32 if size else torch.int64) for key, size in KEYS[request.param]}
-    )
-    return request.param, {key.removeprefix("base."): value for key, value in weights.items()}
+    weights = {key.removeprefix("base."): recorded_weight(key, tuple(size)) for key, size in KEYS[request.param]}
+    return request.param, weights
 
 
 @pytest.mark.parametrize("name", BACKBONES)

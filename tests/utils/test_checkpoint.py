@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning_fabric.utilities.data import AttributeDict
+from pytorch_lightning.utilities.parsing import AttributeDict
 from yacs.config import CfgNode
 
 from tests.support import ROOT

@@ -1,8 +1,10 @@
-"""Files of torch.save in all three formats against torch's own reader, and files that lie."""
+"""What files of torch.save may ask for, in all three formats; abuse with canaries; and files of other kinds."""
 
-import io
+import os
 import pickle
+import re
 import struct
+import tarfile
 import zipfile
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -13,11 +15,9 @@ import pytest
 import torch
 
 from tests.utils.pickle_files import call, global_op, rewrite_zip, value_op, write_row, write_tar, write_zip
-from utils.safe_pickle import UnreadableError
-from utils.torch_file import read_torch_file
-
-DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
-DTYPES += ["complex64", "complex128"] + [name for name in ("uint16", "uint32", "uint64") if hasattr(torch, name)]
+from utils import torch_file
+from utils.checkpoint import CheckpointError, load_checkpoint
+from utils.torch_file import UnreadableError, read_torch_file
 
 
 @pytest.fixture(params=[True, False], ids=["zip", "row"])
@@ -30,51 +30,43 @@ def save(path: Path, obj: Any, zipped: bool = True) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", DTYPES)
-def test_every_dtype(tmp_path: Path, zipped: bool, name: str) -> None:
-    expected = torch.tensor([[0, 1, 2], [3, 4, 5]]).to(getattr(torch, name))
-    result = read_torch_file(save(tmp_path / "t.pth", {"t": expected}, zipped))["t"]
-    assert result.dtype == expected.dtype and result.shape == expected.shape
-    assert result.tolist() == expected.tolist()
-
-
-def test_every_kind_of_view_and_sharing(tmp_path: Path, zipped: bool) -> None:
+def test_tensors_are_plain_and_share_memory(tmp_path: Path, zipped: bool) -> None:
     whole = torch.arange(24.0)
     saved = {
         "whole": whole,
         "part": whole[3:9],
         "transposed": whole.view(4, 6).t()[1:, ::2],
-        "expanded": whole[:1].expand(3, 5),
-        "scalar": torch.tensor(2.5),
-        "empty": torch.empty(0),
-        "empty rows": torch.empty(3, 0, 2),
-        "end": whole[24:],
+        "empty": torch.empty(3, 0, 2),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "integers": torch.tensor(7),
         "parameter": torch.nn.Parameter(torch.ones(2)),
     }
-    result = read_torch_file(save(tmp_path / "t.pth", saved, zipped))
+    result = load_checkpoint(save(tmp_path / "t.pth", saved, zipped))
     for key, expected in saved.items():
+        assert type(result[key]) is torch.Tensor and not result[key].requires_grad
         torch.testing.assert_close(result[key], expected.detach(), rtol=0, atol=0)
-        assert not result[key].requires_grad
-    assert result["transposed"].stride() == saved["transposed"].stride()
     result["whole"][4] = -1.0
     assert result["part"][1] == -1.0
 
 
 def test_containers_and_small_values(tmp_path: Path, zipped: bool) -> None:
+    module_state = torch.nn.BatchNorm1d(2).state_dict()  # an OrderedDict with attributes
     saved = {
         "ordered": OrderedDict(b=1, a=(2, [3.5, None])),
         "counter": Counter([3, 3, 4]),
-        "set": {1, 2},
+        "set": {1},
         "bytes": b"\x00\xff",
         "big": 1 << 80,
         "numpy": [np.float64(0.25), np.int64(-3), np.bool_(True), np.float32(1.5)],
         "size": torch.Size([2, 3]),
         "device": torch.device("cuda", 0),
         "dtype": torch.float16,
+        "state": list(module_state),
     }
-    result = read_torch_file(save(tmp_path / "t.pth", saved, zipped))
-    assert result == {**saved, "device": "cuda:0", "dtype": "torch.float16"}
-    assert [type(result[key]) for key in ("ordered", "counter", "set", "size")] == [dict, dict, set, tuple]
+    result = load_checkpoint(save(tmp_path / "t.pth", {**saved, "module": module_state}, zipped))
+    assert list(result.pop("module")) == list(module_state)
+    assert result == {**saved, "set": [1], "device": "cuda:0", "dtype": "torch.float16"}
+    assert [type(result[key]) for key in ("ordered", "counter", "size")] == [dict, dict, tuple]
     assert list(result["ordered"]) == ["b", "a"]
     assert [type(value) for value in result["numpy"]] == [float, int, bool, float]
 
@@ -84,114 +76,171 @@ def test_what_was_saved_on_cuda_is_read_onto_the_cpu(tmp_path: Path) -> None:
     rewrite_zip(path, value_op("cpu")[:8], value_op("cuda:0")[:11])
     with zipfile.ZipFile(path) as archive:
         assert b"cuda:0" in archive.read("archive/data.pkl")
-    result = read_torch_file(path)["t"]
+    result = load_checkpoint(path)["t"]
     assert result.device.type == "cpu" and result.tolist() == [0, 1, 2, 3]
 
 
 def test_the_format_before_0_1_10(tmp_path: Path) -> None:
     tensors = {"conv1.weight": torch.arange(24.0).view(2, 3, 4), "bn1.bias": torch.tensor(1.5)}
-    result = read_torch_file(write_tar(tmp_path / "old.pth", tensors))
+    result = load_checkpoint(write_tar(tmp_path / "old.pth", tensors))
     assert list(result) == list(tensors)
     for key, expected in tensors.items():
         assert torch.equal(result[key], expected)
 
 
-def test_storages_that_are_parts_of_others(tmp_path: Path) -> None:
-    part = STORAGE.replace(b"K\x06", b"K\x0a" + value_op(("9", 2, 4)))  # 4 elements from the third on
-    path = write_row(tmp_path / "t.pth", b"\x80\x02" + tensor_call(1, (3,), (1,), part) + b".", {"0": ROW})
-    assert torch.equal(read_torch_file(path), torch.tensor([3.0, 4.0, 5.0]))
-    assert torch.equal(torch.load(path, weights_only=True), torch.tensor([3.0, 4.0, 5.0]))
-    beyond = tensor_call(1, (4,), (1,), part)
-    with pytest.raises(UnreadableError, match="cut off"):
-        read_torch_file(write_row(tmp_path / "t.pth", b"\x80\x02" + beyond + b".", {"0": ROW}))
-
-
-def test_files_without_checksums(tmp_path: Path) -> None:
-    path = save(tmp_path / "t.pth", {"a": torch.ones(5)})
-    data = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        for record in archive.infolist():
-            data = data.replace(struct.pack("<I", record.CRC), bytes(4))
-    path.write_bytes(data)
-    assert torch.equal(read_torch_file(path)["a"], torch.ones(5))
-
-
-ROW = torch.arange(10.0).numpy().tobytes()
 STORAGE = b"(X\x07\0\0\0storage" + global_op("torch.FloatStorage") + b"X\x01\0\0\0" + b"0X\x03\0\0\0cpuK\x06tQ"
-TENSOR = global_op("torch._utils._rebuild_tensor") + b"(" + STORAGE + b"K\0K\x02K\x03\x86K\x03K\x01\x86tR"
+SHAPE = b"K\0K\x02K\x03\x86K\x03K\x01\x86"
+TENSOR = global_op("torch._utils._rebuild_tensor") + b"(" + STORAGE + SHAPE + b"tR"
+PARAMETER = global_op("torch.nn.parameter.Parameter")
 DATA = {"data/0": torch.arange(6.0).numpy().tobytes()}
 OLD_FORMS = {
     "_rebuild_tensor": TENSOR,
-    "parameter by call": global_op("torch.nn.parameter.Parameter")
-    + TENSOR
-    + b"\x85R"
-    + value_op((True, False, {}))
-    + b"b",
+    "parameter by call": PARAMETER + TENSOR + b"\x85R" + value_op((True, False, {})) + b"b",
     "parameter by function": global_op("torch._utils._rebuild_parameter") + b"(" + TENSOR + b"\x88}tR",
+    "parameter by state": PARAMETER + b")\x81(" + TENSOR + value_op(None) * 2 + b"\x88\x89tb",
     "variable by state": global_op("torch.autograd.variable.Variable")
     + b")\x81("
     + TENSOR
     + value_op(None) * 2
     + b"\x88\x89tb",
-    "tensor by state": global_op("torch.FloatTensor") + b")\x81(" + STORAGE + b"K\0K\x02K\x03\x86K\x03K\x01\x86tb",
-    "tensor v3": global_op("torch._utils._rebuild_tensor_v3")
-    + b"("
-    + STORAGE.replace(b"FloatStorage", b"UntypedStorage").replace(b"K\x06", b"K\x18")
-    + b"K\0K\x02K\x03\x86K\x03K\x01\x86\x89}"
-    + global_op("torch.float32")
-    + b"tR",
 }
+if hasattr(torch._utils, "_rebuild_tensor_v3"):
+    untyped = STORAGE.replace(b"FloatStorage", b"UntypedStorage").replace(b"K\x06", b"K\x18")
+    parts = untyped + SHAPE + b"\x89}" + global_op("torch.float32")
+    OLD_FORMS["untyped"] = global_op("torch._utils._rebuild_tensor_v3") + b"(" + parts + b"tR"
 
 
 @pytest.mark.parametrize("form", OLD_FORMS.values(), ids=OLD_FORMS)
 def test_every_form_in_which_torch_has_written_tensors(tmp_path: Path, form: bytes) -> None:
-    result = read_torch_file(write_zip(tmp_path / "t.pth", b"\x80\x02" + form + b".", DATA))
+    data_pkl = b"\x80\x02}" + value_op("t") + form + b"s."
+    result = load_checkpoint(write_zip(tmp_path / "t.pth", data_pkl, DATA))["t"]
+    assert type(result) is torch.Tensor and not result.requires_grad
     assert torch.equal(result, torch.arange(6.0).view(2, 3))
 
 
-def tensor_call(offset: int, size: Any, stride: Any, storage: bytes = STORAGE) -> bytes:
-    parts = storage + value_op(offset) + value_op(size) + value_op(stride)
-    return global_op("torch._utils._rebuild_tensor") + b"(" + parts + b"tR"
+@pytest.mark.parametrize("forced", [True, False])
+def test_what_others_force_upon_torch_load_changes_nothing(
+    tmp_path: Path, forced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD" if forced else "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    monkeypatch.setenv(name, "1")
+    honest_load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: honest_load(*args, **{**kwargs, "weights_only": forced}))
+    assert load_checkpoint(save(tmp_path / "t.pth", {"a": Counter("aab")}))["a"] == {"a": 2, "b": 1}
+    assert os.environ[name] == "1"
+    with pytest.raises(UnreadableError, match="asks for os.system"):
+        read_torch_file(write_zip(tmp_path / "t.pth", call("os.system", f"touch {tmp_path / 'canary'}")))
+    assert not (tmp_path / "canary").exists()
 
 
-DISHONEST = {
-    "one row too many": tensor_call(0, (3, 3), (3, 1)),
-    "offset": tensor_call(1, (2, 3), (3, 1)),
-    "negative offset": tensor_call(-1, (2, 3), (3, 1)),
-    "negative stride": tensor_call(5, (6,), (-1,)),
-    "stride": tensor_call(0, (2,), (1 << 62,)),
-    "size": tensor_call(0, (1 << 62, 1 << 62), (0, 1)),
-    "ranks": tensor_call(0, (2, 3), (3,)),
-    "text": tensor_call(0, ("2", 3), (3, 1)),
-    "more than the record holds": tensor_call(0, (2, 3), (3, 1), STORAGE.replace(b"K\x06", b"K\x07")),
-    "no such record": tensor_call(0, (2, 3), (3, 1), STORAGE.replace(b"\0\0\x000X", b"\0\0\x001X")),
-    "another folder": tensor_call(0, (2, 3), (3, 1), STORAGE.replace(b"\x01\0\0\x000X", b"\x07\0\0\x00../etc/X")),
-    "storage of objects": tensor_call(0, (2, 3), (3, 1), STORAGE.replace(b"FloatStorage", b"float32")),
-    "no storage": tensor_call(0, (2, 3), (3, 1), value_op({})),
-    "storage without a tensor": STORAGE,
-    "tensor without state": global_op("torch.FloatTensor") + b")\x81",
-    "parameter without data": global_op("torch.nn.parameter.Parameter") + b")\x81",
-    "numpy type without a number": global_op("numpy.dtype") + value_op(("f8", False, True)) + b"R",
-    "state of a storage": STORAGE + value_op({"memory": 1}) + b"b",
-    "parameter of text": global_op("torch.nn.parameter.Parameter") + value_op("x") + b"\x85R",
-    "numpy object": global_op("numpy.dtype") + value_op(("O8", False, True)) + b"R",
-    "numpy structure": global_op("numpy.dtype") + value_op(("f8,f8", False, True)) + b"R",
-    "codec": global_op("_codecs.encode") + value_op(("x", "rot13")) + b"R",
-    "state of a function": global_op("torch._utils._rebuild_tensor") + value_op({"__defaults__": ()}) + b"b",
-    "slots of a function": global_op("torch._utils._rebuild_tensor") + value_op((None, {"__code__": 1})) + b"b",
-    "call of a storage": global_op("torch.FloatStorage") + value_op((1 << 40,)) + b"R",
-    "call of a callback": global_op("pytorch_lightning.callbacks.ModelCheckpoint") + value_op(("/tmp",)) + b"R",
+@pytest.mark.parametrize("path", ["os.system", "builtins.eval", "sys.modules", "collections.OrderedDict.fromkeys"])
+@pytest.mark.parametrize("form", ["global", "stack_global", "call", "new", "inst"])
+def test_a_name_outside_the_list_is_refused_by_name(tmp_path: Path, path: str, form: str) -> None:
+    module, name = path.rsplit(".", 1)
+    data = {
+        "global": b"\x80\x02" + global_op(path) + b".",
+        "stack_global": b"\x80\x04" + value_op(module) + value_op(name) + b"\x93.",
+        "call": call(path, "x"),
+        "new": b"\x80\x02" + global_op(path) + b")\x81.",
+        "inst": b"(i" + module.encode() + b"\n" + name.encode() + b"\n.",
+    }[form]
+    with pytest.raises(UnreadableError, match=rf"asks for {re.escape(path)}, which is not among the classes"):
+        read_torch_file(write_zip(tmp_path / "t.pth", data))
+
+
+def called(path: str, *arguments: Any) -> bytes:
+    return call(path, *arguments)[2:-1]
+
+
+def attributes_of_what_files_may_name() -> dict[str, Any]:
+    """Everything that a change by a file could show in."""
+    kinds = {
+        *(torch.Tensor, torch.nn.Parameter, torch.UntypedStorage, torch.FloatStorage, torch.Size, torch.dtype),
+        *(np.dtype, OrderedDict, set, str, *(type(value) for value in torch_file._ALLOWED.values())),
+        *(value for value in torch_file._ALLOWED.values() if isinstance(value, type)),
+    }
+    functions = [value._function for value in torch_file._ALLOWED.values() if hasattr(value, "_function")]
+    parts = ("__code__", "__defaults__", "__kwdefaults__", "__dict__", "__name__", "__doc__")
+    return {
+        **{repr(kind): dict(vars(kind)) for kind in kinds},
+        **{repr(f): [dict(v) if isinstance(v := getattr(f, p, None), dict) else v for p in parts] for f in functions},
+        "list": dict(torch_file._ALLOWED),
+    }
+
+
+CHANGE = {"__defaults__": (), "__code__": None, "__setstate__": "x", "__call__": "x", "__len__": "x", "x": 1}
+NAMED = [
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter"),
+    *("torch.Size", "torch.device", "torch.float32", "torch.storage.UntypedStorage", "torch.FloatTensor"),
+    *("collections.OrderedDict", "yacs.config.CfgNode", "builtins.set", "_codecs.encode", "numpy.dtype"),
+    *("numpy.core.multiarray.scalar", "pytorch_lightning.callbacks.ModelCheckpoint"),
+]
+CHANGES = {
+    f"{kind} of {name}": global_op(name) + value_op(state) + b"b"
+    for name in NAMED
+    for kind, state in {"state": CHANGE, "slots": (None, CHANGE), "three": (1, 2, 3)}.items()
+}
+ABUSE = {
+    **CHANGES,
+    "state of a list": b"]" + value_op({"append": 1}) + b"b",
+    "state of a storage": STORAGE + value_op({"dtype": 1}) + b"b",
+    "call of a storage class": called("torch.FloatStorage", 1 << 40),
+    "call of untyped memory": called("torch.storage.UntypedStorage", 1 << 40),
+    "call of a tensor class": called("torch.FloatTensor", 1 << 40),
+    "call of a callback": called("pytorch_lightning.callbacks.ModelCheckpoint", "/tmp"),
+    "call of a result": called("collections.OrderedDict") + b")R",
+    "call without arguments": called("torch._utils._rebuild_tensor_v2"),
+    "new function": global_op("torch._utils._rebuild_tensor_v2") + b")\x81",
+    "new with keywords": global_op("torch._utils._rebuild_tensor_v2") + b")}X\x01\0\0\0aK\x01s\x92",
+    "INST of a function": b"((itorch._utils\n_rebuild_tensor_v2\n",
+    "OBJ of a function": b"(" + global_op("torch._utils._rebuild_tensor_v2") + b"o",
+    "a function as a value": global_op("torch._utils._rebuild_tensor_v2"),
+    "storage as a value": STORAGE,
+    "parameter of text": called("torch.nn.parameter.Parameter", "x"),
+    "type as a value": called("numpy.dtype", "f8", False, True),
+    "pointers as numbers": called("numpy.core.multiarray.scalar", called("numpy.dtype", "O8", False, True), "x" * 8),
+    "pointers by state": called(
+        "numpy.core.multiarray.scalar",
+        called("numpy.dtype", "f8") + value_op((3, "O", None, None, None, 8, 8, 63)) + b"b",
+        called("_codecs.encode", "x" * 8, "latin1"),
+    ),
+    "offset beyond": global_op("torch._utils._rebuild_tensor") + b"(" + STORAGE + b"K\x01" + SHAPE[2:] + b"tR",
+    "negative offset": global_op("torch._utils._rebuild_tensor")
+    + b"("
+    + STORAGE
+    + b"J\xff\xff\xff\xff"
+    + SHAPE
+    + b"tR",
+    "another record": TENSOR.replace(b"\0\0\x000X", b"\0\0\x001X"),
+    "another kind of memory": TENSOR.replace(b"storage", b"modules"),
+    "extension registry": b"\x82\x01",
+    "itself": b"]q\x00h\x00a",
+    "deep nesting": b"]" * 5000 + b"a" * 4999,
+    "missing mark": b"u",
+    "an index far away": b"K\x01r\xff\xff\xff\x7fj\x00\x00\x00\x01",
 }
 
 
-@pytest.mark.parametrize("form", DISHONEST.values(), ids=DISHONEST)
-def test_lies_about_tensors_are_refused(tmp_path: Path, form: bytes) -> None:
-    with pytest.raises(UnreadableError):
-        read_torch_file(write_zip(tmp_path / "t.pth", b"\x80\x02" + form + b".", DATA))
+@pytest.mark.parametrize("form", ABUSE.values(), ids=ABUSE)
+def test_abuse_is_refused_and_changes_nothing(tmp_path: Path, form: bytes) -> None:
+    before = attributes_of_what_files_may_name()
+    data_pkl = b"\x80\x02}" + value_op("t") + form + b"s."
+    try:
+        with pytest.raises(CheckpointError):
+            load_checkpoint(write_zip(tmp_path / "t.pth", data_pkl, DATA))
+    finally:
+        assert attributes_of_what_files_may_name() == before
+
+
+def test_dictionaries_lose_their_attributes_and_callbacks_are_text(tmp_path: Path) -> None:
+    node = called("yacs.config.CfgNode") + value_op({"__class__": 1, "update": 2}) + b"b"
+    data_pkl = b"\x80\x02}" + value_op("t") + node + b"s" + global_op("callbacks.Saver") + b"K\x01s."
+    result = load_checkpoint(write_zip(tmp_path / "t.pth", data_pkl))
+    assert result == {"t": {}, "callbacks.Saver": 1} and callable(result["t"].update)
 
 
 def test_announced_sizes_do_not_allocate_memory(tmp_path: Path) -> None:
-    form = tensor_call(0, (1 << 40,), (1,), STORAGE.replace(b"K\x06", value_op(1 << 40)))
+    form = TENSOR.replace(b"K\x06", value_op(1 << 44))
     with pytest.raises(UnreadableError, match="cut off"):
         read_torch_file(write_row(tmp_path / "t.pth", b"\x80\x02" + form + b"."))
 
@@ -201,16 +250,7 @@ def test_a_cut_off_file(tmp_path: Path, zipped: bool, share: float) -> None:
     path = save(tmp_path / "t.pth", {"a": torch.randn(1000), "b": torch.randn(3)}, zipped)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(UnreadableError, match=r"cut off|damaged"):
-        read_torch_file(path)
-
-
-def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
-    path = save(tmp_path / "t.pth", {"a": torch.ones(1000)})
-    data = bytearray(path.read_bytes())
-    data[data.find(struct.pack("<f", 1.0) * 10) + 20] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(UnreadableError, match="damaged"):
+    with pytest.raises(UnreadableError, match="cut off or damaged"):
         read_torch_file(path)
 
 
@@ -223,6 +263,7 @@ OTHER_FILES = {
     "safetensors": struct.pack("<Q", 24) + b'{"a":{"dtype":"F32"}}   ',
     "a pickle, but not one that torch.save wrote": pickle.dumps({"a": 1}, 2),
     "starts with b'weights": b"weights: 1",
+    "starts with b'.x00, a broken tar": b"\0" * 257 + b"ustar" + b"\0" * 250,
 }
 
 
@@ -239,10 +280,46 @@ def test_other_archives_are_named(tmp_path: Path) -> None:
         archive.writestr("readme.txt", "x")
     with pytest.raises(UnreadableError, match="zip archive, but not"):
         read_torch_file(tmp_path / "a.zip")
-    with pytest.raises(UnreadableError, match="TorchScript"):
-        read_torch_file(write_zip(tmp_path / "s.pt", b"\x80\x02}.", {"constants.pkl": b"\x80\x02)."}))
-    with pytest.raises(UnreadableError, match="other byte order"):
-        read_torch_file(write_zip(tmp_path / "b.pt", b"\x80\x02}.", {"byteorder": b"big"}))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.zip", "storages")
+    with pytest.raises(UnreadableError, match="tar archive, but not"):
+        read_torch_file(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_torchscript_is_refused_before_torch_runs_it(
+    tmp_path: Path, hidden: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_zip(tmp_path / "s.pt", b"\x80\x02}.", {"constants.pkl": b"\x80\x02)."})
+    if hidden:  # a second table of contents, which only readers that trust the table's place do not see
+        data = path.read_bytes()
+        size, start = struct.unpack("<II", data[-10:-2])
+        end = start + size
+        path.write_bytes(data[:end] + data[start:end].replace(b"constants.pkl", b"constants.xxx") + data[end:])
+        assert "archive/constants.pkl" not in zipfile.ZipFile(path).namelist()
+    ran: list[Any] = []
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: ran.append(args))
+    with pytest.raises(UnreadableError, match="is a TorchScript module"):
+        read_torch_file(path)
+    assert not ran
+    with pytest.warns(UserWarning, match="TorchScript"):
+        torch.load(path, weights_only=False)
+    assert ran  # without the check
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_in_tar_archives_lead_nowhere(tmp_path: Path, kind: bytes) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "t.tar"
+    victim.write_bytes(b"mine")
+    victim.chmod(0o600)
+    with tarfile.open(path, "w") as tar:
+        for name in ("storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.mode = kind, f"{'../' * 20}{victim}", 0o777
+            tar.addfile(member)
+    with pytest.raises(UnreadableError, match="tar archive, but not"):
+        read_torch_file(path)
+    assert victim.stat().st_mode & 0o777 == 0o600 and victim.stat().st_nlink == 1
 
 
 def test_damaged_files_give_the_error_and_nothing_else(tmp_path: Path, zipped: bool) -> None:
@@ -256,19 +333,7 @@ def test_damaged_files_give_the_error_and_nothing_else(tmp_path: Path, zipped: b
             damaged[position] = generator.integers(256)
         path.write_bytes(damaged)
         try:
-            read_torch_file(path)
-        except UnreadableError:
+            load_checkpoint(path)
+        except CheckpointError:
             refused += 1
     assert refused > 20
-
-
-def test_an_endless_tar_header_is_no_torch_file(tmp_path: Path) -> None:
-    buffer = io.BytesIO(b"\0" * 257 + b"ustar" + b"\0" * 250)
-    (tmp_path / "t.tar").write_bytes(buffer.getvalue())
-    with pytest.raises(UnreadableError):
-        read_torch_file(tmp_path / "t.tar")
-
-
-def test_names_called_with_too_few_arguments_are_damage(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableError, match="damaged"):
-        read_torch_file(write_zip(tmp_path / "t.pth", call("torch._utils._rebuild_tensor_v2")))
