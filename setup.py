@@ -13,6 +13,10 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+# Indexes for large galleries and an embedded vector store; the exchange format of networks, its exporter and runtime.
+SEARCH = ["faiss-cpu>=1.8", "milvus-lite>=2.5", "pymilvus>=2.5"]
+EXPORT = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
+
 setup(
     name="centroids-reid",
     version="2.0.0",
@@ -24,5 +28,5 @@ setup(
     packages=find_packages(exclude=("tests", "tests.*", "benchmarks", "benchmarks.*")),
     py_modules=["train_ctl_model", "train_base_model"],
     install_requires=requirements("requirements.txt"),
-    extras_require={"dev": requirements("requirements-dev.txt")},
+    extras_require={"search": SEARCH, "export": EXPORT, "dev": requirements("requirements-dev.txt") + SEARCH + EXPORT},
 )
