@@ -1,0 +1,95 @@
+"""What the scripts of this folder share: options, the model that a configuration names, where they write.
+
+Imports nothing heavy, so that ``--help`` and wrong options are answered at once.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
+
+from utils.errors import MissingPathError, UserError
+
+if TYPE_CHECKING:
+    from inference.embedder import Embedder
+
+logger = logging.getLogger(__name__)
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --images-in-subfolders and --print_freq."""
+    parser.add_argument(
+        "--images-in-subfolders",
+        "--images_in_subfolders",
+        action="store_true",
+        help="take the images in and below the subfolders of DATASETS.ROOT_DIR, not those in the folder itself",
+    )
+    parser.add_argument(
+        "--print_freq",
+        "--print-freq",
+        type=_positive,
+        metavar="N",
+        help="batches from one drawing of the progress bar to the next; default: several drawings a second",
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return value
+
+
+def embedder_from_config(cfg: CfgNode) -> "Embedder":
+    """The model MODEL.PRETRAIN_PATH on the device, in the precision and with the image size of the configuration.
+
+    Raises:
+        UserError: no such checkpoint, a device that is not there, a precision that inference does not know.
+    """
+    path = cfg.MODEL.PRETRAIN_PATH
+    if not path or not Path(path).exists():
+        raise MissingPathError(f"MODEL.PRETRAIN_PATH is {path!r}, which does not exist; expected a CTL checkpoint.")
+    from inference.embedder import Embedder
+    from modelling.bases import ModelBase
+    from utils.misc import choose_devices
+
+    accelerator, devices = choose_devices(cfg)
+    device = f"cuda:{devices[0]}" if accelerator == "gpu" and isinstance(devices, list) else accelerator
+    model = ModelBase.load_from_checkpoint(path)
+    _warn_of_other_pictures(cfg, model.hparams, path)
+    return Embedder(
+        model,
+        device,
+        cfg.TRAINER.PRECISION or "32-true",
+        size=cfg.INPUT.SIZE_TEST,
+        mean=cfg.INPUT.PIXEL_MEAN,
+        std=cfg.INPUT.PIXEL_STD,
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _warn_of_other_pictures(cfg: CfgNode, hparams: CfgNode, path: str) -> None:
+    """The configuration decides how pictures are prepared; say so where the model was made for others."""
+    for key in ("SIZE_TEST", "PIXEL_MEAN", "PIXEL_STD"):
+        here, there = list(cfg.INPUT[key]), list(hparams.INPUT[key])
+        if here != there:
+            logger.warning("INPUT.%s is %s here, but %s in %s.", key, here, there, path)
+
+
+def output_folder(cfg: CfgNode) -> Path:
+    """Where the results go: OUTPUT_DIR, or logs/{DATASETS.NAMES} if that is empty.
+
+    Raises:
+        UserError: it cannot be made, or is a file.
+    """
+    folder = Path(cfg.OUTPUT_DIR or Path("logs") / cfg.DATASETS.NAMES)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR: cannot write to {str(folder)!r} ({error.strerror}); name a folder that you may write to."
+        ) from error
+    return folder

@@ -1,0 +1,92 @@
+"""Embed a folder of images, or one image, with a trained model: embeddings.npy [N, D] float32 and paths.npy [N].
+
+python inference/create_embeddings.py --config_file configs/256_resnet50.yml \
+    DATASETS.ROOT_DIR /data/gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the packages lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from yacs.config import CfgNode
+
+from config.cli import build_parser, clean_exit, parse_args
+from inference.command_line import add_input_arguments, embedder_from_config, output_folder
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = (
+    "DATASETS.ROOT_DIR /data/gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
+    "--images-in-subfolders DATASETS.ROOT_DIR /data/people MODEL.PRETRAIN_PATH model.ckpt MODEL.USE_CENTROIDS True",
+    "--append --resume --on-error skip DATASETS.ROOT_DIR /data/new MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of this script."""
+    made = build_parser("Embed a folder of images, or one image, with a trained model.", EXAMPLES)
+    add_input_arguments(made)
+    made.add_argument(
+        "--pid-from",
+        "--pid_from",
+        default="parent",
+        metavar="parent|filename|REGEX",
+        help="with MODEL.USE_CENTROIDS True, where the identity of an image is found: in the name of its folder (the "
+        "default), in its file name up to the last '_', or by a regular expression in the path below "
+        "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d'; the first group is the identity",
+    )
+    made.add_argument(
+        "--resume", action="store_true", help="go on with a run that was cut off, at its last finished batch"
+    )
+    made.add_argument("--append", action="store_true", help="add the images that the gallery in OUTPUT_DIR lacks")
+    made.add_argument(
+        "--on-error",
+        "--on_error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at an image that cannot be read: stop (the default), or leave it out and list it in skipped.txt",
+    )
+    return made
+
+
+def run(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """What the script does once its command line is read.
+
+    Raises:
+        UserError: see :func:`inference.creation.create_gallery`.
+    """
+    folder = output_folder(cfg)
+    from inference.creation import create_gallery
+
+    created = create_gallery(
+        embedder_from_config(cfg),
+        cfg.DATASETS.ROOT_DIR,
+        folder,
+        in_subfolders=args.images_in_subfolders,
+        pid_from=args.pid_from if cfg.MODEL.USE_CENTROIDS else None,
+        resume=args.resume,
+        append=args.append,
+        on_error=args.on_error,
+        print_freq=args.print_freq,
+        progress=cfg.TRAINER.PROGRESS_BAR,
+    )
+    what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
+    skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
+    logger.info("%s: %d %s, %d images embedded now%s", folder, created.count, what, created.embedded, skipped)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and run; mendable errors end the program with status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with clean_exit(UserError):
+        run(*parse_args(parser(), argv))
+
+
+if __name__ == "__main__":
+    main()

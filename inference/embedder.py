@@ -1,0 +1,285 @@
+"""Embeddings of images by a trained model."""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from inference.folding import FoldedNetwork
+from inference.pictures import find_images, read_batches
+from inference.progress import Progress
+from modelling.bases import ModelBase
+from utils.errors import UserError
+
+Embeddings = NDArray[np.float32]
+
+# TRAINER.PRECISION -> what convolutions are computed in. Pooling and BN neck stay in float32, so that "mixed" and
+# "true" are the same.
+PRECISIONS = {
+    **dict.fromkeys(("32-true", "32"), torch.float32),
+    **dict.fromkeys(("64-true", "64"), torch.float64),
+    **dict.fromkeys(("bf16-mixed", "bf16-true", "bf16"), torch.bfloat16),
+    **dict.fromkeys(("16-mixed", "16-true", "16"), torch.float16),
+}
+
+
+@dataclass(frozen=True)
+class EmbeddedBatch:
+    """Embeddings of consecutive inputs, and those of them that could not be read."""
+
+    start: int  # place of the batch's first input among all
+    embeddings: Embeddings  # [B, D], without rows for what could not be read
+    kept: list[int]  # [B] places of the rows among all inputs
+    errors: dict[int, UserError]  # place among all inputs -> why it could not be read
+
+
+class Embedder:
+    """A trained model that embeds pictures; the numbers are those of ``model(images)`` but for rounding.
+
+    Batch norm is folded into the convolutions (see :mod:`inference.folding`), pictures are decoded while the network
+    computes. The model given is copied, and stays as it is.
+
+    Args:
+        model: a model of this project.
+        device: "auto" (a CUDA device or MPS if there is one, else the CPU), or as torch names them: "cpu", "cuda",
+            "cuda:1", "mps".
+        precision: as Lightning names it: 32-true, 64-true, bf16-true, bf16-mixed, 16-true, 16-mixed.
+        size: height and width that pictures are resized to; None takes INPUT.SIZE_TEST of the model.
+        mean, std: of the channels; None takes those of the model.
+        batch_size: pictures in a batch; None takes TEST.IMS_PER_BATCH of the model.
+        num_workers: threads that decode pictures; -1 for as many as there are CPU cores, 0 to decode in between.
+
+    Raises:
+        UserError: a device that is not there, or a precision that is unknown or that the device does not have.
+    """
+
+    def __init__(
+        self,
+        model: ModelBase,
+        device: str | torch.device = "auto",
+        precision: str = "32-true",
+        *,
+        size: Sequence[int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        batch_size: int | None = None,
+        num_workers: int = -1,
+    ) -> None:
+        options = model.hparams.INPUT
+        self.device = choose_device(device)
+        self.dtype = _dtype(precision, self.device)
+        self.size = tuple(options.SIZE_TEST if size is None else size)
+        self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)
+        self.std = tuple(options.PIXEL_STD if std is None else std)
+        self.batch_size = model.hparams.TEST.IMS_PER_BATCH if batch_size is None else batch_size
+        self.num_workers = count_cpus() if num_workers == -1 else num_workers
+        if len(self.size) != 2 or min(self.size) < 1 or self.batch_size < 1 or self.num_workers < 0:
+            raise UserError(
+                f"size is {self.size}, batch_size {self.batch_size}, num_workers {num_workers}; expected (height, "
+                "width), 1 or more, -1 or more."
+            )
+        self.network = FoldedNetwork(model.backbone, model.bn, self.dtype, self.device).eval()
+        self.weights_digest = digest_of({"backbone": model.backbone, "bn": model.bn})
+        self._mean, self._std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | os.PathLike[str], device: str | torch.device = "auto", precision: str = "32-true", **kw: Any
+    ) -> "Embedder":
+        """The model of a checkpoint, of this project or of the original; image size and scaling are those in it.
+
+        Args:
+            path: the file.
+            device, precision, kw: as for the constructor.
+
+        Raises:
+            UserError: the file is missing, cut off or foreign; or as the constructor.
+        """
+        return cls(ModelBase.load_from_checkpoint(path), device, precision, **kw)
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding (D)."""
+        return len(self.network.scale)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What embeddings must have in common to be comparable: weights, image size, scaling, precision."""
+        return {
+            "weights": self.weights_digest,
+            "dimension": self.dimension,
+            "size": list(self.size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def embed(self, images: Any, batch_size: int | None = None) -> Embeddings:
+        """Embed pictures.
+
+        Args:
+            images: one picture or several: paths of image files, PIL images, uint8 arrays [H, W, 3] in the order red,
+                green, blue (or one array [N, H, W, 3]); or a float tensor [N, 3, H, W] that is resized and normalised
+                already.
+            batch_size: of this call.
+
+        Returns:
+            [N, D] float32; no rows for no pictures.
+
+        Raises:
+            UserError: a file that cannot be read (the message names it), or something that is no picture.
+        """
+        batch_size = batch_size or self.batch_size
+        sources = _as_sequence(images)
+        if isinstance(sources, Tensor):
+            parts = [self._compute(part.to(self.device)) for part in sources.split(batch_size) if len(part)]
+        else:
+            parts = [batch.embeddings for batch in self.embed_batches(sources, batch_size=batch_size)]
+        return np.concatenate([np.empty((0, self.dimension), np.float32), *parts])
+
+    def embed_folder(
+        self,
+        path: str | os.PathLike[str],
+        in_subfolders: bool = False,
+        on_error: str = "stop",
+        *,
+        print_freq: int | None = None,
+        progress: bool = False,
+    ) -> tuple[Embeddings, list[str]]:
+        """Embed the images of a folder, or one image file.
+
+        Args:
+            path: a folder, whose image files are taken in sorted order, or a file.
+            in_subfolders: take the images in and below its subfolders instead.
+            on_error: "stop" at a file that cannot be read, or "skip" it.
+            print_freq: batches from one drawing of the progress bar to the next.
+            progress: whether there is a progress bar.
+
+        Returns:
+            embeddings [N, D] float32, and the paths of the N images, which begin with ``path``.
+
+        Raises:
+            UserError: no such folder, no images in it, or a file that cannot be read (the message names it).
+        """
+        paths = find_images(path, in_subfolders)
+        parts: list[Embeddings] = []
+        kept: list[str] = []
+        with Progress(len(paths), print_freq, progress) as bar:
+            for batch in self.embed_batches(paths, on_error):
+                parts.append(batch.embeddings)
+                kept += [paths[place] for place in batch.kept]
+                bar.update(len(batch.kept) + len(batch.errors))
+        return np.concatenate(parts), kept
+
+    def embed_batches(
+        self, sources: Sequence[Any], on_error: str = "stop", batch_size: int | None = None
+    ) -> Generator[EmbeddedBatch, None, None]:
+        """Embed pictures batch by batch, in order, with few of them in memory.
+
+        Args:
+            sources: paths, PIL images or arrays, as for :meth:`embed`.
+            on_error: "stop" at a picture that cannot be read, before its batch is computed, or "skip" it.
+            batch_size: pictures in a batch.
+
+        Raises:
+            UserError: "stop" and a picture that cannot be read; or another word.
+        """
+        if on_error not in ("stop", "skip"):
+            raise UserError(f"on_error is {on_error!r}; valid: stop, skip.")
+        size = batch_size or self.batch_size
+        workers = self.num_workers if len(sources) > 1 else 0
+        batches = read_batches(sources, self.size, size, workers, pin_memory=self.device.type == "cuda")
+        for start, batch in zip(itertools.count(0, size), batches):
+            if batch.errors and on_error == "stop":
+                raise batch.errors[min(batch.errors)]
+            good = [place for place in range(len(batch.pixels)) if place not in batch.errors]
+            pixels = batch.pixels[good] if batch.errors else batch.pixels
+            yield EmbeddedBatch(
+                start,
+                self._compute(self._normalised(pixels)) if good else np.empty((0, self.dimension), np.float32),
+                [start + place for place in good],
+                {start + place: error for place, error in sorted(batch.errors.items())},
+            )
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float [B, 3, H, W], with the arithmetic of the test transforms."""
+        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels last in memory
+        return x.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+
+    def _compute(self, x: Tensor) -> Embeddings:
+        with torch.inference_mode():
+            return self.network(x).float().cpu().numpy()
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is CUDA or MPS where there is one, else the CPU.
+
+    Raises:
+        UserError: an unknown name, or a device that this machine does not have.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if str(device) == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"the device is {device!r}; expected auto, cpu, cuda, cuda:N or mps.") from None
+    count = torch.cuda.device_count() if cuda else 0
+    if (chosen.type == "cuda" and (chosen.index or 0) >= count) or (chosen.type == "mps" and not mps):
+        raise UserError(f"the device is {str(device)!r}, which this machine does not have ({count} CUDA devices).")
+    return chosen
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision not in PRECISIONS:
+        raise UserError(f"the precision is {precision!r}; inference knows {', '.join(PRECISIONS)}.")
+    dtype = PRECISIONS[precision]
+    if (dtype == torch.float16 and device.type == "cpu") or (dtype == torch.float64 and device.type == "mps"):
+        raise UserError(f"the precision {precision} does not work on the device {device.type}; 32-true does.")
+    return dtype
+
+
+def digest_of(modules: dict[str, torch.nn.Module]) -> str:
+    """SHA-256 of the weights of some modules, the same for the same numbers whatever file they came from."""
+    digest = hashlib.sha256()
+    for owner, module in modules.items():
+        for name, value in module.state_dict().items():
+            digest.update(f"{owner}.{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _as_sequence(images: Any) -> Sequence[Any] | Tensor:
+    """Pictures one by one, or a normalised batch."""
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 3 and not _is_normalised(images):
+        return [images]
+    if not isinstance(images, Tensor):
+        images = list(images)
+        if not images or not all(_is_normalised(image) for image in images):
+            return images
+        images = torch.stack(images)
+    if not _is_normalised(images):
+        return list(images)
+    batch = images if images.ndim == 4 else images.unsqueeze(0)
+    if batch.ndim != 4 or batch.shape[1] != 3:
+        raise UserError(f"a normalised batch has the shape {list(images.shape)}; expected [B, 3, H, W].")
+    return batch
+
+
+def _is_normalised(image: Any) -> bool:
+    return isinstance(image, Tensor) and image.is_floating_point()
+
+
+def count_cpus() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,213 @@
+"""The network of a trained model as inference runs it: the same function with fewer passes over memory.
+
+Batch norm is folded into the convolutions before it, the BN neck into a scale and a shift. On a CPU the ReLUs and
+residual sums go into the convolutions as well, where torch's oneDNN does that.
+"""
+
+import copy
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from modelling.backbones.resnet import ResNet
+from modelling.backbones.resnet_ibn_a import IBN
+from modelling.baseline import Baseline
+
+
+class FoldedNetwork(nn.Module):
+    """Images to embeddings, equal to ``bn(backbone(images))`` in eval mode but for rounding.
+
+    Pooling and BN neck are computed in float32 (float64 where that is asked for), whatever the convolutions are.
+
+    Args:
+        backbone: left as it is; the copy in here shares nothing with it.
+        bn: the BN neck.
+        dtype: of convolutions and feature maps.
+        device: where to compute.
+    """
+
+    def __init__(self, backbone: Baseline, bn: nn.BatchNorm1d, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.shift: Tensor
+        self.dtype = dtype
+        self.wide = torch.promote_types(dtype, torch.float32)
+        base = fold_batch_norm(copy.deepcopy(backbone.base).eval().requires_grad_(False))
+        base = base.to(device).to(memory_format=torch.channels_last)
+        for module in base.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(dtype)
+        if device.type == "cpu" and fuses(dtype):
+            base = fuse_activations(base)
+        self.base = base
+        scale, shift = _affine(bn)
+        self.register_buffer("scale", scale.to(device, self.wide))
+        self.register_buffer("shift", shift.to(device, self.wide))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] floating -> embeddings [B, D] float32 (or float64)."""
+        x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
+        return torch.addcmul(self.shift, self.base(x).mean((2, 3), dtype=self.wide), self.scale)
+
+
+def fold_batch_norm(base: nn.Module) -> nn.Module:
+    """Fold every batch norm of a backbone that follows a convolution into it, in place.
+
+    Args:
+        base: a ResNet of this project in eval mode, IBN nets included. Modules of other classes are left alone.
+    """
+    for module in list(base.modules()):
+        if isinstance(module, ResNet | BasicBlock | Bottleneck):
+            for number in (1, 2, 3):
+                _fold_pair(module, f"conv{number}", f"bn{number}")
+        if isinstance(module, BasicBlock | Bottleneck) and module.downsample is not None:
+            _fold_pair(module.downsample, "0", "1")
+    return base
+
+
+def _fold_pair(owner: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv, norm = getattr(owner, conv_name, None), getattr(owner, norm_name, None)
+    if isinstance(norm, IBN):
+        setattr(owner, norm_name, FoldedIBN(norm))
+    elif isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        setattr(owner, conv_name, fuse_conv_bn_eval(conv, norm))
+        setattr(owner, norm_name, nn.Identity())
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift [C] of a batch norm in eval mode, computed in float64."""
+    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.detach().double() - norm.running_mean.double() * scale
+
+
+class FoldedIBN(nn.Module):
+    """IBN in eval mode as one scale and shift of every channel; those of the instance half come from the image.
+
+    Statistics, scale and shift are float32 or wider, as in :class:`modelling.backbones.resnet_ibn_a.IBN`.
+
+    Args:
+        ibn: the module to replace.
+    """
+
+    def __init__(self, ibn: IBN) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.scale: Tensor
+        self.shift: Tensor
+        self.split, self.eps = ibn.split, ibn.IN.eps
+        scale, shift = _affine(ibn.BN)
+        instance = {"weight": ibn.IN.weight.detach(), "bias": ibn.IN.bias.detach()}
+        for name, value in (instance | {"scale": scale, "shift": shift}).items():
+            self.register_buffer(name, value.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] floating -> the same shape and dtype."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide[:, : self.split], (2, 3), correction=0)  # [B, split]
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        scale = torch.cat([scale, self.scale.expand(len(x), -1)], 1)[:, :, None, None]
+        shift = torch.cat([shift, self.shift.expand(len(x), -1)], 1)[:, :, None, None]
+        return torch.addcmul(shift, wide, scale).to(x.dtype)
+
+
+# ------------------------------------------------------------------------------- ReLU and sum inside the convolution
+
+
+class FusedConv(nn.Module):
+    """A convolution that adds a tensor to its result and applies ReLU before it writes that to memory.
+
+    Args:
+        conv: a convolution on the CPU.
+        relu: whether ReLU follows.
+    """
+
+    def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.relu = relu
+        self._geometry = (list(cast(tuple[int, int], conv.padding)), list(conv.stride), list(conv.dilation))
+        self._packed: Tensor | None = None
+
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']; ``add`` has the result's shape, and its memory is used for the result."""
+        weight = self._packed if self._packed is not None else self._pack(x)
+        shared = (x, weight, self.conv.bias, *self._geometry, self.conv.groups)
+        activation = "relu" if self.relu else "none"
+        if add is None:
+            return torch.ops.mkldnn._convolution_pointwise.default(*shared, activation, [], "")
+        unary = "relu" if self.relu else None
+        return torch.ops.mkldnn._convolution_pointwise_.binary(add, *shared, "add", 1.0, unary, [], "")
+
+    def _pack(self, x: Tensor) -> Tensor:
+        """The weight in the order in which oneDNN reads it; the first batch shows the shape it is chosen for."""
+        geometry = (self.conv.weight, *self._geometry, self.conv.groups)
+        try:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight.default(*geometry, list(x.shape))
+        except (RuntimeError, TypeError):  # older torch packs without the shape, or not at all
+            self._packed = self.conv.weight
+        return self._packed
+
+
+class FusedBlock(nn.Module):
+    """A residual block whose batch norms are folded, with its ReLUs and its sum inside the convolutions.
+
+    Args:
+        block: a folded block of a ResNet.
+    """
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        convs = [block.conv1, block.conv2, *([block.conv3] if isinstance(block, Bottleneck) else [])]
+        if isinstance(block.bn1, FoldedIBN):
+            first: nn.Module = nn.Sequential(FusedConv(convs[0], relu=False), block.bn1, nn.ReLU(inplace=True))
+        else:
+            first = FusedConv(convs[0], relu=True)
+        self.before = nn.Sequential(first, *(FusedConv(conv, relu=True) for conv in convs[1:-1]))
+        self.last = FusedConv(convs[-1], relu=True)
+        self.shortcut = None if block.downsample is None else FusedConv(block.downsample[0], relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W']; may write into ``x``."""
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.last(self.before(x), add=shortcut)
+
+
+def fuse_activations(base: nn.Module) -> nn.Module:
+    """Put ReLUs and residual sums of a folded backbone on the CPU into its convolutions, in place.
+
+    What comes out holds no gradient. Check with :func:`fuses` that this torch can do it.
+    """
+    for parent in list(base.modules()):
+        for name, child in list(parent.named_children()):
+            # An unknown kind of norm keeps its block as it is.
+            if isinstance(child, BasicBlock | Bottleneck) and isinstance(child.bn1, nn.Identity | FoldedIBN):
+                setattr(parent, name, FusedBlock(child))
+    return base
+
+
+@lru_cache
+def fuses(dtype: torch.dtype) -> bool:
+    """Whether this torch on this CPU has convolutions with sum and ReLU inside that give the right result.
+
+    The operators are those that torch's own compiler uses; they are not part of its documented interface.
+    """
+    x = torch.linspace(-2, 1, 2 * 8 * 9).reshape(2, 8, 3, 3)
+    conv = nn.Conv2d(8, 8, 3, padding=1).requires_grad_(False)
+    nn.init.constant_(conv.weight, 0.01)
+    expected = torch.relu(conv(x) + x)
+    x = x.to(dtype=dtype, memory_format=torch.channels_last)
+    conv = conv.to(dtype).to(memory_format=torch.channels_last)
+    try:
+        with torch.inference_mode():
+            found = FusedConv(conv, relu=True)(x, add=x.clone()).float()
+            single = FusedConv(conv, relu=True)(x).float()
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    close = torch.allclose(found, expected, atol=0.05)
+    return close and torch.allclose(single, torch.relu(conv(x)).float(), atol=0.05)

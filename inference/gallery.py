@@ -1,0 +1,382 @@
+"""Galleries on disk: embeddings.npy [N, D] float32, paths.npy [N] text, gallery.json, and the runs that make them.
+
+While a run goes on, its rows stand in ``embeddings.npy.partial`` and a line for each finished batch in
+``embeddings.journal``. A row counts once its line is there, and the line is written after the row; so a run that was
+killed goes on at the first batch without a line. At the end the files get their names, ``paths.npy`` last: a folder
+with ``paths.npy`` holds a whole gallery.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedRandom
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inference.identities import pid_function
+from utils.centroids import identity_centroids
+from utils.errors import MissingPathError, UserError
+
+logger = logging.getLogger(__name__)
+
+StrPath = str | os.PathLike[str]
+
+EMBEDDINGS, PATHS, ABOUT, SKIPPED = "embeddings.npy", "paths.npy", "gallery.json", "skipped.txt"
+PARTIAL, JOURNAL = "embeddings.npy.partial", "embeddings.journal"
+
+_HEADER_BYTES = 128  # of the .npy files written here: room for any shape
+_CHUNK_BYTES = 32 << 20
+
+
+# --------------------------------------------------------------------------------------------------- finished galleries
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A gallery as it lies on disk."""
+
+    embeddings: NDArray[np.float32]  # [N, D], a memory-mapped file
+    paths: Sequence[str]  # [N] image files, or names of identities; a memory-mapped array
+    about: dict[str, Any]  # see Run.about; {} for a gallery without gallery.json
+
+    @property
+    def of_centroids(self) -> bool:
+        """Whether rows are identities."""
+        return self.about.get("pid_from") is not None
+
+
+def read_gallery(folder: StrPath) -> Gallery:
+    """Open the gallery of a folder; the embeddings are not read yet.
+
+    Raises:
+        MissingPathError: embeddings.npy or paths.npy is not there.
+        UserError: they do not fit each other, or are no such files.
+    """
+    folder = Path(folder)
+    for name in (EMBEDDINGS, PATHS):
+        if not (folder / name).is_file():
+            hint = " An unfinished run lies there: --resume finishes it." if (folder / JOURNAL).exists() else ""
+            raise MissingPathError(
+                f"{folder / name} does not exist; expected a folder that create_embeddings.py has written to.{hint}"
+            )
+    embeddings, paths = _open_array(folder / EMBEDDINGS), _open_array(folder / PATHS)
+    if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
+        raise UserError(
+            f"{folder / EMBEDDINGS} has the shape {list(embeddings.shape)} of {embeddings.dtype}; expected "
+            "floating-point numbers [N, D]."
+        )
+    if paths.ndim != 1 or paths.dtype.kind != "U":
+        raise UserError(f"{folder / PATHS} has the shape {list(paths.shape)} of {paths.dtype}; expected text [N].")
+    if len(embeddings) != len(paths):
+        raise UserError(
+            f"{folder / EMBEDDINGS} has {len(embeddings)} rows but {folder / PATHS} has {len(paths)}: they do not "
+            "belong together; create the gallery anew."
+        )
+    return Gallery(embeddings, paths, _read_about(folder))
+
+
+def _open_array(path: Path) -> Any:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a .npy file of numbers or text ({error}).") from error
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def check_same_embedder(expected: dict[str, Any], found: dict[str, Any], what: str, way_out: str) -> None:
+    """Raise a UserError if two sets of embeddings cannot be put together; see ``Embedder.identity``.
+
+    Args:
+        expected: of this run.
+        found: of the gallery, or {} if that is not known.
+        what: what holds the gallery.
+        way_out: the end of the message.
+    """
+    for key, value in expected.items():
+        if key in found and found[key] != value:
+            was, now = (f"{str(v)[:12]}..." if key == "weights" else v for v in (found[key], value))
+            raise UserError(f"{what} was made with {key} {was}, but here it is {now}: {way_out}")
+
+
+def check_comparable(gallery: Gallery, embedder: dict[str, Any], folder: StrPath) -> None:
+    """Raise a UserError if queries of an embedder (``Embedder.identity``) have another dimension than a gallery.
+
+    Weights or image sizes other than those of the gallery are warned of.
+    """
+    dimension = gallery.embeddings.shape[1]
+    if dimension != embedder["dimension"]:
+        raise UserError(
+            f"the gallery in {folder} has {dimension} dimensions, but the model embeds in {embedder['dimension']}: "
+            "embed gallery and queries with one model."
+        )
+    found = gallery.about.get("embedder", {})
+    differing = [key for key, value in embedder.items() if key in found and found[key] != value]
+    if differing:
+        logger.warning(
+            "The gallery in %s was made with other %s than the queries; distances may mean little.",
+            folder,
+            ", ".join(differing),
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- a run
+
+
+class Run:
+    """A run that embeds images into a gallery, and what of it is on disk.
+
+    Args:
+        folder: where the gallery will be.
+        about: ``embedder`` (``Embedder.identity``), ``root`` (the folder of the images), ``in_subfolders``, and
+            ``pid_from`` (None for a gallery of images, else how identities are told, see ``pid_function``).
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder = folder
+        self.about = about
+        self.done: list[str] = []
+        self.skipped: list[str] = []
+        self.complete = False
+        self._rows: BinaryIO | None = None
+        self._journal: BinaryIO | None = None
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding (D)."""
+        return self.about["embedder"]["dimension"]
+
+    @classmethod
+    def start(cls, folder: Path, about: dict[str, Any], base: Gallery | None = None) -> "Run":
+        """Begin anew, with the rows of a gallery that is to be extended; discards an unfinished run."""
+        run = cls(folder, about)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / JOURNAL).unlink(missing_ok=True)
+            run._rows = (folder / PARTIAL).open("w+b")
+            run._rows.write(bytes(_HEADER_BYTES))
+            lines = [_line({"about": about})]
+            if base is not None:
+                for part in _chunks(base.embeddings):
+                    run._rows.write(_row_bytes(part))
+                run.done = [str(path) for path in base.paths]
+                lines.append(_line({"done": run.done, "skipped": []}))
+            _sync(run._rows)
+            # With its first lines at once: a journal is there once the rows of the base are.
+            _replace(folder / JOURNAL, lines)
+            run._journal = (folder / JOURNAL).open("ab")
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run | None":
+        """The unfinished run of a folder, as far as it came; None if there is none."""
+        path = folder / JOURNAL
+        if not path.exists():
+            return None
+        with _writing(folder):
+            stream = path.open("r+b")
+            length, entries = _read_journal(stream)
+            if not entries or "about" not in entries[0]:
+                stream.close()
+                return None
+            stream.truncate(length)
+            stream.seek(length)
+        run = cls(folder, entries[0]["about"])
+        run._journal = stream
+        for entry in entries[1:]:
+            run.done += entry.get("done", ())
+            run.skipped += entry.get("skipped", ())
+            if entry.get("complete"):
+                run.complete = True
+                run.about["files"] = entry.get("files")
+        return run
+
+    def reopen_rows(self) -> None:
+        """Make ready to add rows after those that count.
+
+        Raises:
+            UserError: fewer rows are there than the journal says.
+        """
+        with _writing(self.folder):
+            length = _HEADER_BYTES + len(self.done) * self.dimension * 4
+            path = self.folder / PARTIAL
+            if not path.exists() or path.stat().st_size < length:
+                raise UserError(f"{path} is shorter than {JOURNAL} says; run without --resume to start over.")
+            self._rows = path.open("r+b")
+            self._rows.truncate(length)
+            self._rows.seek(length)
+
+    def add(self, embeddings: NDArray[np.float32], done: Sequence[str], skipped: Sequence[str]) -> None:
+        """Write a batch; once this returns, it is not lost."""
+        assert self._rows is not None and self._journal is not None
+        with _writing(self.folder):
+            self._rows.write(_row_bytes(embeddings))
+            _sync(self._rows)
+            self._journal.write(_line({"done": list(done), "skipped": list(skipped)}))
+            self._journal.flush()
+        self.done += done
+        self.skipped += skipped
+
+    def finish(self, files: Iterable[str] | None = None) -> int:
+        """Give the files their names. May be repeated after it was interrupted.
+
+        Args:
+            files: all images that were asked for; None where that is not known any more.
+
+        Returns:
+            Rows of the gallery.
+        """
+        assert self._journal is not None
+        with _writing(self.folder):
+            if not self.complete:
+                self._complete(files)
+            (self.folder / PATHS).unlink(missing_ok=True)  # from here on the folder holds no whole gallery
+            names = self.done
+            if self.about["pid_from"] is not None:
+                names = self._write_centroids()
+            elif (self.folder / PARTIAL).exists():
+                (self.folder / PARTIAL).replace(self.folder / EMBEDDINGS)
+            if self.skipped:
+                skipped = (path.encode("utf-8", "surrogateescape") + b"\n" for path in self.skipped)
+                _replace(self.folder / SKIPPED, skipped)
+            else:
+                (self.folder / SKIPPED).unlink(missing_ok=True)
+            about = {"count": len(names), "images": len(self.done), **self.about}
+            _replace(self.folder / ABOUT, [json.dumps(about, indent=1).encode() + b"\n"])
+            _replace(self.folder / PATHS, _text_array(names))
+            self.close()
+            (self.folder / JOURNAL).unlink()
+            (self.folder / PARTIAL).unlink(missing_ok=True)
+        return len(names)
+
+    def _complete(self, files: Iterable[str] | None) -> None:
+        assert self._rows is not None and self._journal is not None
+        self._rows.seek(0)
+        self._rows.write(npy_header("<f4", (len(self.done), self.dimension)))
+        _sync(self._rows)
+        if files is not None:
+            self.about["files"] = digest_of_paths(files)
+        self._journal.write(_line({"complete": True, "files": self.about.get("files")}))
+        _sync(self._journal)
+        self.complete = True
+
+    def _write_centroids(self) -> list[str]:
+        pid_of = pid_function(self.about["pid_from"], self.about["root"])
+        rows = np.load(self.folder / PARTIAL, mmap_mode="r+")
+        centroids, names = identity_centroids(torch.from_numpy(rows), [pid_of(path) for path in self.done])
+        del rows
+        header = npy_header("<f4", tuple(centroids.shape))
+        _replace(self.folder / EMBEDDINGS, [header, _row_bytes(centroids.numpy())])
+        return names
+
+    def discard(self) -> None:
+        """Remove the unfinished run from disk."""
+        self.close()
+        with _writing(self.folder):
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+            (self.folder / PARTIAL).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files; what was added stays."""
+        for stream in (self._rows, self._journal):
+            if stream is not None:
+                stream.close()
+        self._rows = self._journal = None
+
+
+# ------------------------------------------------------------------------------------------------------ files and bytes
+
+
+def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
+    """The head of a .npy file (format version 1.0), of the same length for every shape."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    head = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
+    return head + text.ljust(_HEADER_BYTES - 11).encode() + b"\n"
+
+
+def digest_of_paths(paths: Iterable[str]) -> str:
+    """SHA-256 of a list of paths."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _text_array(names: Sequence[str], at_once: int = 1 << 16) -> Iterator[bytes]:
+    """The bytes of a .npy file of text."""
+    width = max(1, max(map(len, names), default=1))
+    dtype = np.dtype(f"<U{width}")
+    yield npy_header(dtype.str, (len(names),))
+    for start in range(0, len(names), at_once):
+        yield np.array(names[start : start + at_once], dtype=dtype).tobytes()
+
+
+def _row_bytes(embeddings: Any) -> bytes:
+    return np.ascontiguousarray(embeddings, dtype="<f4").tobytes()
+
+
+def _chunks(embeddings: Any) -> Iterator[Any]:
+    rows = max(1, _CHUNK_BYTES // (4 * max(embeddings.shape[1], 1)))
+    for start in range(0, len(embeddings), rows):
+        yield embeddings[start : start + rows]
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry).encode() + b"\n"  # ASCII; file names of any bytes come back as they were
+
+
+def _read_journal(stream: BufferedRandom) -> tuple[int, list[dict[str, Any]]]:
+    """The whole lines of a journal, and where they end."""
+    length, entries = 0, []
+    for line in stream:
+        try:
+            entry = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict):
+            break
+        entries.append(entry)
+        length += len(line)
+    return length, entries
+
+
+def _replace(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file whole: under a temporary name, then moved."""
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("wb") as stream:
+        for part in parts:
+            stream.write(part)
+        _sync(stream)
+    temporary.replace(path)
+
+
+def _sync(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"OUTPUT_DIR: cannot write to {str(folder)!r} ({error.strerror or error}); name a folder that you may "
+            "write to, with room. What was embedded is kept: --resume continues there."
+        ) from error

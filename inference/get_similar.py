@@ -1,0 +1,117 @@
+"""Find the images of a gallery that are most similar to the query images.
+
+python inference/get_similar.py --gallery_data gallery --config_file configs/256_resnet50.yml \
+    DATASETS.ROOT_DIR /data/queries MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR similar
+"""
+
+import argparse
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: the packages lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from yacs.config import CfgNode
+
+from config.cli import build_parser, clean_exit, parse_args
+from inference.command_line import add_input_arguments, embedder_from_config, output_folder
+from inference.search import add_arguments, options_from_args, search, write_results
+from utils.errors import UserError
+from utils.files import write_bytes
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = (
+    "--gallery_data gallery DATASETS.ROOT_DIR /data/queries MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR similar",
+    "--gallery_data gallery --topk 10 --normalize_features --html DATASETS.ROOT_DIR a.jpg MODEL.PRETRAIN_PATH m.ckpt",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of this script."""
+    made = build_parser("Find the gallery images most similar to a folder of query images, or to one.", EXAMPLES)
+    made.add_argument(
+        "--gallery_data",
+        "--gallery-data",
+        required=True,
+        metavar="DIR",
+        help="folder that create_embeddings.py has written to",
+    )
+    made.add_argument(
+        "--normalize_features",
+        "--normalize-features",
+        action="store_true",
+        help="scale embeddings to unit length before distances are computed",
+    )
+    made.add_argument("--topk", type=_count, default=100, metavar="K", help="results for each query; 0: all")
+    add_input_arguments(made)
+    add_arguments(made)
+    return made
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("expected 0 or more")
+    return value
+
+
+def run(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """What the script does once its command line is read.
+
+    Raises:
+        UserError: no such gallery, a gallery of another model, a query that cannot be read (the message names it), and
+            as :func:`inference.search.search`.
+    """
+    options = options_from_args(args)
+    folder = output_folder(cfg)
+    from inference.gallery import EMBEDDINGS, check_comparable, read_gallery
+
+    gallery = read_gallery(args.gallery_data)
+    embedder = embedder_from_config(cfg)
+    check_comparable(gallery, embedder.identity, args.gallery_data)
+    queries, paths = embedder.embed_folder(
+        cfg.DATASETS.ROOT_DIR, args.images_in_subfolders, print_freq=args.print_freq, progress=cfg.TRAINER.PROGRESS_BAR
+    )
+    found = search(
+        queries,
+        gallery.embeddings,
+        index=options.index,
+        store=options.store,
+        gallery_file=Path(args.gallery_data) / EMBEDDINGS,
+        gallery_paths=gallery.paths,
+        metric=cfg.SOLVER.DISTANCE_FUNC,
+        topk=args.topk,
+        normalize=args.normalize_features,
+        max_distance=options.max_distance,
+    )
+    if found.note:
+        logger.info(found.note)
+    save_array(folder / "query_embeddings.npy", queries)
+    save_array(folder / "query_paths.npy", paths)
+    files = write_results(folder, options.formats, paths, gallery.paths, found.indices, found.distances)
+    logger.info("%d queries against %d: %s", len(paths), len(gallery.paths), ", ".join(map(str, files)))
+
+
+def save_array(path: Path, values: Any) -> None:
+    """Write a .npy file whole."""
+    import numpy as np
+
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(values), allow_pickle=False)
+    write_bytes(path, stream.getvalue())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and run; mendable errors end the program with status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with clean_exit(UserError):
+        run(*parse_args(parser(), argv))
+
+
+if __name__ == "__main__":
+    main()

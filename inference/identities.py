@@ -1,0 +1,109 @@
+"""Which identity an image belongs to, told from its path; centroids of identities."""
+
+import os
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from utils.centroids import identity_centroids
+from utils.errors import UserError
+
+PidFunc = Callable[[str], str]
+
+
+def parent_name(path: str) -> str:
+    """The name of the folder that holds the image."""
+    return Path(os.path.abspath(path)).parent.name  # noqa: PTH100 - without following links
+
+
+def name_before_underscore(path: str) -> str:
+    """The file name up to its last underscore: "shop_12" for shop_12_003.jpg.
+
+    Raises:
+        UserError: there is no underscore.
+    """
+    pid, underscore, _ = Path(path).name.rpartition("_")
+    if not underscore:
+        raise UserError(f"{path}: the file name has no '_', so that --pid-from filename finds no identity in it.")
+    return pid
+
+
+def pid_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
+    """How identities are told from paths.
+
+    Args:
+        kind: "parent" (name of the folder), "filename" (file name up to its last underscore), or a regular expression;
+            it is searched for in the path below ``root``, and its first group (the whole match, if it has none) is the
+            identity.
+        root: folder that the paths begin with, which the expression does not see; "" shows it whole paths.
+
+    Raises:
+        UserError: not a regular expression; and from the function itself, no identity in a path.
+    """
+    if kind == "parent":
+        return parent_name
+    if kind == "filename":
+        return name_before_underscore
+    try:
+        pattern = re.compile(kind)
+    except re.error as error:
+        raise UserError(
+            f"--pid-from {kind!r} is no regular expression ({error}); expected parent, filename or an expression."
+        ) from error
+    folder = os.fspath(root)
+
+    def by_expression(path: str) -> str:
+        below = os.path.relpath(path, folder) if folder and Path(folder).is_dir() else path
+        match = pattern.search(Path(below).as_posix())
+        pid = match[1 if pattern.groups else 0] if match else None
+        if not pid:
+            raise UserError(f"{path}: --pid-from {kind!r} finds no identity in {below!r}.")
+        return pid
+
+    return by_expression
+
+
+def create_pid_path_index(
+    paths: Iterable[str], func: Callable[[str], Hashable] = parent_name
+) -> dict[Hashable, list[int]]:
+    """The rows of each identity's images, identities in the order in which they first appear.
+
+    Args:
+        paths: [N] image paths.
+        func: from a path to its identity; by default the name of the folder.
+    """
+    index: dict[Hashable, list[int]] = {}
+    for row, path in enumerate(paths):
+        index.setdefault(func(str(path)), []).append(row)
+    return index
+
+
+def calculate_centroids(
+    embeddings: Any, pid_path_index: Mapping[Any, Sequence[int]]
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """The mean embedding of each identity.
+
+    Args:
+        embeddings: [N, D] floating, array or tensor.
+        pid_path_index: identity -> rows, as :func:`create_pid_path_index` returns it.
+
+    Returns:
+        centroids [C, D] float32 and the C identities, in the order of the index.
+
+    Raises:
+        UserError: a row beyond the embeddings, or an identity without rows.
+    """
+    embeddings = torch.as_tensor(embeddings)
+    rows = [row for pid_rows in pid_path_index.values() for row in pid_rows]
+    empty = [pid for pid, pid_rows in pid_path_index.items() if not len(pid_rows)]
+    if empty or max(rows, default=-1) >= len(embeddings) or min(rows, default=0) < 0:
+        wrong = f"identity {empty[0]!r} has none" if empty else f"they lie between {min(rows)} and {max(rows)}"
+        raise UserError(f"pid_path_index must give each identity rows of the {len(embeddings)} embeddings; {wrong}.")
+    numbers = np.repeat(np.arange(len(pid_path_index)), [len(pid_rows) for pid_rows in pid_path_index.values()])
+    centroids, _ = identity_centroids(embeddings[torch.tensor(rows, dtype=torch.int64)], numbers)
+    return centroids.numpy(), np.asarray(list(pid_path_index))

@@ -1,0 +1,181 @@
+"""Image files as a gallery lists them, and whatever stands for a picture as pixels of the network's size."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from utils.errors import MissingPathError, UserError
+from utils.image import pil_loader
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+_BATCHES_AHEAD = 2  # decoded while one is computed
+_PARTS_PER_WORKER = 4  # of a batch: small enough that the workers finish it together
+
+
+def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
+    """The image files of a folder, sorted; or the one image file that ``path`` is.
+
+    Args:
+        path: folder or file. Of a folder's files those count whose names end like an image's (.jpg, .png, ...).
+        in_subfolders: take the files in and below the folder's subfolders instead, subfolder after subfolder, in the
+            order of torchvision's ImageFolder.
+
+    Returns:
+        paths that begin with ``path`` as it was given; [] for a folder without images.
+
+    Raises:
+        MissingPathError: there is no such file or folder.
+    """
+    path = os.fspath(path)
+    if Path(path).is_file():
+        return [path]
+    if not Path(path).is_dir():
+        raise MissingPathError(f"{path!r} does not exist; expected a folder of images or one image file.")
+    if not in_subfolders:
+        return _images_among(path, (entry.name for entry in os.scandir(path) if entry.is_file()))
+    folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    return [
+        image
+        for folder in folders
+        for root, _, files in sorted(os.walk(os.path.join(path, folder), followlinks=True))  # noqa: PTH118 - as given
+        for image in _images_among(root, files)
+    ]
+
+
+def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
+    """As :func:`get_all_images`, but a folder without images is an error.
+
+    Raises:
+        MissingPathError, UserError: the message names the folder and says where images were looked for.
+    """
+    images = get_all_images(path, in_subfolders)
+    if images:
+        return images
+    suffixes = ", ".join(IMAGE_SUFFIXES)
+    if in_subfolders:
+        raise UserError(f"{os.fspath(path)!r} has no subfolder with images ({suffixes}).")
+    more = "; its subfolders do: --images-in-subfolders takes those" if get_all_images(path, True) else ""
+    raise UserError(f"{os.fspath(path)!r} holds no images ({suffixes}){more}.")
+
+
+def holds_images(path: str | os.PathLike[str]) -> bool:
+    """Whether there is an image file in a folder or below it; False for what is no folder."""
+    return any(_images_among(root, files) for root, _, files in os.walk(path, followlinks=True))
+
+
+def _images_among(folder: str, names: Any) -> list[str]:
+    # os.path.join, not Path: "./images" and "images//a" stay as they were given.
+    return [os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES)]  # noqa: PTH118
+
+
+def read_pixels(source: Any, size: Sequence[int]) -> NDArray[np.uint8]:
+    """A picture resized as the test transforms do it, before its values are scaled.
+
+    Args:
+        source: path of an image file, PIL image, or uint8 array [H, W, 3] in the order red, green, blue.
+        size: height and width of the result.
+
+    Returns:
+        [height, width, 3] uint8.
+
+    Raises:
+        MissingPathError, UserError: a file that cannot be read, or no picture.
+    """
+    if isinstance(source, str | os.PathLike):
+        image = pil_loader(source)
+    elif isinstance(source, Image.Image):
+        image = source.convert("RGB")
+    else:
+        array = source.numpy() if isinstance(source, Tensor) and source.device.type == "cpu" else source
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise UserError(
+                f"cannot embed {_describe(source)}; expected a path, a PIL image, a uint8 array [H, W, 3] in the order "
+                "red, green, blue, or a normalised float tensor [B, 3, H, W]."
+            )
+        image = Image.fromarray(array)
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _describe(source: Any) -> str:
+    if isinstance(source, np.ndarray | Tensor):
+        return f"a {type(source).__name__} of {source.dtype} with shape {list(source.shape)}"
+    return f"a {type(source).__name__}"
+
+
+@dataclass
+class PixelBatch:
+    """Pictures of one batch; of those that could not be read the error."""
+
+    pixels: Tensor  # [B, height, width, 3] uint8; arbitrary where there is an error
+    errors: dict[int, UserError] = field(default_factory=dict)  # by place in the batch
+
+
+def read_batches(
+    sources: Sequence[Any], size: Sequence[int], batch_size: int, num_workers: int, pin_memory: bool = False
+) -> Iterator[PixelBatch]:
+    """Read pictures in threads, a few batches ahead of the caller.
+
+    Pillow decodes and resizes without holding Python's lock, so threads do it side by side; unlike worker processes
+    they start at once, and in any program.
+
+    Args:
+        sources: as for :func:`read_pixels`.
+        size: height and width.
+        batch_size: pictures in a batch; the last may have fewer.
+        num_workers: threads; 0 reads in the caller's.
+        pin_memory: for faster copies to a CUDA device.
+    """
+    starts = range(0, len(sources), batch_size)
+    if not num_workers:
+        for start in starts:
+            batch = _empty_batch(sources, start, batch_size, size, pin_memory)
+            _fill(batch, sources, start, 0, 1, size)
+            yield batch
+        return
+    parts = num_workers * _PARTS_PER_WORKER
+    executor = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
+    try:
+        waiting: list[tuple[PixelBatch, list[Future[None]]]] = []
+        for start in starts:
+            batch = _empty_batch(sources, start, batch_size, size, pin_memory)
+            steps = range(min(parts, len(batch.pixels)))
+            futures = [executor.submit(_fill, batch, sources, start, i, len(steps), size) for i in steps]
+            waiting.append((batch, futures))
+            if len(waiting) > _BATCHES_AHEAD:
+                yield _finished(*waiting.pop(0))
+        while waiting:
+            yield _finished(*waiting.pop(0))
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _empty_batch(
+    sources: Sequence[Any], start: int, batch_size: int, size: Sequence[int], pin_memory: bool
+) -> PixelBatch:
+    count = min(batch_size, len(sources) - start)
+    return PixelBatch(torch.empty(count, *size, 3, dtype=torch.uint8, pin_memory=pin_memory))
+
+
+def _fill(batch: PixelBatch, sources: Sequence[Any], start: int, first: int, step: int, size: Sequence[int]) -> None:
+    target = batch.pixels.numpy()
+    for place in range(first, len(target), step):
+        try:
+            target[place] = read_pixels(sources[start + place], size)
+        except UserError as error:
+            batch.errors[place] = error
+
+
+def _finished(batch: PixelBatch, futures: list[Future[None]]) -> PixelBatch:
+    for future in futures:
+        future.result()
+    return batch

@@ -1,0 +1,49 @@
+"""How far an embedding run has come."""
+
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar that counts images and shows images/s.
+
+    Args:
+        total: how many there are; None if that is not known.
+        print_freq: batches from one drawing of the bar to the next; None draws it several times a second.
+        shown: False shows nothing.
+        done: images that an earlier run embedded already; they do not count for the speed.
+    """
+
+    def __init__(self, total: int | None, print_freq: int | None = None, shown: bool = True, done: int = 0) -> None:
+        self._bar = tqdm(
+            total=total,
+            unit="img",
+            disable=not shown,
+            initial=done,
+            dynamic_ncols=True,
+            mininterval=0.1 if print_freq is None else 0,
+        )
+        self._print_freq = print_freq or 1
+        self._batches = self._waiting = 0
+
+    def update(self, images: int) -> None:
+        """Count a batch."""
+        self._batches += 1
+        self._waiting += images
+        if self._batches % self._print_freq == 0:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._bar.update(self._waiting)
+        self._waiting = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._draw()
+        self._bar.close()
