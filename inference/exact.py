@@ -43,12 +43,12 @@ class GalleryBlocks:
         if self._bytes <= 0:
             raise UserError(f"block_bytes is {self._bytes}; a positive number of bytes is expected.")
         widest = self._bytes // (4 * max(min(len(query), _MAX_ROWS), gallery.shape[1]))
-        self._columns = min(max(widest, least, 1), len(gallery))
+        self.columns = min(max(widest, least, 1), len(gallery))
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yields (first query, first gallery item, distances [B, C]); distances are valid until the next step."""
-        for first in range(0, len(self._gallery), self._columns):
-            part = self._gallery[first : first + self._columns]
+        for first in range(0, len(self._gallery), self.columns):
+            part = self._gallery[first : first + self.columns]
             name = f"gallery[{first}:]" if first else "gallery"  # rows in messages count from there
             embeddings = as_embeddings(name, part).to(self._query.device)
             distances = DistanceBlocks(self._query, embeddings, self._metric, self._normalize, ("query", name))

@@ -28,6 +28,7 @@ _MOST_RESULTS = 16384  # of Milvus, for each query
 _LONGEST_PATH = 65535  # bytes, of Milvus
 _INSERT_BYTES = 4 << 20  # far below the 64 MiB that a server accepts in a message, with room for paths
 _QUERY_ROWS = 64
+_ALL_LISTS = 65536  # the most that Milvus allows
 
 
 def search_store(
@@ -122,11 +123,13 @@ class MilvusStore:
         """The nearest items and their squared distances [Q, count], filled up with -1 and infinity."""
         indices = np.full((len(query), count), -1, dtype=np.int64)
         distances = np.full((len(query), count), np.inf, dtype=np.float32)
+        parameters = {"params": {"nprobe": _ALL_LISTS}} if self._embedded else {}
         start = 0
         with self._errors():
             self._client.load_collection(self._name)
             for block in embedding_blocks(query, unit, 4 * query.shape[1] * _QUERY_ROWS):
-                for hits in self._client.search(self._name, data=list(block), limit=count):
+                hit_lists = self._client.search(self._name, data=list(block), limit=count, search_params=parameters)
+                for hits in hit_lists:
                     indices[start, : len(hits)] = [hit["id"] for hit in hits]
                     distances[start, : len(hits)] = [hit["distance"] for hit in hits]
                     start += 1
@@ -148,8 +151,10 @@ class MilvusStore:
         schema.add_field("path", types.VARCHAR, max_length=max(longest, 1))
         schema.add_field("embedding", types.FLOAT_VECTOR, dim=gallery.shape[1])
         index = self._milvus.MilvusClient.prepare_index_params()
-        # Embedded, the exact search of a flat index is fast enough; a server knows best which index it has room for.
-        index.add_index("embedding", index_type="FLAT" if self._embedded else "AUTOINDEX", metric_type="L2")
+        # A server knows best which index it has room for. Embedded, inverted lists that are all searched are exact; the
+        # flat index there holds queries x gallery x dimensions in memory.
+        kind = "IVF_FLAT" if self._embedded else "AUTOINDEX"
+        index.add_index("embedding", index_type=kind, metric_type="L2")
         self._client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
         start = 0
         for block in embedding_blocks(gallery, unit, _INSERT_BYTES):
@@ -157,6 +162,7 @@ class MilvusStore:
             self._client.insert(collection, [{"id": i, "path": str(path), "embedding": x} for i, (path, x) in rows])
             start += len(block)
         self._client.flush(collection)
+        self._client.release_collection(collection)  # so that loading waits for the index
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -1,0 +1,223 @@
+"""Time, memory and recall of gallery search: exact from a file, faiss indexes, and the embedded Milvus store.
+
+    python benchmarks/bench_search.py
+    python benchmarks/bench_search.py --gallery 100000 --parts exact faiss:ivf faiss:hnsw milvus --repeats 3
+
+The gallery is drawn into a memory-mapped file: ten images of each identity around a centre. Every part runs in a
+process of its own; its memory counts from before the search, when libraries and queries are loaded already (Linux).
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402 - the checkout stands first on the path
+import torch  # noqa: E402
+
+from inference.exact import GalleryBlocks, prepare  # noqa: E402
+from inference.indexes import index_paths  # noqa: E402
+from inference.search import search, search_gallery  # noqa: E402
+
+PARTS = ("product", "exact", "faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus")
+IMAGES_PER_IDENTITY, SPREAD = 10, 0.7
+ROWS = 20_000  # drawn at once
+TOPK = 100
+
+
+def draw_gallery(path: Path, rows: int, dims: int, seed: int) -> None:
+    """Embeddings of identities in order, into an .npy file, without holding them in memory."""
+    gallery = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dims))
+    for start in range(0, rows, ROWS):
+        count = min(ROWS, rows - start)
+        gallery[start : start + count] = embeddings(np.arange(start, start + count) // IMAGES_PER_IDENTITY, dims, seed)
+    gallery.flush()
+
+
+def embeddings(identities: np.ndarray, dims: int, seed: int, noise: int = 0) -> np.ndarray:
+    rng = np.random.default_rng((seed, noise, int(identities[0])))
+    known, place = np.unique(identities, return_inverse=True)
+    centres = np.stack([np.random.default_rng((seed, int(i))).standard_normal(dims, dtype=np.float32) for i in known])
+    return centres[place] + SPREAD * rng.standard_normal((len(identities), dims), dtype=np.float32)
+
+
+def draw_queries(count: int, rows: int, dims: int, seed: int) -> np.ndarray:
+    """Other images of identities of the gallery."""
+    rng = np.random.default_rng((seed, 1))
+    return embeddings(rng.integers(0, max(rows // IMAGES_PER_IDENTITY, 1), count), dims, seed, noise=1)
+
+
+# ------------------------------------------------------------------------------------- one part, in its own process
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    gc.collect()
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, least, largest, and the values themselves."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "values": [float(f"{value:.5g}") for value in values],
+    }
+
+
+def status_mib(field: str) -> float:
+    """A field of /proc/self/status in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def measure(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
+    """Seconds, memory and recall of one part."""
+    gallery = np.load(gallery_file, mmap_mode="r")
+    search_gallery(query[:2], gallery[:100])  # loads what is loaded on first use
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = status_mib("VmRSS")
+    facts: dict[str, Any] = {"product": product, "exact": exact}.get(part, indexed)(part, gallery_file, query, repeats)
+    return {
+        **facts,
+        "libraries_and_queries_mib": round(before, 1),
+        "peak_beyond_mib": round(status_mib("VmHWM") - before, 1),
+    }
+
+
+def product(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
+    """The matrix product alone, block by block as the exact search does it, of embeddings that are in memory."""
+    x, gallery = prepare(query, np.load(gallery_file, mmap_mode="r"))
+    columns = GalleryBlocks(x, gallery, "euclidean", False, None).columns
+    block = torch.from_numpy(np.array(gallery[:columns]))
+    out = torch.empty(len(x), len(block))
+
+    def multiply() -> None:
+        for _ in range(round(len(gallery) / len(block))):
+            torch.mm(x, block.t(), out=out)
+
+    seconds = [timed(multiply)[0] for _ in range(repeats)]
+    return {"seconds": spread(seconds)}
+
+
+def exact(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
+    """search_gallery on the mapped file."""
+    gallery = np.load(gallery_file, mmap_mode="r")
+    seconds = [timed(lambda: search_gallery(query, gallery, topk=TOPK))[0] for _ in range(repeats)]
+    pairs = len(query) * len(gallery)
+    return {
+        "seconds": spread(seconds),
+        "gflops": 2 * pairs * query.shape[1] / statistics.median(seconds) / 1e9,
+        "pairs_times_4_bytes_mib": pairs * 4 / 2**20,
+        "gallery_file_mib": gallery_file.stat().st_size / 2**20,
+    }
+
+
+def indexed(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
+    """The first search, which builds and saves; then searches with what was saved, without the exact one for recall."""
+    import inference.search as module
+
+    gallery = np.load(gallery_file, mmap_mode="r")
+    store = f"milvus:{gallery_file.with_name('gallery.db')}" if part == "milvus" else ""
+    options: dict[str, Any] = {
+        "index": "exact" if store else part,
+        "store": store,
+        "gallery_file": gallery_file,
+        "gallery_paths": [f"{i}.jpg" for i in range(len(gallery))],
+        "topk": TOPK,
+    }
+    first, result = timed(lambda: search(query, gallery, **options))
+    module._recall = lambda *_: (0.0, 0)  # its exact search is no part of the time
+    seconds = [timed(lambda: search(query, gallery, **options))[0] for _ in range(repeats)]
+    facts = {"recall": result.recall, "first_s": first, "load_and_search_s": spread(seconds)}
+    if not store:
+        facts["index_mib"] = index_paths(gallery_file, part.removeprefix("faiss:"), False)[0].stat().st_size / 2**20
+    return facts
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the numbers were measured on and with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for package in ("torch", "numpy", "faiss-cpu", "pymilvus", "milvus-lite"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    cpuinfo, model = Path("/proc/cpuinfo"), platform.processor()
+    if cpuinfo.exists():
+        model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--gallery", type=int, default=1_000_000)
+    parser.add_argument("--dims", type=int, default=512)
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=["product", "exact"], help="default: product exact"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
+    parser.add_argument("--threads", type=int, default=2, help="default: 2")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="for the drawn gallery, default: a temporary one")
+    parser.add_argument("--out", type=Path, help="JSON file, default: benchmarks/results/search_GALLERY.json")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    sizes = (args.gallery, args.dims, args.seed)
+    if args.measure:
+        torch.set_num_threads(args.threads)
+        query = draw_queries(args.queries, *sizes)
+        print(json.dumps(measure(args.measure, args.folder / "embeddings.npy", query, args.repeats)))
+        return
+    out = args.out or ROOT / "benchmarks" / "results" / f"search_{args.gallery}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {
+        **{name: getattr(args, name) for name in ("queries", "gallery", "dims", "repeats", "seed")},
+        "topk": TOPK,
+        "machine": machine(args.threads),
+    }
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        draw_gallery(Path(folder) / "embeddings.npy", *sizes)
+        for part in args.parts:
+            command = [sys.executable, __file__, "--measure", part, "--folder", folder]
+            for name in ("queries", "gallery", "dims", "repeats", "threads", "seed"):
+                command += [f"--{name}", str(getattr(args, name))]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+            report[part] = json.loads(done.stdout.splitlines()[-1])
+            print(f"{part}: {json.dumps(report[part])}", flush=True)
+            out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()
