@@ -146,6 +146,10 @@ class ReidDataModule(LightningDataModule):
         return self.val_dataloader()
 
     def _build_train_loader(self, world_size: int, rank: int) -> LateStartLoader:
+        if self.trainer is not None and world_size > 1:
+            # An unseeded run has a seed of its own in each process, but all must draw from one list: with others the
+            # epochs differ in length, and the processes wait for each other for ever.
+            self.seed = self.train.seed = self.trainer.strategy.broadcast(self.seed)
         options = self.cfg.DATALOADER
         batch_size = self.cfg.SOLVER.IMS_PER_BATCH
         sampler = get_sampler(

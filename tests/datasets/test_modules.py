@@ -190,11 +190,14 @@ def test_number_of_workers(market, make_cfg, monkeypatch, argument, key, environ
         assert loader.persistent_workers is (expected > 0)
 
 
+FIRST_SEED = 41  # what the first process has
+
+
 def stand_in_trainer(**options):
     """What a data module asks of its Trainer."""
     progress = SimpleNamespace(current=SimpleNamespace(processed=3))
     return SimpleNamespace(
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda seed: FIRST_SEED),
         fit_loop=SimpleNamespace(epoch_progress=progress),
         **options,
     )
@@ -215,6 +218,13 @@ def test_the_trainer_tells_the_place_of_this_process(market, make_cfg, monkeypat
     assert not loader.pin_memory
     module.trainer = stand_in_trainer(world_size=1, global_rank=0, num_devices=1)
     assert (module.train_dataloader().sampler.world_size, module.train_dataloader().num_workers) == (1, 8)
+
+
+def test_all_processes_draw_with_the_seed_of_the_first(market, make_cfg):
+    """An unseeded run has another seed in each; lists of different lengths would make them wait for ever."""
+    module: Any = init_dataset("market1501", cfg=make_cfg(market, "SOLVER.IMS_PER_BATCH", 1), num_workers=0, seed=7)
+    module.trainer = stand_in_trainer(world_size=2, global_rank=1, num_devices=2)
+    assert (module.train_dataloader().sampler.seed, module.train.seed) == (FIRST_SEED, FIRST_SEED)
 
 
 def test_an_initialised_process_group_tells_the_place_of_this_process(market, make_cfg, monkeypatch):
