@@ -85,6 +85,7 @@ def search_index(
     Raises:
         UserError: faiss is missing, or embeddings are not finite.
     """
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which instructions it tries
     faiss = require("faiss", "search", f"--index faiss:{kind}")
     index = open_index(faiss, kind, gallery, gallery_file, unit)
     if kind == "ivf":

@@ -52,7 +52,7 @@ def write_contact_sheet(
     note.append(f"up to {min(max_results, indices.shape[1])} results each, nearest first")
     note.append(f"gallery of {_counted(len(gallery_paths), 'item', 'items')}")
     before, after = _PAGE.split("<!-- rows -->")
-    with path.open("w", encoding="utf-8") as stream:
+    with path.open("w", encoding="utf-8", errors="replace") as stream:
         stream.write(before.replace("<!-- note -->", html.escape("; ".join(note))))
         for i in range(shown):
             found = indices[i] >= 0
@@ -86,7 +86,7 @@ def _tile(name: str, caption: str, folder: Path, thumbnails: Any) -> str:
 
 def _link(name: str, folder: Path) -> str:
     try:
-        return quote(Path(os.path.relpath(name, folder)).as_posix())
+        return quote(os.fsencode(Path(os.path.relpath(name, folder)).as_posix()))
     except ValueError:  # another drive
         return Path(name).resolve().as_uri()
 

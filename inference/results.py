@@ -85,17 +85,17 @@ def _write_npy(path: Path, query_paths: Paths, gallery_paths: Paths, indices: An
 
 
 def _write_jsonl(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, distances: Any) -> None:
-    with path.open("w", encoding="utf-8") as stream:
+    with path.open("w", encoding="ascii") as stream:
         for query, index, distance in _rows(query_paths, indices, distances):
             found = [
                 {"rank": rank, "index": i, "path": str(gallery_paths[i]), "distance": float(_digits(d))}
                 for rank, (i, d) in enumerate(zip(index.tolist(), distance.tolist(), strict=True), start=1)
             ]
-            stream.write(json.dumps({"query": query, "results": found}, ensure_ascii=False) + "\n")
+            stream.write(json.dumps({"query": query, "results": found}) + "\n")
 
 
 def _write_csv(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, distances: Any) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("query", "rank", "index", "path", "distance"))
         for query, index, distance in _rows(query_paths, indices, distances):

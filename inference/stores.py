@@ -76,7 +76,7 @@ class MilvusStore:
         self._uri, self._name = uri, name
         self._milvus = require("pymilvus", "search", "--store milvus:...")
         self._embedded = uri.endswith(".db")
-        for noisy in ("pymilvus", "grpc._server"):  # whose errors reach the user through ours
+        for noisy in ("pymilvus", "grpc", "milvus_lite"):  # whose errors reach the user through ours
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         if self._embedded:
             self._server = require("milvus_lite.server_manager", "search", f"--store milvus:{uri}")
@@ -142,7 +142,7 @@ class MilvusStore:
             self._server.server_manager_instance.release_server(self._uri)
 
     def _write(self, collection: str, gallery: Any, paths: Sequence[str], unit: bool) -> None:
-        longest = max(len(str(path).encode()) for path in paths)
+        longest = max(len(_text(path).encode()) for path in paths)
         if longest > _LONGEST_PATH:
             raise UserError(f"a gallery path is {longest} bytes long; Milvus keeps at most {_LONGEST_PATH}.")
         types = self._milvus.DataType
@@ -159,7 +159,7 @@ class MilvusStore:
         start = 0
         for block in embedding_blocks(gallery, unit, _INSERT_BYTES):
             rows = enumerate(zip(paths[start : start + len(block)], block, strict=True), start)
-            self._client.insert(collection, [{"id": i, "path": str(path), "embedding": x} for i, (path, x) in rows])
+            self._client.insert(collection, [{"id": i, "path": _text(path), "embedding": x} for i, (path, x) in rows])
             start += len(block)
         self._client.flush(collection)
         self._client.release_collection(collection)  # so that loading waits for the index
@@ -172,8 +172,13 @@ class MilvusStore:
             raise UserError(f"the store {self._uri} answers: {error.message}") from error
 
 
+def _text(path: str) -> str:
+    """A path as Milvus takes it; bytes of a file name that are not UTF-8 are replaced."""
+    return os.fsencode(str(path)).decode("utf-8", "replace")
+
+
 def _digest(gallery: Any, paths: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(fingerprint(gallery), sort_keys=True).encode())
     for path in paths:
-        digest.update(str(path).encode() + b"\0")
+        digest.update(os.fsencode(str(path)) + b"\0")
     return digest.hexdigest()[:16]

@@ -94,3 +94,10 @@ def test_page_says_what_it_leaves_out(pictures, tmp_path):
     assert len(page.all("li")) == 8
     assert "2 of 5 queries" in page.text
     assert "up to 4 results" in page.text
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = str(tmp_path / "\udcff %41.jpg")
+    Image.new("RGB", (30, 60)).save(name)
+    path = write_contact_sheet(tmp_path / "r.html", [name], [name], np.array([[0]]), np.zeros((1, 1)))
+    assert [unquote(a["href"], errors="surrogateescape") for a in Page(path).all("a")] == ["\udcff %41.jpg"] * 2

@@ -285,7 +285,8 @@ def test_no_threshold_is_low_enough():
 def found():
     indices = np.array([[2, 0, 1], [1, -1, -1], [-1, -1, -1]])
     distances = np.array([[0.1, 0.25, 3e-8], [1.5, np.inf, np.inf], [np.inf] * 3], dtype=np.float32)
-    return ["q/ä.jpg", "q/b,c.jpg", "q/d.jpg"], np.array(["g/0.jpg", "g/ö.jpg", "g/2.jpg"]), indices, distances
+    # The last query's name is not UTF-8 on disk.
+    return ["q/ä.jpg", "q/b,c.jpg", "q/\udcff.jpg"], np.array(["g/0.jpg", "g/ö.jpg", "g/2.jpg"]), indices, distances
 
 
 def test_files_of_results(tmp_path):
