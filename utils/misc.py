@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
 from callbacks import EpochStatistics, ModelCheckpointPeriodic, SafeCheckpointIO
@@ -18,7 +19,7 @@ from datasets import init_dataset
 from datasets.statistics import find_evaluation_problem
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
-from utils.checkpoint import load_ctl_checkpoint, to_plain
+from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
 from utils.errors import MissingPathError, UserError
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         if resumed:
             _check_same_identities(str(path), resumed, data.num_classes)
         model = method(cfg, num_query=data.num_query, num_classes=data.num_classes, data_seed=seed)
+        if resumed:
+            _check_same_network(str(path), resumed, model)
     version = _version_of(path, cfg, logger_save_dir) if resumed else None
     trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir, version))
     for logger in trainer.loggers:
@@ -263,6 +266,19 @@ def _check_same_identities(path: str, checkpoint: dict[str, Any], num_classes: i
         )
 
 
+def _check_same_network(path: str, checkpoint: dict[str, Any], model: ModelBase) -> None:
+    if checkpoint["state_dict"].keys() != model.state_dict().keys():
+        raise UserError(
+            f"{path} holds {describe(checkpoint)}, but MODEL.NAME is {model.hparams.MODEL.NAME}: set MODEL.NAME and "
+            "MODEL.BACKBONE_EMB_SIZE to those of its training."
+        )
+    if not checkpoint.get("optimizer_states") or not checkpoint.get("lr_schedulers"):
+        raise UserError(
+            f"{path} holds no states of optimisers and schedule, so training cannot continue from it: resume from a "
+            "file in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."
+        )
+
+
 def _check_writable(folder: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -282,7 +298,7 @@ def _keep_metrics(results: RunMetrics, model: ModelBase, trainer: Trainer) -> No
 def _log_places(trainer: Trainer) -> None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-            log.info("checkpoint: %s", callback.best_model_path)
+            rank_zero_info("checkpoint: %s", callback.best_model_path)
     for logger in trainer.loggers:
         place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "_tracking_uri", "")
-        log.info("%s: %s", type(logger).__name__, place)
+        rank_zero_info("%s: %s", type(logger).__name__, place)
