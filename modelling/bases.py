@@ -224,7 +224,10 @@ class ModelBase(LightningModule):
         epoch = self.current_epoch
         if self.trainer.testing:
             epoch = max(epoch - 1, 0)
-        self.log_dict(metrics, logger=False)
+        # Processes differ in the running statistics of their norm layers. The first one's are saved, so its metrics
+        # count, and the callbacks of all must decide alike.
+        metrics = self.trainer.strategy.broadcast(metrics)
+        self.log_dict(metrics, logger=False, sync_dist=True)
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=epoch)
 

@@ -134,3 +134,13 @@ def test_seeds_give_different_runs_and_equal_seeds_equal_ones(tiny_cfg, tmp_path
     assert not torch.equal(*weights)
     run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1, "OUTPUT_DIR": str(tmp_path / "again")}), CTLModel, "run")
     assert_same_state(first, newest(tmp_path / "again"))
+
+
+@pytest.mark.slow
+def test_two_processes_without_a_seed_train_validate_and_save_once(run_script, tiny, tmp_path):
+    two = {"SOLVER.DIST_BACKEND": "ddp_cpu", "GPU_IDS": "[0,1]", "REPRODUCIBLE": False, "SOLVER.EVAL_PERIOD": 2}
+    done = run_script("train_ctl_model.py", *tiny(**two))
+    assert done.returncode == 0, done.stderr
+    assert "sync_dist" not in done.stderr  # every process has the first one's metrics
+    assert newest(tmp_path / "out").name == "checkpoint_1.pth"
+    assert done.stderr.count("auto_checkpoints") == 1  # said by one process
