@@ -261,7 +261,7 @@ def _as_sequence(images: Any) -> Sequence[Any] | Tensor:
     """Pictures one by one, or a normalised batch."""
     if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
-    if isinstance(images, np.ndarray | Tensor) and images.ndim == 3 and not _is_normalised(images):
+    if isinstance(images, np.ndarray | Tensor) and images.ndim in (2, 3) and not _is_normalised(images):
         return [images]
     if not isinstance(images, Tensor):
         images = list(images)

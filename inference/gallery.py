@@ -242,14 +242,18 @@ class Run:
         """
         assert self._journal is not None
         with _writing(self.folder):
+            names = self.done
+            partial, paths = self.folder / PARTIAL, self.folder / PATHS
+            if self.complete and not partial.exists() and paths.exists():  # all but the journal's end is done
+                self._end()
+                return len(read_gallery(self.folder).paths)
             if not self.complete:
                 self._complete(files)
-            (self.folder / PATHS).unlink(missing_ok=True)  # from here on the folder holds no whole gallery
-            names = self.done
+            paths.unlink(missing_ok=True)  # from here on the folder holds no whole gallery
             if self.about["pid_from"] is not None:
                 names = self._write_centroids()
-            elif (self.folder / PARTIAL).exists():
-                (self.folder / PARTIAL).replace(self.folder / EMBEDDINGS)
+            elif partial.exists():
+                partial.replace(self.folder / EMBEDDINGS)
             if self.skipped:
                 skipped = (path.encode("utf-8", "surrogateescape") + b"\n" for path in self.skipped)
                 _replace(self.folder / SKIPPED, skipped)
@@ -257,11 +261,14 @@ class Run:
                 (self.folder / SKIPPED).unlink(missing_ok=True)
             about = {"count": len(names), "images": len(self.done), **self.about}
             _replace(self.folder / ABOUT, [json.dumps(about, indent=1).encode() + b"\n"])
-            _replace(self.folder / PATHS, _text_array(names))
-            self.close()
-            (self.folder / JOURNAL).unlink()
-            (self.folder / PARTIAL).unlink(missing_ok=True)
+            _replace(paths, _text_array(names))
+            partial.unlink(missing_ok=True)
+            self._end()
         return len(names)
+
+    def _end(self) -> None:
+        self.close()
+        (self.folder / JOURNAL).unlink()
 
     def _complete(self, files: Iterable[str] | None) -> None:
         assert self._rows is not None and self._journal is not None

@@ -1,0 +1,213 @@
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from datasets.transforms import ReidTransforms
+from inference import Embedder
+from inference.embedder import choose_device
+from inference.pictures import find_images, get_all_images, read_pixels
+from tests.inference.conftest import draw_picture
+from tests.support import ROOT, golden
+from utils.errors import MissingPathError, UserError
+from utils.image import pil_loader
+
+# Pictures are decoded by another Pillow than when the numbers were recorded: a grey level here and there.
+DECODED_ELSEWHERE = 5e-4
+
+
+@pytest.fixture(scope="module")
+def paths(recorded_images):
+    return get_all_images(recorded_images / "query")[:9]
+
+
+@pytest.fixture(scope="module")
+def expected(model, paths):
+    """The plain model on the test transforms."""
+    transform = ReidTransforms(model.hparams).build_transforms(is_train=False)
+    images = torch.stack([transform(pil_loader(path)) for path in paths])
+    with torch.inference_mode():
+        return images, model(images).numpy()
+
+
+def assert_same(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_recorded_gallery(embedder, recorded_images, monkeypatch):
+    monkeypatch.chdir(recorded_images.parent)
+    recorded = golden("e2e_s0")
+    embeddings, paths = embedder.embed_folder("market1501/bounding_box_test")
+    assert paths == recorded["gallery_paths"].tolist()
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings[:, ::4], recorded["gallery_embeddings"], rtol=0, atol=DECODED_ELSEWHERE)
+    queries, paths = embedder.embed_folder("market1501/query/")
+    assert paths == recorded["query_paths"].tolist()
+    np.testing.assert_allclose(queries[:, ::4], recorded["query_embeddings"], rtol=0, atol=DECODED_ELSEWHERE)
+
+
+def test_everything_that_stands_for_pictures(embedder, paths, expected):
+    images, embeddings = expected
+    pictures = [pil_loader(path) for path in paths]
+    arrays = [np.asarray(picture) for picture in pictures]
+    same_size = np.stack([read_pixels(path, embedder.size) for path in paths])
+    for given in (paths, tuple(paths), np.array(paths), iter(paths), pictures, arrays, images, list(images)):
+        assert_same(embedder.embed(given), embeddings)
+    assert_same(embedder.embed(same_size), embeddings)
+    assert_same(embedder.embed(torch.from_numpy(same_size)), embeddings)
+    assert_same(embedder.embed([paths[0], pictures[1], arrays[2]]), embeddings[:3])
+    for one in (paths[4], pictures[4], arrays[4], images[4]):
+        assert_same(embedder.embed(one), embeddings[4:5])
+    assert embedder.embed([]).shape == (0, 512)
+    assert embedder.dimension == 512
+
+
+def test_pixels_are_those_of_the_test_transforms(embedder, paths, expected):
+    pixels = torch.from_numpy(np.stack([read_pixels(path, embedder.size) for path in paths]))
+    assert torch.equal(embedder._normalised(pixels), expected[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 9, 50])
+def test_batches_and_workers_change_nothing(model, paths, expected, workers, batch_size):
+    embedder = Embedder(model, "cpu", batch_size=batch_size, num_workers=workers)
+    assert_same(embedder.embed(paths), expected[1])
+    assert_same(embedder.embed(paths, batch_size=2), expected[1])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_other_modes_are_converted(embedder, tmp_path, mode):
+    picture = Image.effect_noise((40, 60), 50)
+    converted = picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)
+    path = tmp_path / "p.tif"
+    converted.save(path)
+    assert_same(embedder.embed(converted), embedder.embed(converted.convert("RGB")))
+    assert_same(embedder.embed(path), embedder.embed(converted.convert("RGB")))
+
+
+def test_options_of_the_checkpoint_and_others(legacy_checkpoint, paths):
+    embedder = Embedder.from_checkpoint(legacy_checkpoint, device="cpu")
+    assert (embedder.size, embedder.batch_size) == ((64, 32), 16)
+    assert embedder.mean == (0.485, 0.456, 0.406)
+    other = Embedder.from_checkpoint(legacy_checkpoint, device="cpu", size=(32, 32), std=(1, 1, 1), batch_size=2)
+    assert other.weights_digest == embedder.weights_digest
+    assert other.identity != embedder.identity
+    assert abs(other.embed(paths[0]) - embedder.embed(paths[0])).max() > 0.1
+
+
+def test_precisions(model, paths, expected):
+    for precision in ("bf16-true", "bf16-mixed"):
+        found = Embedder(model, "cpu", precision, num_workers=0).embed(paths)
+        assert found.dtype == np.float32
+        cosine = (found * expected[1]).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected[1], axis=1)
+        assert 0.9998 < cosine.min() < 1 - 1e-7
+    assert_same(Embedder(model, "cpu", "64-true", num_workers=0).embed(paths), expected[1])
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_broken_picture_stops_or_is_skipped(embedder, pictures, size):
+    paths = get_all_images(pictures)
+    assert len(paths) == 7
+    whole = embedder.embed(paths)
+    for broken in (paths[2], paths[6]):
+        (pictures / broken).write_bytes(b"cut off")
+    with pytest.raises(UserError, match=paths[2]):
+        list(embedder.embed_batches(paths, batch_size=size))
+    batches = list(embedder.embed_batches(paths, "skip", batch_size=size))
+    assert [batch.start for batch in batches] == list(range(0, 7, size))
+    assert [place for batch in batches for place in batch.kept] == [0, 1, 3, 4, 5]
+    assert [place for batch in batches for place in batch.errors] == [2, 6]
+    assert_same(np.concatenate([batch.embeddings for batch in batches]), whole[[0, 1, 3, 4, 5]])
+    _, kept = embedder.embed_folder(pictures, on_error="skip")
+    assert kept == [path for i, path in enumerate(paths) if i not in (2, 6)]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("nothing.jpg", "nothing.jpg does not exist"),
+        (np.zeros((4, 4, 3)), r"ndarray of float64 with shape \[4, 4, 3\]"),
+        (np.zeros((4, 4), np.uint8), r"shape \[4, 4\]"),
+        ([np.zeros((4, 4, 1), np.uint8)], r"shape \[4, 4, 1\]"),
+        (torch.zeros(2, 4, 8, 8), r"expected \[B, 3, H, W\]"),
+        ([3], "a int"),
+    ],
+)
+def test_what_is_no_picture(embedder, images, message):
+    with pytest.raises(UserError, match=message):
+        embedder.embed(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:99"}, "cuda:99.*does not have"),
+        ({"device": "abacus"}, "expected auto, cpu, cuda"),
+        ({"precision": "8-bit"}, "8-bit.*bf16-true"),
+        ({"precision": "16-true"}, "does not work on the device cpu"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"size": (64,)}, "size is"),
+    ],
+)
+def test_options_that_cannot_be(model, options, message):
+    with pytest.raises(UserError, match=message):
+        Embedder(model, **{"device": "cpu", **options})
+
+
+def test_auto_is_some_device_of_this_machine():
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    assert choose_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_errors_of_checkpoints(tmp_path):
+    with pytest.raises(MissingPathError, match=r"no\.ckpt"):
+        Embedder.from_checkpoint(tmp_path / "no.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match=r"cut\.ckpt"):
+        Embedder.from_checkpoint(tmp_path / "cut.ckpt")
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+
+def test_which_files_of_a_folder_count(pictures, tmp_path):
+    shutil.copy(pictures / "a_0.png", pictures / "D.PNG")
+    (pictures / "folder.jpg").mkdir()
+    names = ["D.PNG", "a_0.png", "a_3.png", "a_6.png", "b_1.png", "b_4.png", "c_2.png", "c_5.png"]
+    assert get_all_images(f"{pictures}/") == [f"{pictures}/{name}" for name in names]
+    assert get_all_images(pictures / "a_0.png") == [str(pictures / "a_0.png")]
+    with pytest.raises(MissingPathError, match="nowhere"):
+        get_all_images(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert get_all_images(tmp_path / "empty") == []
+    with pytest.raises(UserError, match="empty.*holds no images"):
+        find_images(tmp_path / "empty")
+    with pytest.raises(UserError, match="holds no images.*--images-in-subfolders"):
+        find_images(tmp_path)
+    with pytest.raises(UserError, match="no subfolder with images"):
+        find_images(pictures, in_subfolders=True)
+
+
+def test_subfolders_in_the_order_of_torchvision(tmp_path):
+    for number, name in enumerate(("b/2.png", "b/1.png", "b-c/9.png", "a/z/1.png", "a/5.png", "a/k/7.png")):
+        draw_picture(tmp_path / name, number)
+    draw_picture(tmp_path / "above.png", 9)
+    found = get_all_images(tmp_path, in_subfolders=True)
+    assert found == [path for path, _ in ImageFolder(tmp_path).samples]
+    assert len(found) == 6
+
+
+def test_importing_the_package_is_light():
+    code = (
+        "import sys, inference, inference.search, inference.command_line\n"
+        "assert not {'torch', 'numpy', 'pytorch_lightning'} & set(sys.modules), 'heavy'\n"
+        "assert 'Embedder' in inference.__all__"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with pytest.raises(ImportError, match="Embeddr"):
+        from inference import Embeddr  # noqa: F401

@@ -1,0 +1,433 @@
+"""Galleries on disk. A stand-in for the model makes many small runs cheap; the scripts' tests use a real one."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference import gallery as gallery_module
+from inference.creation import create_gallery
+from inference.embedder import EmbeddedBatch
+from inference.gallery import Run, check_comparable, npy_header, read_gallery
+from inference.pictures import get_all_images
+from utils.centroids import identity_centroids
+from utils.errors import MissingPathError, UserError
+
+FINAL = {"embeddings.npy", "paths.npy", "gallery.json"}
+
+
+class FakeEmbedder:
+    """Embeds a file by its content, three files a batch; "bad" cannot be read."""
+
+    def __init__(self, dimension=5, weights="w", batch_size=3):
+        self.identity = {"weights": weights, "dimension": dimension, "size": [4, 2], "dtype": "float32"}
+        self.batch_size = batch_size
+        self.seen = []
+
+    def row(self, path):
+        seed = Path(path).read_bytes()
+        return np.random.default_rng(list(seed)).standard_normal(self.identity["dimension"]).astype(np.float32)
+
+    def embed_batches(self, paths, on_error="stop"):
+        for start in range(0, len(paths), self.batch_size):
+            places = range(start, min(start + self.batch_size, len(paths)))
+            errors = {i: UserError(f"{paths[i]} is bad.") for i in places if Path(paths[i]).read_bytes() == b"bad"}
+            if errors and on_error == "stop":
+                raise next(iter(errors.values()))
+            kept = [i for i in places if i not in errors]
+            rows = np.array([self.row(paths[i]) for i in kept], np.float32).reshape(-1, self.identity["dimension"])
+            self.seen += [Path(paths[i]).name for i in kept]
+            yield EmbeddedBatch(start, rows, kept, errors)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Ten files of four identities, of which the names tell."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(10):
+        (folder / f"{'pqrs'[number % 4]}_{number}.png").write_text(f"content {number}")
+    return folder
+
+
+@pytest.fixture
+def create(files, tmp_path):
+    def run(embedder=None, root=files, **options):
+        embedder = embedder or FakeEmbedder()
+        return create_gallery(embedder, root, tmp_path / "out", progress=False, **options)
+
+    return run
+
+
+def expected_of(files, embedder=None):
+    embedder = embedder or FakeEmbedder()
+    paths = get_all_images(files)
+    return np.array([embedder.row(path) for path in paths]), paths
+
+
+def assert_gallery(folder, rows, paths):
+    found = read_gallery(folder)
+    assert list(found.paths) == list(paths)
+    np.testing.assert_array_equal(found.embeddings, rows)
+
+
+def test_files_and_their_kinds(create, files, tmp_path):
+    created = create()
+    assert (created.count, created.embedded, created.skipped) == (10, 10, ())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FINAL
+    embeddings, paths = np.load(tmp_path / "out/embeddings.npy"), np.load(tmp_path / "out/paths.npy")
+    assert embeddings.dtype == np.float32
+    assert embeddings.flags.c_contiguous
+    assert paths.dtype.kind == "U"
+    assert_gallery(tmp_path / "out", *expected_of(files))
+    about = json.loads((tmp_path / "out/gallery.json").read_text())
+    assert (about["count"], about["embedder"]["dimension"], about["root"]) == (10, 5, str(files))
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (3,), (1_000_000_000, 4096)])
+def test_header_is_numpys(shape):
+    header = npy_header("<f4", shape)
+    assert len(header) == 128
+    stream = BytesIO(header)
+    assert np.lib.format.read_magic(stream) == (1, 0)
+    assert np.lib.format.read_array_header_1_0(stream) == (shape, False, np.dtype("<f4"))
+    assert stream.tell() == 128
+
+
+def test_centroids(create, files, tmp_path):
+    created = create(pid_from="filename")
+    assert (created.count, created.embedded) == (4, 10)
+    rows, paths = expected_of(files)
+    names = [Path(path).name[0] for path in paths]
+    centroids, ids = identity_centroids(torch.from_numpy(rows), names)
+    assert_gallery(tmp_path / "out", centroids.numpy(), ids)
+    assert read_gallery(tmp_path / "out").of_centroids
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FINAL
+
+
+def test_one_file_and_odd_names(create, files, tmp_path):
+    assert create(root=files / "p_0.png").count == 1
+    names = ["p_a\nb.png", "p_ü.png", "p_\udcff.png"]
+    for name in names:
+        (files / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    assert create().count == 13
+    assert_gallery(tmp_path / "out", *expected_of(files))
+
+
+# ------------------------------------------------------------------------------------------- killed, resumed, extended
+
+
+class Killed(BaseException):
+    """As a kill, no handler of errors sees it."""
+
+
+def kill_at(monkeypatch, step):
+    """Let the ``step``-th operation on the disk raise instead; returns the count of operations."""
+    count = [0]
+
+    def wrap(owner, name, tear=False):
+        original = getattr(owner, name)
+
+        def wrapped(*args, **kwargs):
+            count[0] += 1
+            if count[0] == step:
+                if tear:  # half of the bytes get there
+                    args[0].write(original(*args, **kwargs)[:7])
+                raise Killed
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+    wrap(Path, "replace")
+    wrap(Path, "unlink")
+    wrap(gallery_module, "_sync")
+    wrap(gallery_module, "_line")
+    wrap(gallery_module, "_row_bytes")
+    wrap(gallery_module, "_text_array")
+    return count
+
+
+@pytest.mark.parametrize("kind", ["fresh", "over an old one", "centroids", "append", "skip"])
+def test_killed_at_every_step(create, files, tmp_path, kind):
+    """Whatever the step: no wrong gallery, and --resume ends where an undisturbed run ends, embedding little again."""
+    options = {"pid_from": "filename"} if kind == "centroids" else {}
+    options |= {"append": True} if kind == "append" else {}
+    options |= {"on_error": "skip"} if kind == "skip" else {}
+    late = files / "s_late.png"
+    if kind == "skip":
+        (files / "q_bad.png").write_text("bad")
+    out = tmp_path / "out"
+    step = 0
+    while True:
+        step += 1
+        for path in [*(out.iterdir() if out.exists() else ()), late]:
+            path.unlink(missing_ok=True)
+        old = None
+        if kind in ("over an old one", "append"):
+            create()
+            old = expected_of(files)
+        late.write_text("late")
+        with pytest.MonkeyPatch.context() as patch:
+            count = kill_at(patch, step)
+            try:
+                first = FakeEmbedder()
+                create(first, **options)
+            except Killed:
+                pass
+        if count[0] < step:  # it ended undisturbed
+            break
+        assert_nothing_wrong(out, old, new_of(files, kind))
+        second = FakeEmbedder()
+        create(second, resume=True, **options)
+        rows, paths = new_of(files, kind)
+        assert_gallery(out, rows, paths)
+        assert {path.name for path in out.iterdir()} == FINAL | ({"skipped.txt"} if kind == "skip" else set())
+        again = set(first.seen) & set(second.seen)
+        assert len(again) <= 3 or not second.seen  # at most the batch that was under way
+    assert step > 15
+
+
+def new_of(files, kind):
+    if kind == "skip":
+        paths = [path for path in get_all_images(files) if "bad" not in path]
+        return np.array([FakeEmbedder().row(path) for path in paths]), paths
+    rows, paths = expected_of(files)
+    if kind == "append":  # the new ones come last
+        order = sorted(range(len(paths)), key=lambda i: "late" in paths[i])
+        return rows[order], [paths[i] for i in order]
+    if kind == "centroids":
+        centroids, names = identity_centroids(torch.from_numpy(rows), [Path(path).name[0] for path in paths])
+        return centroids.numpy(), names
+    return rows, paths
+
+
+def assert_nothing_wrong(out, old, new):
+    """paths.npy is there only beside the embeddings that belong to it: those of before, or the new ones."""
+    if not (out / "paths.npy").exists():
+        assert old is None or (out / "embeddings.journal").exists()  # what was there is not lost
+        return
+    found = read_gallery(out)
+    assert old is not None or np.array_equal(found.embeddings, new[0])
+    assert any(
+        each is not None and list(found.paths) == list(each[1]) and np.array_equal(found.embeddings, each[0])
+        for each in (old, new)
+    )
+
+
+def start_and_stop(create, files, batches=2):
+    """An unfinished run: the file after ``batches`` batches is bad, and mended afterwards."""
+    bad = Path(get_all_images(files)[3 * batches])
+    content = bad.read_bytes()
+    bad.write_text("bad")
+    with pytest.raises(UserError, match=rf"{bad.name} is bad. {3 * batches} images are embedded: --resume continues"):
+        create()
+    bad.write_bytes(content)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"done": ["half a li', b'{"done": ["x"]}', b"\xff\xfe\n", b"7\n"])
+def test_resume_after_a_torn_journal(create, files, tmp_path, torn):
+    start_and_stop(create, files)
+    out = tmp_path / "out"
+    with (out / "embeddings.journal").open("ab") as stream:
+        stream.write(torn)
+    with (out / "embeddings.npy.partial").open("ab") as stream:
+        stream.write(b"rows without a line")
+    embedder = FakeEmbedder()
+    assert create(embedder, resume=True).embedded == 4
+    assert len(embedder.seen) == 4
+    assert_gallery(out, *expected_of(files))
+
+
+def test_resume_of_a_folder_that_changed(create, files, tmp_path):
+    start_and_stop(create, files)
+    (files / "a_new.png").write_text("new")
+    assert create(resume=True).embedded == 5
+    found = read_gallery(tmp_path / "out")
+    assert sorted(found.paths) == get_all_images(files)
+    np.testing.assert_array_equal(found.embeddings, [FakeEmbedder().row(path) for path in found.paths])
+
+
+def test_resume_of_what_is_complete_does_nothing(create, files, tmp_path):
+    create()
+    embedder = FakeEmbedder()
+    assert create(embedder, resume=True).count == 10
+    assert not embedder.seen
+    # ... but another model, or another folder, starts anew
+    assert create(FakeEmbedder(weights="other"), resume=True).embedded == 10
+    (files / "a_new.png").write_text("new")
+    assert create(resume=True).embedded == 11
+
+
+def test_without_resume_it_starts_over(create, files, tmp_path, caplog):
+    start_and_stop(create, files)
+    assert create().embedded == 10
+    assert "Discarding an unfinished run of 6 images" in caplog.text
+    assert_gallery(tmp_path / "out", *expected_of(files))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embedder": FakeEmbedder(weights="other")}, "made with weights w.*here it is other"),
+        ({"embedder": FakeEmbedder(dimension=6)}, "made with dimension 5, but here it is 6"),
+        ({"pid_from": "filename"}, "pid_from None.*'filename'.*run without --resume"),
+    ],
+)
+def test_resume_with_other_options(create, files, tmp_path, options, message):
+    start_and_stop(create, files)
+    with pytest.raises(UserError, match=message):
+        create(resume=True, **options)
+    assert create(resume=True).embedded == 4  # nothing was lost by asking
+
+
+def test_resume_without_the_rows(create, files, tmp_path):
+    start_and_stop(create, files)
+    (tmp_path / "out/embeddings.npy.partial").write_bytes(b"")
+    with pytest.raises(UserError, match="shorter than .* run without --resume"):
+        create(resume=True)
+
+
+def test_append(create, files, tmp_path):
+    create(append=True)  # nothing to extend yet
+    old_rows, old_paths = expected_of(files)
+    (files / "a_new.png").write_text("new")
+    embedder = FakeEmbedder()
+    created = create(embedder, append=True)
+    assert (created.count, created.embedded, embedder.seen) == (11, 1, ["a_new.png"])
+    new = str(files / "a_new.png")
+    assert_gallery(tmp_path / "out", [*old_rows, FakeEmbedder().row(new)], [*old_paths, new])
+    before = (tmp_path / "out/embeddings.npy").stat().st_mtime_ns
+    assert create(append=True).embedded == 0
+    assert (tmp_path / "out/embeddings.npy").stat().st_mtime_ns == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.png").write_text("x")
+    assert create(root=other, append=True).count == 12
+
+
+def test_append_to_a_gallery_without_description(create, files, tmp_path):
+    """As the original wrote it, here with numbers of another width and order."""
+    out = tmp_path / "out"
+    create()
+    rows, paths = expected_of(files)
+    np.save(out / "embeddings.npy", np.asfortranarray(rows[:4].astype(">f8")))
+    np.save(out / "paths.npy", np.array(paths[:4]))
+    (out / "gallery.json").unlink()
+    assert create(append=True).embedded == 6
+    assert_gallery(out, rows, paths)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        ({}, {"embedder": FakeEmbedder(dimension=6)}, "made with dimension 5, but here it is 6"),
+        ({}, {"embedder": FakeEmbedder(weights="other")}, "made with weights w"),
+        ({"pid_from": "filename"}, {}, "centroids of identities"),
+        ({}, {"pid_from": "filename"}, "--append needs a gallery of images"),
+    ],
+)
+def test_append_to_another_gallery(create, files, tmp_path, first, then, message):
+    create(**first)
+    before = (tmp_path / "out/embeddings.npy").read_bytes()
+    (files / "a_new.png").write_text("new")
+    with pytest.raises(UserError, match=message):
+        create(append=True, **then)
+    assert (tmp_path / "out/embeddings.npy").read_bytes() == before
+    read_gallery(tmp_path / "out")
+
+
+def test_skip_lists_what_was_left_out(create, files, tmp_path, caplog):
+    for name in ("p_0.png", "q_5.png", "ü_bad.png"):
+        (files / name).write_text("bad")
+    created = create(on_error="skip")
+    bad = [str(files / name) for name in ("p_0.png", "q_5.png", "ü_bad.png")]
+    assert created.count == 8
+    assert list(created.skipped) == bad
+    assert (tmp_path / "out/skipped.txt").read_text(encoding="utf-8").splitlines() == bad
+    assert f"skipped {bad[0]}: {bad[0]} is bad." in caplog.text
+    assert not set(read_gallery(tmp_path / "out").paths) & set(bad)
+    (files / "p_0.png").write_text("mended")
+    (files / "ü_bad.png").unlink()
+    assert create(on_error="skip", append=True).embedded == 1
+    assert (tmp_path / "out/skipped.txt").read_text(encoding="utf-8").splitlines() == bad[1:2]
+    (files / "q_5.png").write_text("mended")
+    assert create(on_error="skip", append=True).embedded == 1
+    assert not (tmp_path / "out/skipped.txt").exists()
+
+
+def test_nothing_that_can_be_read(create, files, tmp_path):
+    for path in files.iterdir():
+        path.write_text("bad")
+    with pytest.raises(UserError, match="none of the 10 images"):
+        create(on_error="skip")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_image_without_identity_is_known_of_before_embedding(create, files):
+    (files / "nobody.png").write_text("x")
+    embedder = FakeEmbedder()
+    with pytest.raises(UserError, match="nobody.png"):
+        create(embedder, pid_from="filename")
+    assert not embedder.seen
+
+
+def test_a_folder_that_cannot_be_written(create, files, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write to"):
+        create()
+
+
+# ----------------------------------------------------------------------------------------------------------- galleries
+
+
+def write(folder, embeddings, paths):
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "embeddings.npy", embeddings)
+    np.save(folder / "paths.npy", paths)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "paths", "message"),
+    [
+        (np.zeros((3, 4), np.float32), np.array(["a", "b"]), "has 3 rows but .*paths.npy has 2"),
+        (np.zeros(3, np.float32), np.array(["a", "b", "c"]), r"embeddings.npy has the shape \[3\]"),
+        (np.zeros((3, 4), np.int64), np.array(["a", "b", "c"]), "of int64"),
+        (np.zeros((3, 4), np.float32), np.arange(3), "paths.npy has the shape .* expected text"),
+        (np.zeros((3, 4), np.float32), np.array(["a", 1, None], dtype=object), "paths.npy cannot be read"),
+    ],
+)
+def test_galleries_that_do_not_fit(tmp_path, embeddings, paths, message):
+    with pytest.raises(UserError, match=message):
+        read_gallery(write(tmp_path / "g", embeddings, paths))
+
+
+def test_galleries_that_are_not_there(tmp_path, create, files):
+    with pytest.raises(MissingPathError, match="embeddings.npy does not exist"):
+        read_gallery(tmp_path)
+    start_and_stop(create, files)
+    with pytest.raises(MissingPathError, match="unfinished run lies there: --resume finishes it"):
+        read_gallery(tmp_path / "out")
+    (tmp_path / "embeddings.npy").write_bytes(b"\x93NUMPY cut off")
+    (tmp_path / "paths.npy").touch()
+    with pytest.raises(UserError, match="embeddings.npy cannot be read"):
+        read_gallery(tmp_path)
+
+
+def test_comparable(tmp_path, create, caplog):
+    create()
+    found = read_gallery(tmp_path / "out")
+    check_comparable(found, FakeEmbedder().identity, "g")
+    assert not caplog.text
+    check_comparable(found, FakeEmbedder(weights="other").identity, "g")
+    assert "made with other weights" in caplog.text
+    with pytest.raises(UserError, match="g has 5 dimensions, but the model embeds in 6"):
+        check_comparable(found, FakeEmbedder(dimension=6).identity, "g")
+
+
+def test_a_journal_that_is_none(tmp_path):
+    (tmp_path / "embeddings.journal").write_text("something else\n")
+    assert Run.open(tmp_path) is None
