@@ -20,7 +20,7 @@ from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
 from utils.centroids import create_centroids
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
 from utils.errors import UserError
-from utils.eval_reid import EvalResult, metrics_dict
+from utils.eval_reid import TOPK_RANKS, EvalResult, metrics_dict
 from utils.report import describe as describe_result
 
 
@@ -231,6 +231,15 @@ class ModelBase(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=epoch)
 
+    def metric_names(self) -> set[str]:
+        """What a run logs, and SOLVER.MONITOR_METRIC_NAME can name."""
+        retrieval = {"mAP", *(f"Top-{k}" for k in TOPK_RANKS)}
+        if self.hparams.MODEL.USE_CENTROIDS:
+            retrieval |= {f"strict_{name}" for name in retrieval}
+        else:
+            retrieval |= {"mINP"}
+        return retrieval | {*self.losses_names, "epoch_train_loss", "epoch_dist_ap", "epoch_dist_an", "lr"}
+
     # -------------------------------------------------------------------------------------------------- evaluation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -247,6 +256,14 @@ class ModelBase(LightningModule):
         """As validation_step."""
         self.validation_step(batch, batch_idx)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what a validation that broke off has left."""
+        self._outputs.clear()
+
+    def on_test_epoch_start(self) -> None:
+        """As on_validation_epoch_start."""
+        self._outputs.clear()
+
     def on_validation_epoch_end(self) -> None:
         """Rank the gallery for every query, then log and print the metrics."""
         self._evaluate("validation", self.trainer.val_dataloaders)
@@ -258,6 +275,7 @@ class ModelBase(LightningModule):
     def _evaluate(self, stage: str, loader: Any) -> None:
         embeddings, pids, camids = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
+        loader = loader[0] if isinstance(loader, list) else loader
         samples = getattr(loader.dataset, "data", None)  # loaders of other programs may not know their files
         paths = None if samples is None else [sample[0] for sample in samples]
         data = Embedded(embeddings, pids, camids, self.hparams.num_query, paths)

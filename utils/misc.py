@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mlflow.exceptions import MlflowException
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
@@ -15,17 +16,18 @@ from yacs.config import CfgNode
 
 from callbacks import EpochStatistics, ModelCheckpointPeriodic, SafeCheckpointIO
 from config.cli import clean_exit
+from config.validate import GONE_BACKENDS
 from datasets import init_dataset
 from datasets.statistics import find_evaluation_problem
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
 from utils.errors import MissingPathError, UserError
+from utils.legacy_checkpoint import upgrade_legacy
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MLFLOW_URI = "sqlite:///mlflow.db"
-REMOVED_BACKENDS = ("dp", "ddp2")
 
 
 def run_script(method: type[ModelBase], cfg: CfgNode, logger_save_dir: str) -> None:
@@ -103,8 +105,10 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         if resumed:
             _check_same_identities(str(path), resumed, data.num_classes)
         model = method(cfg, num_query=data.num_query, num_classes=data.num_classes, data_seed=seed)
+        _check_monitor(cfg, model)
         if resumed:
             _check_same_network(str(path), resumed, model)
+            _check_epochs_left(str(path), resumed, cfg.SOLVER.MAX_EPOCHS)
     version = _version_of(path, cfg, logger_save_dir) if resumed else None
     trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir, version))
     for logger in trainer.loggers:
@@ -143,7 +147,13 @@ def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[L
     loggers: list[Logger] = [TensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
     if cfg.LOGGING.MLFLOW:
         uri = cfg.LOGGING.MLFLOW_URI or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
-        loggers.append(MLFlowLogger(experiment_name="default", tracking_uri=uri))
+        try:
+            loggers.append(MLFlowLogger(experiment_name="default", tracking_uri=uri))
+        except MlflowException as error:
+            raise UserError(
+                f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {uri!r}, which MLflow refuses: name a server or a "
+                f"database such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. MLflow says: {error}"
+            ) from error
     return loggers
 
 
@@ -216,7 +226,7 @@ def choose_strategy(backend: str, num_processes: int) -> str:
     Raises:
         UserError: a backend that no longer exists.
     """
-    if backend in REMOVED_BACKENDS:
+    if backend in GONE_BACKENDS:
         raise UserError(f"SOLVER.DIST_BACKEND is {backend!r}, which no longer exists in Lightning 2; use ddp.")
     if num_processes == 1:
         return "auto"
@@ -276,6 +286,30 @@ def _check_same_network(path: str, checkpoint: dict[str, Any], model: ModelBase)
         raise UserError(
             f"{path} holds no states of optimisers and schedule, so training cannot continue from it: resume from a "
             "file in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."
+        )
+
+
+def _check_monitor(cfg: CfgNode, model: ModelBase) -> None:
+    name, names = cfg.SOLVER.MONITOR_METRIC_NAME, model.metric_names()
+    if name not in names:
+        raise UserError(
+            f"SOLVER.MONITOR_METRIC_NAME is {name!r}, which this run does not log (MODEL.USE_CENTROIDS is "
+            f"{cfg.MODEL.USE_CENTROIDS}); it logs {', '.join(sorted(names))}."
+        )
+    if cfg.SOLVER.EVAL_PERIOD > cfg.SOLVER.MAX_EPOCHS:
+        log.warning(
+            "SOLVER.EVAL_PERIOD %d is above SOLVER.MAX_EPOCHS %d: there will be no validation and no best checkpoint.",
+            cfg.SOLVER.EVAL_PERIOD,
+            cfg.SOLVER.MAX_EPOCHS,
+        )
+
+
+def _check_epochs_left(path: str, checkpoint: dict[str, Any], max_epochs: int) -> None:
+    done = upgrade_legacy(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if done >= max_epochs:
+        raise UserError(
+            f"{path} has finished {done} epochs and SOLVER.MAX_EPOCHS is {max_epochs}: nothing is left to train. Raise "
+            "SOLVER.MAX_EPOCHS, or test the checkpoint with TEST.ONLY_TEST True."
         )
 
 

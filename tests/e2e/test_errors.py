@@ -71,6 +71,8 @@ def test_corrupt_training_image_is_named(tiny_cfg, toy, tmp_path):
         ({"MODEL.NAME": "resnet19"}, "resnet18"),
         ({"MODEL.BACKBONE_EMB_SIZE": 2048}, "MODEL.BACKBONE_EMB_SIZE 512"),
         ({"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": "no.pth"}, "no.pth.*MODEL.PRETRAINED False"),
+        ({"SOLVER.MONITOR_METRIC_NAME": "rank1"}, "MONITOR_METRIC_NAME is 'rank1'.*Top-1"),
+        ({"SOLVER.MONITOR_METRIC_NAME": "strict_mAP"}, "USE_CENTROIDS is False"),
         ({"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": "no.ckpt"}, "no.ckpt"),
         ({"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "no.ckpt"}, "no.ckpt"),
     ],
@@ -90,6 +92,8 @@ def test_checkpoint_of_other_identities_and_imagenet_weights_are_told_apart(tiny
     run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
     (checkpoint,) = (tmp_path / "out/run/version_0/auto_checkpoints").iterdir()
     resume = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
+    with pytest.raises(UserError, match="has finished 1 epochs and SOLVER.MAX_EPOCHS is 1"):
+        run_main(tiny_cfg(**resume, **{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
     with pytest.raises(UserError, match="was trained on 12 identities, but the training set here has 8"):
         run_main(tiny_cfg(**resume, **{"DATASETS.ROOT_DIR": str(other_toy)}), CTLModel, "run")
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]

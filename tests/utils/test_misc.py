@@ -106,3 +106,10 @@ def test_loggers(tmp_path, monkeypatch):
     assert misc.build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///mlflow.db"
     cfg.LOGGING.MLFLOW = False
     assert len(misc.build_loggers(cfg, "name")) == 1
+
+
+def test_a_tracking_place_that_mlflow_refuses_is_named(tmp_path):
+    cfg = cfg_of("LOGGING.MLFLOW_URI", "nonsense://place")
+    cfg.LOG_DIR = str(tmp_path)
+    with pytest.raises(UserError, match="LOGGING.MLFLOW_URI.*'nonsense://place'.*sqlite:///mlflow.db"):
+        misc.build_loggers(cfg, "name")
