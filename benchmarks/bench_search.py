@@ -34,7 +34,6 @@ from inference.search import search, search_gallery  # noqa: E402
 PARTS = ("product", "exact", "faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus")
 IMAGES_PER_IDENTITY, SPREAD = 10, 0.7
 ROWS = 20_000  # drawn at once
-TOPK = 100
 
 
 def draw_gallery(path: Path, rows: int, dims: int, seed: int) -> None:
@@ -85,14 +84,15 @@ def status_mib(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def measure(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
-    """Seconds, memory and recall of one part."""
+def measure(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats: int) -> dict[str, Any]:
+    """Seconds, memory and recall of one part, with ``topk`` results for each query."""
     gallery = np.load(gallery_file, mmap_mode="r")
     search_gallery(query[:2], gallery[:100])  # loads what is loaded on first use
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = status_mib("VmRSS")
-    facts: dict[str, Any] = {"product": product, "exact": exact}.get(part, indexed)(part, gallery_file, query, repeats)
+    function = {"product": product, "exact": exact}.get(part, indexed)
+    facts = function(part, gallery_file, query, topk, repeats)
     return {
         **facts,
         "libraries_and_queries_mib": round(before, 1),
@@ -100,7 +100,7 @@ def measure(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> d
     }
 
 
-def product(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
+def product(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats: int) -> dict[str, Any]:
     """The matrix product alone, block by block as the exact search does it, of embeddings that are in memory."""
     x, gallery = prepare(query, np.load(gallery_file, mmap_mode="r"))
     columns = GalleryBlocks(x, gallery, "euclidean", False, None).columns
@@ -115,10 +115,10 @@ def product(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> d
     return {"seconds": spread(seconds)}
 
 
-def exact(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
+def exact(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats: int) -> dict[str, Any]:
     """search_gallery on the mapped file."""
     gallery = np.load(gallery_file, mmap_mode="r")
-    seconds = [timed(lambda: search_gallery(query, gallery, topk=TOPK))[0] for _ in range(repeats)]
+    seconds = [timed(lambda: search_gallery(query, gallery, topk=topk))[0] for _ in range(repeats)]
     pairs = len(query) * len(gallery)
     return {
         "seconds": spread(seconds),
@@ -128,7 +128,7 @@ def exact(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dic
     }
 
 
-def indexed(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> dict[str, Any]:
+def indexed(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats: int) -> dict[str, Any]:
     """The first search, which builds and saves; then searches with what was saved, without the exact one for recall."""
     import inference.search as module
 
@@ -139,7 +139,7 @@ def indexed(part: str, gallery_file: Path, query: np.ndarray, repeats: int) -> d
         "store": store,
         "gallery_file": gallery_file,
         "gallery_paths": [f"{i}.jpg" for i in range(len(gallery))],
-        "topk": TOPK,
+        "topk": topk,
     }
     first, result = timed(lambda: search(query, gallery, **options))
     module._recall = lambda *_: (0.0, 0)  # its exact search is no part of the time
@@ -196,20 +196,19 @@ def main() -> None:
     if args.measure:
         torch.set_num_threads(args.threads)
         query = draw_queries(args.queries, *sizes)
-        print(json.dumps(measure(args.measure, args.folder / "embeddings.npy", query, args.repeats)))
+        print(json.dumps(measure(args.measure, args.folder / "embeddings.npy", query, args.topk, args.repeats)))
         return
     out = args.out or ROOT / "benchmarks" / "results" / f"search_{args.gallery}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
-        **{name: getattr(args, name) for name in ("queries", "gallery", "dims", "repeats", "seed")},
-        "topk": TOPK,
+        **{name: getattr(args, name) for name in ("queries", "gallery", "dims", "topk", "repeats", "seed")},
         "machine": machine(args.threads),
     }
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         draw_gallery(Path(folder) / "embeddings.npy", *sizes)
         for part in args.parts:
             command = [sys.executable, __file__, "--measure", part, "--folder", folder]
-            for name in ("queries", "gallery", "dims", "repeats", "threads", "seed"):
+            for name in ("queries", "gallery", "dims", "topk", "repeats", "threads", "seed"):
                 command += [f"--{name}", str(getattr(args, name))]
             environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)

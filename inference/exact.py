@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.distance_blocks import DEFAULT_BLOCK_BYTES, DistanceBlocks, as_embeddings, block_height
+from utils.distance_blocks import DistanceBlocks, as_embeddings, block_height
 from utils.errors import UserError
 from utils.ranking import nearest
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
+_BLOCK_BYTES = 16 << 20  # of distances, so that they are looked through before they leave the cache
 _MAX_ROWS = 1024  # queries in a block; more make the products hardly faster
 
 
@@ -39,7 +40,7 @@ class GalleryBlocks:
         self, query: Tensor, gallery: Any, metric: str, normalize: bool, block_bytes: int | None, least: int = 1
     ) -> None:
         self._query, self._gallery, self._metric, self._normalize = query, gallery, metric, normalize
-        self._bytes = DEFAULT_BLOCK_BYTES if block_bytes is None else block_bytes
+        self._bytes = _BLOCK_BYTES if block_bytes is None else block_bytes
         if self._bytes <= 0:
             raise UserError(f"block_bytes is {self._bytes}; a positive number of bytes is expected.")
         widest = self._bytes // (4 * max(min(len(query), _MAX_ROWS), gallery.shape[1]))
@@ -83,6 +84,9 @@ def nearest_items(blocks: GalleryBlocks, num_query: int, count: int, device: tor
     for start, first, block in blocks:
         rows = slice(start, start + len(block))
         new_distances, new_columns = _closer(block, distances[rows, -1:], count)
+        if first == 0:
+            distances[rows], indices[rows] = new_distances, new_columns
+            continue
         # What was found before comes from earlier in the gallery, and stands first among equals.
         merged, order = torch.cat([distances[rows], new_distances], 1).sort(dim=1, stable=True)
         indices[rows] = torch.cat([indices[rows], new_columns + first], 1).gather(1, order[:, :count])
@@ -113,7 +117,7 @@ def _closer(block: Tensor, bound: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Among equal distances columns ascend. Rows are filled up with infinity.
     """
     closer = block < bound
-    if int(closer.count_nonzero()) > len(block) * count:  # the first block, or a gallery that comes ever closer
+    if int(closer.count_nonzero()) >= len(block) * count:  # the first block, or a gallery that comes ever closer
         if count >= block.shape[1]:
             ordered = block.sort(dim=1, stable=True)
             return ordered.values, ordered.indices

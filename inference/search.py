@@ -183,7 +183,7 @@ def search_gallery(
         metric: "euclidean" (the *squared* distance) or "cosine" (1 - similarity).
         topk: results for each query; 0 for all of them.
         normalize: scale embeddings to unit length first.
-        block_bytes: of distances held at once, default 64 MiB. It changes distances by rounding only.
+        block_bytes: of distances held at once, default 16 MiB. It changes distances by rounding only.
         max_distance: leave out what is farther.
 
     Returns:
@@ -275,18 +275,20 @@ def search(
     found, distances = np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
     if metric == "cosine":
         distances /= 2
-    share, queries = _recall(distances, query, gallery, options)
+    share, queries = _recall(found, distances, query, gallery, options)
     note = f"{store or index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
     return SearchResult(*_cut(found, distances, max_distance), share, note)
 
 
-def _recall(distances: Any, query: Any, gallery: Any, options: dict[str, Any]) -> tuple[float, int]:
-    """The share of results that are as near as the exact ones, and over how many queries it was taken."""
+def _recall(found: Any, distances: Any, query: Any, gallery: Any, options: dict[str, Any]) -> tuple[float, int]:
+    """The share of results that are among the exact ones or as near, and over how many queries it was taken."""
+    import numpy as np
+
     step = -(-len(query) // RECALL_QUERIES)
-    _, exact = search_gallery(query[::step], gallery, **options)
-    # Which of several items at the last distance is found does not matter, nor does rounding.
-    right = distances[::step] <= exact[:, -1:] + 1e-5 * (1 + abs(exact[:, -1:]))
-    return float(right.mean()), len(exact)
+    exact, limits = search_gallery(query[::step], gallery, **options)
+    listed = np.stack([np.isin(row, right) for row, right in zip(found[::step], exact, strict=True)])
+    # Which of several items at the last distance is found does not matter.
+    return float((listed | (distances[::step] <= limits[:, -1:])).mean()), len(exact)
 
 
 def threshold_at_far(table: "RocTable", far: float) -> float:
