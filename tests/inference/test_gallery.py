@@ -72,6 +72,7 @@ def assert_gallery(folder, rows, paths):
     found = read_gallery(folder)
     assert list(found.paths) == list(paths)
     np.testing.assert_array_equal(found.embeddings, rows)
+    assert (folder / "embeddings.npy").stat().st_size == 128 + found.embeddings.nbytes
 
 
 def test_files_and_their_kinds(create, files, tmp_path):
@@ -231,10 +232,12 @@ def start_and_stop(create, files, batches=2):
 def test_resume_after_a_torn_journal(create, files, tmp_path, torn):
     start_and_stop(create, files)
     out = tmp_path / "out"
-    with (out / "embeddings.journal").open("ab") as stream:
-        stream.write(torn)
-    with (out / "embeddings.npy.partial").open("ab") as stream:
-        stream.write(b"rows without a line")
+    journal, partial = out / "embeddings.journal", out / "embeddings.npy.partial"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + torn)
+    partial.write_bytes(partial.read_bytes() + b"rows without a line" * 100)
+    Run.open(out).close()
+    assert journal.read_bytes() == whole
     embedder = FakeEmbedder()
     assert create(embedder, resume=True).embedded == 4
     assert len(embedder.seen) == 4
