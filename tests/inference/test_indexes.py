@@ -132,6 +132,23 @@ def test_an_index_that_is_not_of_the_gallery_is_built_anew(gallery, damage):
     assert json.loads(note.read_text())["gallery"]["shape"] == [3000, 24]
 
 
+def test_an_interrupted_save_is_not_taken_for_a_whole_one(gallery, monkeypatch):
+    """Another gallery's index was written, its note was not; then the first gallery comes back with its times."""
+    found(gallery, topk=3)
+    first, status = gallery.read_bytes(), gallery.stat()
+    np.save(gallery, clustered(3000, 5))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(indexes, "write_text", interrupted)
+        found(gallery, topk=3)
+    gallery.write_bytes(first)
+    os.utime(gallery, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert found(gallery, topk=3).recall == 1.0
+
+
 def test_a_failed_save_is_no_failed_search(gallery, caplog):
     index, note = index_paths(gallery, "flat", unit=False)
     index.mkdir()  # cannot be replaced by a file
