@@ -1,4 +1,4 @@
-"""The whole course on a drawn data set: draw, evaluate an untrained network, train, evaluate, rank pictures.
+"""The whole course on a drawn data set: draw, evaluate an untrained network, train, evaluate, embed, search.
 
 python -m scripts.demo --output demo_output
 """
@@ -58,7 +58,19 @@ def demonstrate(data: Path, output: Path, seed: int, opts: list[str]) -> dict[st
         [*common, "OUTPUT_DIR", str(output / "test"), *opts, *only_test, "TEST.VISUALIZE_MAX_NUMBER", 12],
     )
     (tested,) = run_main(cfg, CTLModel, "test_ctl_model")
+    search(data, output, checkpoint)
     return {"untrained": untrained, "trained": trained, "from checkpoint": tested}
+
+
+def search(data: Path, output: Path, checkpoint: Path) -> None:
+    """Embed the gallery, then find the images most similar to each query."""
+    common = ("--config_file", str(ROOT / CONFIG), "MODEL.PRETRAIN_PATH", str(checkpoint))
+    market, gallery = data / "market1501", str(output / "gallery")
+    images = ("DATASETS.ROOT_DIR", str(market / "bounding_box_test"), "OUTPUT_DIR", gallery)
+    run("inference/create_embeddings.py", *common, *images)
+    queries = ("DATASETS.ROOT_DIR", str(market / "query"), "OUTPUT_DIR", str(output / "search"))
+    options = ("--gallery_data", gallery, "--topk", "10", "--normalize_features", "--html")
+    run("inference/get_similar.py", *options, *common, *queries)
 
 
 def summarize(results: dict[str, dict[str, dict[str, float]]], output: Path, seconds: float) -> None:
@@ -78,7 +90,9 @@ def summarize(results: dict[str, dict[str, dict[str, float]]], output: Path, sec
         ("newest checkpoint, to resume from", "training/**/auto_checkpoints/*.pth"),
         ("TensorBoard (tensorboard --logdir)", "training/train_ctl_model"),
         ("MLflow (mlflow ui --backend-store-uri sqlite:///...)", "mlflow.db"),
-        ("ranked results as pictures", "test/visrank"),
+        ("ranked results as pictures", "test/visrank/index.html"),
+        ("embeddings of the gallery", "gallery/embeddings.npy"),
+        ("images most similar to each query", "search/results.html"),
     ):
         for path in sorted(output.glob(pattern)):
             print(f"  {title}: {path}")
