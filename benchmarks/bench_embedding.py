@@ -1,0 +1,247 @@
+"""Images per second of the embedder beside the plain model, what decoding costs, and the memory of long runs.
+
+    python benchmarks/bench_embedding.py
+    python benchmarks/bench_embedding.py --network resnet50_ibn_a --size 320 320 --parts forward
+    python benchmarks/bench_embedding.py --parts memory --files 1000000
+
+Weights are random unless --checkpoint gives some, pictures are drawn. What is compared is measured in turns, round by
+round, so that other load on the machine meets both; ratios are taken within a round.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402 - the checkout stands first on the path
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from benchmarks.bench_evaluation import in_turns, machine, spread, status_mib  # noqa: E402
+from config.defaults import _C as DEFAULTS  # noqa: E402
+from datasets.transforms import ReidTransforms  # noqa: E402
+from inference.creation import create_gallery  # noqa: E402
+from inference.embedder import EmbeddedBatch, Embedder  # noqa: E402
+from inference.folding import fuses  # noqa: E402
+from inference.pictures import read_pixels  # noqa: E402
+from modelling.backbones import get_backbone  # noqa: E402
+from modelling.bases import ModelBase  # noqa: E402
+from utils.image import pil_loader  # noqa: E402
+
+PARTS = ("forward", "pipeline", "memory")
+PRECISIONS = ("32-true", "bf16-true")
+
+
+def make_model(network: str, size: Sequence[int], checkpoint: str) -> ModelBase:
+    """The model of a checkpoint, or one with random weights whose batch norms have seen some pictures."""
+    if checkpoint:
+        return ModelBase.load_from_checkpoint(checkpoint).eval()
+    cfg = DEFAULTS.clone()
+    cfg.merge_from_list(["MODEL.NAME", network, "MODEL.BACKBONE_EMB_SIZE", get_backbone(network).embedding_size])
+    cfg.merge_from_list(["INPUT.SIZE_TEST", list(size)])
+    torch.manual_seed(0)
+    model = ModelBase(cfg, num_classes=2, load_imagenet=False).train()
+    with torch.no_grad():
+        for seed in range(4):  # statistics of batch norm, without which the signal grows from block to block
+            model(torch.stack([transform(picture(8 * seed + i), cfg) for i in range(8)]))
+    return model.eval()
+
+
+def picture(seed: int, height: int = 128, width: int = 64) -> Image.Image:
+    """Smooth random colours with some grain, of the size of a crop of a person."""
+    rng = np.random.default_rng(seed)
+    smooth = Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8))
+    pixels = np.asarray(smooth.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
+    return Image.fromarray((pixels + rng.integers(-12, 13, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def transform(image: Image.Image, cfg: Any) -> Tensor:
+    return ReidTransforms(cfg).build_transforms(is_train=False)(image)
+
+
+# ------------------------------------------------------------------------------------------------------- the parts
+
+
+def bench_forward(model: ModelBase, size: Sequence[int], batch: int, repeats: int) -> dict[str, Any]:
+    """One batch through the plain model in eval mode, and through the embedder's network."""
+    count = max(batch, 16)
+    pixels = torch.from_numpy(np.stack([read_pixels(picture(100 + i), size) for i in range(count)]))[:batch]
+    embedders = {precision: Embedder(model, "cpu", precision, size=size) for precision in PRECISIONS}
+    images = next(iter(embedders.values()))._normalised(pixels).contiguous()
+
+    def plain() -> Tensor:
+        with torch.no_grad():
+            return model(images)
+
+    functions = {precision: lambda e=e: e._compute(e._normalised(pixels)) for precision, e in embedders.items()}
+    expected = plain()
+    found = {name: torch.from_numpy(function()) for name, function in functions.items()}
+    seconds = in_turns(repeats, plain=plain, **functions)
+    report: dict[str, Any] = {"plain_images_per_s": spread([batch / value for value in seconds["plain"]])}
+    for name in PRECISIONS:
+        report[name] = {
+            "images_per_s": spread([batch / value for value in seconds[name]]),
+            "times_plain": spread([a / b for a, b in zip(seconds["plain"], seconds[name], strict=True)]),
+            "largest_difference_to_largest_value": float((found[name] - expected).abs().max() / expected.abs().max()),
+            "least_cosine_to_plain": float(nn.functional.cosine_similarity(found[name], expected).min()),
+            "relu_and_sum_inside_convolutions": fuses(embedders[name].dtype),
+        }
+    return report
+
+
+def bench_pipeline(
+    model: ModelBase, size: Sequence[int], batch: int, repeats: int, images: int, precision: str
+) -> dict[str, Any]:
+    """From JPEG files to embeddings, beside the forward pass alone on pixels that are in memory already."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / f"{i:04d}.jpg") for i in range(images)]
+        for i, path in enumerate(paths):
+            picture(i).save(path, quality=90)
+        embedders = {
+            n: Embedder(model, "cpu", precision, size=size, batch_size=batch, num_workers=n) for n in (0, 1, 2)
+        }
+        embedder = embedders[0]
+        pixels = torch.from_numpy(np.stack([read_pixels(path, size) for path in paths]))
+
+        def forward() -> None:
+            for part in pixels.split(batch):
+                embedder._compute(embedder._normalised(part))
+
+        def decode() -> None:
+            for path in paths:
+                read_pixels(path, size)
+
+        def decode_by_transforms() -> None:
+            steps = ReidTransforms(model.hparams).build_transforms(is_train=False)
+            for path in paths:
+                steps(pil_loader(path))
+
+        functions = {f"{n}_threads": lambda e=e: e.embed(paths) for n, e in embedders.items()}
+        forward()
+        seconds = in_turns(
+            repeats, forward=forward, decode=decode, decode_by_transforms=decode_by_transforms, **functions
+        )
+    report: dict[str, Any] = {"precision": precision, "images": images, "batch": batch}
+    report["forward_images_per_s"] = spread([images / value for value in seconds["forward"]])
+    for name in ("decode", "decode_by_transforms"):
+        report[f"{name}_ms_per_image"] = spread([value / images * 1e3 for value in seconds[name]])
+    for name in functions:
+        report[f"{name}_share_of_forward"] = spread(
+            [a / b for a, b in zip(seconds["forward"], seconds[name], strict=True)]
+        )
+    return report
+
+
+class StandIn:
+    """Instead of a model: rows at once, so that only the run itself is measured."""
+
+    def __init__(self, dimension: int) -> None:
+        self.identity = {"dimension": dimension}
+
+    def embed_batches(self, paths: Sequence[str], on_error: str = "stop") -> Generator[EmbeddedBatch, None, None]:
+        rows = np.random.default_rng(0).standard_normal((128, self.identity["dimension"])).astype(np.float32)
+        for start in range(0, len(paths), 128):
+            kept = list(range(start, min(start + 128, len(paths))))
+            yield EmbeddedBatch(start, rows[: len(kept)], kept, {})
+
+
+def memory_of(files: int, dimension: int) -> dict[str, Any]:
+    """Peak memory of this process while it makes a gallery of so many files (links to one picture), on Linux."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "images"
+        root.mkdir()
+        picture(0).save(Path(folder) / "one.jpg")
+        for i in range(files):
+            if i % 30_000 == 0:  # a file system allows some ten thousand links to a file
+                source = Path(folder) / f"{i}.jpg"
+                source.write_bytes((Path(folder) / "one.jpg").read_bytes())
+            os.link(source, root / f"{i:08d}.jpg")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before, start = status_mib("VmRSS"), time.perf_counter()
+        create_gallery(StandIn(dimension), root, Path(folder) / "out", progress=False)  # type: ignore[arg-type]
+        return {
+            "files": files,
+            "dimension": dimension,
+            "libraries_mib": round(before, 1),
+            "peak_beyond_mib": round(status_mib("VmHWM") - before, 1),
+            "embeddings_mib": round((Path(folder) / "out" / "embeddings.npy").stat().st_size / 2**20, 1),
+            "seconds_without_model": round(time.perf_counter() - start, 1),
+        }
+
+
+def bench_memory(files: int, dimension: int) -> list[dict[str, Any]]:
+    """A tenth of the files, and all, each in a process of its own."""
+    command = [sys.executable, __file__, "--dimension", str(dimension), "--memory-of"]
+    runs = [
+        subprocess.run([*command, str(count)], capture_output=True, text=True, check=True)
+        for count in (files // 10, files)
+    ]
+    return [json.loads(run.stdout) for run in runs]
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+def cpu_flags() -> list[str]:
+    """Which of the instructions that bfloat16 profits from this CPU has (Linux)."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return sorted(words & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet50")
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--checkpoint", default="", help="weights to use, instead of random ones")
+    parser.add_argument("--batch", type=int, default=32, help="default: 32")
+    parser.add_argument("--images", type=int, default=128, help="files of the part pipeline, default: 128")
+    parser.add_argument("--files", type=int, default=1_000_000, help="of the part memory, default: 1000000")
+    parser.add_argument("--dimension", type=int, default=512, help="of the part memory, default: 512")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, default: 5")
+    parser.add_argument("--threads", type=int, default=2, help="default: 2")
+    parser.add_argument("--out", type=Path, help="JSON file, default: benchmarks/results/embedding_NETWORK.json")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        print(json.dumps(memory_of(args.memory_of, args.dimension)))
+        return
+    report: dict[str, Any] = {
+        "network": args.network,
+        "size": list(args.size),
+        "weights": "checkpoint" if args.checkpoint else "random",
+        "repeats": args.repeats,
+        "machine": {**machine(args.threads), "cpu_flags": cpu_flags()},
+    }
+    out = args.out or ROOT / "benchmarks" / "results" / f"embedding_{args.network}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model = None if tuple(args.parts) == ("memory",) else make_model(args.network, args.size, args.checkpoint)
+    for part in args.parts:
+        if part == "memory":
+            report[part] = bench_memory(args.files, args.dimension)
+        elif part == "forward":
+            report[part] = bench_forward(model, args.size, args.batch, args.repeats)  # type: ignore[arg-type]
+        else:
+            report[part] = [
+                bench_pipeline(model, args.size, args.batch, args.repeats, args.images, precision)  # type: ignore[arg-type]
+                for precision in PRECISIONS
+            ]
+        print(f"{part}: {json.dumps(report[part])}", flush=True)
+        out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()
