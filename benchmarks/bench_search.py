@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--gallery", type=int, default=1_000_000)
     parser.add_argument("--dims", type=int, default=512)
+    parser.add_argument("--topk", type=int, default=100, help="results for each query, default: 100")
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=["product", "exact"], help="default: product exact"
     )
