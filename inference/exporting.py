@@ -119,8 +119,8 @@ def compare(network: nn.Module, run: Run, metadata: dict[str, Any]) -> tuple[flo
         error = (difference / expected.abs().amax(1)).nan_to_num(torch.inf)
         cosine = torch.nn.functional.cosine_similarity(found, expected).nan_to_num(-1)
         # Equal is equal, even if it is zero.
-        errors.append(error.where(difference != 0, 0).max())
-        cosines.append(cosine.where(difference != 0, 1).min())
+        errors.append(error.masked_fill(difference == 0, 0).max())
+        cosines.append(cosine.masked_fill(difference == 0, 1).min())
     return float(min(cosines)), float(max(errors))
 
 
