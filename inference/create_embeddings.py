@@ -61,6 +61,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     Raises:
         UserError: see :func:`inference.creation.create_gallery`.
     """
+    if args.pid_from != "parent" and not cfg.MODEL.USE_CENTROIDS:
+        logger.warning("--pid-from changes nothing: with MODEL.USE_CENTROIDS False every image has a row of its own.")
     folder = output_folder(cfg)
     from inference.creation import create_gallery
 

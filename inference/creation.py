@@ -42,7 +42,7 @@ def create_gallery(
     print_freq: int | None = None,
     progress: bool = True,
 ) -> Created:
-    """Embed the images of a folder, or one image, into ``output_dir``; memory does not grow with their number.
+    """Embed the images of a folder, or one image, into ``output_dir``; in memory are a few batches and the paths.
 
     embeddings.npy and paths.npy (see :mod:`inference.gallery`) appear when all is done. If the run ends before, what
     was embedded stays in files of other names, for ``resume``.
@@ -71,10 +71,7 @@ def create_gallery(
         )
     root, folder = os.fspath(root), Path(output_dir)
     files = find_images(root, in_subfolders)
-    if pid_from is not None:
-        pid_of = pid_function(pid_from, root)
-        for path in files:  # an image without identity is to be known of now, not after hours
-            pid_of(path)
+    _check_identities(files, root, pid_from)
     about = {"embedder": embedder.identity, "root": root, "in_subfolders": in_subfolders, "pid_from": pid_from}
     _finish_complete(folder, resume or append)
     if resume and not append and (finished := _same_gallery(folder, about, files)):
@@ -85,18 +82,32 @@ def create_gallery(
         logger.info("No images are new; %s stays as it is.", folder)
         return Created(len(read_gallery(folder).paths), 0)
     try:
-        known = {*run.done, *run.skipped}
-        remaining = [path for path in files if path not in known]
-        if known:
-            logger.info("%d images are embedded already, %d are left.", len(run.done), len(remaining))
-        with Progress(len(run.done) + len(remaining), print_freq, progress, done=len(run.done)) as bar:
-            embedded = _embed(embedder, run, remaining, on_error, bar)
-        if not run.done:
-            run.discard()
-            raise UserError(f"none of the {len(files)} images of {root!r} could be read; the first is {files[0]}.")
-        return Created(run.finish(files), embedded, tuple(run.skipped))
+        return _go_on(run, embedder, files, on_error, print_freq, progress)
     finally:
         run.close()
+
+
+def _check_identities(files: list[str], root: str, pid_from: str | None) -> None:
+    """An image without identity is to be known of before anything is embedded."""
+    if pid_from is not None:
+        pid_of = pid_function(pid_from, root)
+        for path in files:
+            pid_of(path)
+
+
+def _go_on(
+    run: Run, embedder: Embedder, files: list[str], on_error: str, print_freq: int | None, progress: bool
+) -> Created:
+    known = {*run.done, *run.skipped}
+    remaining = [path for path in files if path not in known]
+    if known:
+        logger.info("%d images are embedded already, %d are left.", len(run.done), len(remaining))
+    with Progress(len(run.done) + len(remaining), print_freq, progress, done=len(run.done)) as bar:
+        embedded = _embed(embedder, run, remaining, on_error, bar)
+    if not run.done:
+        run.discard()
+        raise UserError(f"none of the {len(files)} images could be read; the first is {files[0]}.")
+    return Created(run.finish(files), embedded, tuple(run.skipped))
 
 
 def _finish_complete(folder: Path, wanted: bool) -> None:
