@@ -14,7 +14,7 @@ def requirements(name: str) -> list[str]:
 
 
 # Indexes for large galleries and an embedded vector store; the exchange format of networks, its exporter and runtime.
-SEARCH = ["faiss-cpu>=1.8", "milvus-lite>=2.5", "pymilvus>=2.5"]
+SEARCH = ["faiss-cpu>=1.8", "milvus-lite>=3.0", "pymilvus>=2.5"]
 EXPORT = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
 
 setup(
