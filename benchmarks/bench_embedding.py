@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="", help="weights to use, instead of random ones")
     parser.add_argument("--batch", type=int, default=32, help="default: 32")
     parser.add_argument("--images", type=int, default=128, help="files of the part pipeline, default: 128")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="of the part pipeline")
     parser.add_argument("--files", type=int, default=1_000_000, help="of the part memory, default: 1000000")
     parser.add_argument("--dimension", type=int, default=512, help="of the part memory, default: 512")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
@@ -236,7 +237,7 @@ def main() -> None:
         else:
             report[part] = [
                 bench_pipeline(model, args.size, args.batch, args.repeats, args.images, precision)  # type: ignore[arg-type]
-                for precision in PRECISIONS
+                for precision in args.precisions
             ]
         print(f"{part}: {json.dumps(report[part])}", flush=True)
         out.write_text(json.dumps(report, indent=1) + "\n")

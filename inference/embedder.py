@@ -55,7 +55,8 @@ class Embedder:
         size: height and width that pictures are resized to; None takes INPUT.SIZE_TEST of the model.
         mean, std: of the channels; None takes those of the model.
         batch_size: pictures in a batch; None takes TEST.IMS_PER_BATCH of the model.
-        num_workers: threads that decode pictures; -1 for as many as there are CPU cores, 0 to decode in between.
+        num_workers: threads that decode pictures, 0 to decode in between. -1: one for each CPU core; where the network
+            itself runs on the CPU one for eight cores, as more would only take them from it.
 
     Raises:
         UserError: a device that is not there, or a precision that is unknown or that the device does not have.
@@ -80,7 +81,7 @@ class Embedder:
         self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)
         self.std = tuple(options.PIXEL_STD if std is None else std)
         self.batch_size = model.hparams.TEST.IMS_PER_BATCH if batch_size is None else batch_size
-        self.num_workers = count_cpus() if num_workers == -1 else num_workers
+        self.num_workers = _choose_workers(self.device) if num_workers == -1 else num_workers
         if len(self.size) != 2 or min(self.size) < 1 or self.batch_size < 1 or self.num_workers < 0:
             raise UserError(
                 f"size is {self.size}, batch_size {self.batch_size}, num_workers {num_workers}; expected (height, "
@@ -278,6 +279,10 @@ def _as_sequence(images: Any) -> Sequence[Any] | Tensor:
 
 def _is_normalised(image: Any) -> bool:
     return isinstance(image, Tensor) and image.is_floating_point()
+
+
+def _choose_workers(device: torch.device) -> int:
+    return max(1, count_cpus() // 8) if device.type == "cpu" else count_cpus()
 
 
 def count_cpus() -> int:
