@@ -156,13 +156,15 @@ class MilvusStore:
         kind = "IVF_FLAT" if self._embedded else "AUTOINDEX"
         index.add_index("embedding", index_type=kind, metric_type="L2")
         self._client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+        # A loaded collection is indexed in the background while it grows, and the embedded store may read an index that
+        # it is still writing. Released, it is indexed when it is loaded, and loading waits for that.
+        self._client.release_collection(collection)
         start = 0
         for block in embedding_blocks(gallery, unit, _INSERT_BYTES):
             rows = enumerate(zip(paths[start : start + len(block)], block, strict=True), start)
             self._client.insert(collection, [{"id": i, "path": _text(path), "embedding": x} for i, (path, x) in rows])
             start += len(block)
         self._client.flush(collection)
-        self._client.release_collection(collection)  # so that loading waits for the index
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
