@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from benchmarks.bench_evaluation import in_turns, machine, spread, status_mib  # noqa: E402
+from benchmarks.common import RESULTS, in_turns, machine, spread, start_peak, status_mib, write_report  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.transforms import ReidTransforms  # noqa: E402
 from inference.creation import create_gallery  # noqa: E402
@@ -166,8 +166,7 @@ def memory_of(files: int, dimension: int) -> dict[str, Any]:
                 source = Path(folder) / f"{i}.jpg"
                 source.write_bytes((Path(folder) / "one.jpg").read_bytes())
             os.link(source, root / f"{i:08d}.jpg")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        before, start = status_mib("VmRSS"), time.perf_counter()
+        before, start = start_peak(), time.perf_counter()
         create_gallery(StandIn(dimension), root, Path(folder) / "out", progress=False)  # type: ignore[arg-type]
         return {
             "files": files,
@@ -224,10 +223,9 @@ def main() -> None:
         "size": list(args.size),
         "weights": "checkpoint" if args.checkpoint else "random",
         "repeats": args.repeats,
-        "machine": {**machine(args.threads), "cpu_flags": cpu_flags()},
+        "machine": {**machine(args.threads, "torchvision", "pillow"), "cpu_flags": cpu_flags()},
     }
-    out = args.out or ROOT / "benchmarks" / "results" / f"embedding_{args.network}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = args.out or RESULTS / f"embedding_{args.network}.json"
     model = None if tuple(args.parts) == ("memory",) else make_model(args.network, args.size, args.checkpoint)
     for part in args.parts:
         if part == "memory":
@@ -240,7 +238,7 @@ def main() -> None:
                 for precision in args.precisions
             ]
         print(f"{part}: {json.dumps(report[part])}", flush=True)
-        out.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(report, out)
     print(f"written: {out}")
 
 

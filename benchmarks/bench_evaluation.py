@@ -9,16 +9,12 @@ by round, so that other load on the machine meets both; medians and spreads are 
 """
 
 import argparse
-import gc
 import importlib
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
+from benchmarks.common import RESULTS, in_turns, machine, spread, start_peak, status_mib, timed, write_report  # noqa: E402
 from utils.distances import get_euclidean  # noqa: E402
 from utils.eval_reid import EvalResult, evaluate_distances, evaluate_embeddings  # noqa: E402
 from utils.rerank import Rerank  # noqa: E402
@@ -104,32 +101,6 @@ def classic_ranking(
         all_ap.append((np.asarray(precision) * found).sum() / found.sum())
     cmc = np.asarray(all_cmc).astype(np.float32).sum(0) / len(all_cmc)
     return {"mAP": float(np.mean(all_ap)), "cmc": cmc}
-
-
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    gc.collect()
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Median, least, largest, and the values themselves."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "values": [float(f"{value:.5g}") for value in values],
-    }
-
-
-def in_turns(repeats: int, **functions: Callable[[], Any]) -> dict[str, list[float]]:
-    """Seconds of each function in each round; every other round in the reverse order."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(repeats):
-        for name in list(functions)[:: 1 if turn % 2 == 0 else -1]:
-            seconds[name].append(timed(functions[name])[0])
-    return seconds
 
 
 # ------------------------------------------------------------------------------------------------------- the parts
@@ -229,9 +200,7 @@ def bench_memory(size: str, threads: int) -> dict[str, Any]:
 
 def memory_of(what: str, data: Data) -> dict[str, Any]:
     """Resident memory before, and its peak during, the first evaluation of this process (Linux)."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = status_mib("VmRSS")
+    before = start_peak()
     how: dict[str, Any] = {"rerank": Rerank()} if what == "rerank" else {"protocol": what}
     seconds, result = timed(lambda: evaluate_embeddings(*inputs(data), **how))
     return {
@@ -240,12 +209,6 @@ def memory_of(what: str, data: Data) -> dict[str, Any]:
         "seconds_first_run": round(seconds, 3),
         "mAP": result.mAP,
     }
-
-
-def status_mib(field: str) -> float:
-    """A field of /proc/self/status in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def bench_growth(size: str, repeats: int, seed: int) -> list[dict[str, Any]]:
@@ -337,24 +300,6 @@ def rival_pml(data: Data) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- the command
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on and with."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="market")
@@ -375,7 +320,7 @@ def main() -> None:
         "size": dict(zip(names, SIZES[args.size], strict=True)),
         "repeats": args.repeats,
         "seed": args.seed,
-        "machine": machine(args.threads),
+        "machine": machine(args.threads, "torchmetrics", "pytorch-metric-learning"),
     }
     measure: dict[str, Callable[[], Any]] = {
         "engine": lambda: bench_engine(data, args.repeats),
@@ -386,12 +331,11 @@ def main() -> None:
         "rerank": lambda: bench_rerank(data, args.repeats),
         "rivals": lambda: bench_rivals(data),
     }
-    out = args.out or ROOT / "benchmarks" / "results" / f"evaluation_{args.size}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = args.out or RESULTS / f"evaluation_{args.size}.json"
     for part in args.parts or PARTS:
         report[part] = measure[part]()
         print(f"{part}: {json.dumps(report[part])}", flush=True)
-        out.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(report, out)
     print(f"written: {out}")
 
 

@@ -8,16 +8,12 @@ process of its own; its memory counts from before the search, when libraries and
 """
 
 import argparse
-import gc
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
+from benchmarks.common import RESULTS, machine, spread, start_peak, status_mib, timed, write_report  # noqa: E402
 from inference.exact import GalleryBlocks, prepare  # noqa: E402
 from inference.indexes import index_paths  # noqa: E402
 from inference.search import search, search_gallery  # noqa: E402
@@ -61,36 +58,11 @@ def draw_queries(count: int, rows: int, dims: int, seed: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------- one part, in its own process
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    gc.collect()
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Median, least, largest, and the values themselves."""
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "values": [float(f"{value:.5g}") for value in values],
-    }
-
-
-def status_mib(field: str) -> float:
-    """A field of /proc/self/status in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def measure(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats: int) -> dict[str, Any]:
     """Seconds, memory and recall of one part, with ``topk`` results for each query."""
     gallery = np.load(gallery_file, mmap_mode="r")
     search_gallery(query[:2], gallery[:100])  # loads what is loaded on first use
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = status_mib("VmRSS")
+    before = start_peak()
     function = {"product": product, "exact": exact}.get(part, indexed)
     facts = function(part, gallery_file, query, topk, repeats)
     return {
@@ -153,30 +125,6 @@ def indexed(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats
 # ---------------------------------------------------------------------------------------------------- the command
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on and with."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions: dict[str, str | None] = {}
-    for package in ("torch", "numpy", "faiss-cpu", "pymilvus", "milvus-lite"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    cpuinfo, model = Path("/proc/cpuinfo"), platform.processor()
-    if cpuinfo.exists():
-        model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=1000)
@@ -199,11 +147,10 @@ def main() -> None:
         query = draw_queries(args.queries, *sizes)
         print(json.dumps(measure(args.measure, args.folder / "embeddings.npy", query, args.topk, args.repeats)))
         return
-    out = args.out or ROOT / "benchmarks" / "results" / f"search_{args.gallery}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = args.out or RESULTS / f"search_{args.gallery}.json"
     report: dict[str, Any] = {
         **{name: getattr(args, name) for name in ("queries", "gallery", "dims", "topk", "repeats", "seed")},
-        "machine": machine(args.threads),
+        "machine": machine(args.threads, "faiss-cpu", "pymilvus", "milvus-lite"),
     }
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         draw_gallery(Path(folder) / "embeddings.npy", *sizes)
@@ -215,7 +162,7 @@ def main() -> None:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             report[part] = json.loads(done.stdout.splitlines()[-1])
             print(f"{part}: {json.dumps(report[part])}", flush=True)
-            out.write_text(json.dumps(report, indent=1) + "\n")
+            write_report(report, out)
     print(f"written: {out}")
 
 

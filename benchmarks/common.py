@@ -1,0 +1,105 @@
+"""What the benchmarks share: timing in turns, spreads, memory, the machine they ran on, and tables of their reports.
+
+python -m benchmarks.common benchmarks/results/*.json   # a Markdown table of everything measured
+"""
+
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a call took, and what it returned."""
+    gc.collect()
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def in_turns(repeats: int, **functions: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds of each function in each round; every other round in the reverse order."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats):
+        for name in list(functions)[:: 1 if turn % 2 == 0 else -1]:
+            seconds[name].append(timed(functions[name])[0])
+    return seconds
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, least, largest, and the values themselves."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "values": [float(f"{value:.5g}") for value in values],
+    }
+
+
+def status_mib(field: str) -> float:
+    """A field of /proc/self/status in MiB (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def start_peak() -> float:
+    """Let the peak memory of this process count from here; resident MiB at this point (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    return status_mib("VmRSS")
+
+
+def machine(threads: int, *packages: str) -> dict[str, Any]:
+    """What the numbers were measured on and with: versions of torch, numpy and ``packages``, None where missing."""
+    versions: dict[str, str | None] = {}
+    for package in ("torch", "numpy", *packages):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    cpuinfo, model = Path("/proc/cpuinfo"), platform.processor()
+    if cpuinfo.exists():
+        model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+    }
+
+
+def write_report(report: dict[str, Any], out: Path) -> None:
+    """The report so far as JSON."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def rows(report: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """(what, value) of everything in a report: medians with their range, single numbers and words."""
+    if isinstance(report, dict) and "median" in report:
+        yield name, f"{report['median']:.4g} ({report['min']:.4g} to {report['max']:.4g})"
+    elif isinstance(report, dict | list):
+        items = report.items() if isinstance(report, dict) else enumerate(report)
+        for key, value in items:
+            yield from rows(value, f"{name} {key}".strip())
+    else:
+        yield name, f"{report:.5g}" if isinstance(report, float) else str(report)
+
+
+if __name__ == "__main__":
+    for file in sys.argv[1:]:
+        print(f"| {file} | median (range) |\n| --- | --- |")
+        for what, value in rows(json.loads(Path(file).read_text())):
+            print(f"| {what} | {value} |")
