@@ -13,7 +13,6 @@ import argparse
 import colorsys
 import contextlib
 import functools
-import json
 import math
 import shutil
 import sys
@@ -26,6 +25,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 from tqdm import tqdm
+
+if __package__ in (None, ""):  # run as a file: the packages lie one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.coco_builder import CocoBuilder, category
+from utils.errors import UserError
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -71,7 +76,7 @@ BAGS = ("none", "backpack", "shoulder", "hand")
 VIEWS = ("front", "back", "side")
 
 
-class ToyDatasetError(ValueError):
+class ToyDatasetError(UserError):
     """A wish that cannot be met; the message names the argument or the path, and the way out."""
 
 
@@ -612,31 +617,18 @@ def distractors(test_people: list[Identity], cameras: list[Camera], options: Opt
     return shots
 
 
-def coco_index(shots: list[Shot], size: tuple[int, int], source: str) -> dict[str, object]:
-    """The COCO JSON of one subset; pair_id is the identity."""
+def coco_index(shots: list[Shot], size: tuple[int, int], source: str) -> CocoBuilder:
+    """The COCO file of one subset; pair_id is the identity."""
     height, width = size
-    box = {"bbox": [0, 0, width, height], "area": width * height, "iscrowd": 0, "segmentation": []}
-    return {
-        "info": {"description": "drawn people for re-identification", "version": "1.0"},
-        "licenses": [],
-        "categories": [{"id": 1, "name": "person", "supercategory": "person"}],
-        "images": [
-            {"id": number, "file_name": shot.name, "width": width, "height": height}
-            for number, shot in enumerate(shots, start=1)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": number,
-                "category_id": 1,
-                "pair_id": shot.pid,
-                "style": 1,
-                "source": source,
-                **box,
-            }
-            for number, shot in enumerate(shots, start=1)
-        ],
-    }
+    info = {"description": "drawn people for re-identification", "version": "1.0"}
+    builder = CocoBuilder({"info": info, "licenses": [], "categories": [category(1, "person", "person")]})
+    for number, shot in enumerate(shots, start=1):
+        builder.add_image(number, shot.name, (width, height))
+        box: list[float] = [0, 0, width, height]
+        builder.add_identity(
+            number, number, 1, pair_id=shot.pid, style=1, source=source, area=width * height, bbox=box
+        )
+    return builder
 
 
 def write_dataset(root: Path, options: Options, progress: bool = True) -> dict[str, list[Shot]]:
@@ -652,8 +644,8 @@ def write_dataset(root: Path, options: Options, progress: bool = True) -> dict[s
         image.save(root / shot.folder / shot.name, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     if options.layout == "coco":
         for folder, subset in subsets.items():
-            index = coco_index(subset, options.size, "shop" if folder == "gallery" else "user")
-            (root / f"{folder}_coco_reid.json").write_text(json.dumps(index), encoding="utf-8")
+            builder = coco_index(subset, options.size, "shop" if folder == "gallery" else "user")
+            builder.write(root / f"{folder}_coco_reid.json")
     return subsets
 
 
@@ -758,7 +750,7 @@ def main(argv: list[str] | None = None) -> int:
             args.ids, args.cameras, args.images_per_id, tuple(args.size), args.seed, args.layout, args.train_fraction
         )
         subsets = make_toy_dataset(args.out, options, args.force)
-    except ToyDatasetError as error:
+    except UserError as error:
         print(f"make_toy_dataset.py: {error}", file=sys.stderr)
         return 2
     print(summary(args.out, subsets, time.perf_counter() - start))

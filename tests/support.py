@@ -1,5 +1,6 @@
 """What the tests share: where the recorded numbers lie, the one table of tolerances, and small drawn inputs."""
 
+import tarfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ def golden(name: str) -> dict[str, np.ndarray]:
     """The arrays of tests/golden/NAME.npz."""
     with np.load(GOLDEN / f"{name}.npz", allow_pickle=True) as archive:
         return dict(archive)
+
+
+def unpack(name: str, folder: Path) -> Path:
+    """Unpack tests/golden/NAME.tar.xz into a folder, and return that."""
+    with tarfile.open(GOLDEN / f"{name}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def assert_close(actual: Any, expected: Any, tolerance: str = "float32") -> None:

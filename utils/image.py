@@ -1,6 +1,8 @@
 """Reading images: the one place that opens picture files."""
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
 
 from PIL import Image
@@ -24,9 +26,36 @@ def pil_loader(path: str | PathLike[str]) -> Image.Image:
         MissingPathError: no such file.
         UserError: the file is not a picture, is cut off or damaged, or may not be read; the message names it.
     """
+    with _opened(path) as image:
+        return image.convert("RGB")
+
+
+def read_image_size(path: str | PathLike[str]) -> tuple[int, int]:
+    """Width and height that a picture file states, without decoding its pixels.
+
+    Raises:
+        MissingPathError, UserError: as :func:`pil_loader`; a file that is cut off passes, since its start is whole.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
+def read_jpeg_comment(path: str | PathLike[str]) -> bytes:
+    """The comment in a JPEG file; empty if it has none, or is no picture, or does not exist."""
+    try:
+        with _opened(path) as image:
+            comment = image.info.get("comment", b"")
+    except UserError:
+        return b""
+    return comment if isinstance(comment, bytes) else b""
+
+
+@contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[Image.Image]:
+    """The picture, with what Pillow raises until it is closed turned into errors that name the file."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            yield image
     except FileNotFoundError:
         raise MissingPathError(f"Image {fspath(path)} does not exist.") from None
     except _DAMAGED as error:

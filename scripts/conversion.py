@@ -1,0 +1,103 @@
+"""What the conversion scripts share: their command line, work on all cores with a bar, and the list of failures."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from config.cli import clean_exit
+from utils.errors import MissingPathError, UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the temporary names of utils.files
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports an error in one line."""
+
+    def __init__(self, description: str | None) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists what there is)\n")
+
+    def add_workers(self, option: str = "--num-workers", default: int | None = None) -> None:
+        """Add the option for the number of pictures that are worked on at once."""
+        shown = "one per core" if default is None else "%(default)s"
+        default = default or os.cpu_count() or 1
+        text = f"pictures worked on at once (default: {shown})"
+        self.add_argument(option, type=positive, default=default, metavar="N", dest="workers", help=text)
+
+    def add_size(self) -> None:
+        """Add the option for the size of the crops."""
+        text = "pixels of each crop (default: 320 320)"
+        self.add_argument(
+            "--target-image-size", type=positive, nargs=2, default=(320, 320), metavar=("WIDTH", "HEIGHT"), help=text
+        )
+
+
+def positive(text: str) -> int:
+    """A whole number of one or more, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def run(convert: Callable[[argparse.Namespace], int], parser: Parser) -> None:
+    """Parse the command line, convert, and end the program.
+
+    The status is what ``convert`` returns, 2 after bad input, 130 after Ctrl-C.
+    """
+    args = parser.parse_args()
+    with clean_exit(UserError):
+        sys.exit(convert(args))
+
+
+def parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, label: str
+) -> list[Result]:
+    """The results of ``function``, in the order of the items; Pillow frees the interpreter while it decodes and scales.
+
+    Args:
+        function: is called in threads.
+        items: its arguments.
+        workers: how many are worked on at once, at least 1.
+        label: stands before the bar on stderr.
+    """
+    from tqdm import tqdm
+
+    with ThreadPool(workers) as pool:
+        results = pool.imap(function, items, chunksize=8)
+        return list(tqdm(results, total=len(items), desc=label, unit="image", mininterval=0.5, dynamic_ncols=True))
+
+
+def report_failures(messages: Iterable[str], consequence: str) -> int:
+    """Name each failure on stderr, then their number and what follows from it. Returns the status: 1 if there are any."""
+    messages = list(messages)
+    for message in messages:
+        print(message, file=sys.stderr)
+    if messages:
+        print(f"{len(messages)} picture(s) failed, named above: {consequence}.", file=sys.stderr)
+    return 1 if messages else 0
+
+
+def require_folder(path: Path, what: str) -> Path:
+    """The path. Raises MissingPathError if it is no folder; ``what`` says what should be there."""
+    if not path.is_dir():
+        raise MissingPathError(f"Folder {path} does not exist; expected {what}.")
+    return path
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what a killed run left half-written in these folders; whole files stay."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)

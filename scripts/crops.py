@@ -1,0 +1,85 @@
+"""Cutting, fitting and saving pictures. A file that an earlier run finished in the same way is not made again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from scripts.conversion import parallel
+from utils.errors import UserError
+from utils.files import write_bytes
+from utils.image import pil_loader, read_jpeg_comment
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One file to make: which part of which picture, and where it goes."""
+
+    source: Path
+    target: Path
+    box: Box | None = None  # left, top, right, bottom in pixels; None: the whole picture
+
+
+def fit(image: Image.Image, size: Size) -> Image.Image:
+    """The picture shrunk, never enlarged, into ``size`` (width, height), in the middle of a white canvas."""
+    image = image.copy()
+    image.thumbnail(size, Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", size, "white")
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas
+
+
+def make_crops(crops: Sequence[Crop], size: Size | None, workers: int, label: str) -> list[str]:
+    """Make the files, in parallel.
+
+    Args:
+        crops: what to make; no target occurs twice.
+        size: width and height to fit each into; None leaves them as large as they are.
+        workers: how many are made at once.
+        label: stands before the bar.
+
+    Returns:
+        For each crop an empty text, or the reason why it could not be made, which names the picture.
+
+    Raises:
+        UserError: a target's folder cannot be written to.
+    """
+    return parallel(lambda crop: make_crop(crop, size), crops, workers, label)
+
+
+def make_crop(crop: Crop, size: Size | None) -> str:
+    """Make one file (see :func:`make_crops`), unless its comment says that it has been made in just this way."""
+    try:
+        recipe = _recipe(crop, size)
+        if read_jpeg_comment(crop.target) == recipe:
+            return ""
+        image = pil_loader(crop.source)
+    except FileNotFoundError:
+        return f"Image {crop.source} does not exist."
+    except (UserError, OSError) as error:
+        return str(error)
+    if crop.box is not None:
+        left, top, right, bottom = crop.box
+        clipped = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+        if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+            return f"Image {crop.source} of {image.width} x {image.height} pixels: the box {crop.box} lies outside."
+        image = image.crop(clipped)
+    if size is not None:
+        image = fit(image, size)
+    data = BytesIO()
+    image.save(data, "JPEG", quality=JPEG_QUALITY, comment=recipe)
+    write_bytes(crop.target, data.getvalue())
+    return ""
+
+
+def _recipe(crop: Crop, size: Size | None) -> bytes:
+    """How the file is made, in words that change with the source, the box and the size."""
+    text = f"{crop.source.name} of {crop.source.stat().st_size} bytes, box {crop.box}, fitted into {size}"
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,142 @@
+"""The two lists of DeepFashion Consumer-to-Shop: boxes of the pictures, and their division into splits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from utils.errors import MissingPathError, UserError
+
+SOURCES = {"1": "shop", "2": "user"}
+SPLITS = ("train", "val", "test")
+Corners = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class BoxRow:
+    """A row of the list of boxes."""
+
+    style: str
+    source: str  # "shop" or "user"
+    corners: Corners  # x1, y1, x2, y2 in the low-resolution picture
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a split."""
+
+    path: PurePosixPath  # as the lists name it: img/CLOTHING/<type>/<item>/<file>
+    split: str
+    pair_id: int
+    row: BoxRow
+    where: str  # file and line that name it first
+
+    @property
+    def name(self) -> str:
+        """Name of its crop."""
+        return f"{self.path.parent.name}_{self.path.name}"
+
+
+def read_boxes(path: Path) -> dict[PurePosixPath, BoxRow]:
+    """Picture -> its row in Anno/list_bbox_consumer2shop.txt. Raises as :func:`read_pictures`."""
+    boxes = {}
+    for where, (name, style, source, *corners) in _rows(path, 7):
+        if source not in SOURCES:
+            raise UserError(f"{where}: source type {source!r}; expected 1 (shop) or 2 (user).")
+        try:
+            int(style)
+            x1, y1, x2, y2 = map(int, corners)
+        except ValueError:
+            raise UserError(f"{where}: clothes type and corners must be whole numbers: {style} {corners}.") from None
+        boxes[_picture_path(name, where)] = BoxRow(style, SOURCES[source], (x1, y1, x2, y2))
+    return boxes
+
+
+def read_partition(path: Path) -> dict[str, dict[PurePosixPath, str]]:
+    """Split -> its pictures, each with the file and line that name it first, in the order of the file.
+
+    Raises as :func:`read_pictures`.
+    """
+    splits: dict[str, dict[PurePosixPath, str]] = {}
+    for where, (first, second, _, split) in _rows(path, 4):
+        if split not in SPLITS:
+            raise UserError(f"{where}: split {split!r}; expected one of {', '.join(SPLITS)}.")
+        pictures = splits.setdefault(split, {})
+        for name in (first, second):
+            pictures.setdefault(_picture_path(name, where), where)
+    return splits
+
+
+def read_pictures(root: Path) -> list[Picture]:
+    """All pictures, in the order in which they are numbered; takes little more than time in proportion to the lists.
+
+    Raises:
+        MissingPathError: a list does not exist.
+        UserError: a list is cut off, a row is malformed, a picture has no box, or two crops would have one name; the
+            message names file and line.
+    """
+    box_list = root / "Anno" / "list_bbox_consumer2shop.txt"
+    splits, boxes = read_partition(root / "Eval" / "list_eval_partition.txt"), read_boxes(box_list)
+    pictures: list[Picture] = []
+    pair_count = 0
+    for split, wheres in splits.items():
+        items = sorted({path.parent for path in wheres}, key=str)
+        pair_ids = {item: number for number, item in enumerate(items, start=pair_count)}
+        pair_count += len(items)
+        for path in sorted(wheres, key=lambda path: (path.parent.name, str(path.parent), path.name)):
+            if path not in boxes:
+                raise UserError(f"{wheres[path]}: {path} has no row in {box_list}.")
+            pictures.append(Picture(path, split, pair_ids[path.parent], boxes[path], wheres[path]))
+    _refuse_same_names(pictures)
+    return pictures
+
+
+def scaled_box(corners: Corners, low: tuple[int, int], high: tuple[int, int], mode: str) -> Corners:
+    """The part of the high-resolution picture to cut out: left, top, right, bottom.
+
+    Args:
+        corners: x1, y1, x2, y2 in the low-resolution picture.
+        low: width and height of that.
+        high: width and height of the high-resolution one.
+        mode: "corners" scales them; "original" takes the scaled (x2, y2) for width and height, as the first release of
+            the method did, so that its crops are larger than the boxes.
+    """
+    x1, y1, x2, y2 = (int(value * high[i % 2] / low[i % 2]) for i, value in enumerate(corners))
+    return (x1, y1, x1 + x2, y1 + y2) if mode == "original" else (x1, y1, x2, y2)
+
+
+def _rows(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
+    """File and line, and the fields, of every row after the count and the header."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise MissingPathError(f"{path} does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}.") from error
+    if not lines or not lines[0].strip().isdecimal():
+        raise UserError(f"{path}, line 1: expected the number of rows, found {(lines or [''])[0]!r}.")
+    count = 0
+    for number, line in enumerate(lines[2:], start=3):
+        if not line.strip():
+            continue
+        values = line.split()
+        if len(values) != fields:
+            raise UserError(f"{path}, line {number}: expected {fields} fields, found {len(values)}: {line.strip()!r}.")
+        count += 1
+        yield f"{path}, line {number}", values
+    if count != int(lines[0]):
+        raise UserError(f"{path}, line 1: says {lines[0].strip()} rows, found {count}; is the file cut off?")
+
+
+def _picture_path(name: str, where: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.parts[0] != "img" or len(path.parts) < 3 or ".." in path.parts:
+        raise UserError(f"{where}: picture {name!r}; expected img/<clothes>/<type>/<item>/<file>.")
+    return path
+
+
+def _refuse_same_names(pictures: list[Picture]) -> None:
+    paths: dict[str, PurePosixPath] = {}
+    for picture in pictures:
+        other = paths.setdefault(picture.name, picture.path)
+        if other != picture.path:
+            raise UserError(f"{picture.where}: {picture.path} and {other} would both be cropped to {picture.name}.")
