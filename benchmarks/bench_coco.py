@@ -8,14 +8,10 @@ reader is what training does with such a file, empty files standing for the pict
 """
 
 import argparse
-import gc
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from datasets.coco import read_coco  # noqa: E402 - the checkout stands first on the path
+from benchmarks.common import RESULTS, in_turns, machine, spread, write_report  # noqa: E402 - the checkout is first
+from datasets.coco import read_coco  # noqa: E402
 from scripts.coco_builder import CocoBuilder  # noqa: E402
 from scripts.deep_fashion2reid import build_indexes as index_deep_fashion  # noqa: E402
 from scripts.deep_fashion_lists import read_pictures  # noqa: E402
@@ -44,7 +41,9 @@ def street2shop(folder: Path, annotations: int) -> Part:
         mine = range(number, products, len(CATEGORIES))
         lists = {
             "train_pairs": [{"photo": 4 * i + j, "product": i, "bbox": box} for i in mine if i % 10 for j in (0, 1)],
-            "test_pairs": [{"photo": 4 * i + j, "product": i, "bbox": box} for i in mine if i % 10 == 0 for j in (0, 1)],
+            "test_pairs": [
+                {"photo": 4 * i + j, "product": i, "bbox": box} for i in mine if i % 10 == 0 for j in (0, 1)
+            ],
             "retrieval": [{"photo": 4 * i + j, "product": i} for i in mine for j in (2, 3)],
         }
         for kind, entries in lists.items():
@@ -98,42 +97,20 @@ PARTS: dict[str, Callable[[Path, int], Part]] = {
 
 def bench(prepare: Callable[[Path, int], Part], sizes: list[int], repeats: int, folder: Path) -> dict[str, Any]:
     """Seconds for each size, and how the time for one annotation grows from the smallest size to each other."""
-    parts = {size: prepare(folder / str(size), size) for size in sizes}
+    parts = {str(size): prepare(folder / str(size), size) for size in sizes}
     counts = {size: part() for size, part in parts.items()}  # the first call warms the caches
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(repeats):
-        for size, part in parts.items():
-            gc.collect()
-            start = time.perf_counter()
-            part()
-            seconds[size].append(time.perf_counter() - start)
-    each = {size: statistics.median(seconds[size]) / counts[size] for size in sizes}
+    seconds = in_turns(repeats, **parts)
+    each = {size: [value / counts[size] for value in seconds[size]] for size in parts}
+    smallest = each[str(sizes[0])]
     return {
-        str(size): {
+        size: {
             "annotations": counts[size],
-            "seconds": {
-                "median": statistics.median(seconds[size]),
-                "min": min(seconds[size]),
-                "max": max(seconds[size]),
-            },
-            "microseconds_each": 1e6 * each[size],
-            "each_over_smallest": each[size] / each[sizes[0]],  # 1: linear; the ratio of the sizes: quadratic
+            "seconds": spread(seconds[size]),
+            "microseconds_each": 1e6 * statistics.median(each[size]),
+            # In each round; 1: linear. The ratio of the sizes: quadratic.
+            "each_over_smallest": spread([a / b for a, b in zip(each[size], smallest, strict=True)]),
         }
-        for size in sizes
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on and with."""
-    cpuinfo, model = Path("/proc/cpuinfo"), platform.processor()
-    if cpuinfo.exists():
-        model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
-    return {
-        "python": platform.python_version(),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
+        for size in parts
     }
 
 
@@ -142,16 +119,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000], help="default: 10000 100000")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, default: 5")
-    default = ROOT / "benchmarks" / "results" / "coco.json"
-    parser.add_argument("--out", type=Path, default=default, help="JSON file, default: benchmarks/results/coco.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "coco.json", help="default: benchmarks/results/coco.json")
     args = parser.parse_args()
-    report: dict[str, Any] = {"repeats": args.repeats, "machine": machine()}
+    report: dict[str, Any] = {"repeats": args.repeats, "machine": machine(1)}
     with tempfile.TemporaryDirectory() as folder:
         for part in args.parts:
             report[part] = bench(PARTS[part], sorted(args.sizes), args.repeats, Path(folder) / part)
             print(f"{part}: {json.dumps(report[part])}", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(report, args.out)
     print(f"written: {args.out}")
 
 

@@ -71,7 +71,9 @@ class CocoBuilder:
             area: pixels of the box that was cut out; 0 if there was none.
             bbox: left, top, width, height within the image; empty: the whole.
         """
-        self._annotate(number, image_id, category_id, area, bbox, {"pair_id": pair_id, "style": style, "source": source})
+        self._annotate(
+            number, image_id, category_id, area, bbox, {"pair_id": pair_id, "style": style, "source": source}
+        )
 
     def _annotate(
         self,

@@ -60,9 +60,7 @@ def run(convert: Callable[[argparse.Namespace], int], parser: Parser) -> None:
         sys.exit(convert(args))
 
 
-def parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, label: str
-) -> list[Result]:
+def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int, label: str) -> list[Result]:
     """The results of ``function``, in the order of the items; Pillow frees the interpreter while it decodes and scales.
 
     Args:
@@ -79,7 +77,7 @@ def parallel(
 
 
 def report_failures(messages: Iterable[str], consequence: str) -> int:
-    """Name each failure on stderr, then their number and what follows from it. Returns the status: 1 if there are any."""
+    """Name each failure on stderr, then their number and the consequence. Returns the status: 1 if there are any."""
     messages = list(messages)
     for message in messages:
         print(message, file=sys.stderr)

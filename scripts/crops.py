@@ -15,7 +15,8 @@ from utils.image import pil_loader, read_jpeg_comment
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 
-JPEG_QUALITY = 95
+CROP_QUALITY = 75  # of JPEG: Pillow's default, which the original's crops have
+COPY_QUALITY = 95  # of pictures that are to be cut later
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def make_crops(crops: Sequence[Crop], size: Size | None, workers: int, label: st
 
     Args:
         crops: what to make; no target occurs twice.
-        size: width and height to fit each into; None leaves them as large as they are.
+        size: width and height to fit each into; None leaves them as large as they are, and compresses them less.
         workers: how many are made at once.
         label: stands before the bar.
 
@@ -74,7 +75,7 @@ def make_crop(crop: Crop, size: Size | None) -> str:
     if size is not None:
         image = fit(image, size)
     data = BytesIO()
-    image.save(data, "JPEG", quality=JPEG_QUALITY, comment=recipe)
+    image.save(data, "JPEG", quality=COPY_QUALITY if size is None else CROP_QUALITY, comment=recipe)
     write_bytes(crop.target, data.getvalue())
     return ""
 

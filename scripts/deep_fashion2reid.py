@@ -4,8 +4,8 @@
     python scripts/deep_fashion2reid.py --root-dir-path data/df1
 
 The folder holds Anno/ and Eval/ with the lists, img/ with the pictures that the boxes refer to, and img_highres/ with
-those that are cut; none of them is changed. Pictures that are missing or cannot be read are named and left out; the exit
-status is then 1. A run that was interrupted goes on where it was.
+those that are cut; none of them is changed. Pictures that are missing or cannot be read are named and left out; the
+exit status is then 1. A run that was interrupted goes on where it was.
 """
 
 import argparse
@@ -85,7 +85,10 @@ def build_indexes(pictures: Sequence[tuple[Picture, Size]]) -> dict[str, CocoBui
     for number, (picture, size) in numbered:
         _add(builders[picture.split], number, picture, size, picture.pair_id)
     evaluated = [
-        entry for split in ("test", "val") for entry in numbered if entry[1][0].split == split and evaluation_set(entry[1][0])
+        entry
+        for split in ("test", "val")
+        for entry in numbered
+        if entry[1][0].split == split and evaluation_set(entry[1][0])
     ]
     pair_ids = {pair_id: i for i, pair_id in enumerate(sorted({entry[1][0].pair_id for entry in evaluated}))}
     for number, (picture, size) in evaluated:

@@ -100,7 +100,8 @@ def scaled_box(corners: Corners, low: tuple[int, int], high: tuple[int, int], mo
         mode: "corners" scales them; "original" takes the scaled (x2, y2) for width and height, as the first release of
             the method did, so that its crops are larger than the boxes.
     """
-    x1, y1, x2, y2 = (int(value * high[i % 2] / low[i % 2]) for i, value in enumerate(corners))
+    # Division first: where its rounding error takes a pixel off, the recorded crops lack it too.
+    x1, y1, x2, y2 = (int(value / low[i % 2] * high[i % 2]) for i, value in enumerate(corners))
     return (x1, y1, x1 + x2, y1 + y2) if mode == "original" else (x1, y1, x2, y2)
 
 

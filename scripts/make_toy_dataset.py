@@ -625,9 +625,7 @@ def coco_index(shots: list[Shot], size: tuple[int, int], source: str) -> CocoBui
     for number, shot in enumerate(shots, start=1):
         builder.add_image(number, shot.name, (width, height))
         box: list[float] = [0, 0, width, height]
-        builder.add_identity(
-            number, number, 1, pair_id=shot.pid, style=1, source=source, area=width * height, bbox=box
-        )
+        builder.add_identity(number, number, 1, pair_id=shot.pid, style=1, source=source, area=width * height, bbox=box)
     return builder
 
 

@@ -71,7 +71,7 @@ def plan(categories: Iterable[Category], minimum_area: float) -> list[Entry]:
         categories: the metadata.
         minimum_area: smaller boxes, and those without width or height, are left out.
     """
-    entries = []
+    entries: list[Entry] = []
     for one in categories:
         products = {pair.product for pair in one.train}
         trained = [shop for shop in one.retrieval if shop.product in products]
