@@ -16,6 +16,8 @@ def requirements(name: str) -> list[str]:
 # Indexes for large galleries and an embedded vector store; the exchange format of networks, its exporter and runtime.
 SEARCH = ["faiss-cpu>=1.8", "milvus-lite>=3.0", "pymilvus>=2.5"]
 EXPORT = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
+# Tables of data sets; mlflow brings it along, its slim variants do not.
+PARQUET = ["pyarrow>=12"]
 
 setup(
     name="centroids-reid",
@@ -28,5 +30,10 @@ setup(
     packages=find_packages(exclude=("tests", "tests.*", "benchmarks", "benchmarks.*")),
     py_modules=["train_ctl_model", "train_base_model"],
     install_requires=requirements("requirements.txt"),
-    extras_require={"search": SEARCH, "export": EXPORT, "dev": requirements("requirements-dev.txt") + SEARCH + EXPORT},
+    extras_require={
+        "search": SEARCH,
+        "export": EXPORT,
+        "parquet": PARQUET,
+        "dev": requirements("requirements-dev.txt") + SEARCH + EXPORT + PARQUET,
+    },
 )

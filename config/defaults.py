@@ -56,14 +56,20 @@ _C.INPUT.PADDING = 10
 
 # The data set.
 _C.DATASETS = CfgNode()
-# Name of the data set: market1501, dukemtmcreid, df1 or street2shop.
+# Name of the data set: market1501, dukemtmcreid, occluded_duke, msmt17_v1, msmt17_v2, cuhk03np_labeled,
+# cuhk03np_detected, veri776, vehicleid_800, vehicleid_1600, vehicleid_2400, df1 or street2shop; csv or folder for data
+# of your own. Several names joined by "+" train on the identities of all and test on the first.
 _C.DATASETS.NAMES = "market1501"
-# Folder that holds the data set's own folder (market1501, DukeMTMC-reID), or its train, query and gallery folders
-# (df1, street2shop). In inference: a folder of images, or one image.
+# Folder that holds the data set's own folder (such as market1501), or its train, query and gallery folders (df1,
+# street2shop, folder). csv: what relative paths start from; at its default, or empty, the folder of the CSV file.
+# In inference: a folder of images, or one image.
 _C.DATASETS.ROOT_DIR = "/home/data"
 # df1 and street2shop: the COCO file of the training set. The query and gallery files lie beside it; their names have
 # "query" and "gallery" in place of "train".
 _C.DATASETS.JSON_TRAIN_PATH = ""
+# csv: a CSV file, or a Parquet file (.parquet, .pq), with the columns path, pid, split (train, query or gallery) and,
+# optionally, camid.
+_C.DATASETS.CSV_PATH = ""
 
 # Batches.
 _C.DATALOADER = CfgNode()

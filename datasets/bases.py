@@ -1,12 +1,13 @@
 """The data module that all data sets share, and the names that programs import from here."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
@@ -18,7 +19,7 @@ from datasets.loading import (
     collate_fn_alternative,
 )
 from datasets.samplers import get_sampler
-from datasets.statistics import statistics_table
+from datasets.statistics import Published, count, find_count_problem, is_subset, statistics_table
 from datasets.transforms import ReidTransforms
 from utils.errors import UserError
 
@@ -32,16 +33,24 @@ __all__ = [
     "collate_fn_alternative",
 ]
 
+log = logging.getLogger(__name__)
+
 # path of the image, pid as the data set has it, camid (from 0)
 Annotation = tuple[str, int, int]
 
+NO_CAMERAS = "No cameras: the same-camera filter is off; every gallery image of a query's identity counts as a match."
+
 
 class Splits(NamedTuple):
-    """The three subsets of a data set as read from disk, none of them empty."""
+    """The three subsets of a data set as read from disk, none of them empty.
+
+    Without cameras all images of the gallery have camid 1 and all others 0, so that none is left out for its camera.
+    """
 
     train: list[Annotation]
     query: list[Annotation]
     gallery: list[Annotation]
+    has_cameras: bool = True
 
 
 class ReidDataModule(LightningDataModule):
@@ -50,7 +59,9 @@ class ReidDataModule(LightningDataModule):
     After :meth:`setup`: ``train`` and ``val`` (torch data sets), ``train_dict`` {pid: samples} in ascending order,
     ``train_list``, ``query_list``, ``gallery_list``, ``num_query``, ``num_classes``. A sample is (path, pid, camid,
     number): pids of the training set count from 0 in ascending order of the data set's own; the number is the position
-    in ``train_list``, or in ``query_list + gallery_list``.
+    in ``train_list``, or in ``query_list + gallery_list``. ``has_cameras`` is False for data sets without cameras.
+
+    A subclass may name the ``published`` counts, and a ``family`` of data sets that show the same identities.
 
     Args:
         cfg: the whole tree; None takes the shared one.
@@ -67,6 +78,9 @@ class ReidDataModule(LightningDataModule):
     gallery_list: list[Sample]
     num_query: int
     num_classes: int
+    has_cameras: bool
+    published: Published | None = None
+    family: str = ""
 
     def __init__(
         self, cfg: CfgNode | None = None, num_workers: int | None = None, seed: int = 0, **kwargs: Any
@@ -93,6 +107,8 @@ class ReidDataModule(LightningDataModule):
         if self._is_set_up:
             return
         splits = self.read_splits()
+        self.check_published(splits)
+        self.has_cameras = splits.has_cameras
         self.train_list = _relabel(splits.train)
         evaluated = [(*image, number) for number, image in enumerate(splits.query + splits.gallery)]
         self.num_query = len(splits.query)
@@ -110,6 +126,33 @@ class ReidDataModule(LightningDataModule):
         self.val = BaseDatasetLabelled(evaluated, transforms.build_transforms(is_train=False))
         self._is_set_up = True
         self._report()
+
+    @property
+    def title(self) -> str:
+        """What the log calls the data set."""
+        return type(self).__name__
+
+    @rank_zero_only
+    def check_published(self, splits: Splits) -> None:
+        """Warn where the counts are not the published ones.
+
+        A set with less than half of the published images is taken for a subset drawn from it, which is only noted.
+        """
+        if self.published is None:
+            return
+        found = Published(*(count(images, splits.has_cameras) for images in splits[:3]))
+        images, expected = (sum(counts.images for counts in side) for side in (found, self.published))
+        problem = find_count_problem(found, self.published)
+        if is_subset(found, self.published):
+            log.info(
+                "%s: %d of %d published images; taken for a subset, counts not checked.", self.title, images, expected
+            )
+        elif problem:
+            log.warning(
+                "%s differs from the published data set: %s. Files may be missing, or come from another release.",
+                self.title,
+                problem,
+            )
 
     def train_dataloader(self) -> LateStartLoader:
         """The training loader of this process; one and the same for as long as the processes do not change.
@@ -206,8 +249,10 @@ class ReidDataModule(LightningDataModule):
         return workers, pin_memory
 
     def _report(self) -> None:
-        table = statistics_table({"train": self.train_list, "query": self.query_list, "gallery": self.gallery_list})
-        rank_zero_info(f"{type(self).__name__}:\n{table}")
+        subsets = {"train": self.train_list, "query": self.query_list, "gallery": self.gallery_list}
+        table = statistics_table(subsets, self.has_cameras)
+        note = "" if self.has_cameras else f"\n{NO_CAMERAS}"
+        rank_zero_info(f"{self.title}:\n{table}{note}")
 
 
 def _relabel(images: Sequence[Annotation]) -> list[Sample]:

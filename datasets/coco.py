@@ -1,12 +1,12 @@
 """Data sets in COCO files: images with an id and a file name, annotations with an image_id and a pair_id (identity)."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from datasets.bases import Annotation, ReidDataModule, Splits
+from datasets.files import check_images
 from utils.errors import MissingPathError, UserError
 
 
@@ -60,7 +60,7 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
         annotations.append((str(image_folder / str(file_names[image_id])), pid, camid))
     if not annotations:
         raise UserError(f"{json_path} has no annotations; expected at least one.")
-    _check_images(annotations, image_folder, json_path)
+    check_images((path for path, _, _ in annotations), json_path)
     return annotations
 
 
@@ -112,11 +112,3 @@ def _get(entry: Any, key: str, path: Path, section: str, position: int) -> Any:
     if not isinstance(entry, dict) or key not in entry:
         raise UserError(f'{path}: {section}[{position}] has no "{key}".')
     return entry[key]
-
-
-def _check_images(annotations: list[Annotation], folder: Path, json_path: Path) -> None:
-    # Listing the folder once is far quicker than asking for each file; names in subfolders are asked for singly.
-    present = {os.path.join(folder, name) for name in os.listdir(folder)}  # noqa: PTH118, PTH208 (plain strings: speed)
-    missing = [path for path, _, _ in annotations if path not in present and not Path(path).is_file()]
-    if missing:
-        raise MissingPathError(f"Image {missing[0]} does not exist; {json_path} names {len(missing)} missing image(s).")

@@ -1,24 +1,28 @@
 """Data sets whose file names tell identity and camera: 0002_c1s1_000451_03.jpg is identity 2 seen by camera 1."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.bases import Annotation, ReidDataModule, Splits
+from datasets.files import find_folder
 from utils.errors import MissingPathError, UserError
 
-_PID_CAMERA = re.compile(r"([-\d]+)_c(\d)")
+
+@dataclass(frozen=True)
+class NameRule:
+    """How the file names of a data set read; cameras are numbered from 1 in them."""
+
+    num_cameras: int
+    max_pid: int | None = None  # greatest identity; None for no limit
+    junk_pid: int | None = None  # images of this identity are left out; None keeps all
+    pattern: str = r"([-\d]+)_c(\d)"  # identity, camera
+    suffixes: tuple[str, ...] = (".jpg",)
+    example: str = "0002_c1s1_000451_03.jpg"
 
 
-def read_folder(
-    folder: Path, num_cameras: int, max_pid: int | None = None, junk_pid: int | None = None
-) -> list[Annotation]:
-    """The ``*.jpg`` files of a folder in order of their names.
-
-    Args:
-        folder: not searched recursively.
-        num_cameras: cameras are numbered from 1 to this in the file names.
-        max_pid: greatest identity; None for no limit.
-        junk_pid: images of this identity are left out; None keeps all.
+def read_folder(folder: Path, rule: NameRule) -> list[Annotation]:
+    """The images of a folder in order of their names; it is not searched recursively.
 
     Returns:
         (path, pid, camid) of each image, camid from 0; never empty.
@@ -32,45 +36,39 @@ def read_folder(
             f"Folder {folder} does not exist; DATASETS.ROOT_DIR must be the folder above {folder.parent.name}."
         )
     images = []
-    for path in sorted(folder.glob("*.jpg")):
-        pid, camera = _parse_name(path)
-        if pid == junk_pid:
+    for path in sorted(path for path in folder.iterdir() if path.suffix in rule.suffixes):
+        pid, camera = _parse_name(path, rule)
+        if pid == rule.junk_pid:
             continue
-        if pid < 0 or (max_pid is not None and pid > max_pid):
-            expected = "0 or more" if max_pid is None else f"0 to {max_pid}"
+        if pid < 0 or (rule.max_pid is not None and pid > rule.max_pid):
+            expected = "0 or more" if rule.max_pid is None else f"0 to {rule.max_pid}"
             raise UserError(f"{path}: identity {pid} is out of range; expected {expected}.")
-        if not 1 <= camera <= num_cameras:
-            raise UserError(f"{path}: camera {camera} is out of range; expected 1 to {num_cameras}.")
+        if not 1 <= camera <= rule.num_cameras:
+            raise UserError(f"{path}: camera {camera} is out of range; expected 1 to {rule.num_cameras}.")
         images.append((str(path), pid, camera - 1))
     if not images:
-        raise UserError(f"Folder {folder} holds no images of people; expected files such as 0002_c1s1_000451_03.jpg.")
+        raise UserError(f"Folder {folder} holds no images of the data set; expected files such as {rule.example}.")
     return images
 
 
-def _parse_name(path: Path) -> tuple[int, int]:
-    match = _PID_CAMERA.search(path.name)
+def _parse_name(path: Path, rule: NameRule) -> tuple[int, int]:
+    match = re.search(rule.pattern, path.name)
     try:
         if match is not None:
             return int(match[1]), int(match[2])
     except ValueError:  # such as "1-2", which the pattern lets through
         pass
-    raise UserError(
-        f"{path}: identity and camera cannot be read from the name; expected one such as 0002_c1s1_000451_03.jpg."
-    )
+    raise UserError(f"{path}: identity and camera cannot be read from the name; expected one such as {rule.example}.")
 
 
 class FolderDataModule(ReidDataModule):
-    """ROOT_DIR/<folder>/{bounding_box_train, query, bounding_box_test}."""
+    """ROOT_DIR/<one of folders>/<subfolders>, by default {bounding_box_train, query, bounding_box_test}."""
 
-    folder: str
-    num_cameras: int
-    max_pid: int | None = None
-    junk_pid: int | None = None
+    folders: tuple[str, ...]
+    subfolders: tuple[str, str, str] = ("bounding_box_train", "query", "bounding_box_test")
+    rule: NameRule
 
     def read_splits(self) -> Splits:
-        root = Path(self.cfg.DATASETS.ROOT_DIR) / self.folder
-        train, query, gallery = (
-            read_folder(root / name, self.num_cameras, self.max_pid, self.junk_pid)
-            for name in ("bounding_box_train", "query", "bounding_box_test")
-        )
+        folder = find_folder(Path(self.cfg.DATASETS.ROOT_DIR), self.folders)
+        train, query, gallery = (read_folder(folder / name, self.rule) for name in self.subfolders)
         return Splits(train, query, gallery)

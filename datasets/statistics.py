@@ -1,16 +1,47 @@
-"""What the subsets of a data set hold, and whether they can be evaluated at all."""
+"""What the subsets of a data set hold, whether that is what was published, and whether it can be evaluated at all."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from datasets.loading import Sample
 
+# A set with fewer of its published images than this share is taken for a subset drawn from it, not for a broken copy.
+SUBSET_SHARE = 0.5
 
-def statistics_table(subsets: Mapping[str, Sequence[Sample]]) -> str:
+
+class Counts(NamedTuple):
+    """Size of a subset."""
+
+    ids: int
+    images: int
+    cameras: int | None  # None: no cameras, or none published
+
+    def __str__(self) -> str:
+        cameras = "" if self.cameras is None else f", {self.cameras} cameras"
+        return f"{self.ids} ids, {self.images} images{cameras}"
+
+
+class Published(NamedTuple):
+    """Sizes of the subsets of a data set."""
+
+    train: Counts
+    query: Counts
+    gallery: Counts
+
+
+def count(images: Sequence[Sequence[Any]], has_cameras: bool = True) -> Counts:
+    """Count identities, images and cameras of samples or annotations: (path, pid, camid, ...)."""
+    cameras = len({image[2] for image in images}) if has_cameras else None
+    return Counts(len({image[1] for image in images}), len(images), cameras)
+
+
+def statistics_table(subsets: Mapping[str, Sequence[Sample]], has_cameras: bool = True) -> str:
     """A table of identities, images and cameras.
 
     Args:
         subsets: samples by the name of the subset, in the order of the rows.
+        has_cameras: False prints a dash for their number.
 
     Returns:
         Lines of equal width, without a line break at the end.
@@ -18,14 +49,32 @@ def statistics_table(subsets: Mapping[str, Sequence[Sample]]) -> str:
     lines = [f"{'subset':<8} | {'ids':>6} | {'images':>8} | {'cameras':>7}"]
     lines.append("-" * len(lines[0]))
     for name, samples in subsets.items():
-        pids = {pid for _, pid, _, _ in samples}
-        camids = {camid for _, _, camid, _ in samples}
-        lines.append(f"{name:<8} | {len(pids):>6} | {len(samples):>8} | {len(camids):>7}")
+        ids, images, cameras = count(samples, has_cameras)
+        lines.append(f"{name:<8} | {ids:>6} | {images:>8} | {'-' if cameras is None else cameras:>7}")
     return "\n".join(lines)
+
+
+def is_subset(found: Published, published: Published) -> bool:
+    """Whether so few of the published images are there that they are a drawn subset rather than a broken copy."""
+    images, expected = (sum(counts.images for counts in side) for side in (found, published))
+    return images < SUBSET_SHARE * expected
+
+
+def find_count_problem(found: Published, published: Published) -> str | None:
+    """Which subsets differ from what was published, with both counts; None if none does."""
+    problems = []
+    for name, actual, expected in zip(Published._fields, found, published, strict=True):
+        if expected.cameras is None:
+            actual = actual._replace(cameras=None)
+        if actual != expected:
+            problems.append(f"{name} has {actual}, published are {expected}")
+    return "; ".join(problems) or None
 
 
 def find_evaluation_problem(query: Sequence[Sample], gallery: Sequence[Sample]) -> str | None:
     """Why no query could be scored: gallery images of the query's own identity and camera do not count as matches.
+
+    Data without cameras has camera 0 for its queries and 1 for its gallery, so that nothing is left out.
 
     Args:
         query: samples, not empty.
@@ -34,18 +83,22 @@ def find_evaluation_problem(query: Sequence[Sample], gallery: Sequence[Sample]) 
     Returns:
         What is wrong and what follows from it, or None if at least one query has a match.
     """
-    cameras = {camid for _, _, camid, _ in (*query, *gallery)}
-    if len(cameras) == 1:
-        return (
-            f"All query and gallery images are from one camera ({cameras.pop() + 1}). Gallery images from the query's "
-            "own camera are not counted as matches, so no query has a match and no mAP can be computed; the test set "
-            "needs images from a second camera."
-        )
     cameras_of: defaultdict[int, set[int]] = defaultdict(set)
     for _, pid, camid, _ in gallery:
         cameras_of[pid].add(camid)
-    if any(cameras_of[pid] - {camid} for _, pid, camid, _ in query):
+    if any(cameras_of[pid] - {camid} for _, pid, camid, _ in query if pid in cameras_of):
         return None
+    if not any(pid in cameras_of for _, pid, _, _ in query):
+        return (
+            "No query has a gallery image of the same identity, so no mAP can be computed; the query and gallery "
+            "images must share identities."
+        )
+    if len({camid for _, _, camid, _ in (*query, *gallery)}) == 1:
+        return (
+            "All query and gallery images are from one camera. Gallery images from the query's own camera are not "
+            "counted as matches, so no query has a match and no mAP can be computed; the test set needs images from a "
+            "second camera. Data of your own (DATASETS.NAMES csv or folder) may also leave cameras out."
+        )
     return (
         "No query has a gallery image of the same identity from another camera, so no mAP can be computed; the query "
         "and gallery images must share identities across cameras."

@@ -14,9 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from utils.errors import MissingPathError, UserError
-from utils.image import pil_loader
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+from utils.image import IMAGE_SUFFIXES, pil_loader
 
 _BATCHES_AHEAD = 2  # decoded while one is computed
 _PARTS_PER_WORKER = 4  # of a batch: small enough that the workers finish it together

@@ -50,6 +50,7 @@ def write_tables(data: Embedded, results: Mapping[str, EvalResult], hparams: Cfg
     paths = data.paths[:m] if data.paths is not None else None
     settings = {"feat_norm": hparams.TEST.FEAT_NORM, "distance": hparams.SOLVER.DISTANCE_FUNC}
     settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS, "data_set": hparams.DATASETS.NAMES}
+    settings |= {"same_camera_filter": hparams.get("has_cameras", True)}
     settings |= {"rerank": hparams.TEST.RERANK, "query_expansion": hparams.TEST.QUERY_EXPANSION}
     folder = Path(hparams.OUTPUT_DIR) / "evaluation"
     write_evaluation(folder, list(results.values()), data.pids[:m], data.camids[:m], paths, settings)

@@ -49,6 +49,7 @@ STRANGERS, JUNK = 0.08, 0.04  # distractors in the gallery, as shares of the ima
 LAYOUTS: dict[str, tuple[str, str, str]] = {
     "market1501": ("market1501/bounding_box_train", "market1501/query", "market1501/bounding_box_test"),
     "coco": ("train", "query", "gallery"),
+    "folder": ("train", "query", "gallery"),
 }
 
 # First entry of each derived seed: which thing it is drawn for.
@@ -583,13 +584,15 @@ def plan(options: Options) -> list[Shot]:
         for number, camera in enumerate(views):
             if pid <= options.train_ids:
                 folder = folders[0]
-            elif options.layout == "market1501":
+            elif options.layout != "coco":
                 folder = folders[1] if number < seen else folders[2]  # the first image of each camera is a query
             else:
                 folder = (
                     folders[1] if number % seen < seen // 2 else folders[2]
                 )  # a COCO set matches across its cameras
             name = file_name(pid, camera, number)
+            if options.layout == "folder":
+                name = f"{pid:04d}/{name}"
             shots.append(Shot(folder, name, pid, person, camera, SEED_IMAGE, (pid, number)))
     if options.layout == "market1501":
         shots += distractors(people[options.train_ids :], cameras, options)
@@ -639,7 +642,9 @@ def write_dataset(root: Path, options: Options, progress: bool = True) -> dict[s
     shots = [shot for subset in subsets.values() for shot in subset]
     for shot in tqdm(shots, desc="drawing", unit="image", disable=not progress, mininterval=0.5):
         image = draw_shot(shot, options.size, options.seed)
-        image.save(root / shot.folder / shot.name, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        path = root / shot.folder / shot.name
+        path.parent.mkdir(exist_ok=True)
+        image.save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     if options.layout == "coco":
         for folder, subset in subsets.items():
             builder = coco_index(subset, options.size, "shop" if folder == "gallery" else "user")
@@ -655,7 +660,8 @@ def targets_of(out: Path, layout: str) -> list[str]:
     """The entries of the output folder that a data set of this layout consists of."""
     if layout == "market1501":
         return ["market1501"]
-    return [*LAYOUTS["coco"], *(f"{folder}_coco_reid.json" for folder in LAYOUTS["coco"])]
+    indexes = [f"{folder}_coco_reid.json" for folder in LAYOUTS["coco"]] if layout == "coco" else []
+    return [*LAYOUTS[layout], *indexes]
 
 
 @contextlib.contextmanager
@@ -728,7 +734,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--layout",
         choices=tuple(LAYOUTS),
         default=default.layout,
-        help="default %(default)s; coco is for df1, street2shop",
+        help="default %(default)s; coco is for df1 and street2shop, folder for DATASETS.NAMES folder",
     )
     add(
         "--train-fraction",

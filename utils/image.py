@@ -9,6 +9,9 @@ from PIL import Image
 
 from utils.errors import MissingPathError, UserError
 
+# File names that count as images where a folder is searched, in any case.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
 # What Pillow raises on damaged files, by format: most are OSError; PNG and TIFF parsers leak the others.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 

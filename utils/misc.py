@@ -98,13 +98,16 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
     problem = find_evaluation_problem(data.query_list, data.gallery_list)
     if problem:  # the first validation would end the run, after hours perhaps
         raise UserError(problem)
+    cfg = _settle_cameras(cfg, data.has_cameras)
     if only_test:
         model = method.load_from_checkpoint(path, cfg=cfg)
-        model.hparams.num_query = data.num_query  # the checkpoint's is that of the set it was trained on
+        # The checkpoint's are those of the set it was trained on.
+        model.hparams.num_query, model.hparams.has_cameras = data.num_query, data.has_cameras
     else:
         if resumed:
             _check_same_identities(str(path), resumed, data.num_classes)
-        model = method(cfg, num_query=data.num_query, num_classes=data.num_classes, data_seed=seed)
+        facts: dict[str, Any] = {"num_query": data.num_query, "has_cameras": data.has_cameras, "data_seed": seed}
+        model = method(cfg, num_classes=data.num_classes, **facts)
         _check_monitor(cfg, model)
         if resumed:
             _check_same_network(str(path), resumed, model)
@@ -134,6 +137,7 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
     cfg.OUTPUT_DIR = ""
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS)
     data.setup("test")
+    cfg = _settle_cameras(cfg, data.has_cameras)
     model = method(cfg, num_query=data.num_query, num_classes=data.num_classes, load_imagenet=False)
     trainer = build_trainer(cfg, [])
     results: RunMetrics = {}
@@ -243,6 +247,17 @@ def choose_precision(cfg: CfgNode, accelerator: str) -> Any:
         return "16-mixed"
     log.info("USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on %s.", accelerator)
     return "32-true"
+
+
+def _settle_cameras(cfg: CfgNode, has_cameras: bool) -> CfgNode:
+    """The configuration, which for data without cameras must not build centroids by camera."""
+    if has_cameras or not cfg.MODEL.KEEP_CAMID_CENTROIDS:
+        return cfg
+    rank_zero_info("MODEL.KEEP_CAMID_CENTROIDS True is taken as False: the data has no cameras.")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.KEEP_CAMID_CENTROIDS = False
+    return cfg
 
 
 def _count(devices: list[int] | int) -> int:

@@ -19,6 +19,7 @@ from tests.support import GOLDEN, ROOT
 
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
 ADDED = {
+    "DATASETS.CSV_PATH": "",
     "SOLVER.MIN_LR": 0.0,
     "TEST.RERANK": False,
     "TEST.RERANK_K1": 20,

@@ -269,16 +269,18 @@ def test_the_table_is_logged_once(market, make_cfg, caplog):
     with caplog.at_level("INFO"):
         module.setup()
         module.setup()
-    assert [record.message.count("gallery") for record in caplog.records] == [1]
+    assert sum(record.message.count("gallery") for record in caplog.records) == 1
 
 
 # --- bad input
 
 
 def test_an_unknown_name_lists_the_valid_ones():
-    with pytest.raises(KeyError, match="'market'; valid names: df1, dukemtmcreid, market1501, street2shop") as caught:
+    with pytest.raises(KeyError, match="'market'; valid names: csv, .*df1, dukemtmcreid, .*street2shop, ") as caught:
         init_dataset("market")
     assert isinstance(caught.value, UnknownNameError)
+    with pytest.raises(UnknownNameError, match=r"'market1501\+duke', which joins 'duke'; valid names: "):
+        init_dataset("market1501+duke")
 
 
 def test_a_number_of_workers_below_minus_one_is_refused(market, make_cfg):
@@ -354,13 +356,13 @@ def test_identities_with_one_image_are_counted_once(market, make_cfg, recwarn):
 @pytest.mark.parametrize(
     ("query", "gallery", "message"),
     [
-        ({5: [2]}, {5: [2], 6: [2]}, "from one camera (2)"),
+        ({5: [2]}, {5: [2], 6: [2]}, "are from one camera. "),
         (
             {5: [1], 6: [2]},
             {5: [1], 6: [2, 2]},
             "No query has a gallery image of the same identity from another camera",
         ),
-        ({5: [1]}, {6: [2]}, "No query has a gallery image of the same identity from another camera"),
+        ({5: [1]}, {6: [2]}, "No query has a gallery image of the same identity, so no mAP can be computed"),
         ({5: [1], 6: [2]}, {5: [1], 6: [1]}, None),
     ],
 )

@@ -1,0 +1,71 @@
+"""Finding folders and images, and reading the text files that list images."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from utils.errors import MissingPathError, UserError
+
+
+def find_folder(root: Path, names: Sequence[str]) -> Path:
+    """The first of the folders ``root/name`` that exists; the first of all if none does."""
+    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
+
+
+def check_images(paths: Iterable[str], named_by: str | os.PathLike[str]) -> None:
+    """Raise MissingPathError, with the first of them and their number, if images do not exist.
+
+    Args:
+        paths: image files.
+        named_by: what names them, for the message.
+    """
+    # Listing a folder once is far quicker than asking for each of its files.
+    names_in: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in names_in:
+            names_in[folder] = _list_names(folder)
+        # A file system may ignore case, and an unreadable folder cannot be listed.
+        if name not in names_in[folder] and not os.path.isfile(path):  # noqa: PTH113 (False rather than an error)
+            missing.append(path)
+    if missing:
+        raise MissingPathError(f"Image {missing[0]} does not exist; {named_by} names {len(missing)} missing image(s).")
+
+
+def _list_names(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 (plain strings: speed)
+    except OSError:
+        return set()
+
+
+def read_list(path: Path) -> list[tuple[str, int]]:
+    """The lines of a file that lists images: a name, white space, the number of the identity.
+
+    Returns:
+        (name, identity) of each line; never empty.
+
+    Raises:
+        MissingPathError: no such file.
+        UserError: a line of another form, or no lines.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise MissingPathError(
+            f"{path} does not exist; DATASETS.ROOT_DIR must be the folder that holds the data set's own folder."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a list of images: {error}.") from error
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or not fields[1].isdecimal():
+            raise UserError(f"{path}, line {number}: {line!r}; expected an image and the number of its identity.")
+        entries.append((fields[0], int(fields[1])))
+    if not entries:
+        raise UserError(f"{path} is empty; expected lines with an image and the number of its identity.")
+    return entries

@@ -1,0 +1,68 @@
+"""Several data sets at once: the training identities of all, the test of the first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets.bases import Annotation, ReidDataModule, Splits
+from utils.errors import UserError
+
+
+def merge_splits(parts: Sequence[Splits]) -> Splits:
+    """Training images of all parts, query and gallery of the first.
+
+    Identities and cameras of a part are numbered on from those of the part before it, so that none is shared; labels of
+    the first part's identities are what they would be without the others.
+
+    Args:
+        parts: one or more.
+    """
+    train: list[Annotation] = []
+    next_pid = next_camid = 0
+    for part in parts:
+        pids = {pid: next_pid + i for i, pid in enumerate(sorted({pid for _, pid, _ in part.train}))}
+        train += [(path, pids[pid], next_camid + camid) for path, pid, camid in part.train]
+        next_pid += len(pids)
+        next_camid += 1 + max(camid for images in part[:3] for _, _, camid in images)
+    return parts[0]._replace(train=train)
+
+
+class MergedDataModule(ReidDataModule):
+    """DATASETS.NAMES such as market1501+dukemtmcreid; all are read by the same DATASETS keys.
+
+    Args:
+        parts: the data modules of the names, in their order; none of them set up.
+        kwargs: as for :class:`~datasets.bases.ReidDataModule`.
+
+    Raises:
+        UserError: two parts show the same identities, which as different classes would contradict each other.
+    """
+
+    def __init__(self, parts: Sequence[ReidDataModule], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.parts = parts
+        first_of: dict[str, ReidDataModule] = {}
+        for part in parts:
+            other = first_of.setdefault(part.family or type(part).__name__, part)
+            if other is not part:
+                raise UserError(
+                    f"DATASETS.NAMES joins {other.title} and {part.title}, which show the same identities; as "
+                    "different classes they would contradict each other. Name one of them."
+                )
+
+    @property
+    def title(self) -> str:
+        """The titles of the parts, joined by +."""
+        return "+".join(part.title for part in self.parts)
+
+    def read_splits(self) -> Splits:
+        read = []
+        seen: set[str] = set()
+        for part in self.parts:
+            splits = part.read_splits()
+            part.check_published(splits)
+            shared = next((path for path, _, _ in splits.train if path in seen), None)
+            if shared:
+                raise UserError(f"DATASETS.NAMES {self.cfg.DATASETS.NAMES}: {shared} is in two of the training sets.")
+            seen |= {path for path, _, _ in splits.train}
+            read.append(splits)
+        return merge_splits(read)

@@ -1,0 +1,89 @@
+"""Data of the user's own: what its identities and cameras, written in any way, become."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from datasets.bases import Annotation, Splits
+from utils.errors import UserError
+
+SUBSETS = ("train", "query", "gallery")
+
+
+class Entry(NamedTuple):
+    """An image as the user describes it."""
+
+    path: str
+    pid: str
+    camera: str  # "" where none is given
+
+
+def build_splits(entries: Mapping[str, Sequence[Entry]], source: str, may_lack_training: bool = False) -> Splits:
+    """Number identities and cameras.
+
+    Identities that are all whole numbers keep them; otherwise all are numbered from 0 in the order of their names.
+    Cameras are numbered from 0 in the order of their numbers, or names. They matter in query and gallery, where either
+    all images have one or none has; training images without one are of camera 0.
+
+    Args:
+        entries: subset -> images.
+        source: what the messages call the data.
+        may_lack_training: for a test alone; otherwise there must be training images.
+
+    Raises:
+        UserError: an empty subset, cameras of some images only, or two names of one number, such as 7 and 007.
+    """
+    for subset in SUBSETS:
+        if not entries[subset] and not (subset == "train" and may_lack_training):
+            raise UserError(f"{source} has no {subset} images; expected at least one each of {', '.join(SUBSETS)}.")
+    has_cameras = _have_cameras([*entries["query"], *entries["gallery"]], source)
+    images = [image for subset in SUBSETS for image in entries[subset]]
+    pids = number_identities({image.pid for image in images}, source)
+    cameras = number_cameras({image.camera for image in images if image.camera}, source) if has_cameras else {}
+
+    def annotate(subset: str, default_camid: int) -> list[Annotation]:
+        return [
+            (image.path, pids[image.pid], cameras.get(image.camera, default_camid) if has_cameras else default_camid)
+            for image in entries[subset]
+        ]
+
+    return Splits(annotate("train", 0), annotate("query", 0), annotate("gallery", 1), has_cameras)
+
+
+def number_identities(names: Iterable[str], source: str) -> dict[str, int]:
+    """Name -> pid: its own number if all names are whole numbers below 10^18, else its place among the sorted names."""
+    names = sorted(names)
+    numbers = _as_numbers(names, "identities", source)
+    return numbers if numbers is not None else {name: place for place, name in enumerate(names)}
+
+
+def number_cameras(names: Iterable[str], source: str) -> dict[str, int]:
+    """Name -> camid: its place among the names, sorted as numbers if all are."""
+    names = sorted(names)
+    numbers = _as_numbers(names, "cameras", source)
+    if numbers is not None:
+        names.sort(key=numbers.__getitem__)
+    return {name: place for place, name in enumerate(names)}
+
+
+def _as_numbers(names: Sequence[str], what: str, source: str) -> dict[str, int] | None:
+    if not all(name.isascii() and name.isdecimal() and len(name) <= 18 for name in names):
+        return None
+    first_of: dict[int, str] = {}
+    for name in names:
+        other = first_of.setdefault(int(name), name)
+        if other != name:
+            raise UserError(
+                f"{source} has the {what} {other!r} and {name!r}, which are one number; write it in one way."
+            )
+    return {name: number for number, name in first_of.items()}
+
+
+def _have_cameras(images: Sequence[Entry], source: str) -> bool:
+    with_camera = next((image for image in images if image.camera), None)
+    without = next((image for image in images if not image.camera), None)
+    if with_camera and without:
+        raise UserError(
+            f"{source}: {with_camera.path} has a camera ({with_camera.camera}), but {without.path} has none. Give one "
+            "for every query and gallery image, or for none of them."
+        )
+    return with_camera is not None

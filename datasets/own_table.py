@@ -1,0 +1,133 @@
+"""Data of the user's own in a table: a CSV or Parquet file with the columns path, pid, split and, optionally, camid."""
+
+import csv
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets.bases import ReidDataModule, Splits
+from datasets.files import check_images
+from datasets.own_data import SUBSETS, Entry, build_splits
+from utils.errors import MissingPathError, UserError
+
+COLUMNS = ("path", "pid", "split")
+OPTIONAL_COLUMN = "camid"
+PARQUET_SUFFIXES = (".parquet", ".pq")
+# DATASETS.ROOT_DIR as it is when nobody sets it.
+DEFAULT_ROOT_DIR = "/home/data"
+
+
+def read_table(path: Path, image_folder: str) -> dict[str, list[Entry]]:
+    """Subset -> its images, in the order of the rows. Further columns are passed over.
+
+    Args:
+        path: a file that ends in .parquet or .pq, or else a CSV file in UTF-8 with commas.
+        image_folder: what relative paths of images start from.
+
+    Raises:
+        MissingPathError: the file does not exist.
+        UserError: it cannot be read, lacks a column, or a row is not as expected; names file and row.
+    """
+    rows = _read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv(path)
+    entries: dict[str, list[Entry]] = {subset: [] for subset in SUBSETS}
+    for place, row in rows:
+        image, pid, subset, camera = (row.get(column, "").strip() for column in (*COLUMNS, OPTIONAL_COLUMN))
+        for column, value in zip(COLUMNS, (image, pid, subset), strict=True):
+            if not value:
+                raise UserError(f"{path}, {place}: {column} is empty.")
+        if subset not in entries:
+            raise UserError(f"{path}, {place}: split is {subset!r}; expected one of {', '.join(SUBSETS)}.")
+        entries[subset].append(Entry(os.path.join(image_folder, image), pid, camera))  # noqa: PTH118 (absolute: as it is)
+    return entries
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_columns(path, header)
+            for cells in reader:
+                if not cells:  # a blank line
+                    continue
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: {len(cells)} values for {len(header)} columns; put values "
+                        "that hold a comma in double quotes."
+                    )
+                yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    if not path.is_file():
+        raise _missing(path)
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise UserError(
+            f"{path} is a Parquet file, which the package pyarrow reads, and that is not installed: "
+            "pip install 'centroids-reid[parquet]', or save the table as CSV."
+        ) from None
+    try:
+        with ParquetFile(path) as file:
+            header = file.schema_arrow.names
+            _check_columns(path, header)
+            wanted = [column for column in (*COLUMNS, OPTIONAL_COLUMN) if column in header]
+            number = 0
+            for batch in file.iter_batches(columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", {column: _to_text(value) for column, value in row.items()}
+    except (OSError, ArrowException) as error:
+        raise UserError(f"{path} cannot be read as a Parquet file: {error}.") from error
+
+
+def _to_text(value: Any) -> str:
+    """A cell of a typed table as a CSV file would hold it; numbers that gaps have made fractional are whole again."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _check_columns(path: Path, header: list[str]) -> None:
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise UserError(
+            f"{path} has no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}, expected "
+            f"{', '.join(COLUMNS)} and optionally {OPTIONAL_COLUMN}."
+        )
+    twice = next((name for name in (*COLUMNS, OPTIONAL_COLUMN) if header.count(name) > 1), None)
+    if twice:
+        raise UserError(f"{path} has two columns {twice}.")
+
+
+def _missing(path: Path) -> MissingPathError:
+    return MissingPathError(f"{path} does not exist; DATASETS.CSV_PATH must name a CSV or Parquet file.")
+
+
+class OwnTable(ReidDataModule):
+    """DATASETS.NAMES csv: the images that DATASETS.CSV_PATH names.
+
+    Relative paths start from DATASETS.ROOT_DIR; if that is left at its default or empty, from the folder of the table.
+    """
+
+    @property
+    def title(self) -> str:
+        """The file."""
+        return str(self.cfg.DATASETS.CSV_PATH)
+
+    def read_splits(self) -> Splits:
+        if not self.cfg.DATASETS.CSV_PATH:
+            raise UserError("DATASETS.CSV_PATH is empty; DATASETS.NAMES csv reads the CSV or Parquet file it names.")
+        path, root = Path(self.cfg.DATASETS.CSV_PATH), self.cfg.DATASETS.ROOT_DIR
+        image_folder = str(path.parent) if root in ("", DEFAULT_ROOT_DIR) else root
+        entries = read_table(path, image_folder)
+        check_images((image.path for subset in SUBSETS for image in entries[subset]), path)
+        return build_splits(entries, str(path), may_lack_training=self.cfg.TEST.ONLY_TEST)

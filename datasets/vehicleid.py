@@ -1,0 +1,76 @@
+"""VehicleID ("Deep Relative Distance Learning: Tell the Difference Between Similar Vehicles", CVPR 2016)."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+
+from datasets.bases import Annotation, ReidDataModule, Splits
+from datasets.draws import derive_seed
+from datasets.files import check_images, find_folder, read_list
+from datasets.statistics import Counts, Published
+from utils.errors import UserError
+
+
+def split_test_list(images: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Queries and gallery of a test list: one image of each identity, drawn at random, goes to the gallery.
+
+    The published protocol draws anew for each of ten repetitions. Here the draw depends on the identity and the names
+    of its images alone: it is the same in every run, for any seed, on any machine, and in every list.
+
+    Args:
+        images: (name, identity).
+
+    Returns:
+        Queries in the order of the list, and one gallery image per identity, ascending.
+    """
+    names: defaultdict[int, list[str]] = defaultdict(list)
+    for name, pid in images:
+        names[pid].append(name)
+    drawn = {pid: random.Random(derive_seed("VehicleID", pid)).choice(sorted(names[pid])) for pid in sorted(names)}
+    return [image for image in images if drawn[image[1]] != image[0]], [(name, pid) for pid, name in drawn.items()]
+
+
+class VehicleID800(ReidDataModule):
+    """ROOT_DIR/VehicleID_V1.0 (or VehicleID) with image/ and train_test_split/{train_list, test_list_800}.txt.
+
+    A line of a list is the name of an image without .jpg and the identity: 0000001 1. There are no cameras.
+    :func:`split_test_list` says which test images are the gallery.
+
+    The lists as released hold: train 13164 identities, 113346 images; small test (800) 6493 images, of which 800 are
+    the gallery. The paper itself, of an earlier version, names slightly other numbers.
+    """
+
+    test_list = "test_list_800.txt"
+    family = "VehicleID"
+    published: Published = Published(Counts(13164, 113346, None), Counts(800, 5693, None), Counts(800, 800, None))
+
+    def read_splits(self) -> Splits:
+        folder = find_folder(Path(self.cfg.DATASETS.ROOT_DIR), ("VehicleID_V1.0", "VehicleID"))
+        lists = folder / "train_test_split"
+        train = read_list(lists / "train_list.txt")
+        query, gallery = split_test_list(read_list(lists / self.test_list))
+        if not query:
+            raise UserError(f"{lists / self.test_list} has one image of each identity; queries need a second one.")
+        # Without cameras, the gallery has one of its own, so that no image shares that of the query.
+        splits = Splits(_locate(folder, train, 0), _locate(folder, query, 0), _locate(folder, gallery, 1), False)
+        check_images((path for path, _, _ in splits.train), lists / "train_list.txt")
+        check_images((path for path, _, _ in splits.query + splits.gallery), lists / self.test_list)
+        return splits
+
+
+class VehicleID1600(VehicleID800):
+    """As VehicleID800 with test_list_1600.txt: 13377 images of 1600 identities, of which 1600 are the gallery."""
+
+    test_list = "test_list_1600.txt"
+    published = VehicleID800.published._replace(query=Counts(1600, 11777, None), gallery=Counts(1600, 1600, None))
+
+
+class VehicleID2400(VehicleID800):
+    """As VehicleID800 with test_list_2400.txt: 19777 images of 2400 identities, of which 2400 are the gallery."""
+
+    test_list = "test_list_2400.txt"
+    published = VehicleID800.published._replace(query=Counts(2400, 17377, None), gallery=Counts(2400, 2400, None))
+
+
+def _locate(folder: Path, images: list[tuple[str, int]], camid: int) -> list[Annotation]:
+    return [(str(folder / "image" / f"{name}.jpg"), pid, camid) for name, pid in images]

@@ -1,0 +1,91 @@
+"""Training on data of one's own and on several sets at once, and testing what came of it on another set."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.e2e.conftest import draw
+from train_ctl_model import CTLModel
+from utils.misc import run_main
+
+
+def newest(folder):
+    (path,) = folder.glob("*/version_0/auto_checkpoints/*.pth")
+    return path
+
+
+def images_of(toy):
+    """Split -> image files of a drawn Market-1501 tree, without junk."""
+    folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+    return {
+        split: [path for path in sorted((toy / "market1501" / folder).iterdir()) if not path.name.startswith("-")]
+        for split, folder in folders.items()
+    }
+
+
+def test_a_table_without_cameras(toy, tiny_cfg, tmp_path, caplog):
+    rows = [f"{p},p{p.name[:4]},{split}" for split, paths in images_of(toy).items() for p in paths]
+    table = tmp_path / "people.csv"
+    table.write_text("\n".join(["path,pid,split", *rows]) + "\n")
+    options = {
+        "DATASETS.NAMES": "csv",
+        "DATASETS.CSV_PATH": str(table),
+        "SOLVER.MAX_EPOCHS": 1,
+        "MODEL.KEEP_CAMID_CENTROIDS": True,
+    }
+    with caplog.at_level("INFO"):
+        (metrics,) = run_main(tiny_cfg(**options), CTLModel, "run")
+    assert "No cameras: the same-camera filter is off" in caplog.text
+    assert "MODEL.KEEP_CAMID_CENTROIDS True is taken as False" in caplog.text
+    # One centroid for each identity and no filter: the protocols differ in the distractor alone, which has no query.
+    assert 0 < metrics["centroids"]["strict_mAP"] <= metrics["centroids"]["mAP"] <= 1
+    written = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
+    assert written["settings"]["same_camera_filter"] is False
+    assert written["settings"]["keep_camids"] is False
+    identities = {path.name[:4] for path in images_of(toy)["gallery"]}
+    assert written["protocols"]["centroid_strict"]["gallery_items"] == len(identities)
+    checkpoint = torch.load(newest(tmp_path / "out"), weights_only=True)
+    assert checkpoint["hyper_parameters"]["has_cameras"] is False
+    # The cameras count again where there are some.
+    again = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(newest(tmp_path / "out"))}
+    run_main(tiny_cfg(**again), CTLModel, "run")
+    written = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
+    assert written["settings"]["same_camera_filter"] is True
+
+
+def test_identity_folders(tiny_cfg, tmp_path, caplog):
+    people = draw(tmp_path / "people", "--ids", "10", "--cameras", "3", "--images-per-id", "6", "--layout", "folder")
+    cfg = tiny_cfg(**{"DATASETS.NAMES": "folder", "DATASETS.ROOT_DIR": str(people), "SOLVER.MAX_EPOCHS": 1})
+    with caplog.at_level("INFO"):
+        (metrics,) = run_main(cfg, CTLModel, "run")
+    assert "No cameras" not in caplog.text
+    assert metrics["instances"]["mAP"] > 0
+    rows = [line.split(" | ") for line in caplog.text.splitlines() if " | " in line]
+    assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == [[8, 48, 3], [2, 6, 3], [2, 6, 3]]
+
+
+@pytest.fixture
+def two_sets(toy, other_toy, tmp_path):
+    """A Market-1501 and a DukeMTMC-reID tree below one folder."""
+    root = tmp_path / "data"
+    shutil.copytree(toy / "market1501", root / "market1501")
+    shutil.copytree(other_toy / "market1501", root / "DukeMTMC-reID", ignore=shutil.ignore_patterns("-1_*"))
+    return root
+
+
+def test_two_sets_are_trained_on_and_each_is_tested(two_sets, tiny_cfg, tmp_path):
+    options = {"DATASETS.ROOT_DIR": str(two_sets), "DATASETS.NAMES": "market1501+dukemtmcreid", "SOLVER.MAX_EPOCHS": 1}
+    (metrics,) = run_main(tiny_cfg(**options), CTLModel, "run")
+    path = newest(tmp_path / "out")
+    found = torch.load(path, weights_only=True)
+    assert found["state_dict"]["fc_query.weight"].shape[0] == 12 + 8
+    assert found["hyper_parameters"]["num_query"] == len(images_of(two_sets)["query"])
+    only_test = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(path), "DATASETS.ROOT_DIR": str(two_sets)}
+    (first,) = run_main(tiny_cfg(**only_test, **{"DATASETS.NAMES": "market1501"}), CTLModel, "run")
+    assert first["instances"]["mAP"] == pytest.approx(metrics["instances"]["mAP"])
+    (second,) = run_main(tiny_cfg(**only_test, **{"DATASETS.NAMES": "dukemtmcreid"}), CTLModel, "run")
+    written = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
+    assert written["protocols"]["instance"]["queries"] == len(list((two_sets / "DukeMTMC-reID/query").iterdir()))
+    assert 0 < second["instances"]["mAP"] <= 1
