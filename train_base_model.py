@@ -27,7 +27,7 @@ class BaseModel(ModelBase):
         images, labels, _, _ = batch  # [P*K, 3, H, W], [P*K]
         _, features = self.backbone(images)  # [P*K, D]
 
-        query_triplet, dist_ap, dist_an = self.contrastive_loss(features, labels)
+        query_triplet, dist_ap, dist_an = self.query_triplet(features, labels)
         query_center = self.center_loss(features, labels)
         query_xent = self.xent(self.fc_query(self.bn(features)), labels)
 

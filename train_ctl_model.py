@@ -36,7 +36,7 @@ class CTLModel(ModelBase):
         images, labels, _, is_real = batch  # [P*K, 3, H, W], [P*K], [P*K], [P*K]
         _, features = self.backbone(images)  # [P*K, D]
 
-        query_triplet, _, _ = self.contrastive_loss(features, labels, mask=is_real)
+        query_triplet, _, _ = self.query_triplet(features, labels, is_real)
 
         real_features, real_labels = features[is_real], labels[is_real]  # [R, D], [R]
         query_center = self.center_loss(real_features, real_labels)

@@ -131,10 +131,14 @@ _C.SOLVER.MONITOR_METRIC_MODE = "max"
 _C.SOLVER.CHECKPOINT_PERIOD = 50
 # Epochs from one validation to the next, 1 or more.
 _C.SOLVER.EVAL_PERIOD = 5
-# Identities in a training batch of one process (P), 1 or more. The batch holds P times DATALOADER.NUM_INSTANCE images.
+# Identities in a training batch of one process, that is of one device (P), 1 or more. The batch holds P times
+# DATALOADER.NUM_INSTANCE images; several processes take a step on that many each.
 _C.SOLVER.IMS_PER_BATCH = 64
 # How several devices or machines train together: ddp, ddp_spawn, or ddp_cpu (ddp on the CPU).
 _C.SOLVER.DIST_BACKEND = "ddp"
+# With several processes: the triplet loss between images looks for its positives and negatives in the batches of all
+# processes (True), or in its own (False). The other losses keep to their own batch.
+_C.SOLVER.GATHER_NEGATIVES = False
 # Weight of the classification loss (cross-entropy with label smoothing), 0 or more.
 _C.SOLVER.QUERY_XENT_WEIGHT = 1.0
 # Weight of the triplet loss between images, 0 or more.
@@ -177,7 +181,7 @@ _C.TEST.QUERY_EXPANSION = 0
 _C.TRAINER = CfgNode()
 # Where to compute: auto, cpu, gpu or mps.
 _C.TRAINER.ACCELERATOR = "auto"
-# Number of machines that train together, 1 or more.
+# Number of machines that train together, 1 or more; each runs one process for every entry of GPU_IDS.
 _C.TRAINER.NUM_NODES = 1
 # Arithmetic, as Lightning names it, such as 32-true, 16-mixed, bf16-mixed. Empty: USE_MIXED_PRECISION decides.
 _C.TRAINER.PRECISION = ""

@@ -14,11 +14,12 @@ from config import cfg as shared_cfg
 from datasets.loading import (
     BaseDatasetLabelled,
     BaseDatasetLabelledPerPid,
+    EvaluationLoader,
     LateStartLoader,
     Sample,
     collate_fn_alternative,
 )
-from datasets.samplers import get_sampler
+from datasets.samplers import EvaluationShard, get_sampler
 from datasets.statistics import Published, count, find_count_problem, is_subset, statistics_table
 from datasets.transforms import ReidTransforms
 from utils.errors import UserError
@@ -175,13 +176,22 @@ class ReidDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> LateStartLoader:
-        """Query then gallery, in order: images [B, 3, H, W], pids [B], camids [B], numbers of the samples [B]."""
+        """Query then gallery, in order: images [B, 3, H, W], pids [B], camids [B], numbers of the samples [B].
+
+        Under a Trainer with several processes this process' share of them: whole batches, see
+        :class:`~datasets.samplers.EvaluationShard`.
+        """
         self.setup()
-        key = ("val", *self._find_resources())
+        world_size, rank = (1, 0) if self.trainer is None else self._find_place()
+        key = ("val", world_size, rank, *self._find_resources())
         if key not in self._loaders:
-            self._loaders[key] = LateStartLoader(
-                self.val, batch_size=self.cfg.TEST.IMS_PER_BATCH, **self._loader_options()
-            )
+            batch_size = self.cfg.TEST.IMS_PER_BATCH
+            if world_size == 1:
+                loader = LateStartLoader(self.val, batch_size=batch_size, **self._loader_options())
+            else:
+                shard = EvaluationShard(self.val, batch_size, world_size, rank)
+                loader = EvaluationLoader(self.val, batch_size, sampler=shard, **self._loader_options())
+            self._loaders[key] = loader
         return self._loaders[key]
 
     def test_dataloader(self) -> LateStartLoader:

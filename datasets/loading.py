@@ -137,6 +137,17 @@ class LateStartLoader(DataLoader[Any]):
             raise type(error)(_own_message(error)) from None
 
 
+class EvaluationLoader(LateStartLoader):
+    """The loader of one process' share of a validation set, which may be empty.
+
+    Its length is that of the share, but at least 1: the Trainer leaves out a loop of length 0 with all its hooks, and
+    the other processes would wait for this one for ever.
+    """
+
+    def __len__(self) -> int:
+        return max(super().__len__(), 1)
+
+
 def _own_message(error: UserError) -> str:
     # torch wraps the message of a worker's error into the text of its traceback, which ends with it.
     return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()

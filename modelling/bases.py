@@ -8,17 +8,21 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data.distributed import DistributedSampler
 from yacs.config import CfgNode
 
 from config.defaults import _C as DEFAULTS
 from losses.center_loss import CenterLoss
+from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
 from modelling.evaluation import Embedded, evaluate, write_pictures, write_tables
 from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
 from utils.centroids import create_centroids
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
+from utils.distributed import Processes, broadcast_from_first, gather_in_order, running_processes
 from utils.errors import UserError
 from utils.eval_reid import TOPK_RANKS, EvalResult, metrics_dict
 from utils.report import describe as describe_result
@@ -65,7 +69,7 @@ class ModelBase(LightningModule):
         self._build_members(load_imagenet)
         self.losses_dict: dict[str, list[Tensor]] = {}
         self._reset_epoch_records()
-        self._outputs: list[tuple[Tensor, ...]] = []
+        self._outputs: list[tuple[Any, ...]] = []
         self._results: dict[str, EvalResult] = {}
 
     def _build_members(self, load_imagenet: bool) -> None:
@@ -157,6 +161,18 @@ class ModelBase(LightningModule):
         )
         return optimizers, [build_scheduler(optimizers[0], factor)]
 
+    def query_triplet(
+        self, features: Tensor, labels: Tensor, is_real: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Triplet loss of the batch; with SOLVER.GATHER_NEGATIVES mined among the batches of all processes.
+
+        Args and Returns: as for TripletLoss, whose mask is_real is.
+        """
+        if self.hparams.SOLVER.GATHER_NEGATIVES and running_processes() is not None:
+            loss = self.contrastive_loss
+            return gathered_triplet_loss(features, labels, is_real, loss.margin, loss.dist_func)
+        return self.contrastive_loss(features, labels, mask=is_real)
+
     def optimize(self, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> dict[str, Any]:
         """One backward pass over the sum of the weighted losses; a step of the network, then one of the centres.
 
@@ -215,7 +231,7 @@ class ModelBase(LightningModule):
         names = {"loss": "epoch_train_loss", "step_dist_ap": "epoch_dist_ap", "step_dist_an": "epoch_dist_an"}
         records = {names.get(name, name): values for name, values in self._epoch_records.items()} | self.losses_dict
         means = torch.stack([torch.stack(values).float().mean() for values in records.values()])
-        means = self.trainer.strategy.reduce(means, reduce_op="mean")
+        means = self.trainer.strategy.reduce(means, reduce_op="mean")  # all processes make equally many steps
         self._log_epoch(dict(zip(records, means.tolist(), strict=True)) | {"lr": lr})
 
     def _log_epoch(self, metrics: dict[str, float]) -> None:
@@ -224,8 +240,7 @@ class ModelBase(LightningModule):
         epoch = self.current_epoch
         if self.trainer.testing:
             epoch = max(epoch - 1, 0)
-        # Processes differ in the running statistics of their norm layers. The first one's are saved, so its metrics
-        # count, and the callbacks of all must decide alike.
+        # The callbacks of all processes must decide alike, to the last bit.
         metrics = self.trainer.strategy.broadcast(metrics)
         self.log_dict(metrics, logger=False, sync_dist=True)
         for logger in self.trainer.loggers:
@@ -249,20 +264,28 @@ class ModelBase(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Keep the embeddings of a batch (images, pids, camids, positions in the data set)."""
-        images, pids, camids, _ = batch
-        self._outputs.append((self(images).float().cpu(), torch.as_tensor(pids).cpu(), torch.as_tensor(camids).cpu()))
+        images, pids, camids, numbers = batch
+        labels = (torch.as_tensor(pids).cpu(), torch.as_tensor(camids).cpu())
+        self._outputs.append((self(images).float().cpu(), *labels, numbers))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """As validation_step."""
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what a validation that broke off has left."""
+        """Forget what a validation that broke off has left; evaluate the network that is saved, on every process."""
         self._outputs.clear()
+        if running_processes() is None:
+            return
+        # In training each process keeps running statistics of its own batches; the first one's are saved.
+        broadcast_from_first(self.buffers())
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            # Or else the wrapper's forward pass waits for all processes, which may have different numbers of batches.
+            self.trainer.strategy.model.require_forward_param_sync = False
 
     def on_test_epoch_start(self) -> None:
         """As on_validation_epoch_start."""
-        self._outputs.clear()
+        self.on_validation_epoch_start()
 
     def on_validation_epoch_end(self) -> None:
         """Rank the gallery for every query, then log and print the metrics."""
@@ -272,14 +295,26 @@ class ModelBase(LightningModule):
         """As on_validation_epoch_end."""
         self._evaluate("test", self.trainer.test_dataloaders)
 
+    def _collect(self, loader: Any, processes: Processes | None) -> list[Tensor]:
+        """Embeddings, pids and camids of the whole set in its order, from the batches of all processes."""
+        outputs, self._outputs = self._outputs, []
+        if processes is None:
+            return [torch.cat(parts) for parts in list(zip(*outputs, strict=True))[:3]]
+        none = torch.empty(0, dtype=torch.int64)  # this process may have no batch
+        numbers = torch.cat([none, *(torch.as_tensor(output[3]).cpu() for output in outputs)])
+        embeddings = torch.cat([torch.empty(0, self.bn.num_features), *(output[0] for output in outputs)])
+        pids, camids = (torch.cat([none, *(output[i] for output in outputs)]) for i in (1, 2))
+        return gather_in_order(numbers, len(loader.dataset), embeddings, pids, camids)
+
     def _evaluate(self, stage: str, loader: Any) -> None:
-        embeddings, pids, camids = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
-        self._outputs.clear()
         loader = loader[0] if isinstance(loader, list) else loader
+        # Where a loader is not shared out, every process has the whole set, and evaluates it.
+        processes = running_processes() if isinstance(getattr(loader, "sampler", None), DistributedSampler) else None
+        embeddings, pids, camids = self._collect(loader, processes)
         samples = getattr(loader.dataset, "data", None)  # loaders of other programs may not know their files
         paths = None if samples is None else [sample[0] for sample in samples]
         data = Embedded(embeddings, pids, camids, self.hparams.num_query, paths)
-        results = evaluate(data, self.hparams)
+        results = evaluate(data, self.hparams, processes)
         for result in results.values():
             rank_zero_info("%s, %s", stage, describe_result(result))
         self._log_epoch(metrics_dict(*results.values()))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from yacs.config import CfgNode
 
+from utils.distributed import Processes, of_first_process
 from utils.eval_reid import EvalResult, evaluate_embeddings
 from utils.report import write_evaluation, write_index
 from utils.rerank import QueryExpansion, Rerank
@@ -30,8 +31,14 @@ class Embedded:
         return [part for array in arrays for part in (array[: self.num_query], array[self.num_query :])]
 
 
-def evaluate(data: Embedded, hparams: CfgNode) -> dict[str, EvalResult]:
+def evaluate(data: Embedded, hparams: CfgNode, processes: Processes | None = None) -> dict[str, EvalResult]:
     """Rank the gallery for every query: single images, or centroids by the published and the strict protocol.
+
+    Args:
+        data: the same on every process.
+        hparams: which protocols, distances and options.
+        processes: share out the queries. With re-ranking the first process does all of it, since each would need the
+            graph of all images, and the others wait.
 
     Returns:
         Protocol -> result; the protocols that MODEL.USE_CENTROIDS chooses.
@@ -39,9 +46,14 @@ def evaluate(data: Embedded, hparams: CfgNode) -> dict[str, EvalResult]:
     Raises:
         UserError: no query has a match.
     """
+    if processes is not None and hparams.TEST.RERANK:
+        return of_first_process(lambda: evaluate(data, hparams))
     protocols = ("centroid", "centroid_strict") if hparams.MODEL.USE_CENTROIDS else ("instance",)
     options = _options(hparams)
-    return {protocol: evaluate_embeddings(*data.split(), protocol=protocol, **options) for protocol in protocols}
+    return {
+        protocol: evaluate_embeddings(*data.split(), protocol=protocol, processes=processes, **options)
+        for protocol in protocols
+    }
 
 
 def write_tables(data: Embedded, results: Mapping[str, EvalResult], hparams: CfgNode) -> None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.centroids import StrictGallery
-from utils.distance_blocks import BlockFunc, as_embeddings, block_height
+from utils.distance_blocks import BlockFunc, as_embeddings, block_height, tile_height
+from utils.distributed import Processes
 from utils.errors import UserError
 from utils.labels import Cameras, IntArray, int_array
 from utils.protocols import NO_VALID_QUERY, Settings, prepare
@@ -31,6 +32,8 @@ from utils.rerank import QueryExpansion, Rerank
 FloatArray = NDArray[np.float64]
 
 TOPK_RANKS = (1, 5, 10, 20, 50)
+
+_NO_INTS, _NO_FLOATS = np.empty(0, np.int64), np.empty(0, np.float64)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,16 @@ class _PerQuery:
         self.first.append(rank[starts] + 1)
         self.relevant.append(counts)
 
+    def of_all(self, processes: Processes | None) -> "_PerQuery":
+        """These numbers and those that the other processes have collected, in the order of the queries."""
+        if processes is None:
+            return self
+        whole = np.stack([np.concatenate([_NO_INTS, *part]) for part in (self.index, self.first, self.relevant)], 1)
+        real = np.stack([np.concatenate([_NO_FLOATS, *part]) for part in (self.ap, self.inp)], 1)
+        index, first, relevant = processes.gather(torch.from_numpy(whole)).numpy().T
+        ap, inp = processes.gather(torch.from_numpy(real)).numpy().T
+        return _PerQuery([index], [ap], [inp], [first], [relevant]) if len(index) else _PerQuery()
+
     def result(self, protocol: str, q_pids: IntArray, num_gallery: int, max_rank: int) -> EvalResult:
         """Means over the valid queries.
 
@@ -130,11 +143,13 @@ def evaluate_embeddings(
     feat_norm: bool = False,
     rerank: Rerank | None = None,
     query_expansion: QueryExpansion | None = None,
+    processes: Processes | None = None,
 ) -> EvalResult:
     """Rank the gallery for every query and measure the rankings, without ever sorting the gallery.
 
     Distances are float32, computed in blocks of queries on the device of the gallery. Beyond the inputs the memory is
-    one block, plus the centroids where a protocol has them. The result does not depend on ``block_bytes``.
+    one block, plus the centroids where a protocol has them. The result does not depend on ``block_bytes``, nor on the
+    number of processes.
 
     Args:
         query: [M, D] floating tensor or array.
@@ -149,6 +164,9 @@ def evaluate_embeddings(
         feat_norm: scale embeddings, or centroids once built, to unit length.
         rerank: rank by k-reciprocal re-ranking of queries and gallery items (in the centroid protocols: centroids).
         query_expansion: average each query with its nearest gallery images first.
+        processes: share out the queries; every process must call with the same inputs, and gets the whole result. A
+            share is a whole number of tiles (16 to 1024 queries), so a small set occupies few processes. Centroids,
+            query expansion and the graph of re-ranking are computed on each.
 
     Raises:
         UserError: no valid query, values that are not finite, lengths that do not agree; names the array and index.
@@ -158,10 +176,10 @@ def evaluate_embeddings(
     _check_max_rank(max_rank)
     found = prepare(query, gallery, q_pids, g_pids, q_camids, g_camids, settings, block_bytes)
     if found.strict is not None:
-        return _evaluate_strict(found.distances, found.strict, found.q_pids, max_rank, block_bytes)
+        return _evaluate_strict(found.distances, found.strict, found.q_pids, max_rank, block_bytes, processes)
     assert found.same is not None  # one of the two is there
     return _evaluate_blocks(
-        found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes, found.protocol
+        found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes, found.protocol, processes
     )
 
 
@@ -231,31 +249,41 @@ def _evaluate_blocks(
     max_rank: int,
     block_bytes: int | None,
     protocol: str = "instance",
+    processes: Processes | None = None,
 ) -> EvalResult:
     _check_max_rank(max_rank)
     found = _PerQuery()
-    for start, block in _blocks(distances, len(q_pids), num_gallery, block_bytes):
+    for start, block in _blocks(distances, len(q_pids), num_gallery, block_bytes, processes):
         for begin, end in same.spans(start, start + len(block)):
             ranks = rank_pairs(block[begin - start : end - start], same.pairs(begin, end))
             found.add(ranks.row + begin, ranks.rank)
-    return found.result(protocol, q_pids, num_gallery, max_rank)
+    return found.of_all(processes).result(protocol, q_pids, num_gallery, max_rank)
 
 
 def _blocks(
-    distances: BlockFunc, num_query: int, num_gallery: int, block_bytes: int | None
+    distances: BlockFunc, num_query: int, num_gallery: int, block_bytes: int | None, processes: Processes | None
 ) -> Iterator[tuple[int, Tensor]]:
     height = block_height(num_query, num_gallery, block_bytes)
-    for start in range(0, num_query, height):
-        yield start, distances(start, min(start + height, num_query))
+    first, last = 0, num_query
+    if processes is not None:  # whole tiles, whose products are the same on every process
+        tile = tile_height(num_query, num_gallery)
+        first, last = (min(part * tile, num_query) for part in processes.share(-(-num_query // tile)))
+    for start in range(first, last, height):
+        yield start, distances(start, min(start + height, last))
 
 
 def _evaluate_strict(
-    distances: BlockFunc, gallery: StrictGallery, q_pids: IntArray, max_rank: int, block_bytes: int | None
+    distances: BlockFunc,
+    gallery: StrictGallery,
+    q_pids: IntArray,
+    max_rank: int,
+    block_bytes: int | None,
+    processes: Processes | None,
 ) -> EvalResult:
     _check_max_rank(max_rank)
     found = _PerQuery()
     num_centroids = len(gallery.pids)
-    for start, block in _blocks(distances, len(q_pids), len(gallery.embeddings), block_bytes):
+    for start, block in _blocks(distances, len(q_pids), len(gallery.embeddings), block_bytes, processes):
         row = np.flatnonzero(gallery.relevant[start : start + len(block)] >= 0)
         column = gallery.own[start + row]
         distance = gather(block, row, gallery.relevant[start + row])
@@ -263,7 +291,7 @@ def _evaluate_strict(
         rank = count_before(block[:, :num_centroids], row, column, distance)
         rank -= gather(block, row, column) < distance
         found.add(row + start, rank)
-    return found.result("centroid_strict", q_pids, num_centroids, max_rank)
+    return found.of_all(processes).result("centroid_strict", q_pids, num_centroids, max_rank)
 
 
 def eval_func(

@@ -22,6 +22,7 @@ from datasets.statistics import find_evaluation_problem
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
+from utils.distributed import find_launcher, is_first_process
 from utils.errors import MissingPathError, UserError
 from utils.legacy_checkpoint import upgrade_legacy
 
@@ -64,7 +65,8 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
     cfg = cfg.clone()
     cfg.defrost()
     cfg.LOG_DIR = cfg.OUTPUT_DIR = cfg.OUTPUT_DIR or str(Path("logs") / cfg.DATASETS.NAMES)
-    _check_writable(cfg.LOG_DIR)
+    if is_first_process():
+        _check_writable(cfg.LOG_DIR)
     results = []
     for run in range(cfg.REPRODUCIBLE_NUM_RUNS):
         # Without REPRODUCIBLE the draws of the data differ from run to run.
@@ -149,7 +151,8 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
 def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[Logger]:
     """TensorBoard under LOG_DIR/name/version, a new one if None, and MLflow unless LOGGING.MLFLOW is False."""
     loggers: list[Logger] = [TensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
-    if cfg.LOGGING.MLFLOW:
+    # Opening a database makes it: only one process may. Loggers of the others would write nothing.
+    if cfg.LOGGING.MLFLOW and is_first_process():
         uri = cfg.LOGGING.MLFLOW_URI or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
         try:
             loggers.append(MLFlowLogger(experiment_name="default", tracking_uri=uri))
@@ -164,6 +167,7 @@ def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[L
 def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
     """The Trainer of a configuration; a validation every EVAL_PERIOD epochs, our own sampler, safe checkpoints."""
     accelerator, devices = choose_devices(cfg)
+    check_launch(cfg, _count(devices))
     return Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -235,6 +239,33 @@ def choose_strategy(backend: str, num_processes: int) -> str:
     if num_processes == 1:
         return "auto"
     return "ddp" if backend == "ddp_cpu" else backend
+
+
+def check_launch(cfg: CfgNode, devices: int) -> None:
+    """Compare the processes that torchrun or SLURM has started with those that the configuration asks for.
+
+    Lightning would wait for the missing ones, or train as many times as there are processes.
+
+    Args:
+        cfg: configuration.
+        devices: number of devices, and processes, on each machine.
+
+    Raises:
+        UserError: the numbers differ.
+    """
+    started, nodes = find_launcher(), cfg.TRAINER.NUM_NODES
+    if started is None:
+        return
+    launcher, processes = started
+    options = "--nnodes and --nproc-per-node" if launcher == "torchrun" else "--nodes and --ntasks-per-node"
+    if processes != devices * nodes:
+        raise UserError(
+            f"{launcher} started {processes} process(es), but the configuration asks for {devices * nodes}: {devices} "
+            f"for each of TRAINER.NUM_NODES {nodes} machine(s), one for each device of GPU_IDS {list(cfg.GPU_IDS)}; on "
+            f"the CPU a single one, or with SOLVER.DIST_BACKEND ddp_cpu one for each entry. Make {options} agree."
+        )
+    if processes > 1 and cfg.SOLVER.DIST_BACKEND == "ddp_spawn":
+        raise UserError(f"SOLVER.DIST_BACKEND is 'ddp_spawn', but {launcher} starts the processes; use ddp.")
 
 
 def choose_precision(cfg: CfgNode, accelerator: str) -> Any:

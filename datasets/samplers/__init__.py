@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sized
 
+from datasets.samplers.evaluation_shard import EvaluationShard
 from datasets.samplers.random_identity import RandomIdentitySampler
 from utils.errors import UnknownNameError
 
-__all__ = ["RandomIdentitySampler", "get_sampler"]
+__all__ = ["EvaluationShard", "RandomIdentitySampler", "get_sampler"]
 
 _SAMPLERS = {"random_identity": RandomIdentitySampler}
 

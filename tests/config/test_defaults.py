@@ -21,6 +21,7 @@ RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
 ADDED = {
     "DATASETS.CSV_PATH": "",
     "SOLVER.MIN_LR": 0.0,
+    "SOLVER.GATHER_NEGATIVES": False,
     "TEST.RERANK": False,
     "TEST.RERANK_K1": 20,
     "TEST.RERANK_K2": 6,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.draws import PidDraw
-from datasets.samplers import RandomIdentitySampler, get_sampler
+from datasets.samplers import EvaluationShard, RandomIdentitySampler, get_sampler
 from tests.support import golden
 from utils.errors import UnknownNameError, UserError
 
@@ -148,3 +148,25 @@ def test_a_draw_is_its_pid_and_survives_the_way_to_a_worker():
     assert draw == 7
     assert {7: "found"}[draw] == "found"
     assert (draw.epoch, draw.occurrence) == (3, 2)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.integers(1, 50), st.integers(1, 9), st.integers(1, 6))
+def test_shards_of_a_validation_set_are_its_batches_in_order(size, batch_size, count):
+    shards = [EvaluationShard([None] * size, batch_size, count, rank) for rank in range(count)]
+    assert [i for shard in shards for i in shard] == list(range(size))
+    assert [len(shard) for shard in shards] == [len(list(shard)) for shard in shards]
+    assert all(shard.positions.start % batch_size == 0 for shard in shards if len(shard))
+    batches = [-(-len(shard) // batch_size) for shard in shards]
+    assert max(batches) - min(batches) <= 1
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_several_processes_draw_what_one_draws_with_a_batch_as_large_as_theirs_together(world_size):
+    counts = [7, 9, 4, 12, 5, 8, 8, 6, 10]
+    (alone,) = make_samplers(counts, 2 * world_size, 2, seed=3)
+    together = make_samplers(counts, 2, 2, world_size, seed=3)
+    for epoch in range(3):
+        for sampler in (alone, *together):
+            sampler.set_epoch(epoch)
+        assert [draw for sampler in together for draw in sampler] == list(alone)

@@ -113,3 +113,28 @@ def test_a_tracking_place_that_mlflow_refuses_is_named(tmp_path):
     cfg.LOG_DIR = str(tmp_path)
     with pytest.raises(UserError, match="LOGGING.MLFLOW_URI.*'nonsense://place'.*sqlite:///mlflow.db"):
         misc.build_loggers(cfg, "name")
+
+
+def launched_by(monkeypatch, launcher, processes):
+    variables = {"torchrun": {"TORCHELASTIC_RUN_ID": "a", "RANK": "0", "WORLD_SIZE": processes}}
+    variables["SLURM"] = {"SLURM_NTASKS": processes, "SLURM_JOB_NAME": "train"}
+    for name, value in variables[launcher].items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "SLURM"])
+def test_processes_that_were_started_agree_with_the_configuration(monkeypatch, launcher):
+    launched_by(monkeypatch, launcher, 4)
+    misc.check_launch(cfg_of("TRAINER.NUM_NODES", 2, "GPU_IDS", "[0, 1]"), 2)
+    with pytest.raises(UserError, match=rf"{launcher} started 4 process.*asks for 1: .*NUM_NODES 1 .*GPU_IDS \[0\]"):
+        misc.check_launch(cfg_of(), 1)
+    with pytest.raises(UserError, match=f"'ddp_spawn', but {launcher} starts the processes; use ddp"):
+        misc.check_launch(cfg_of("TRAINER.NUM_NODES", 2, "SOLVER.DIST_BACKEND", "ddp_spawn"), 2)
+
+
+def test_only_the_first_process_opens_the_tracking_database(tmp_path, monkeypatch):
+    cfg = cfg_of("LOGGING.MLFLOW_URI", f"sqlite:///{tmp_path / 'runs.db'}")
+    cfg.LOG_DIR = str(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    assert [type(logger) for logger in misc.build_loggers(cfg, "name")] == [TensorBoardLogger]
+    assert not (tmp_path / "runs.db").exists()

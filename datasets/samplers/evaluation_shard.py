@@ -1,0 +1,36 @@
+"""Which part of a validation set each process embeds."""
+
+from collections.abc import Iterator, Sized
+from typing import cast
+
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+
+class EvaluationShard(DistributedSampler[int]):
+    """A contiguous part of a data set in whole batches: every sample on one process, none repeated, none dropped.
+
+    The parts of all processes, one after the other, are the data set in its order. They are made of the batches that a
+    single process would form, because the embedding of an image may differ in its last bit with the images beside it.
+    Their numbers of batches differ by one at most; with fewer batches than processes, some have none.
+
+    It is a DistributedSampler, so that no Trainer replaces it.
+
+    Args:
+        dataset: what is sampled; only its length is looked at.
+        batch_size: images of a batch, >= 1.
+        num_replicas: number of processes, >= 1.
+        rank: number of this process, 0 to num_replicas - 1.
+    """
+
+    def __init__(self, dataset: Sized, batch_size: int, num_replicas: int, rank: int) -> None:
+        super().__init__(cast(Dataset[int], dataset), num_replicas, rank, shuffle=False)
+        batches = -(-len(dataset) // batch_size)
+        first, stop = (part * batches // num_replicas * batch_size for part in (rank, rank + 1))
+        self.positions = range(first, min(stop, len(dataset)))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions)
+
+    def __len__(self) -> int:
+        return len(self.positions)

@@ -1,0 +1,29 @@
+"""Training and testing in several real processes: gradients, draws, logs, running statistics, evaluation."""
+
+import pytest
+import torch
+
+from tests import workers
+from tests.processes import run_processes
+
+RESNET18 = ["MODEL.NAME", "resnet18", "MODEL.BACKBONE_EMB_SIZE", 512]
+IBN = ["MODEL.NAME", "resnet50_ibn_a"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "gather"),
+    [("CTLModel", IBN, False), ("BaseModel", RESNET18, False), ("CTLModel", RESNET18, True)],
+    ids=["IBN", "baseline", "gathered"],
+)
+def test_gradients_are_the_mean_over_the_processes_and_no_parameter_is_unused(tmp_path, method, options, gather):
+    one, two = run_processes(workers.average_gradients, 2, tmp_path / "run", method, options, gather)
+    (found, expected), (other, _) = one, two
+    different = 0.0
+    for name, gradient in found.items():
+        assert torch.equal(gradient, other[name]), name
+        scale = expected[name].abs().max().item()
+        if gather:
+            different = max(different, (gradient - expected[name]).abs().max().item() / (scale + 1e-9))
+        else:
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4 * scale + 1e-7)
+    assert (different > 1e-3) is gather

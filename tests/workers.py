@@ -1,0 +1,219 @@
+"""What the processes of tests of distributed code do (see tests.processes)."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from config.cli import load_config
+from datasets.samplers import EvaluationShard
+from losses.gathered_triplet import gathered_triplet_loss
+from modelling.evaluation import Embedded, evaluate
+from train_base_model import BaseModel
+from train_ctl_model import CTLModel
+from utils import distributed
+from utils.distances import euclidean_dist
+from utils.errors import UserError
+from utils.misc import run_main
+
+CENTROIDS = ("MODEL.USE_CENTROIDS", True)
+# queries, gallery images, identities, options; 2600 queries are three tiles, the least that is shared out
+EVALUATIONS = {
+    "instances": (2600, 150, 40, ()),
+    "cosine": (2600, 150, 40, ("SOLVER.DISTANCE_FUNC", "cosine")),
+    "centroids": (2600, 150, 40, CENTROIDS),
+    "centroids without cameras": (2600, 150, 40, (*CENTROIDS, "MODEL.KEEP_CAMID_CENTROIDS", False)),
+    "query expansion": (2600, 150, 40, ("TEST.QUERY_EXPANSION", 3)),
+    "re-ranking": (40, 90, 12, (*CENTROIDS, "TEST.RERANK", True, "TEST.RERANK_K1", 5, "TEST.RERANK_K2", 2)),
+    "uneven": (5, 13, 4, ()),
+    "fewer than processes": (1, 1, 1, ()),
+    "matches on the last process only": (2600, 150, -1, ()),
+    "no match": (3, 9, 0, ()),
+}
+
+
+def small_evaluation(num_query, num_gallery, identities, options):
+    """Embeddings with many equal distances; with ``identities`` 0 or -1 no query or only the last one has a match."""
+    generator = torch.Generator().manual_seed(num_query + num_gallery)
+    size = (num_query + num_gallery,)
+    embeddings = torch.randint(-2, 3, (*size, 6), generator=generator) + torch.tensor([5.0, 0, 0, 0, 0, 0])
+    pids = torch.randint(0, max(identities, 1), size, generator=generator)
+    camids = torch.randint(0, 3, size, generator=generator)
+    if identities <= 1:
+        camids[:num_query], camids[num_query:] = 0, 1
+    if identities <= 0:
+        pids[:num_query] = 7
+        pids[num_query - 1] += 7 * identities
+    return Embedded(embeddings, pids, camids, num_query, None), load_config("", options)
+
+
+def joint_rows(count):
+    """A weight to learn, rows, labels and which are real."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(4, 3, generator=generator).requires_grad_()
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    return weight, torch.randn(count, 4, generator=generator), labels, torch.arange(count) % 4 != 2
+
+
+def meet():
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def pass_rows_around(counts):
+    """Every function of utils.distributed, on ``counts[rank]`` rows."""
+    rank, world = meet()
+    distributed._CHUNK_BYTES = 40  # several chunks, the last one shorter
+    start = sum(counts[:rank])
+    own = range(start, start + counts[rank])
+    numbers = torch.tensor(own, dtype=torch.int64)
+    rows = torch.tensor([[i, i + 0.5, -i] for i in own], dtype=torch.float64).reshape(-1, 3)
+    total = sum(counts)
+    seen = {"gathered": distributed.gather_rows(rows), "numbers": distributed.gather_rows(numbers)}
+    # As a sampler that pads: the last process repeats the first sample; every process sends its rows backwards.
+    padded = torch.cat((numbers, numbers.new_zeros(1))) if rank == world - 1 else numbers
+    (seen["ordered"],) = distributed.gather_in_order(padded.flip(0), total, padded.flip(0) * 10)
+    try:
+        distributed.gather_in_order(numbers, total + 2, numbers)
+    except UserError as error:
+        seen["missing"] = str(error)
+    seen["first"] = distributed.of_first_process(lambda: ("of", rank))
+    try:
+        distributed.of_first_process(_refuse)
+    except UserError as error:
+        seen["refused"] = str(error)
+    seen["is first"] = distributed.is_first_process()
+    buffer = torch.full((3,), float(rank))
+    distributed.broadcast_from_first([buffer])
+    seen["buffer"] = buffer
+    return seen
+
+
+def _refuse():
+    raise UserError(f"refused by {dist.get_rank()}")
+
+
+def mine_everywhere(counts):
+    """Averaged gradients of a linear network under the gathered triplet loss, as DDP averages them; with the loss."""
+    rank, world = meet()
+    weight, rows, labels, real = joint_rows(sum(counts))
+    own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    loss, dist_ap, _ = gathered_triplet_loss(rows[own] @ weight, labels[own], real[own], 0.3, euclidean_dist)
+    loss.backward()
+    dist.all_reduce(weight.grad)
+    return weight.grad / world, loss.detach(), len(dist_ap)
+
+
+def evaluate_together(cases):
+    """The results of each case of small_evaluation, with the embeddings shared out in batches of 7."""
+    rank, world = meet()
+    results = []
+    for case in cases:
+        data, hparams = small_evaluation(*EVALUATIONS[case])
+        shard = list(EvaluationShard(data.embeddings, 7, world, rank))
+        arrays = (data.embeddings[shard], data.pids[shard], data.camids[shard])
+        gathered = distributed.gather_in_order(torch.tensor(shard, dtype=torch.int64), len(data.embeddings), *arrays)
+        whole = Embedded(*gathered, data.num_query, None)
+        assert torch.equal(whole.embeddings, data.embeddings)
+        try:
+            results.append(evaluate(whole, hparams, distributed.running_processes()))
+        except UserError as error:
+            results.append(str(error))
+    return results
+
+
+class _Losses(nn.Module):
+    """The sum of a model's weighted losses, as its training step computes them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        model.optimize = lambda losses, statistics: sum(losses.values())
+
+    def forward(self, *batch):
+        return self.model.training_step(batch, 0)
+
+
+def average_gradients(method_name, options, gather):
+    """Gradients under DDP at the second step, and the mean of those of each process' batch computed alone."""
+    rank, world = meet()
+    method = {"CTLModel": CTLModel, "BaseModel": BaseModel}[method_name]
+    torch.manual_seed(rank)  # DDP must make the networks equal
+    cfg = load_config("", [*options, "MODEL.PRETRAINED", False, "SOLVER.GATHER_NEGATIVES", gather])
+    losses = _Losses(method(cfg, num_classes=9).train())
+    wrapped = DistributedDataParallel(losses)
+    for _ in range(2):  # a parameter without gradient is noticed at the second
+        losses.zero_grad()
+        wrapped(*_batch(rank)).backward()
+    found = {name: p.grad.clone() for name, p in losses.named_parameters() if p.requires_grad}
+    losses.model.hparams.SOLVER.GATHER_NEGATIVES = False
+    losses.zero_grad()
+    for other in range(world):
+        (losses(*_batch(other)) / world).backward()
+    expected = {name: p.grad.clone() for name, p in losses.named_parameters() if p.requires_grad}
+    return found, expected
+
+
+def _batch(rank):
+    generator = torch.Generator().manual_seed(100 + rank)
+    images = torch.randn(8, 3, 32, 16, generator=generator)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]) + 3 * rank  # one identity is on both processes
+    return images, labels, torch.zeros(8), torch.tensor([True] * 7 + [rank == 0])
+
+
+class RecordingModel(CTLModel):
+    """Notes the samples of each step, and what it logs and keeps at the ends of epochs."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.steps, self.own_means, self.logged, self.buffers_seen = [], [], [], []
+
+    def training_step(self, batch, batch_idx):
+        images, pids, _, is_real = batch
+        rows = [
+            (sum_, pid)
+            for sum_, pid in zip(images.sum((1, 2, 3))[is_real].tolist(), pids[is_real].tolist(), strict=True)
+        ]
+        self.steps.append((self.current_epoch, rows))
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self):
+        records = {**self.losses_dict, **self._epoch_records}
+        self.own_means.append({name: torch.stack(values).mean().item() for name, values in records.items()})
+        super().on_train_epoch_end()
+
+    def _log_epoch(self, metrics):
+        self.logged.append(dict(metrics))
+        super()._log_epoch(metrics)
+
+    def validation_step(self, batch, batch_idx):
+        self.buffers_seen.append(dict(self.named_buffers())["bn.running_mean"].clone())
+        super().validation_step(batch, batch_idx)
+
+
+def train_and_test(train_options, test_options):
+    """A training if asked for, then a test of its newest checkpoint, or of the one given, for each set of options.
+
+    Returns:
+        What the model noted in training, the metrics of the training and of each test.
+    """
+    torch.set_num_threads(1)
+    notes, trained = None, None
+    if train_options is not None:
+        model = _Kept(RecordingModel)
+        (trained,) = run_main(load_config("", train_options), model, "train")
+        notes = {name: getattr(model.made, name) for name in ("steps", "own_means", "logged", "buffers_seen")}
+    tested = [run_main(load_config("", options), CTLModel, "test")[0] for options in test_options]
+    return notes, trained, tested
+
+
+class _Kept:
+    """A model class that keeps what it makes."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def __call__(self, *args, **kwargs):
+        self.made = self.method(*args, **kwargs)
+        return self.made
