@@ -64,10 +64,10 @@ def measure(root: Path, picture: Picture) -> Measured | str:
 
 def high_resolution_path(root: Path, picture: Picture) -> Path:
     """Where the picture to cut lies; the release calls the folder Summer_Wear Summer_Suit."""
-    parts = picture.path.parts[1:]
-    path = root.joinpath("img_highres", *parts)
-    if parts[:2] == ("CLOTHING", "Summer_Wear") and not path.exists():
-        misnamed = root.joinpath("img_highres", "CLOTHING", "Summer_Suit", *parts[2:])
+    inside = picture.path.removeprefix("img/")
+    path = root / "img_highres" / inside
+    if inside.startswith("CLOTHING/Summer_Wear/") and not path.exists():
+        misnamed = root / "img_highres" / inside.replace("Summer_Wear", "Summer_Suit", 1)
         return misnamed if misnamed.exists() else path
     return path
 

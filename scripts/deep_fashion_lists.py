@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from utils.errors import MissingPathError, UserError
 
@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test")
 Corners = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BoxRow:
     """A row of the list of boxes."""
 
@@ -20,11 +20,11 @@ class BoxRow:
     corners: Corners  # x1, y1, x2, y2 in the low-resolution picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A picture of a split."""
 
-    path: PurePosixPath  # as the lists name it: img/CLOTHING/<type>/<item>/<file>
+    path: str  # as the lists name it: img/CLOTHING/<type>/<item>/<file>
     split: str
     pair_id: int
     row: BoxRow
@@ -33,10 +33,11 @@ class Picture:
     @property
     def name(self) -> str:
         """Name of its crop."""
-        return f"{self.path.parent.name}_{self.path.name}"
+        *_, item, file = self.path.split("/")
+        return f"{item}_{file}"
 
 
-def read_boxes(path: Path) -> dict[PurePosixPath, BoxRow]:
+def read_boxes(path: Path) -> dict[str, BoxRow]:
     """Picture -> its row in Anno/list_bbox_consumer2shop.txt. Raises as :func:`read_pictures`."""
     boxes = {}
     for where, (name, style, source, *corners) in _rows(path, 7):
@@ -51,12 +52,12 @@ def read_boxes(path: Path) -> dict[PurePosixPath, BoxRow]:
     return boxes
 
 
-def read_partition(path: Path) -> dict[str, dict[PurePosixPath, str]]:
+def read_partition(path: Path) -> dict[str, dict[str, str]]:
     """Split -> its pictures, each with the file and line that name it first, in the order of the file.
 
     Raises as :func:`read_pictures`.
     """
-    splits: dict[str, dict[PurePosixPath, str]] = {}
+    splits: dict[str, dict[str, str]] = {}
     for where, (first, second, _, split) in _rows(path, 4):
         if split not in SPLITS:
             raise UserError(f"{where}: split {split!r}; expected one of {', '.join(SPLITS)}.")
@@ -79,13 +80,13 @@ def read_pictures(root: Path) -> list[Picture]:
     pictures: list[Picture] = []
     pair_count = 0
     for split, wheres in splits.items():
-        items = sorted({path.parent for path in wheres}, key=str)
+        items = sorted({_item(path) for path in wheres})
         pair_ids = {item: number for number, item in enumerate(items, start=pair_count)}
         pair_count += len(items)
-        for path in sorted(wheres, key=lambda path: (path.parent.name, str(path.parent), path.name)):
+        for path in sorted(wheres, key=lambda path: (_item(path).rpartition("/")[2], path)):
             if path not in boxes:
                 raise UserError(f"{wheres[path]}: {path} has no row in {box_list}.")
-            pictures.append(Picture(path, split, pair_ids[path.parent], boxes[path], wheres[path]))
+            pictures.append(Picture(path, split, pair_ids[_item(path)], boxes[path], wheres[path]))
     _refuse_same_names(pictures)
     return pictures
 
@@ -128,15 +129,20 @@ def _rows(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"{path}, line 1: says {lines[0].strip()} rows, found {count}; is the file cut off?")
 
 
-def _picture_path(name: str, where: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.parts[0] != "img" or len(path.parts) < 3 or ".." in path.parts:
+def _picture_path(name: str, where: str) -> str:
+    parts = name.split("/")
+    if parts[0] != "img" or len(parts) < 3 or not {"", ".", ".."}.isdisjoint(parts):
         raise UserError(f"{where}: picture {name!r}; expected img/<clothes>/<type>/<item>/<file>.")
-    return path
+    return name
+
+
+def _item(path: str) -> str:
+    """The folder of a picture, which stands for the item."""
+    return path.rpartition("/")[0]
 
 
 def _refuse_same_names(pictures: list[Picture]) -> None:
-    paths: dict[str, PurePosixPath] = {}
+    paths: dict[str, str] = {}
     for picture in pictures:
         other = paths.setdefault(picture.name, picture.path)
         if other != picture.path:

@@ -29,7 +29,7 @@ SUBSETS = ("train", "query", "gallery")
 HEADER = ("info", "licenses", "categories")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One crop: a product in a photo, in one of the three sets."""
 
@@ -100,7 +100,7 @@ def _plan_subset(
                 area = math.ceil(width * height)
                 if width <= 0 or height <= 0 or area < minimum_area:
                     continue
-            name = f"{Path(photo).stem}_{category}_{index}.jpg"
+            name = f"{photo.removesuffix('.jpg')}_{category}_{index}.jpg"
             yield Entry(subset, sighting, category, source, area, name)
 
 

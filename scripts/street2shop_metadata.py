@@ -15,7 +15,7 @@ CATEGORIES = (
 _SIDES = ("left", "top", "width", "height")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """One photo that shows one product."""
 
