@@ -29,7 +29,7 @@ class BaseModel(ModelBase):
 
         query_triplet, dist_ap, dist_an = self.query_triplet(features, labels)
         query_center = self.center_loss(features, labels)
-        query_xent = self.xent(self.fc_query(self.bn(features)), labels)
+        query_xent = self.xent(self.classify(features), labels)
 
         losses = {
             "query_xent": solver.QUERY_XENT_WEIGHT * query_xent,

@@ -12,9 +12,8 @@ if __name__ == "__main__":  # before the heavy imports: --help and a wrong optio
     with clean_exit():
         _, CONFIG = parse_args(build_parser(__doc__))
 
-from torch import Tensor
-
 from losses.centroid_triplet_loss import CentroidTripletLoss, create_masks_train
+from losses.layout import batch_layout
 from modelling.bases import ModelBase
 from utils.misc import run_script
 
@@ -30,19 +29,27 @@ class CTLModel(ModelBase):
 
     create_masks_train = staticmethod(create_masks_train)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Any]:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Add the layout of a training batch while it is on the CPU, so that no step waits for an accelerator."""
+        if not self.trainer.training:
+            return batch
+        _, labels, _, is_real = batch
+        return *batch, batch_layout(labels, is_real, self.device)
+
+    def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> dict[str, Any]:
         """One step on P identities with K images each; is_real is False for images that only fill an identity up."""
         solver = self.hparams.SOLVER
-        images, labels, _, is_real = batch  # [P*K, 3, H, W], [P*K], [P*K], [P*K]
+        images, labels, _, is_real = batch[:4]  # [P*K, 3, H, W], [P*K], [P*K], [P*K]
+        layout = batch[4] if len(batch) > 4 else batch_layout(labels, is_real)
         _, features = self.backbone(images)  # [P*K, D]
 
-        query_triplet, _, _ = self.query_triplet(features, labels, is_real)
+        query_triplet, _, _ = self.query_triplet(features, labels, layout.real)
 
-        real_features, real_labels = features[is_real], labels[is_real]  # [R, D], [R]
+        real_features, real_labels = layout.only_real(features), layout.only_real(labels)  # [R, D], [R]
         query_center = self.center_loss(real_features, real_labels)
-        query_xent = self.xent(self.fc_query(self.bn(real_features)), real_labels)
+        query_xent = self.xent(self.classify(real_features), real_labels)
 
-        centroid = self.centroid_loss(features, labels, is_real)
+        centroid = self.centroid_loss(features, labels, is_real, layout)
 
         losses = {
             "query_xent": solver.QUERY_XENT_WEIGHT * query_xent,

@@ -48,7 +48,8 @@ def make_model(network: str, size: Sequence[int], checkpoint: str) -> ModelBase:
         return ModelBase.load_from_checkpoint(checkpoint).eval()
     cfg = DEFAULTS.clone()
     cfg.merge_from_list(["MODEL.NAME", network, "MODEL.BACKBONE_EMB_SIZE", get_backbone(network).embedding_size])
-    cfg.merge_from_list(["INPUT.SIZE_TEST", list(size)])
+    # Plain as most code bases have it; the embedder chooses its own memory format.
+    cfg.merge_from_list(["INPUT.SIZE_TEST", list(size), "MODEL.CHANNELS_LAST", False])
     torch.manual_seed(0)
     model = ModelBase(cfg, num_classes=2, load_imagenet=False).train()
     with torch.no_grad():

@@ -34,6 +34,12 @@ _C.MODEL.PRETRAIN_PATH = ""
 _C.MODEL.USE_CENTROIDS = False
 # With USE_CENTROIDS: leave images of the query's own camera out of the centroids. False for data without cameras.
 _C.MODEL.KEEP_CAMID_CENTROIDS = True
+# Keep images and feature maps with the channel as the innermost axis, which convolutions compute faster.
+_C.MODEL.CHANNELS_LAST = True
+# Compile the backbone for training by torch.compile. The first steps take minutes; needs a C++ compiler.
+_C.MODEL.COMPILE = False
+# Compute each block of the backbone twice instead of keeping what its backward pass needs: less memory, more time.
+_C.MODEL.GRAD_CHECKPOINT = False
 # Continue from the checkpoint MODEL.PRETRAIN_PATH: weights, optimisers, schedule and epoch.
 _C.MODEL.RESUME_TRAINING = False
 
@@ -185,11 +191,18 @@ _C.TRAINER.ACCELERATOR = "auto"
 _C.TRAINER.NUM_NODES = 1
 # Arithmetic, as Lightning names it, such as 32-true, 16-mixed, bf16-mixed. Empty: USE_MIXED_PRECISION decides.
 _C.TRAINER.PRECISION = ""
+# CUDA: multiply float32 matrices as TF32 and let cuDNN pick the fastest convolutions. Faster, but numbers change.
+_C.TRAINER.FAST_MATH = False
+# Find out where the time goes: simple (seconds of each part of the training) or pytorch (each operation, with a trace
+# for a browser), written to the folder "profile" of the output. Empty: neither.
+_C.TRAINER.PROFILER = ""
 # Show a progress bar.
 _C.TRAINER.PROGRESS_BAR = True
 
 # Experiment tracking. TensorBoard files are always written.
 _C.LOGGING = CfgNode()
+# Steps from one update of the progress bar to the next, 1 or more. An accelerator is waited for only then.
+_C.LOGGING.EVERY_N_STEPS = 10
 # Log to MLflow as well.
 _C.LOGGING.MLFLOW = True
 # MLflow server or database, such as http://localhost:5000. Empty: the environment variable MLFLOW_TRACKING_URI, else

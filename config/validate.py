@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.DIST_BACKEND": ("ddp", "ddp_spawn", "ddp_cpu"),
     "TEST.VISUALIZE": ("yes", "no"),
     "TRAINER.ACCELERATOR": ("auto", "cpu", "gpu", "mps"),
+    "TRAINER.PROFILER": ("", "simple", "pytorch"),
     "TRAINER.PRECISION": (
         *("", "32", "32-true", "64", "64-true", "16", "16-mixed", "16-true", "bf16", "bf16-mixed", "bf16-true"),
         *("transformer-engine", "transformer-engine-float16"),
@@ -55,6 +56,7 @@ MINIMA: dict[str, int] = {
     "TEST.QUERY_EXPANSION": 0,
     "TEST.VISUALIZE_MAX_NUMBER": 0,
     "TRAINER.NUM_NODES": 1,
+    "LOGGING.EVERY_N_STEPS": 1,
     "REPRODUCIBLE_NUM_RUNS": 1,
     "REPRODUCIBLE_SEED": 0,
 }
@@ -81,6 +83,8 @@ def check_config(config: CfgNode) -> None:
         raise ConfigError(
             "SOLVER.USE_AUTOMATIC_OPTIM is True; only False works: the training steps call their optimisers themselves."
         )
+    if values.get("MODEL.COMPILE") and values.get("MODEL.GRAD_CHECKPOINT"):
+        raise ConfigError("MODEL.COMPILE and MODEL.GRAD_CHECKPOINT are both True; choose one.")
     for key in ("SOLVER.MONITOR_METRIC_NAME", "DATASETS.NAMES"):
         if values.get(key) == "":
             raise ConfigError(f"{key} is empty; expected a name.")

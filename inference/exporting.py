@@ -41,6 +41,7 @@ class EmbeddingNetwork(nn.Module):
     def __init__(self, model: ModelBase, unit: bool) -> None:
         super().__init__()
         self.backbone, self.bn, self.unit = model.backbone, model.bn, unit
+        self.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime has its own ways
         if hasattr(self.backbone.base, "fc"):
             del self.backbone.base.fc  # never used
         self.eval().requires_grad_(False)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from losses.layout import BatchLayout, batch_layout, identity_table
 from losses.triplet_loss import hard_example_mining, ranking_loss
 from utils.centroids import leave_one_out_centroids
 from utils.distances import DistanceFunc, get_loss_dist_func
@@ -21,26 +22,6 @@ class CentroidTripletResult(NamedTuple):
     dist_ap: Tensor  # mean distance to the hardest positive
     dist_an: Tensor  # mean distance to the hardest negative
     l2_mean_centroid: Tensor  # mean Euclidean norm of the centroids
-
-
-def identity_table(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the images of each identity stand in a batch.
-
-    Args:
-        labels: [N] integer identities in any order; U distinct ones, the largest of which has K rows.
-
-    Returns:
-        rows [U, K] int64, row numbers of the identities in order of first appearance, and present [U, K] bool, False
-        where an identity has fewer than K rows (rows is 0 there).
-    """
-    n = len(labels)
-    same = labels[:, None] == labels[None, :]  # [N, N]
-    instance = same.tril(-1).sum(1)  # [N] the how-manieth image of its identity each row is
-    first = same.int().argmax(1)  # [N] the row where its identity appears first
-    identity = (instance == 0).cumsum(0)[first] - 1  # [N] in 0..U-1
-    rows = labels.new_full((int(identity.max()) + 1, int(instance.max()) + 1), -1)
-    rows[identity, instance] = torch.arange(n, device=labels.device, dtype=labels.dtype)
-    return rows.clamp(min=0).long(), rows >= 0
 
 
 def create_masks_train(class_labels: Tensor) -> tuple[Tensor, list[list[int]]]:
@@ -78,7 +59,9 @@ class CentroidTripletLoss(nn.Module):
         self.margin = margin
         self.dist_func = get_loss_dist_func(dist_func) if isinstance(dist_func, str) else dist_func
 
-    def forward(self, features: Tensor, labels: Tensor, is_real: Tensor | None = None) -> CentroidTripletResult:
+    def forward(
+        self, features: Tensor, labels: Tensor, is_real: Tensor | None = None, layout: BatchLayout | None = None
+    ) -> CentroidTripletResult:
         """Mean over the rounds of the batch-hard triplet loss on [queries; centroids].
 
         An identity takes part in round i if its i-th image is real and a centroid of its other real images is left;
@@ -88,6 +71,7 @@ class CentroidTripletLoss(nn.Module):
             features: [N, D] floating.
             labels: [N] integer identities.
             is_real: [N] bool, False for rows that only fill up the batch; all real when None.
+            layout: of these labels; found out here when None, for which an accelerator has to be waited for.
 
         Returns:
             CentroidTripletResult of float32 scalars; all zero, with a gradient of zero, if every round is skipped.
@@ -102,12 +86,11 @@ class CentroidTripletLoss(nn.Module):
                 f"features, labels and is_real must be of one length, but have {len(features)}, {len(labels)} and "
                 f"{len(is_real)} rows."
             )
-        rows, present = identity_table(labels)  # [U, K]
-        real = is_real[rows] & present
-        images, pids = features[rows].float(), labels[rows[:, 0]]  # [U, K, D], [U]
+        layout = batch_layout(labels, is_real) if layout is None else layout
+        images, pids = layout.by_identity(features).float(), layout.by_identity(labels)[:, 0]  # [U, K, D], [U]
 
-        centroids, valid = leave_one_out_centroids(images, real)  # [U, K, D], [U, K]
-        embeddings = torch.cat((images, centroids)).transpose(0, 1)  # [K, 2U, D], one round per K
+        centroids, valid = leave_one_out_centroids(images, _real_entries(layout, is_real))  # [U, K, D], [U, K]
+        embeddings = torch.cat((images.transpose(0, 1), centroids.transpose(0, 1)), 1)  # [K, 2U, D], one round per K
         taking_part = valid.sum(0) > 1  # [K]
         anchors = (valid & taking_part).t().repeat(1, 2)  # [K, 2U]
         dist = self.dist_func(embeddings, embeddings)  # [K, 2U, 2U]
@@ -127,3 +110,11 @@ class CentroidTripletLoss(nn.Module):
             dist_an=mean_over_rounds(dist_an.detach()),
             l2_mean_centroid=mean_over_rounds(norms),
         )
+
+
+def _real_entries(layout: BatchLayout, is_real: Tensor) -> Tensor | None:
+    """[U, K] bool, where an identity has a real image; None for everywhere."""
+    if layout.present is None and layout.real is None:
+        return None
+    real = layout.by_identity(is_real)
+    return real if layout.present is None else real & layout.present

@@ -24,7 +24,7 @@ def gathered_triplet_loss(
     Args:
         features: [N, D] floating; N may differ from process to process.
         labels: [N] integer identities; an identity may have rows on several processes.
-        mask: [N] bool, the rows that count as anchors; all when None. Dropped rows are still mined.
+        mask: the rows that count as anchors, [N] bool or their numbers; all when None. Dropped rows are still mined.
         margin: None for the soft margin.
         dist_func: of two embedding matrices [N, D] and [M, D]; returns [N, M].
 

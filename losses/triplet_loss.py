@@ -101,8 +101,8 @@ class TripletLoss(nn.Module):
         Args:
             global_feat: [N, D] floating.
             labels: [N] integer identities.
-            mask: [N] bool, the rows that count as anchors. A dropped row is still mined as a positive or negative
-                of the others.
+            mask: the rows that count as anchors, [N] bool or their numbers (int64); all when None. A dropped row is
+                still mined as a positive or negative of the others.
             normalize_feature: scale the rows to unit length first.
 
         Returns:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modelling.backbones import get_backbone
@@ -32,13 +33,26 @@ class Baseline(nn.Module):
         model = cfg.MODEL
         self.base = get_backbone(model.NAME).build(model.LAST_STRIDE)
         self.gap = nn.AdaptiveAvgPool2d(1)
+        self.memory_format = torch.contiguous_format
         if load_weights and model.PRETRAINED and not model.RESUME_TRAINING and not cfg.TEST.ONLY_TEST:
             load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME)
 
+    def choose_computation(self, *, channels_last: bool, grad_checkpoint: bool) -> None:
+        """How the network computes, which its results depend on only by rounding.
+
+        Args:
+            channels_last: keep images and feature maps with the channel as the innermost axis.
+            grad_checkpoint: compute each block again in the backward pass rather than keep what it needs.
+        """
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.base.to(memory_format=self.memory_format)
+        self.base.grad_checkpoint = grad_checkpoint
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""
-        feature_map = self.base(x)
-        return feature_map, self.gap(feature_map).flatten(1)
+        feature_map = self.base(x.contiguous(memory_format=self.memory_format))
+        # Autocast computes the map in half precision; means of it keep the digits that tell close images apart.
+        return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
 
 
 def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:

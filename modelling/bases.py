@@ -1,5 +1,8 @@
 """What the CTL model and the baseline share: parameters, members, optimisation, validation and logging."""
 
+import os
+import shutil
+import sys
 from functools import partial
 from typing import Any, Self, cast
 
@@ -19,7 +22,7 @@ from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
 from modelling.evaluation import Embedded, evaluate, write_pictures, write_tables
-from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
+from solver.build import build_optimizer, build_scheduler, has_fused_adam, lr_factor, set_epoch
 from utils.centroids import create_centroids
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
 from utils.distributed import Processes, broadcast_from_first, gather_in_order, running_processes
@@ -80,6 +83,9 @@ class ModelBase(LightningModule):
             raise UserError("SOLVER.USE_AUTOMATIC_OPTIM True is not supported: the centres need a step of their own.")
         width = hparams.MODEL.BACKBONE_EMB_SIZE
         self.backbone = Baseline(hparams, load_weights=load_imagenet)
+        self.backbone.choose_computation(
+            channels_last=hparams.MODEL.CHANNELS_LAST, grad_checkpoint=hparams.MODEL.GRAD_CHECKPOINT
+        )
         self.contrastive_loss = TripletLoss(hparams.SOLVER.MARGIN, hparams.SOLVER.DISTANCE_FUNC)
         self.xent = CrossEntropyLabelSmooth(num_classes=hparams.num_classes)
         self.center_loss = CenterLoss(num_classes=hparams.num_classes, feat_dim=width)
@@ -162,16 +168,37 @@ class ModelBase(LightningModule):
         return optimizers, [build_scheduler(optimizers[0], factor)]
 
     def query_triplet(
-        self, features: Tensor, labels: Tensor, is_real: Tensor | None = None
+        self, features: Tensor, labels: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Triplet loss of the batch; with SOLVER.GATHER_NEGATIVES mined among the batches of all processes.
 
-        Args and Returns: as for TripletLoss, whose mask is_real is.
+        Args and Returns: as for TripletLoss.
         """
         if self.hparams.SOLVER.GATHER_NEGATIVES and running_processes() is not None:
             loss = self.contrastive_loss
-            return gathered_triplet_loss(features, labels, is_real, loss.margin, loss.dist_func)
-        return self.contrastive_loss(features, labels, mask=is_real)
+            return gathered_triplet_loss(features, labels, mask, loss.margin, loss.dist_func)
+        return self.contrastive_loss(features, labels, mask=mask)
+
+    def on_fit_start(self) -> None:
+        """Compile the backbone if MODEL.COMPILE says so; its names, and so checkpoints, stay as they are.
+
+        Raises:
+            UserError: there is no C++ compiler.
+        """
+        if self.hparams.MODEL.COMPILE:
+            compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+            if shutil.which(compiler) is None:
+                raise UserError(
+                    f"MODEL.COMPILE is True, but the C++ compiler {compiler!r} is not on PATH: install one, name it by "
+                    "the environment variable CXX, or set MODEL.COMPILE False."
+                )
+            self.backbone.base.compile()
+
+    def on_train_start(self) -> None:
+        """Let an optimiser whose state comes from another machine use what this one has."""
+        for group in self.trainer.optimizers[0].param_groups:
+            if group.get("fused") and not has_fused_adam(self.device):
+                group["fused"] = None
 
     def optimize(self, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> dict[str, Any]:
         """One backward pass over the sum of the weighted losses; a step of the network, then one of the centres.
@@ -203,8 +230,9 @@ class ModelBase(LightningModule):
             self.losses_dict[name].append(value)
         for name, value in {"loss": total, **statistics}.items():
             self._epoch_records.setdefault(name, []).append(value)
-        self.log("loss", total, prog_bar=True, logger=False)
-        self.log_dict(detached, logger=False)
+        if (len(self._epoch_records["loss"]) - 1) % self.hparams.LOGGING.EVERY_N_STEPS == 0:
+            self.log("loss", total, prog_bar=True, logger=False)
+            self.log_dict(detached, logger=False)
         return {"loss": total, "other": statistics}
 
     def _reset_epoch_records(self) -> None:
@@ -256,6 +284,11 @@ class ModelBase(LightningModule):
         return retrieval | {*self.losses_names, "epoch_train_loss", "epoch_dist_ap", "epoch_dist_an", "lr"}
 
     # -------------------------------------------------------------------------------------------------- evaluation
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits of the identities by the BN neck and the classifier, without autocast: [B, D] -> [B, num_classes]."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.fc_query(self.bn(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings as validation and inference use them: the BN neck's output, [B, 3, H, W] -> [B, D]."""

@@ -3,7 +3,9 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
+import torch
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,7 +23,7 @@ def build_optimizer(
     weight_decay: float,
     center_lr: float,
 ) -> list[optim.Optimizer]:
-    """Adam for the network and plain SGD for the class centres.
+    """Adam for the network, in one kernel for all parameters where the device has it, and plain SGD for the centres.
 
     Args:
         named_parameters: names and parameters; frozen ones are left out, and a name that contains "center" goes to
@@ -42,10 +44,23 @@ def build_optimizer(
     trained = [(key, parameter) for key, parameter in named_parameters if parameter.requires_grad]
     network = [parameter for key, parameter in trained if "center" not in key]
     centers = [parameter for key, parameter in trained if "center" in key]
+    fused = all(has_fused_adam(device) for device in {parameter.device for parameter in network})
     return [
-        optim.Adam(network, lr=base_lr, weight_decay=weight_decay),
+        optim.Adam(network, lr=base_lr, weight_decay=weight_decay, fused=fused or None),
         optim.SGD(centers, lr=center_lr),
     ]
+
+
+@cache
+def has_fused_adam(device: torch.device) -> bool:
+    """Whether this version of torch has Adam as one kernel for this device."""
+    try:
+        parameter = nn.Parameter(torch.zeros(1, device=device))
+        parameter.grad = torch.zeros(1, device=device)
+        optim.Adam([parameter], fused=True).step()
+    except RuntimeError:
+        return False
+    return True
 
 
 def lr_factor(

@@ -14,17 +14,20 @@ from utils.labels import IntArray, check_length, int_array, number_by_appearance
 _CHUNK_BYTES = 2 << 20  # of float64 copies; on a CPU they stay in the cache
 
 
-def leave_one_out_centroids(images: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def leave_one_out_centroids(images: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
     """For each image of an identity the mean of the identity's other real images.
 
     Args:
         images: [U, K, D] floating, K embeddings of each of U identities.
-        real: [U, K] bool, False for entries that do not count.
+        real: [U, K] bool, False for entries that do not count; None for all of them, which takes less time.
 
     Returns:
         centroids [U, K, D], arbitrary where they do not exist, and valid [U, K] bool: the image itself is real, another
         one is, and the absolute values of the centroid sum to more than 1e-7.
     """
+    if real is None:
+        centroids = (images.sum(1, keepdim=True) - images) / max(images.shape[1] - 1, 1)
+        return centroids, (centroids.detach().abs().sum(-1) > 1e-7) & (images.shape[1] > 1)
     weighted = images * real.unsqueeze(-1)  # [U, K, D]
     others = real.sum(1, keepdim=True) - real.int()  # [U, K]
     centroids = (weighted.sum(1, keepdim=True) - weighted) / others.clamp(min=1).unsqueeze(-1)

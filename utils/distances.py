@@ -37,7 +37,9 @@ def get_euclidean(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         [M, N] or [B, M, N] squared distances; an empty input gives an empty matrix.
     """
-    squares = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)  # [..., M, N]
+    x_squares = x.square().sum(-1)
+    y_squares = x_squares if y is x else y.square().sum(-1)
+    squares = x_squares.unsqueeze(-1) + y_squares.unsqueeze(-2)  # [..., M, N]
     product = torch.addmm if x.dim() == 2 else torch.baddbmm
     return product(squares, x, y.mT, beta=1, alpha=-2)
 
@@ -48,7 +50,8 @@ def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
     Computed in float32 whatever the autocast state. Args and Returns as for :func:`get_euclidean`.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return get_euclidean(x.float(), y.float()).clamp(min=_MIN_DISTANCE).sqrt()
+        wide = x.float()
+        return get_euclidean(wide, wide if y is x else y.float()).clamp(min=_MIN_DISTANCE).sqrt()
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:

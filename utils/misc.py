@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from mlflow.exceptions import MlflowException
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
@@ -168,6 +169,9 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
     """The Trainer of a configuration; a validation every EVAL_PERIOD epochs, our own sampler, safe checkpoints."""
     accelerator, devices = choose_devices(cfg)
     check_launch(cfg, _count(devices))
+    fast = cfg.TRAINER.FAST_MATH and accelerator == "gpu"
+    if fast:
+        torch.set_float32_matmul_precision("high")
     return Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -180,7 +184,9 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=1,  # the length of an epoch depends on its draws
         logger=loggers,
-        log_every_n_steps=1,
+        log_every_n_steps=cfg.LOGGING.EVERY_N_STEPS,
+        benchmark=True if fast and not cfg.REPRODUCIBLE else None,
+        profiler=build_profiler(cfg),
         callbacks=[
             # Saved with the epoch's end rather than right after validation, so that the schedule has made its step.
             ModelCheckpoint(
@@ -192,11 +198,21 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
             ),
             ModelCheckpointPeriodic(),
             EpochStatistics(),
+            *([TQDMProgressBar(refresh_rate=cfg.LOGGING.EVERY_N_STEPS)] if cfg.TRAINER.PROGRESS_BAR else []),
         ],
         plugins=[SafeCheckpointIO()],
         enable_progress_bar=cfg.TRAINER.PROGRESS_BAR,
         enable_model_summary=False,
     )
+
+
+def build_profiler(cfg: CfgNode) -> Profiler | None:
+    """Lightning's profiler of TRAINER.PROFILER, which writes to LOG_DIR/profile at the end of a training and a test."""
+    folder, name = Path(cfg.LOG_DIR) / "profile", cfg.TRAINER.PROFILER
+    if not name:
+        return None
+    log.info("The profile (TRAINER.PROFILER %s) goes to %s.", name, folder)
+    return {"simple": SimpleProfiler, "pytorch": PyTorchProfiler}[name](dirpath=folder, filename=name)
 
 
 def choose_devices(cfg: CfgNode) -> tuple[str, list[int] | int]:

@@ -1,9 +1,12 @@
 """ResNet backbones: torchvision's topology without pooling and classifier."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 Block = type[BasicBlock] | type[Bottleneck]
@@ -23,6 +26,9 @@ class ResNet(nn.Module):
         layers: blocks in layer1 to layer4.
     """
 
+    #: Keep only the input of each block for the backward pass, and compute the rest once more there.
+    grad_checkpoint = False
+
     def __init__(self, last_stride: int, block: Block, layers: Sequence[int]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -39,8 +45,38 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] floating -> feature map [B, 512 * expansion, H/16, W/16] (/32 with last stride 2)."""
-        x = self.maxpool(self.bn1(self.conv1(x)))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self._stages(self.maxpool(self.bn1(self.conv1(x))))
+
+    def _stages(self, x: Tensor) -> Tensor:
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            if self.grad_checkpoint and torch.is_grad_enabled():
+                for block in stage:
+                    x = _checkpointed(block, x)
+            else:
+                x = stage(x)
+        return x
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _without_running_statistics(block)
+
+    # A block draws no random numbers, so that their state need not be kept.
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+@contextmanager
+def _without_running_statistics(block: nn.Module) -> Iterator[None]:
+    """The second computation of a batch must not count in the running statistics again."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:  # switched off, they would not be among what autograd keeps, which must be the same both times
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _layer(block: Block, in_channels: int, channels: int, count: int, stride: int) -> nn.Sequential:

@@ -59,5 +59,4 @@ class ResNetIBNa(ResNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] floating -> feature map [B, 2048, H/16, W/16] (/32 with last stride 2)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self._stages(self.maxpool(self.relu(self.bn1(self.conv1(x)))))

@@ -1,0 +1,344 @@
+"""Where the time of a training step goes, beside the backbone alone and a straightforward PyTorch loop.
+
+    python benchmarks/bench_training.py
+    python benchmarks/bench_training.py --parts heads
+    python benchmarks/bench_training.py --device gpu --precision 16-mixed --identities 64 --steps 20
+
+Batches are drawn and lie in memory; the loader is measured by bench_data.py. What is compared is measured in turns, so
+that other load on the machine meets all; ratios are taken within a round.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402 - the checkout stands first on the path
+from pytorch_lightning import Callback, Trainer  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+
+from benchmarks.common import RESULTS, machine, spread, start_peak, status_mib, write_report  # noqa: E402
+from config.defaults import _C as DEFAULTS  # noqa: E402
+from modelling.backbones import get_backbone  # noqa: E402
+from train_ctl_model import CTLModel  # noqa: E402
+
+PARTS = ("heads", "step", "memory")
+CLASSES = 751
+PER_IDENTITY = 4
+VARIANTS: dict[str, dict[str, Any]] = {
+    "this_project": {},
+    "contiguous": {"MODEL.CHANNELS_LAST": False},
+    "grad_checkpoint": {"MODEL.GRAD_CHECKPOINT": True},
+}
+
+
+def make_model(network: str, **options: Any) -> CTLModel:
+    cfg = DEFAULTS.clone()
+    size = get_backbone(network).embedding_size
+    options = {"MODEL.NAME": network, "MODEL.BACKBONE_EMB_SIZE": size, "MODEL.PRETRAINED": False} | options
+    cfg.merge_from_list([part for pair in options.items() for part in pair])
+    torch.manual_seed(0)
+    return CTLModel(cfg, num_classes=CLASSES, num_query=0)
+
+
+def make_batch(identities: int, *shape: int) -> tuple[Tensor, ...]:
+    """What the training loader gives: images (or embeddings), pids, camids, is_real."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randperm(CLASSES, generator=generator)[:identities].repeat_interleave(PER_IDENTITY)
+    images = torch.randn(len(labels), *shape, generator=generator)
+    return images, labels, torch.zeros_like(labels), torch.ones(len(labels), dtype=torch.bool)
+
+
+class Clock(Callback):
+    """Seconds of the parts of each step, the first left out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.parts: dict[str, list[float]] = defaultdict(list)
+        self.steps: list[float] = []
+        self._end = 0.0
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def wrap(self, owner: Any, method: str, part: str) -> None:
+        """Count the calls of a method as a part of the step."""
+        original = getattr(owner, method)
+
+        def timed_method(*args: Any, **kwargs: Any) -> Any:
+            start = self.now()
+            result = original(*args, **kwargs)
+            self.parts[part].append(self.now() - start)
+            return result
+
+        setattr(owner, method, timed_method)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._end:
+            self.parts["data_wait"].append(self.now() - self._end)
+        self._start = self.now()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = self.now()
+        self.steps.append(now - (self._end or self._start))
+        self._end = now
+
+    def per_step(self) -> dict[str, float]:
+        """Mean seconds of a step and of its parts, without the first step."""
+        count = len(self.steps) - 1
+        calls = {name: max(1, round(len(values) / len(self.steps))) for name, values in self.parts.items()}
+        seconds = {name: sum(values[-count * calls[name] :]) / count for name, values in self.parts.items()}
+        return {"step": sum(self.steps[1:]) / count} | seconds
+
+
+def train(model: CTLModel, batch: tuple[Tensor, ...], steps: int, args: argparse.Namespace) -> dict[str, float]:
+    """``steps`` steps, after one that is not counted, by the Trainer as the scripts set it up."""
+    trainer = Trainer(
+        accelerator=args.device,
+        devices=1,
+        precision=args.precision,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    clock = Clock(trainer.strategy.root_device)
+    trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+    clock.wrap(model.backbone, "forward", "forward")
+    clock.wrap(model, "manual_backward", "backward")
+    clock.wrap(model, "_record_step", "logging")
+    clock.wrap(model, "training_step", "training_step")
+    original = model.configure_optimizers
+
+    def configure() -> Any:
+        optimizers, schedules = original()
+        for optimizer in optimizers:
+            clock.wrap(optimizer, "step", "optimiser")
+        return optimizers, schedules
+
+    model.configure_optimizers = configure  # type: ignore[method-assign]
+    trainer.fit(model, DataLoader([batch] * (steps + 1), batch_size=None))  # type: ignore[arg-type]
+    parts = clock.per_step()
+    inside = sum(parts[name] for name in ("forward", "backward", "logging", "optimiser"))
+    parts["heads_forward"] = parts.pop("training_step") - inside
+    parts["trainer"] = parts["step"] - inside - parts["heads_forward"] - parts.get("data_wait", 0.0)
+    return parts
+
+
+# ---------------------------------------------------------------------------- a straightforward loop, to compare with
+
+
+def plain_ctl_loss(features: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """One round after another, one identity after another."""
+    identities = labels.unique().tolist()
+    losses = []
+    for i in range(PER_IDENTITY):
+        queries, centroids = [], []
+        for identity in identities:
+            rows = (labels == identity).nonzero().flatten().tolist()
+            queries.append(features[rows[i]])
+            centroids.append(features[rows[:i] + rows[i + 1 :]].mean(0))
+        pids = torch.tensor(identities * 2, device=features.device)
+        losses.append(plain_triplet(torch.stack(queries + centroids), pids, margin))
+    return torch.stack(losses).mean()
+
+
+def plain_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
+    distances = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
+    same = labels[:, None] == labels[None, :]
+    positive = distances.masked_fill(~same, 0).max(1)[0]
+    negative = distances.masked_fill(same, torch.inf).min(1)[0]
+    return torch.relu(positive - negative + margin).mean()
+
+
+class PlainLoop:
+    """The same network and losses as most code bases write them: contiguous images, Adam, float() of each loss."""
+
+    def __init__(self, network: str, device: torch.device) -> None:
+        size = get_backbone(network).embedding_size
+        torch.manual_seed(0)
+        self.backbone = get_backbone(network).build(1).to(device)
+        self.bn, self.classifier = nn.BatchNorm1d(size).to(device), nn.Linear(size, CLASSES, bias=False).to(device)
+        self.centers = nn.Parameter(torch.randn(CLASSES, size, device=device))
+        modules = (self.backbone, self.bn, self.classifier)
+        self.adam = torch.optim.Adam([p for m in modules for p in m.parameters()], lr=1e-4, weight_decay=5e-4)
+        self.sgd = torch.optim.SGD([self.centers], lr=0.5)
+        self.xent = nn.CrossEntropyLoss(label_smoothing=0.1)
+        self.log: list[dict[str, float]] = []
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        features = self.backbone(images).mean((2, 3))
+        losses = {
+            "xent": self.xent(self.classifier(self.bn(features)), labels),
+            "triplet": plain_triplet(features, labels, 0.5),
+            "center": 0.0005 * (features - self.centers[labels]).square().sum(1).mean(),
+            "centroid": plain_ctl_loss(features, labels, 0.5),
+        }
+        self.adam.zero_grad()
+        self.sgd.zero_grad()
+        sum(losses.values(), torch.zeros((), device=images.device)).backward()
+        self.adam.step()
+        assert self.centers.grad is not None
+        self.centers.grad *= 1 / 0.0005
+        self.sgd.step()
+        self.log.append({name: float(loss) for name, loss in losses.items()})
+
+
+# ------------------------------------------------------------------------------------------------------- the parts
+
+
+class Embeddings(nn.Module):
+    """In place of the backbone: the batch holds embeddings already, which need a gradient as in training."""
+
+    def forward(self, x: Tensor) -> tuple[None, Tensor]:
+        return None, x.clone().requires_grad_()
+
+
+def bench_heads(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """All of a step but the backbone: losses forward and backward, both optimiser steps, for growing batches."""
+    rows = []
+    for identities in (args.identities, 2 * args.identities, 4 * args.identities):
+        model = make_model(args.network)
+        model.backbone = Embeddings()  # type: ignore[assignment]
+        batch = make_batch(identities, get_backbone(args.network).embedding_size)
+        seconds = [train(model, batch, 20, args)["step"] for _ in range(args.repeats)]
+        rows.append({"images": len(batch[0]), "ms": spread([1e3 * value for value in seconds])})
+    return rows
+
+
+@contextmanager
+def alone(network: str, device: torch.device) -> Iterator[Callable[[Tensor], None]]:
+    """Forward and backward pass of the backbone, channels last, and nothing else."""
+    torch.manual_seed(0)
+    backbone = get_backbone(network).build(1).to(device).to(memory_format=torch.channels_last)
+
+    def run(images: Tensor) -> None:
+        features = backbone(images.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        features.backward(torch.full_like(features, 1e-3))
+        for parameter in backbone.parameters():
+            parameter.grad = None
+
+    yield run
+
+
+def bench_step(args: argparse.Namespace) -> dict[str, Any]:
+    """Steps of this project, of the plain loop, and of the backbone alone, in turns."""
+    device = torch.device("cuda" if args.device == "gpu" else "cpu")
+    batch = make_batch(args.identities, 3, *args.size)
+    images, labels = batch[0].to(device), batch[1].to(device)
+    loop, model = PlainLoop(args.network, device), make_model(args.network)
+    wrapped = {name: getattr(model, name) for name in ("manual_backward", "_record_step", "training_step")}
+    kept: dict[str, list[float]] = defaultdict(list)
+
+    def timed_steps(step: Callable[[], None]) -> float:
+        step()
+        clock = Clock(device)
+        start = clock.now()
+        for _ in range(args.steps):
+            step()
+        return (clock.now() - start) / args.steps
+
+    with alone(args.network, device) as backbone:
+        for turn in range(args.repeats):
+            order = ["ours", "plain", "backbone"][:: 1 if turn % 2 == 0 else -1]
+            for name in order:
+                if name == "ours":
+                    for method, original in wrapped.items():
+                        setattr(model, method, original)
+                    model.backbone.__dict__.pop("forward", None)
+                    model.__dict__.pop("configure_optimizers", None)
+                    for part, seconds in train(model, batch, args.steps, args).items():
+                        kept[part].append(seconds)
+                elif name == "plain":
+                    kept["plain"].append(timed_steps(lambda: loop.step(images, labels)))
+                else:
+                    kept["backbone"].append(timed_steps(lambda: backbone(images)))
+    return {
+        "images": len(images),
+        **{f"{name}_s": spread(values) for name, values in kept.items()},
+        "times_faster_than_plain": spread([a / b for a, b in zip(kept["plain"], kept["step"], strict=True)]),
+        "step_over_backbone": spread([a / b for a, b in zip(kept["step"], kept["backbone"], strict=True)]),
+    }
+
+
+def memory_of(what: str, args: argparse.Namespace) -> dict[str, float]:
+    """Peak memory beyond libraries of two steps, in this process (Linux), or on the GPU."""
+    batch = make_batch(args.identities, 3, *args.size)
+    gpu = args.device == "gpu"
+    before = 0.0 if gpu else start_peak()
+    if what == "plain":
+        device = torch.device("cuda" if gpu else "cpu")
+        loop = PlainLoop(args.network, device)
+        for _ in range(2):
+            loop.step(batch[0].to(device), batch[1].to(device))
+    else:
+        train(make_model(args.network, **VARIANTS[what]), batch, 1, args)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if gpu else status_mib("VmHWM") - before
+    return {"peak_mib": round(peak, 1)}
+
+
+def bench_memory(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
+    """Each variant in a process of its own."""
+    return {
+        what: json.loads(
+            subprocess.run(
+                [sys.executable, __file__, *argv, "--memory-of", what], stdout=subprocess.PIPE, text=True, check=True
+            ).stdout.splitlines()[-1]
+        )
+        for what in ("plain", *VARIANTS)
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet50")
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--identities", type=int, default=16, help="in a batch, with 4 images each, default: 16")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--precision", default="32-true", help="as Lightning names it; the plain loop is in float32")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--steps", type=int, default=2, help="counted in each round, default: 2")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds, default: 3")
+    parser.add_argument("--threads", type=int, default=2, help="default: 2")
+    parser.add_argument("--out", type=Path, help="JSON file, default: benchmarks/results/training_NETWORK.json")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        print(json.dumps(memory_of(args.memory_of, args)))
+        return
+    report: dict[str, Any] = {
+        "network": args.network,
+        "size": list(args.size),
+        "precision": args.precision,
+        "machine": machine(args.threads, "pytorch-lightning", "torchvision"),
+    }
+    measure: dict[str, Callable[[], Any]] = {
+        "heads": lambda: bench_heads(args),
+        "step": lambda: bench_step(args),
+        "memory": lambda: bench_memory(args, argv),
+    }
+    out = args.out or RESULTS / f"training_{args.network}.json"
+    for part in args.parts:
+        report[part] = measure[part]()
+        print(f"{part}: {json.dumps(report[part])}", flush=True)
+        write_report(report, out)
+    print(f"written: {out}")
+
+
+if __name__ == "__main__":
+    main()
