@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from datasets.transforms.build import eval_transforms
 from inference.optional import require
-from inference.writing import written_whole
 from modelling.bases import ModelBase
 from scripts.make_toy_dataset import Options, draw_shot, plan
 from utils.distances import normalize
 from utils.errors import UnknownNameError, UserError
+from utils.files import written_whole
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -82,6 +82,8 @@ def export_checkpoint(
     """
     if format not in FORMATS:
         raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(FORMATS)}.")
+    if Path(output).is_dir():
+        raise UserError(f"{os.fspath(output)!r} is a folder; the name of a file is expected.")
     if format == "onnx":
         for package in ("onnx", "onnxruntime"):
             require(package, "export", "--format onnx")

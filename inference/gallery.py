@@ -362,7 +362,7 @@ def _read_journal(stream: BufferedRandom) -> tuple[int, list[dict[str, Any]]]:
 
 
 def _replace(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file whole: under a temporary name, then moved."""
+    """Write a file whole. Unlike utils.files, under a name that the next run writes over if this one is killed."""
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("wb") as stream:
         for part in parts:

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from inference.exact import Found
 from inference.optional import require
-from inference.writing import written_whole
 from utils.distances import normalize
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import write_text, written_whole
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.writing import written_whole
 from utils.errors import UnknownNameError, UserError
+from utils.files import written_whole
 
 AnyPath = str | os.PathLike[str]
 Paths = Sequence[str]

@@ -2,29 +2,48 @@
 
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import UserError
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file whole: under a temporary name in the same folder, then moved. Makes the folder.
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name beside ``path``, to be written inside the block; moved to ``path`` when the block ends well.
+
+    Makes the folder. Nothing is left when the block raises; what was at ``path`` before then stays.
 
     Raises:
-        UserError: the folder cannot be written to; the message names it.
+        UserError: the folder cannot be written to, or ``path`` is a folder; the message names the file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder; the name of a file is expected.")
+    # The ending stays, for programs that go by it.
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
+        if isinstance(error, UserError):  # of what the block read
+            raise
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be written ({reason}); choose another output folder.") from error
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another output folder.") from error
-    return path
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file, see :func:`written_whole`."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

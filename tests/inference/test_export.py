@@ -193,6 +193,7 @@ def test_a_file_that_disagrees_is_not_kept(fault, checkpoints, tmp_path, monkeyp
         (["missing.ckpt", "a.onnx", "--format", "onnx", "--size", "8", "300"], "--size is 8 300"),
         (["missing.ckpt", "a.onnx", "--format", "tflite"], "torchscript"),
         (["missing.ckpt", "a.onnx"], "--format"),
+        (["missing.ckpt", ".", "--format", "onnx"], "'.' is a folder"),
     ],
 )
 def test_wrong_calls_are_explained(argv, message, capsys):
