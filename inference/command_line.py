@@ -5,6 +5,7 @@ Imports nothing heavy, so that ``--help`` and wrong options are answered at once
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,17 +30,21 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--print_freq",
         "--print-freq",
-        type=_positive,
+        type=whole_number(1),
         metavar="N",
         help="batches from one drawing of the progress bar to the next; default: several drawings a second",
     )
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("expected 1 or more")
-    return value
+def whole_number(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from ``least`` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"it is {text!r}; expected a whole number, {least} or more")
+        return int(text)
+
+    return parse
 
 
 def embedder_from_config(cfg: CfgNode) -> "Embedder":

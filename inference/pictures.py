@@ -33,21 +33,34 @@ def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) ->
 
     Raises:
         MissingPathError: there is no such file or folder.
+        UserError: it, or a folder below it, cannot be listed.
     """
     path = os.fspath(path)
-    if Path(path).is_file():
+    if path and Path(path).is_file():
         return [path]
-    if not Path(path).is_dir():
+    if not path or not Path(path).is_dir():  # "" would be the current folder
         raise MissingPathError(f"{path!r} does not exist; expected a folder of images or one image file.")
-    if not in_subfolders:
-        return _images_among(path, (entry.name for entry in os.scandir(path) if entry.is_file()))
-    folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-    return [
-        image
-        for folder in folders
-        for root, _, files in sorted(os.walk(os.path.join(path, folder), followlinks=True))  # noqa: PTH118 - as given
-        for image in _images_among(root, files)
-    ]
+    try:
+        if not in_subfolders:
+            return _images_among(path, (entry.name for entry in os.scandir(path) if entry.is_file()))
+        folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+        return [
+            image
+            for folder in folders
+            for root, _, files in sorted(_walk(os.path.join(path, folder)))  # noqa: PTH118 - as given
+            for image in _images_among(root, files)
+        ]
+    except OSError as error:
+        raise UserError(
+            f"the folder {error.filename!r} cannot be listed ({error.strerror}); make it readable, or choose another."
+        ) from error
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    def stop(error: OSError) -> None:  # os.walk would pass over what it cannot list
+        raise error
+
+    return os.walk(folder, onerror=stop, followlinks=True)
 
 
 def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:

@@ -76,12 +76,13 @@ class MilvusStore:
         self._uri, self._name = uri, name
         self._milvus = require("pymilvus", "search", "--store milvus:...")
         self._embedded = uri.endswith(".db")
-        for noisy in ("pymilvus", "grpc", "milvus_lite"):  # whose errors reach the user through ours
+        for noisy in ("pymilvus", "grpc", "milvus_lite", "faiss"):  # whose errors reach the user through ours
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         if self._embedded:
             self._server = require("milvus_lite.server_manager", "search", f"--store milvus:{uri}")
-            Path(uri).parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
+            if self._embedded:
+                Path(uri).parent.mkdir(parents=True, exist_ok=True)
             self._client = self._milvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
 
     def keep(self, gallery: Any, paths: Sequence[str], unit: bool) -> bool:
@@ -172,6 +173,8 @@ class MilvusStore:
             yield
         except self._milvus.MilvusException as error:
             raise UserError(f"the store {self._uri} answers: {error.message}") from error
+        except OSError as error:  # of the embedded store
+            raise UserError(f"the store {self._uri} cannot be used ({error}); name another file.") from error
 
 
 def _text(path: str) -> str:

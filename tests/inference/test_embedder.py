@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -211,3 +212,20 @@ def test_importing_the_package_is_light():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     with pytest.raises(ImportError, match="Embeddr"):
         from inference import Embeddr  # noqa: F401
+
+
+def test_folders_that_cannot_be_listed(pictures, monkeypatch):
+    with pytest.raises(MissingPathError, match="'' does not exist"):
+        get_all_images("")
+    (pictures / "below" / "closed").mkdir(parents=True)
+    original = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for folder, deep in ((pictures / "below" / "closed", False), (pictures, True)):
+        with pytest.raises(UserError, match="closed' cannot be listed .Permission denied"):
+            get_all_images(folder, deep)

@@ -171,6 +171,9 @@ def test_errors_are_explained(file, capfd):
         found(file, gallery, ["x" * 70000] * 30)
     with pytest.raises(UserError, match=r"the store http://127.0.0.1:1 answers: .*connect"):
         found("http://127.0.0.1:1", gallery)
+    (Path(file).parent.parent / "taken").write_text("")
+    with pytest.raises(UserError, match=r"taken/a.db cannot be used .*name another file"):
+        found(str(Path(file).parent.parent / "taken" / "a.db"), gallery)
     assert "Traceback" not in capfd.readouterr().err
 
 
