@@ -44,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--resume", action="store_true", help="go on with a run that was cut off, at its last finished batch"
     )
-    made.add_argument("--append", action="store_true", help="add the images that the gallery in OUTPUT_DIR lacks")
+    made.add_argument(
+        "--append",
+        action="store_true",
+        help="add the images that the gallery in OUTPUT_DIR lacks, at its end; rows of files that have gone stay",
+    )
     made.add_argument(
         "--on-error",
         "--on_error",

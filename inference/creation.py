@@ -55,7 +55,8 @@ def create_gallery(
         pid_from: None for a row per image; else a row per identity, the mean of its images, and how identities are told
             from paths, see :func:`inference.identities.pid_function`.
         resume: go on with an unfinished run, at its last finished batch; do nothing if the gallery is complete.
-        append: keep the gallery in ``output_dir`` and add the images that are not in it.
+        append: keep the gallery in ``output_dir`` and add the images that are not in it, at its end. A file is known by
+            its path, however that is written; rows of files that have gone stay.
         on_error: "stop" at an image that cannot be read, or "skip" it and list it in skipped.txt.
         print_freq: batches from one drawing of the progress bar to the next.
         progress: whether there is a progress bar.
@@ -98,9 +99,8 @@ def _check_identities(files: list[str], root: str, pid_from: str | None) -> None
 def _go_on(
     run: Run, embedder: Embedder, files: list[str], on_error: str, print_freq: int | None, progress: bool
 ) -> Created:
-    known = {*run.done, *run.skipped}
-    remaining = [path for path in files if path not in known]
-    if known:
+    remaining = _lacking(files, {*run.done, *run.skipped})
+    if run.done or run.skipped:
         logger.info("%d images are embedded already, %d are left.", len(run.done), len(remaining))
     with Progress(len(run.done) + len(remaining), print_freq, progress, done=len(run.done)) as bar:
         embedded = _embed(embedder, run, remaining, on_error, bar)
@@ -138,9 +138,22 @@ def _open_run(folder: Path, about: dict[str, Any], files: list[str], resume: boo
         unfinished.close()
         logger.warning("Discarding an unfinished run of %d images in %s.", len(unfinished.done), folder)
     base = _base_of(folder, about) if append else None
-    if base is not None and {str(path) for path in base.paths}.issuperset(files):
-        return None
+    if base is not None:
+        known = {str(path) for path in base.paths}
+        if base.about.get("root") == about["root"] and (gone := len(known.difference(files))):
+            logger.warning("%d images of the gallery are not in %s; their rows stay.", gone, about["root"])
+        if not _lacking(files, known):
+            return None
     return Run.start(folder, about, base)
+
+
+def _lacking(files: list[str], known: set[str]) -> list[str]:
+    """Those files that are not known, by whatever spelling of their path."""
+    remaining = [path for path in files if path not in known]
+    if not remaining or not known:
+        return remaining
+    absolute = {os.path.abspath(path) for path in known}  # noqa: PTH100 - without following links
+    return [path for path in remaining if os.path.abspath(path) not in absolute]  # noqa: PTH100
 
 
 def _continued(unfinished: Run, about: dict[str, Any]) -> Run:

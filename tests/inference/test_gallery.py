@@ -311,6 +311,26 @@ def test_append(create, files, tmp_path):
     assert create(root=other, append=True).count == 12
 
 
+def test_append_knows_files_by_whatever_name(create, files, tmp_path, monkeypatch, caplog):
+    create()
+    monkeypatch.chdir(tmp_path)
+    for root in ("files", "./files", f"{tmp_path}/out/../files/"):
+        assert create(root=root, append=True).embedded == 0
+    (files / "a_new.png").write_text("new")
+    assert create(root="files", append=True).count == 11
+    assert "not in" not in caplog.text
+
+
+def test_append_keeps_rows_of_files_that_have_gone(create, files, tmp_path, caplog):
+    create()
+    rows, paths = expected_of(files)
+    for path in paths[:2]:
+        Path(path).unlink()
+    assert create(append=True).count == 10
+    assert_gallery(tmp_path / "out", rows, paths)
+    assert f"2 images of the gallery are not in {files}; their rows stay" in caplog.text
+
+
 def test_append_to_a_gallery_without_description(create, files, tmp_path):
     """As the original wrote it, here with numbers of another width and order."""
     out = tmp_path / "out"
