@@ -5,7 +5,6 @@ python inference/get_similar.py --gallery_data gallery --config_file configs/256
 """
 
 import argparse
-import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ if __package__ in (None, ""):  # run as a file: the packages lie one folder up
 from yacs.config import CfgNode
 
 from config.cli import build_parser, clean_exit, parse_args
-from inference.command_line import add_input_arguments, embedder_from_config, output_folder
+from inference.command_line import add_input_arguments, embedder_from_config, output_folder, whole_number
 from inference.search import add_arguments, options_from_args, search, write_results
+from inference.thresholds import threshold_from_file
 from utils.errors import UserError
-from utils.files import write_bytes
+from utils.files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,27 +47,24 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="scale embeddings to unit length before distances are computed",
     )
-    made.add_argument("--topk", type=_count, default=100, metavar="K", help="results for each query; 0: all")
+    made.add_argument("--topk", type=whole_number(0), default=100, metavar="K", help="results for each query; 0: all")
     add_input_arguments(made)
     add_arguments(made)
     return made
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("expected 0 or more")
-    return value
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """What the script does once its command line is read.
 
     Raises:
-        UserError: no such gallery, a gallery of another model, a query that cannot be read (the message names it), and
-            as :func:`inference.search.search`.
+        UserError: no such gallery, a gallery of another model, a query that cannot be read (the message names it), no
+            threshold for --max-far, and as :func:`inference.search.search`.
     """
     options = options_from_args(args)
+    limit = options.max_distance
+    if options.max_far:
+        limit = threshold_from_file(*options.max_far, cfg.SOLVER.DISTANCE_FUNC, args.normalize_features)
+        logger.info("Results up to the distance %.6g, for a false accept rate of %s.", limit, options.max_far[0])
     folder = output_folder(cfg)
     from inference.gallery import EMBEDDINGS, check_comparable, read_gallery
 
@@ -87,7 +84,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         metric=cfg.SOLVER.DISTANCE_FUNC,
         topk=args.topk,
         normalize=args.normalize_features,
-        max_distance=options.max_distance,
+        max_distance=limit,
     )
     if found.note:
         logger.info(found.note)
@@ -101,9 +98,8 @@ def save_array(path: Path, values: Any) -> None:
     """Write a .npy file whole."""
     import numpy as np
 
-    stream = io.BytesIO()
-    np.save(stream, np.asarray(values), allow_pickle=False)
-    write_bytes(path, stream.getvalue())
+    with written_whole(path) as temporary:
+        np.save(temporary, np.asarray(values), allow_pickle=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from inference.exact import Found
-    from utils.roc import RocTable
 
 __all__ = [
     "SearchOptions",
@@ -29,7 +28,6 @@ __all__ = [
     "options_from_args",
     "search",
     "search_gallery",
-    "threshold_at_far",
     "write_results",
 ]
 
@@ -44,6 +42,7 @@ class SearchOptions:
     index: str = "exact"
     store: str = ""
     max_distance: float | None = None
+    max_far: tuple[str, str] | None = None  # rate and file
     formats: tuple[str, ...] = ("npy",)
 
 
@@ -58,7 +57,7 @@ class SearchResult:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --index, --store, --max-distance, --format and --html; :func:`options_from_args` reads them."""
+    """Add --index, --store, --max-distance, --max-far, --format and --html; :func:`options_from_args` reads them."""
     parser.add_argument(
         "--index",
         type=_index,
@@ -80,6 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-distance", type=_distance, metavar="X", help="leave out results farther than X, in the results' own unit"
     )
     parser.add_argument(
+        "--max-far",
+        nargs=2,
+        metavar=("RATE", "FILE"),
+        help="leave out results beyond the distance at which at most RATE of the pairs of two identities are accepted, "
+        "by the table in FILE: the metrics.json of python -m utils.evaluate --roc --output DIR, with the same metric "
+        "and normalisation",
+    )
+    parser.add_argument(
         "--format", type=_formats, default=("npy",), metavar="LIST", help=f"of {','.join(FORMATS)}; default npy"
     )
     parser.add_argument("--html", action="store_true", help="also write results.html, a contact sheet")
@@ -89,12 +96,15 @@ def options_from_args(args: argparse.Namespace) -> SearchOptions:
     """The options of a command line parsed with :func:`add_arguments`.
 
     Raises:
-        UserError: --index and --store together.
+        UserError: --index and --store together, or --max-distance and --max-far.
     """
     if args.store and args.index != "exact":
         raise UserError(f"--index {args.index} and --store {args.store} exclude each other; give one of them.")
+    if args.max_far and args.max_distance is not None:
+        raise UserError("--max-distance and --max-far exclude each other; give one of them.")
     formats = (*args.format, "html") if args.html else args.format
-    return SearchOptions(args.index, args.store or "", args.max_distance, formats)
+    max_far = tuple(args.max_far) if args.max_far else None
+    return SearchOptions(args.index, args.store or "", args.max_distance, max_far, formats)
 
 
 def parse_index(text: str) -> tuple[str, int | None]:
@@ -289,25 +299,3 @@ def _recall(found: Any, distances: Any, query: Any, gallery: Any, options: dict[
     listed = np.stack([np.isin(row, right) for row, right in zip(found[::step], exact, strict=True)])
     # Which of several items at the last distance is found does not matter.
     return float((listed | (distances[::step] <= limits[:, -1:])).mean()), len(exact)
-
-
-def threshold_at_far(table: "RocTable", far: float) -> float:
-    """The greatest distance at which at most a share ``far`` of pairs of two identities is accepted.
-
-    Args:
-        table: of :func:`utils.roc.roc_table`, made with the metric and normalisation of the search.
-        far: false accept rate, 0 to 1; it need not be one of the table's levels.
-
-    Returns:
-        a value for ``max_distance``.
-
-    Raises:
-        UserError: far is outside 0 to 1, or even the nearest pairs of two identities are more than that.
-    """
-    if not 0 <= far <= 1:
-        raise UserError(f"far is {far}; a rate from 0 to 1 is expected.")
-    rates = table.impostor.cumsum() / table.impostor.sum()
-    place = int(rates.searchsorted(far, side="right"))  # so many bins keep the rate
-    if not place:
-        raise UserError(f"no threshold keeps a false accept rate of {far:g}; the lowest possible is {rates[0]:g}.")
-    return float(table.edges[place])

@@ -97,14 +97,14 @@ def _run(args: argparse.Namespace) -> None:
         *embeddings, *labels, max_rank=args.max_rank, protocol=protocol, keep_camids=not args.ignore_cameras, **common
     )
     lines = [describe(result)]
-    if args.roc:
-        table = roc_table(*embeddings, *labels, **common)
+    table = roc_table(*embeddings, *labels, **common) if args.roc else None
+    if table is not None:
         lines.append("verification of all pairs of single images:")
         for level, tar, threshold in zip(table.far_levels, table.tar, table.threshold, strict=True):
             lines.append(f"    TAR {tar:.2%} at FAR {level:g} (distance up to {threshold:.6g})")
     if args.output:
         paths = query["paths"].tolist() if "paths" in query else None
-        written = write_evaluation(args.output, [result], labels[0], labels[2], paths, _settings(args))
+        written = write_evaluation(args.output, [result], labels[0], labels[2], paths, _settings(args), table)
         lines += [f"written: {path}" for path in written]
     sys.stdout.write("\n".join(lines) + "\n")
 

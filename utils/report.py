@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote
 from utils.eval_reid import EvalResult, metrics_dict
 from utils.files import write_text
 from utils.labels import Cameras, check_length, int_array
+from utils.roc import RocTable
 from utils.visrank import Ranking
 
 AnyPath = str | os.PathLike[str]
@@ -53,12 +55,13 @@ def write_evaluation(
     q_camids: Any,
     query_paths: Sequence[AnyPath] | None = None,
     settings: Mapping[str, Any] | None = None,
+    verification: RocTable | None = None,
 ) -> tuple[Path, Path]:
     """Write metrics.json and per_query.csv.
 
-    metrics.json holds the logged names at its top level, ``protocols`` with the details of each result, and
-    ``settings``. per_query.csv has one row for each result and query; a query without a match has empty numbers.
-    Cameras count from 0, ranks from 1.
+    metrics.json holds the logged names at its top level, ``protocols`` with the details of each result, ``settings``,
+    and ``verification`` with thresholds for false accept rates if there is such a table. per_query.csv has one row for
+    each result and query; a query without a match has empty numbers. Cameras count from 0, ranks from 1.
 
     Args:
         output_dir: made if missing.
@@ -66,6 +69,7 @@ def write_evaluation(
         q_pids, q_camids: [M].
         query_paths: M image files.
         settings: anything that JSON can hold.
+        verification: of :func:`utils.roc.roc_table`.
 
     Raises:
         UserError: lengths that do not agree, or a folder that cannot be written to.
@@ -89,6 +93,8 @@ def write_evaluation(
         for result in results
     }
     document = {**metrics_dict(*results), "protocols": details, "settings": dict(settings or {})}
+    if verification is not None:
+        document["verification"] = _thresholds(verification)
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(_COLUMNS)
@@ -101,6 +107,15 @@ def write_evaluation(
     folder = Path(output_dir)
     metrics = write_text(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     return metrics, write_text(folder / "per_query.csv", table.getvalue())
+
+
+def _thresholds(table: RocTable) -> list[dict[str, float | None]]:
+    columns = (table.far_levels, table.far, table.tar, table.threshold)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [
+        {"far_level": level, "far": far, "tar": tar, "threshold": None if math.isnan(limit) else limit}
+        for level, far, tar, limit in rows
+    ]
 
 
 def _numbers(result: EvalResult, i: int) -> list[Any]:

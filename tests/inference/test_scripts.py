@@ -14,6 +14,7 @@ import torch
 from inference import create_embeddings, get_similar
 from inference.embedder import Embedder
 from tests.support import ROOT, golden
+from utils import evaluate
 from utils.distances import get_dist_func, normalize
 
 SIZE = ("INPUT.SIZE_TEST", "[64, 32]", "TRAINER.PROGRESS_BAR", "False", "DATALOADER.NUM_WORKERS", "1")
@@ -111,6 +112,25 @@ def test_max_distance(gallery, recorded_images, legacy_checkpoint, tmp_path):
     assert len(np.load(tmp_path / "results.npy", allow_pickle=True).item()[str(picture)]["distances"]) == 3
 
 
+def test_max_far(gallery, recorded_images, legacy_checkpoint, tmp_path, capsys):
+    """Thresholds of an evaluation of the very gallery: what is accepted wrongly stays within the rate."""
+    paths = np.load(gallery / "paths.npy")
+    pids = np.array([int(path.rsplit("/", 1)[1].split("_")[0]) for path in paths])
+    labels = {"embeddings": np.load(gallery / "embeddings.npy"), "pids": pids}
+    np.savez(tmp_path / "all.npz", **labels)
+    files = ["--query", str(tmp_path / "all.npz"), "--gallery", str(tmp_path / "all.npz"), "--ignore-cameras"]
+    assert evaluate.main([*files, "--normalize", "--roc", "--output", str(tmp_path)]) == 0
+    given = keys(recorded_images / "bounding_box_test", legacy_checkpoint, tmp_path)
+    far = ("--max-far", "0.01", str(tmp_path / "metrics.json"))
+    get_similar.main(["--gallery_data", str(gallery), "--topk", "0", "--normalize_features", *far, *given])
+    results = np.load(tmp_path / "results.npy", allow_pickle=True).item()
+    wrong = sum(int((pids[results[path]["indices"]] != pid).sum()) for path, pid in zip(paths, pids, strict=True))
+    most = 0.01 * (pids[:, None] != pids).sum()
+    assert 0.9 * most < wrong <= 1.001 * most  # the queries were embedded anew
+    script_error(get_similar.main, "--gallery_data", gallery, *far, *given)
+    assert "'normalize': False" in capsys.readouterr().err
+
+
 def test_subfolders(pictures, embedder, legacy_checkpoint, tmp_path):
     for path in pictures.glob("*.png"):
         (pictures / path.name[0]).mkdir(exist_ok=True)
@@ -160,6 +180,8 @@ def test_bad_input(gallery, pictures, legacy_checkpoint, tmp_path, capsys):
         (similar, ("--gallery_data", tmp_path / "empty", *keys(pictures, legacy_checkpoint, out)), "embeddings.npy"),
         (similar, keys(pictures, legacy_checkpoint, out), "--gallery_data"),
         (similar, ("--gallery_data", gallery, "--topk", "-3", *keys(pictures, legacy_checkpoint, out)), "--topk"),
+        (similar, ("--gallery_data", gallery, "--topk", "x", *keys(pictures, legacy_checkpoint, out)), "whole number"),
+        (create, keys("", legacy_checkpoint, out), "'' does not exist"),
     ]
     for main, arguments, message in cases:
         script_error(main, *arguments)

@@ -17,12 +17,14 @@ from inference.search import (
     parse_store,
     search,
     search_gallery,
-    threshold_at_far,
     write_results,
 )
+from inference.thresholds import threshold_at_far, threshold_from_file
 from tests.support import ROOT
 from utils.distances import get_dist_func, normalize
 from utils.errors import UnknownNameError, UserError
+from utils.eval_reid import evaluate_embeddings
+from utils.report import write_evaluation
 from utils.roc import roc_table
 
 
@@ -190,7 +192,10 @@ def parsed(*argv):
 def test_options():
     assert parsed() == SearchOptions()
     argv = ["--index", "faiss:ivf:64", "--max-distance", "0.5", "--format", "csv,npy,csv", "--html"]
-    assert parsed(*argv) == SearchOptions("faiss:ivf:64", "", 0.5, ("csv", "npy", "html"))
+    assert parsed(*argv) == SearchOptions("faiss:ivf:64", "", 0.5, None, ("csv", "npy", "html"))
+    assert parsed("--max-far", "0.001", "m.json").max_far == ("0.001", "m.json")
+    with pytest.raises(UserError, match="exclude each other"):
+        parsed("--max-far", "0.001", "m.json", "--max-distance", "1")
     assert parsed("--store", "milvus:a/b.db").store == "milvus:a/b.db"
     with pytest.raises(UserError, match="exclude each other"):
         parsed("--store", "milvus:a/b.db", "--index", "faiss:flat")
@@ -277,6 +282,40 @@ def test_no_threshold_is_low_enough():
     table = roc_table(same, same, np.arange(4), np.arange(4), np.zeros(4, int), np.ones(4, int))
     with pytest.raises(UserError, match="no threshold"):
         threshold_at_far(table, 0.1)
+
+
+SETTINGS = {"metric": "euclidean", "normalize": True, "rerank": False, "query_expansion": 0}
+
+
+def written_table(folder, **settings):
+    """metrics.json with the thresholds of a small evaluation; of its two lowest rates only the second can be kept."""
+    pids = np.repeat(np.arange(10), 2)
+    embeddings = np.concatenate([np.eye(12, dtype=np.float32)[pids[:18]], np.eye(12, dtype=np.float32)[[0, 0]]])
+    labels = embeddings, embeddings, pids, pids, np.zeros(20, int), np.ones(20, int)
+    table = roc_table(*labels, feat_norm=True, far_levels=(0.001, 0.1))
+    result = evaluate_embeddings(*labels, feat_norm=True)
+    write_evaluation(folder, [result], pids, np.zeros(20, int), settings=SETTINGS | settings, verification=table)
+    return str(folder / "metrics.json"), table
+
+
+def test_threshold_of_a_written_evaluation(tmp_path):
+    file, table = written_table(tmp_path)
+    assert threshold_from_file("0.1", file, "euclidean", True) == table.threshold[1] == threshold_at_far(table, 0.1)
+    assert threshold_from_file("1e-1", file, "euclidean", True) == table.threshold[1]
+    (tmp_path / "bare.json").write_text('{"settings": {}}')
+    for rate, where, metric, unit, message in [
+        ("0.001", file, "euclidean", True, "no threshold keeps"),
+        ("0.05", file, "euclidean", True, r"rate is 0.05; .* has 0.001, 0.1"),
+        ("few", file, "euclidean", True, "rate is few"),
+        ("0.1", file, "cosine", True, "'cosine'"),
+        ("0.1", file, "euclidean", False, "'normalize': False"),
+        ("0.1", f"{file}.no", "euclidean", True, "does not exist"),
+        ("0.1", str(tmp_path / "bare.json"), "euclidean", True, "--roc --output writes it"),
+        ("0.1", str(tmp_path / "per_query.csv"), "euclidean", True, "has no table"),
+        ("0.1", written_table(tmp_path / "b", rerank=True)[0], "euclidean", True, "after re-ranking"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            threshold_from_file(rate, where, metric, unit)
 
 
 # -------------------------------------------------------------------------------------------------------------- files

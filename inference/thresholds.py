@@ -1,0 +1,72 @@
+"""Distances up to which results are accepted, from the threshold table of an evaluation."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.errors import MissingPathError, UserError
+
+if TYPE_CHECKING:
+    from utils.roc import RocTable
+
+
+def threshold_at_far(table: "RocTable", far: float) -> float:
+    """The greatest distance at which at most a share ``far`` of pairs of two identities is accepted.
+
+    Args:
+        table: of :func:`utils.roc.roc_table`, made with the metric and normalisation of the search.
+        far: false accept rate, 0 to 1; it need not be one of the table's levels.
+
+    Returns:
+        a value for ``max_distance``.
+
+    Raises:
+        UserError: far is outside 0 to 1, or even the nearest pairs of two identities are more than that.
+    """
+    if not 0 <= far <= 1:
+        raise UserError(f"far is {far}; a rate from 0 to 1 is expected.")
+    rates = table.impostor.cumsum() / table.impostor.sum()
+    place = int(rates.searchsorted(far, side="right"))  # so many bins keep the rate
+    if not place:
+        raise UserError(f"no threshold keeps a false accept rate of {far:g}; the lowest possible is {rates[0]:g}.")
+    return float(table.edges[place])
+
+
+def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> float:
+    """The distance that an evaluation found for a false accept rate.
+
+    Args:
+        rate: one of the rates of the table.
+        file: metrics.json of ``python -m utils.evaluate --roc --output DIR``.
+        metric, normalize: of the search; the evaluation must have had the same.
+
+    Returns:
+        a value for ``max_distance``.
+
+    Raises:
+        UserError: no such file or table, a table of other distances, or a rate that it does not have.
+    """
+    if not Path(file).is_file():
+        raise MissingPathError(f"{file} does not exist; expected metrics.json of python -m utils.evaluate --roc.")
+    try:
+        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        settings = document["settings"]
+        table = {float(row["far_level"]): row["threshold"] for row in document["verification"]}
+        found = {"metric": settings["metric"], "normalize": settings["normalize"]}
+        other_ranking = settings["rerank"] or settings["query_expansion"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} has no table of thresholds; python -m utils.evaluate --roc --output writes it."
+        ) from error
+    wanted = {"metric": metric, "normalize": normalize}
+    if found != wanted or other_ranking:
+        more = " after re-ranking or query expansion" if other_ranking else ""
+        raise UserError(f"the thresholds in {file} are of {found}{more}, but distances are of {wanted} here.")
+    try:
+        threshold = table[float(rate)]
+    except (ValueError, KeyError):
+        listed = ", ".join(f"{level:g}" for level in table)
+        raise UserError(f"the false accept rate is {rate}; {file} has {listed}.") from None
+    if threshold is None:
+        raise UserError(f"no threshold keeps a false accept rate of {rate}, says {file}.")
+    return float(threshold)
