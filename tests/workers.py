@@ -188,7 +188,8 @@ class RecordingModel(CTLModel):
         super()._log_epoch(metrics)
 
     def validation_step(self, batch, batch_idx):
-        self.buffers_seen.append(dict(self.named_buffers())["bn.running_mean"].clone())
+        if not self.trainer.testing:
+            self.buffers_seen.append(self.bn.running_mean.clone())
         super().validation_step(batch, batch_idx)
 
 

@@ -14,6 +14,8 @@ from tests.e2e.test_training import assert_same_state
 from tests.processes import free_port, run_processes
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow  # a training by several processes, and one by two machines
+
 TRAINING = {
     "SOLVER.DIST_BACKEND": "ddp_cpu",
     "SOLVER.IMS_PER_BATCH": 2,

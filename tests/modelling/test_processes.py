@@ -12,8 +12,11 @@ IBN = ["MODEL.NAME", "resnet50_ibn_a"]
 
 @pytest.mark.parametrize(
     ("method", "options", "gather"),
-    [("CTLModel", IBN, False), ("BaseModel", RESNET18, False), ("CTLModel", RESNET18, True)],
-    ids=["IBN", "baseline", "gathered"],
+    [
+        pytest.param("CTLModel", IBN, False, marks=pytest.mark.slow, id="IBN"),
+        pytest.param("BaseModel", RESNET18, False, id="baseline"),
+        pytest.param("CTLModel", RESNET18, True, id="gathered"),
+    ],
 )
 def test_gradients_are_the_mean_over_the_processes_and_no_parameter_is_unused(tmp_path, method, options, gather):
     one, two = run_processes(workers.average_gradients, 2, tmp_path / "run", method, options, gather)
