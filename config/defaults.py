@@ -91,6 +91,14 @@ _C.DATALOADER.DROP_LAST = True
 # An identity that has fewer than NUM_INSTANCE images left in an epoch: draw some again (True), or fill the batch with
 # blank images that the losses leave out (False).
 _C.DATALOADER.USE_RESAMPLING = True
+# Keep pictures decoded and resized, so that each file is decoded once: none, ram (shared by all processes of this
+# machine, gone when they end) or disk (kept for later runs in CACHE_DIR). Pixels are the same as without.
+_C.DATALOADER.CACHE = "none"
+# Size of that cache in gigabytes (10^9 bytes), 0 or more; a picture takes 3 x height x width bytes. Pictures beyond it
+# are decoded each time.
+_C.DATALOADER.CACHE_GB = 8.0
+# Folder of the disk cache. Empty: centroids-reid in XDG_CACHE_HOME, or in ~/.cache.
+_C.DATALOADER.CACHE_DIR = ""
 
 # Losses, optimisation and the course of a training.
 _C.SOLVER = CfgNode()

@@ -11,6 +11,7 @@ from config.tree import flatten_config
 CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.LAST_STRIDE": (1, 2),
     "DATALOADER.SAMPLER": ("random_identity",),
+    "DATALOADER.CACHE": ("none", "ram", "disk"),
     "SOLVER.OPTIMIZER_NAME": ("Adam",),
     "SOLVER.DISTANCE_FUNC": ("euclidean", "cosine"),
     "SOLVER.LR_SCHEDULER_NAME": ("multistep_lr", "cosine_annealing"),
@@ -35,6 +36,7 @@ MINIMA: dict[str, int] = {
     "INPUT.PADDING": 0,
     "DATALOADER.NUM_WORKERS": -1,
     "DATALOADER.NUM_INSTANCE": 2,
+    "DATALOADER.CACHE_GB": 0,
     "SOLVER.MAX_EPOCHS": 1,
     "SOLVER.BASE_LR": 0,
     "SOLVER.MIN_LR": 0,

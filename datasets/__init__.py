@@ -1,47 +1,46 @@
-"""Data sets by name."""
+"""Data sets by name. What is not asked for is not imported: a command line is answered without torch."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from datasets.bases import ReidDataModule
-from datasets.cuhk03np import CUHK03NPDetected, CUHK03NPLabeled
-from datasets.df1 import DF1
-from datasets.dukemtmcreid import DukeMTMCreID, OccludedDuke
-from datasets.market1501 import Market1501
-from datasets.merged import MergedDataModule
-from datasets.msmt17 import MSMT17V1, MSMT17V2
-from datasets.own_folder import OwnFolder
-from datasets.own_table import OwnTable
-from datasets.street2shop import Street2Shop
-from datasets.vehicleid import VehicleID800, VehicleID1600, VehicleID2400
-from datasets.veri776 import VeRi776
 from utils.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from datasets.bases import ReidDataModule
 
 __all__ = ["ReidDataModule", "init_dataset"]
 
-_DATASETS: dict[str, type[ReidDataModule]] = {
-    "market1501": Market1501,
-    "dukemtmcreid": DukeMTMCreID,
-    "occluded_duke": OccludedDuke,
-    "msmt17_v1": MSMT17V1,
-    "msmt17_v2": MSMT17V2,
-    "cuhk03np_labeled": CUHK03NPLabeled,
-    "cuhk03np_detected": CUHK03NPDetected,
-    "veri776": VeRi776,
-    "vehicleid_800": VehicleID800,
-    "vehicleid_1600": VehicleID1600,
-    "vehicleid_2400": VehicleID2400,
-    "df1": DF1,
-    "street2shop": Street2Shop,
-    "csv": OwnTable,
-    "folder": OwnFolder,
+# name: module and class
+_DATASETS = {
+    "market1501": ("market1501", "Market1501"),
+    "dukemtmcreid": ("dukemtmcreid", "DukeMTMCreID"),
+    "occluded_duke": ("dukemtmcreid", "OccludedDuke"),
+    "msmt17_v1": ("msmt17", "MSMT17V1"),
+    "msmt17_v2": ("msmt17", "MSMT17V2"),
+    "cuhk03np_labeled": ("cuhk03np", "CUHK03NPLabeled"),
+    "cuhk03np_detected": ("cuhk03np", "CUHK03NPDetected"),
+    "veri776": ("veri776", "VeRi776"),
+    "vehicleid_800": ("vehicleid", "VehicleID800"),
+    "vehicleid_1600": ("vehicleid", "VehicleID1600"),
+    "vehicleid_2400": ("vehicleid", "VehicleID2400"),
+    "df1": ("df1", "DF1"),
+    "street2shop": ("street2shop", "Street2Shop"),
+    "csv": ("own_table", "OwnTable"),
+    "folder": ("own_folder", "OwnFolder"),
 }
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ReidDataModule":
+        return import_module("datasets.bases").ReidDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def init_dataset(
     name: str, cfg: CfgNode | None = None, num_workers: int | None = None, **kwargs: Any
-) -> ReidDataModule:
+) -> "ReidDataModule":
     """Build the data module of the data set called ``name``; nothing is read before its ``setup()``.
 
     Args:
@@ -59,5 +58,12 @@ def init_dataset(
         if part not in _DATASETS:
             found = repr(name) if len(names) == 1 else f"{name!r}, which joins {part!r}"
             raise UnknownNameError(f"DATASETS.NAMES is {found}; valid names: {', '.join(sorted(_DATASETS))}.")
-    parts = [_DATASETS[part](cfg=cfg, num_workers=num_workers, **kwargs) for part in names]
+    from datasets.merged import MergedDataModule
+
+    parts = [_find_class(part)(cfg=cfg, num_workers=num_workers, **kwargs) for part in names]
     return parts[0] if len(parts) == 1 else MergedDataModule(parts, cfg=cfg, num_workers=num_workers, **kwargs)
+
+
+def _find_class(name: str) -> "type[ReidDataModule]":
+    module, kind = _DATASETS[name]
+    return getattr(import_module(f"datasets.{module}"), kind)

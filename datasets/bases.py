@@ -11,11 +11,13 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
+from datasets.cache import picture_loaders
 from datasets.loading import (
     BaseDatasetLabelled,
     BaseDatasetLabelledPerPid,
     EvaluationLoader,
     LateStartLoader,
+    Load,
     Sample,
     collate_fn_alternative,
 )
@@ -58,7 +60,8 @@ class ReidDataModule(LightningDataModule):
     """Reads a data set and makes its loaders; a subclass says where the images are by :meth:`read_splits`.
 
     After :meth:`setup`: ``train`` and ``val`` (torch data sets), ``train_dict`` {pid: samples} in ascending order,
-    ``train_list``, ``query_list``, ``gallery_list``, ``num_query``, ``num_classes``. A sample is (path, pid, camid,
+    ``train_list``, ``query_list``, ``gallery_list``, ``num_query``, ``num_classes``, ``train_pids`` (the data set's own
+    pids of the training set, ascending). A sample is (path, pid, camid,
     number): pids of the training set count from 0 in ascending order of the data set's own; the number is the position
     in ``train_list``, or in ``query_list + gallery_list``. ``has_cameras`` is False for data sets without cameras.
 
@@ -77,11 +80,14 @@ class ReidDataModule(LightningDataModule):
     train_list: list[Sample]
     query_list: list[Sample]
     gallery_list: list[Sample]
+    train_pids: list[int]
     num_query: int
     num_classes: int
     has_cameras: bool
     published: Published | None = None
     family: str = ""
+    # Whether a pid means the same identity in the training set as in query and gallery.
+    one_numbering: bool = True
 
     def __init__(
         self, cfg: CfgNode | None = None, num_workers: int | None = None, seed: int = 0, **kwargs: Any
@@ -116,15 +122,18 @@ class ReidDataModule(LightningDataModule):
         self.query_list, self.gallery_list = evaluated[: self.num_query], evaluated[self.num_query :]
         self.train_dict = _group_by_pid(self.train_list)
         self.num_classes = len(self.train_dict)
+        self.train_pids = sorted({pid for _, pid, _ in splits.train})
         transforms = ReidTransforms(self.cfg)
+        load_train, load_val = self._open_cache([] if stage == "test" else self.train_list, evaluated)
         self.train = BaseDatasetLabelledPerPid(
             self.train_dict,
             transforms.build_transforms(is_train=True),
             num_instances=self.cfg.DATALOADER.NUM_INSTANCE,
             resample=self.cfg.DATALOADER.USE_RESAMPLING,
             seed=self.seed,
+            load=load_train,
         )
-        self.val = BaseDatasetLabelled(evaluated, transforms.build_transforms(is_train=False))
+        self.val = BaseDatasetLabelled(evaluated, transforms.build_transforms(is_train=False), load_val)
         self._is_set_up = True
         self._report()
 
@@ -229,6 +238,11 @@ class ReidDataModule(LightningDataModule):
             **self._loader_options(),
         )
 
+    def _open_cache(self, train: Sequence[Sample], evaluated: Sequence[Sample]) -> list[Load]:
+        options, sizes = self.cfg.DATALOADER, (self.cfg.INPUT.SIZE_TRAIN, self.cfg.INPUT.SIZE_TEST)
+        paths = ([sample[0] for sample in samples] for samples in (train, evaluated))
+        return picture_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, list(zip(paths, sizes, strict=True)))
+
     def _loader_options(self) -> dict[str, Any]:
         workers, pin_memory = self._find_resources()
         # A generator of its own: without one, every pass takes a number from torch's global generator.
@@ -255,7 +269,7 @@ class ReidDataModule(LightningDataModule):
         else:
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
             pin_memory = torch.cuda.is_available()
-        workers = _count_cpus() // max(1, processes) if self.num_workers == -1 else self.num_workers
+        workers = count_cpus() // max(1, processes) if self.num_workers == -1 else self.num_workers
         return workers, pin_memory
 
     def _report(self) -> None:
@@ -278,7 +292,7 @@ def _group_by_pid(samples: Sequence[Sample]) -> dict[int, list[Sample]]:
     return groups
 
 
-def _count_cpus() -> int:
+def count_cpus() -> int:
     """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -80,6 +80,8 @@ class CocoDataModule(ReidDataModule):
     out.
     """
 
+    one_numbering = False  # conversions number the identities of each file from 0
+
     def read_splits(self) -> Splits:
         root = Path(self.cfg.DATASETS.ROOT_DIR)
         train_path = self.cfg.DATASETS.JSON_TRAIN_PATH

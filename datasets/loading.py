@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.draws import PidDraw, derive_seed, draw_images, resample_images, seeded_globals
+from datasets.transforms.pixels import Picture
 from utils.errors import UserError
 from utils.image import pil_loader
 
 # path of the image, pid, camid (from 0), number of the sample within its list
 Sample = tuple[str, int, int, int]
-Transform = Callable[[Image], Tensor]
+# how a file becomes a picture: pil_loader, or a cache in front of it
+Load = Callable[[str], Picture]
+Transform = Callable[[Any], Tensor]
 # image [3, H, W], pid, camid, number of the sample (-1: a blank image), whether there is a real image
 TrainRow = tuple[Tensor, int, int, int, bool]
 
@@ -27,19 +29,21 @@ class BaseDatasetLabelled(Dataset[tuple[Tensor, int, int, int]]):
 
     Args:
         data: the samples.
-        transform: from an RGB picture to a tensor.
+        transform: from what ``load`` returns to a tensor.
+        load: from a path to an RGB picture.
     """
 
-    def __init__(self, data: Sequence[Sample], transform: Transform) -> None:
+    def __init__(self, data: Sequence[Sample], transform: Transform, load: Load = pil_loader) -> None:
         self.data = data
         self.transform = transform
+        self.load = load
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int, int]:
         path, pid, camid, number = self.data[index]
-        return self.transform(pil_loader(path)), pid, camid, number
+        return self.transform(self.load(path)), pid, camid, number
 
 
 class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
@@ -55,10 +59,11 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
 
     Args:
         data: the samples of each identity.
-        transform: from an RGB picture to a tensor; may draw from Python's and torch's global generators.
+        transform: from what ``load`` returns to a tensor; may draw from Python's and torch's global generators.
         num_instances: images of an item (K), >= 1.
         resample: how a short last occurrence is filled.
         seed: seed of the run.
+        load: from a path to an RGB picture.
     """
 
     def __init__(
@@ -68,12 +73,14 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
         num_instances: int,
         resample: bool,
         seed: int = 0,
+        load: Load = pil_loader,
     ) -> None:
         self.data = data
         self.transform = transform
         self.num_instances = num_instances
         self.resample = resample
         self.seed = seed
+        self.load = load
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -100,7 +107,7 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
 
     def _load(self, sample: Sample) -> TrainRow:
         path, pid, camid, number = sample
-        return self.transform(pil_loader(path)), pid, camid, number, True
+        return self.transform(self.load(path)), pid, camid, number, True
 
 
 def collate_fn_alternative(batch: Sequence[Sequence[TrainRow]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -37,6 +37,8 @@ class MergedDataModule(ReidDataModule):
         UserError: two parts show the same identities, which as different classes would contradict each other.
     """
 
+    one_numbering = False  # merge_splits numbers the training identities anew
+
     def __init__(self, parts: Sequence[ReidDataModule], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parts = parts

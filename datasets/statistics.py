@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datasets.loading import Sample
+# (path, pid, camid), or a sample, of which these are the first three
+Labelled = tuple[Any, ...]
 
 # A set with fewer of its published images than this share is taken for a subset drawn from it, not for a broken copy.
 SUBSET_SHARE = 0.5
@@ -36,7 +37,7 @@ def count(images: Sequence[Sequence[Any]], has_cameras: bool = True) -> Counts:
     return Counts(len({image[1] for image in images}), len(images), cameras)
 
 
-def statistics_table(subsets: Mapping[str, Sequence[Sample]], has_cameras: bool = True) -> str:
+def statistics_table(subsets: Mapping[str, Sequence[Labelled]], has_cameras: bool = True) -> str:
     """A table of identities, images and cameras.
 
     Args:
@@ -71,29 +72,39 @@ def find_count_problem(found: Published, published: Published) -> str | None:
     return "; ".join(problems) or None
 
 
-def find_evaluation_problem(query: Sequence[Sample], gallery: Sequence[Sample]) -> str | None:
+def count_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> int:
+    """Queries that cannot be scored: no gallery image of their identity is from another camera.
+
+    Args:
+        query: samples (path, pid, camid, ...).
+        gallery: samples.
+    """
+    cameras_of: defaultdict[int, set[int]] = defaultdict(set)
+    for sample in gallery:
+        cameras_of[sample[1]].add(sample[2])
+    return sum(not cameras_of[sample[1]] - {sample[2]} for sample in query)
+
+
+def find_evaluation_problem(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> str | None:
     """Why no query could be scored: gallery images of the query's own identity and camera do not count as matches.
 
     Data without cameras has camera 0 for its queries and 1 for its gallery, so that nothing is left out.
 
     Args:
-        query: samples, not empty.
+        query: samples (path, pid, camid, ...), not empty.
         gallery: samples, not empty.
 
     Returns:
         What is wrong and what follows from it, or None if at least one query has a match.
     """
-    cameras_of: defaultdict[int, set[int]] = defaultdict(set)
-    for _, pid, camid, _ in gallery:
-        cameras_of[pid].add(camid)
-    if any(cameras_of[pid] - {camid} for _, pid, camid, _ in query if pid in cameras_of):
+    if count_unmatched(query, gallery) < len(query):
         return None
-    if not any(pid in cameras_of for _, pid, _, _ in query):
+    if not {image[1] for image in query} & {image[1] for image in gallery}:
         return (
             "No query has a gallery image of the same identity, so no mAP can be computed; the query and gallery "
             "images must share identities."
         )
-    if len({camid for _, _, camid, _ in (*query, *gallery)}) == 1:
+    if len({image[2] for image in (*query, *gallery)}) == 1:
         return (
             "All query and gallery images are from one camera. Gallery images from the query's own camera are not "
             "counted as matches, so no query has a match and no mAP can be computed; the test set needs images from a "

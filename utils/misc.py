@@ -18,8 +18,8 @@ from yacs.config import CfgNode
 from callbacks import EpochStatistics, ModelCheckpointPeriodic, SafeCheckpointIO
 from config.cli import clean_exit
 from config.validate import GONE_BACKENDS
-from datasets import init_dataset
-from datasets.statistics import find_evaluation_problem
+from datasets import ReidDataModule, init_dataset
+from datasets.checks import check_labels
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
@@ -98,9 +98,7 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         seed = resumed["hyper_parameters"].get("data_seed", seed)
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=seed)
     data.setup("test" if only_test else "fit")
-    problem = find_evaluation_problem(data.query_list, data.gallery_list)
-    if problem:  # the first validation would end the run, after hours perhaps
-        raise UserError(problem)
+    _check_data(data)
     cfg = _settle_cameras(cfg, data.has_cameras)
     if only_test:
         model = method.load_from_checkpoint(path, cfg=cfg)
@@ -349,6 +347,14 @@ def _check_same_network(path: str, checkpoint: dict[str, Any], model: ModelBase)
             f"{path} holds no states of optimisers and schedule, so training cannot continue from it: resume from a "
             "file in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."
         )
+
+
+def _check_data(data: ReidDataModule) -> None:
+    """What python -m datasets.validate tells without reading a picture: at once, not at a validation after hours."""
+    for finding in check_labels(data.train_pids, data.query_list, data.gallery_list, data.one_numbering):
+        if finding.is_fatal:
+            raise UserError(finding.text)
+        log.warning(finding.text)
 
 
 def _check_monitor(cfg: CfgNode, model: ModelBase) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 from yacs.config import CfgNode
 
+from datasets.transforms.pixels import Normalise, RandomFlipAndShift, ResizedPlanes
 from datasets.transforms.random_erasing import RandomErasing
 
 
@@ -28,16 +28,13 @@ def train_transforms(
         std: of each channel, > 0.
 
     Returns:
-        A function from an RGB PIL image to a float32 tensor [3, H, W].
+        A function from an RGB PIL image, or one resized already (uint8 [3, H, W]), to a float32 tensor [3, H, W].
     """
     return transforms.Compose(
         [
-            transforms.Resize(list(size), InterpolationMode.BILINEAR),
-            transforms.RandomHorizontalFlip(flip_probability),
-            transforms.Pad(padding),
-            transforms.RandomCrop(list(size)),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
+            ResizedPlanes(size),
+            RandomFlipAndShift(flip_probability, padding),
+            Normalise(mean, std),
             RandomErasing(erase_probability, mean),
         ]
     )
@@ -45,13 +42,7 @@ def train_transforms(
 
 def eval_transforms(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> transforms.Compose:
     """Resize and normalise. Args and Returns as for :func:`train_transforms`."""
-    return transforms.Compose(
-        [
-            transforms.Resize(list(size), InterpolationMode.BILINEAR),
-            transforms.ToTensor(),
-            transforms.Normalize(mean, std),
-        ]
-    )
+    return transforms.Compose([ResizedPlanes(size), Normalise(mean, std)])
 
 
 class ReidTransforms:

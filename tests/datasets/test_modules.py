@@ -181,7 +181,7 @@ def test_the_configuration_reaches_sampler_and_items(market, make_cfg, num_insta
     ],
 )
 def test_number_of_workers(market, make_cfg, monkeypatch, argument, key, environment, expected):
-    monkeypatch.setattr("datasets.bases._count_cpus", lambda: 8)
+    monkeypatch.setattr("datasets.bases.count_cpus", lambda: 8)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     module = init_dataset("market1501", cfg=make_cfg(market, "DATALOADER.NUM_WORKERS", key), num_workers=argument)
@@ -204,7 +204,7 @@ def stand_in_trainer(**options):
 
 
 def test_the_trainer_tells_the_place_of_this_process(market, make_cfg, monkeypatch):
-    monkeypatch.setattr("datasets.bases._count_cpus", lambda: 8)
+    monkeypatch.setattr("datasets.bases.count_cpus", lambda: 8)
     monkeypatch.setenv("WORLD_SIZE", "5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     module: Any = init_dataset("market1501", cfg=make_cfg(market), num_workers=-1)
@@ -246,13 +246,13 @@ def test_seed_and_drop_last_are_passed_on(market, make_cfg, drop_last):
 
 
 def test_only_cores_that_the_process_may_use_are_counted(monkeypatch):
-    from datasets.bases import _count_cpus
+    from datasets.bases import count_cpus
 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6}, raising=False)
-    assert _count_cpus() == 3
+    assert count_cpus() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert _count_cpus() == 64
+    assert count_cpus() == 64
 
 
 def test_statistics_table():

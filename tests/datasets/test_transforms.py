@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import transforms as tv
 
 from config import cfg as shared_cfg
 from datasets.transforms import RandomErasing, ReidTransforms
@@ -37,6 +38,53 @@ def test_train_transforms_as_recorded(transforms, number, seed):
     torch.manual_seed(seed)
     output = transforms.build_transforms(is_train=True)(image)
     assert_close(output, RECORDED[f"train{number}_seed{seed}"], "grey")
+
+
+def by_torchvision(image, size, padding, is_train):
+    """The same from torchvision's parts."""
+    mean, std = shared_cfg.INPUT.PIXEL_MEAN, shared_cfg.INPUT.PIXEL_STD
+    steps = [tv.Resize(size)]
+    if is_train:
+        steps += [tv.RandomHorizontalFlip(0.5), tv.Pad(padding), tv.RandomCrop(size)]
+    steps += [tv.ToTensor(), tv.Normalize(mean, std)]
+    return tv.Compose([*steps, RandomErasing(0.5, mean)] if is_train else steps)(image)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    *(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.tuples(st.integers(1, 30), st.integers(1, 30))),
+    *(st.integers(0, 50), st.booleans(), st.integers(0, 10**6)),
+)
+def test_pixels_and_draws_are_those_of_torchvision(file, size, padding, is_train, seed):
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*file, 3), dtype=np.uint8))
+    cfg = shared_cfg.clone()
+    cfg.merge_from_list(["INPUT.SIZE_TRAIN", list(size), "INPUT.SIZE_TEST", list(size), "INPUT.PADDING", padding])
+    outputs = []
+    ours = ReidTransforms(cfg).build_transforms(is_train)
+    for transform in (ours, lambda image: by_torchvision(image, list(size), padding, is_train)):
+        random.seed(seed)
+        torch.manual_seed(seed)
+        outputs.append(transform(image))
+        outputs.append(torch.rand(1) + random.random())  # as many numbers were drawn
+    assert torch.equal(outputs[0], outputs[2])
+    assert outputs[0].is_contiguous()
+    assert torch.equal(outputs[1], outputs[3])
+
+
+def test_a_picture_in_planes_is_resized_already():
+    image = Image.fromarray(RECORDED["img0"]).resize((32, 64), Image.Resampling.BILINEAR)
+    planes = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    kept = planes.clone()
+    for is_train in (True, False):
+        outputs = []
+        for picture in (image, planes):
+            random.seed(3)
+            torch.manual_seed(3)
+            cfg = shared_cfg.clone()
+            cfg.merge_from_list(["INPUT.SIZE_TRAIN", [64, 32], "INPUT.SIZE_TEST", [64, 32]])
+            outputs.append(ReidTransforms(cfg).build_transforms(is_train)(picture))
+        assert torch.equal(*outputs)
+        assert torch.equal(planes, kept)
 
 
 def test_the_recorded_seeds_cover_flipped_and_erased_images():

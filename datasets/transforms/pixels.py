@@ -1,0 +1,106 @@
+"""The steps from a picture to the network's input, on planes of bytes for as long as possible.
+
+They draw and compute what torchvision's Resize, RandomHorizontalFlip, Pad, RandomCrop, ToTensor and Normalize do, bit
+for bit; planes of bytes are a quarter of the size of floats, and what the cache keeps.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+Picture = Image.Image | Tensor
+
+
+def resize_to_planes(picture: Image.Image, size: Sequence[int]) -> Tensor:
+    """Resize a picture by Pillow's bilinear filter, which averages when it shrinks.
+
+    Args:
+        picture: RGB.
+        size: height and width, pixels.
+
+    Returns:
+        uint8 [3, height, width].
+    """
+    height, width = size
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    planes = np.empty((3, height, width), np.uint8)
+    cv2.split(np.asarray(picture), list(planes))  # a quarter of the time of a transposed copy
+    return torch.from_numpy(planes)
+
+
+class ResizedPlanes:
+    """As :func:`resize_to_planes`; what is in planes already, such as a picture from the cache, is passed on.
+
+    Args:
+        size: height and width, pixels.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
+        self.size = tuple(size)
+
+    def __call__(self, picture: Picture) -> Tensor:
+        return picture if isinstance(picture, Tensor) else resize_to_planes(picture, self.size)
+
+    def __repr__(self) -> str:
+        return f"ResizedPlanes(size={self.size})"
+
+
+class RandomFlipAndShift:
+    """Flip horizontally; then pad by black and crop back to the size, which shifts the picture.
+
+    Draws from torch's global generator: one number for the flip, then, with padding, the crop's top and left.
+
+    Args:
+        flip_probability: 0 to 1.
+        padding: greatest shift in each direction, pixels, >= 0.
+    """
+
+    def __init__(self, flip_probability: float, padding: int) -> None:
+        self.flip_probability = flip_probability
+        self.padding = padding
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """[C, H, W], any type; not changed in place. Returns the same shape and type."""
+        if torch.rand(1) < self.flip_probability:
+            pixels = pixels.flip(-1)
+        if not self.padding:
+            return pixels
+        (to_row, from_row), (to_column, from_column) = (self._draw_shift(side) for side in pixels.shape[-2:])
+        shifted = torch.zeros_like(pixels)
+        # NumPy copies parts of rows faster than torch.
+        shifted.numpy()[:, to_row, to_column] = pixels.numpy()[:, from_row, from_column]
+        return shifted
+
+    def _draw_shift(self, side: int) -> tuple[slice, slice]:
+        """Where a side's pixels come to lie, and which of them stay in the picture."""
+        start = int(torch.randint(0, 2 * self.padding + 1, size=(1,))) - self.padding
+        before, after = min(max(0, -start), side), min(max(0, start), side)
+        return slice(before, side - after), slice(after, side - before)
+
+    def __repr__(self) -> str:
+        return f"RandomFlipAndShift(flip_probability={self.flip_probability}, padding={self.padding})"
+
+
+class Normalise:
+    """Bytes to numbers: (value / 255 - mean) / std of each channel.
+
+    Args:
+        mean: of each channel of pixels scaled to 0..1.
+        std: of each channel, > 0.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 [C, H, W] to float32 [C, H, W]."""
+        return pixels.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+
+    def __repr__(self) -> str:
+        return f"Normalise(mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()})"

@@ -1,0 +1,180 @@
+"""Check a data set before training on it: ``python -m datasets.validate --config_file FILE KEY VALUE ...``."""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
+
+from config.cli import build_parser, clean_exit, parse_args
+from datasets import init_dataset
+from utils.errors import UserError
+from utils.files import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from datasets.bases import Annotation, ReidDataModule, Splits
+    from datasets.charts import Chart
+    from datasets.checks import Finding
+
+    _Outcome = tuple[list[str], list[Finding]]
+
+_DESCRIPTION = """Read a whole data set, every picture once, and say what is wrong with it, before a training is paid
+for. Writes report.txt and histograms.png. Exit status: 0 if there are no errors (warnings do not count), 1 if there
+are, 2 if the command line or the configuration is wrong."""
+_EXAMPLES = (
+    "--config_file configs/256_resnet50.yml DATASETS.ROOT_DIR /data",
+    "--config_file configs/256_resnet50.yml --out check --world-size 4 DATASETS.ROOT_DIR /data",
+)
+_DETAILS_SHOWN = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, or 1 if the data set has errors.
+
+    Raises:
+        SystemExit: status 2 for a command line or configuration that cannot be used.
+    """
+    parser = build_parser(_DESCRIPTION, _EXAMPLES)
+    parser.prog = "-m datasets.validate"
+    parser.usage = "python -m datasets.validate [--config_file PATH] [--out DIR] [--world-size N] [KEY VALUE ...]"
+    parser.add_argument("--out", metavar="DIR", default="", help="where the report is written, default: OUTPUT_DIR")
+    parser.add_argument(
+        "--world-size",
+        type=_positive,
+        metavar="N",
+        help="processes of the training; default: as GPU_IDS and TRAINER.NUM_NODES say",
+    )
+    with clean_exit(UserError):
+        args, cfg = parse_args(parser, argv)
+        folder = Path(args.out or cfg.OUTPUT_DIR or Path("logs") / cfg.DATASETS.NAMES)
+        world_size = args.world_size or configured_world_size(cfg)
+        return validate(cfg, folder, world_size)
+
+
+def configured_world_size(cfg: CfgNode) -> int:
+    """Training processes that a configuration asks for, on a machine that has the devices it names."""
+    on_one_device = cfg.TRAINER.ACCELERATOR in ("cpu", "mps") and cfg.SOLVER.DIST_BACKEND != "ddp_cpu"
+    return (1 if on_one_device else max(1, len(cfg.GPU_IDS))) * cfg.TRAINER.NUM_NODES
+
+
+def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
+    """Check a data set, print the report, and write it and the histograms into a folder.
+
+    Args:
+        cfg: the whole tree.
+        folder: made if it is not there.
+        world_size: processes of the training.
+
+    Returns:
+        0, or 1 if there are errors.
+
+    Raises:
+        UserError: an unknown data set, or a folder that cannot be written to.
+    """
+    head = f"{cfg.DATASETS.NAMES} (DATASETS.ROOT_DIR {cfg.DATASETS.ROOT_DIR})"
+    write_text(folder / "report.txt", f"{head}\n\nnot finished\n")  # a folder that cannot be written to is met now
+    module = init_dataset(cfg.DATASETS.NAMES, cfg=cfg)
+    from datasets.charts import chart_text, draw_charts
+    from datasets.checks import Finding
+
+    try:
+        splits = module.read_splits()
+    except UserError as error:  # the labels cannot be read, so there is nothing else to look at
+        text = "\n".join([head, "", *_describe([Finding(True, str(error))], None)])
+        write_text(folder / "report.txt", text + "\n")
+        sys.stdout.write(text + "\n")
+        return 1
+    tables, findings = _check(cfg, module, splits, world_size)
+    charts = _charts(splits)
+    body = [head, *tables, *("\n" + chart_text(chart) for row in charts for chart in row), ""]
+    picture = io.BytesIO()
+    draw_charts(charts).save(picture, format="PNG")
+    written = [
+        write_text(folder / "report.txt", "\n".join([*body, *_describe(findings, None)]) + "\n"),
+        write_bytes(folder / "histograms.png", picture.getvalue()),
+    ]
+    lines = [*body, *_describe(findings, _DETAILS_SHOWN), *(f"written: {path}" for path in written)]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return int(any(finding.is_error for finding in findings))
+
+
+def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size: int) -> "_Outcome":
+    """The tables of the report, and everything that was found."""
+    from datasets.bases import NO_CAMERAS, count_cpus
+    from datasets.checks import check_batches, check_counts, check_files, check_labels
+    from datasets.scan import scan_pictures
+    from datasets.statistics import statistics_table
+
+    subsets = _by_name(splits)
+    identities, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
+    workers = count_cpus() if cfg.DATALOADER.NUM_WORKERS == -1 else cfg.DATALOADER.NUM_WORKERS
+    trained = [image[1] for image in splits.train]
+    findings = check_labels(trained, splits.query, splits.gallery, module.one_numbering)
+    findings += check_counts(splits, module.published)
+    batches, more = check_batches(trained, identities, instances, world_size)
+    findings += more
+    facts = scan_pictures((image[0] for images in subsets.values() for image in images), workers)
+    sizes = {name: cfg.INPUT.SIZE_TRAIN if name == "train" else cfg.INPUT.SIZE_TEST for name in subsets}
+    findings += check_files(subsets, facts, sizes)
+    tables = ["", statistics_table(subsets, splits.has_cameras), ""]
+    if not splits.has_cameras:
+        tables.append(NO_CAMERAS)
+    if not module.one_numbering:
+        tables.append("Identities of training and test are not compared: they are numbered apart.")
+    return tables + _describe_batches(batches, identities, instances, world_size), findings
+
+
+def _by_name(splits: "Splits") -> "dict[str, list[Annotation]]":
+    return {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
+
+
+def _describe_batches(batches: list[int], identities: int, instances: int, world_size: int) -> list[str]:
+    if not batches:
+        return ["batches per epoch: none"]
+    span = f"{min(batches)}" if min(batches) == max(batches) else f"{min(batches)} to {max(batches)}"
+    return [
+        f"batches per epoch: {span} on each of {world_size} process(es), of {identities} identities x {instances} "
+        f"images (first {len(batches)} epochs)"
+    ]
+
+
+def _charts(splits: "Splits") -> "list[list[Chart]]":
+    from datasets.charts import Chart
+    from datasets.checks import images_per_camera, images_per_identity
+
+    subsets = _by_name(splits).items()
+    charts = [[Chart(name, "identities by number of images", images_per_identity(images)) for name, images in subsets]]
+    if splits.has_cameras:
+        charts.append([Chart(name, "images by camera", images_per_camera(images)) for name, images in subsets])
+    return charts
+
+
+def _describe(findings: "Sequence[Finding]", limit: int | None) -> list[str]:
+    """Errors, then warnings, each with its details, up to a limit."""
+    lines = []
+    for title, is_error in (("error", True), ("warning", False)):
+        chosen = [finding for finding in findings if finding.is_error == is_error]
+        lines.append(f"{title}s: {len(chosen) or 'none'}")
+        for finding in chosen:
+            lines.append(f"  {title}: {finding.text}")
+            lines += [f"    {detail}" for detail in finding.details[:limit]]
+            if limit is not None and len(finding.details) > limit:
+                lines.append(f"    and {len(finding.details) - limit} more (report.txt names all)")
+    return lines
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
