@@ -87,9 +87,9 @@ def test_batches_of_an_epoch_are_counted_by_running_it(market, make_cfg, monkeyp
     batches, findings = check_batches([sample[1] for sample in module.train_list], 2, 2, world_size)
     with pytest.warns(UserWarning, match="fewer than 2 images"):
         loader = module.train_dataloader()
-    for epoch, count in enumerate(batches):
+    for epoch, number in enumerate(batches):
         loader.sampler.set_epoch(epoch)
-        assert sum(1 for _ in loader) == count
+        assert sum(1 for _ in loader) == number
     assert [(finding.is_error, finding.details) for finding in findings] == [(False, ["identity 3"])]
 
 
@@ -108,11 +108,11 @@ def test_every_identity_is_in_the_bin_of_its_size(sizes):
     images = [("x.jpg", pid, pid % 3) for pid, size in enumerate(sizes) for _ in range(size)]
     bins = images_per_identity(images)
     assert sum(bins.values()) == len(sizes)
-    for label, count in bins.items():
+    for label, number in bins.items():
         low, _, high = label.partition("-")
-        assert count == sum(int(low) <= size <= int(high or low) for size in sizes)
+        assert number == sum(int(low) <= size <= int(high or low) for size in sizes)
     assert images_per_camera(images) == {
-        str(camid + 1): count for camid, count in sorted(Counter(image[2] for image in images).items())
+        str(camid + 1): number for camid, number in sorted(Counter(image[2] for image in images).items())
     }
 
 
