@@ -78,7 +78,8 @@ def export_checkpoint(
 
     Raises:
         UnknownNameError: another format.
-        UserError: the checkpoint cannot be used, a package is missing, or the written file disagrees with torch.
+        UserError: the checkpoint cannot be used, a package is missing, torch fails to write the format, or the written
+            file disagrees with torch.
     """
     if format not in FORMATS:
         raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(FORMATS)}.")
@@ -94,7 +95,7 @@ def export_checkpoint(
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
     with written_whole(output) as temporary, torch.no_grad():
         with _quiet():
-            run = _WRITERS[format](network, example, temporary, dynamic_batch, json.dumps(metadata))
+            run = _write(format, network, example, temporary, dynamic_batch, json.dumps(metadata))
         cosine, error = compare(network, run, metadata)
         if not (cosine >= MIN_COSINE and error <= MAX_RELATIVE_ERROR):
             raise UserError(
@@ -102,6 +103,19 @@ def export_checkpoint(
                 f"{MIN_COSINE} is needed; relative error {error:.1e}, at most {MAX_RELATIVE_ERROR:g})."
             )
     return {**metadata, "cosine": cosine, "relative_error": error}
+
+
+def _write(format: str, network: nn.Module, *args: Any) -> Run:
+    try:
+        return _WRITERS[format](network, *args)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # exporters raise classes of their own, which differ from torch to torch
+        lines = str(error).strip().splitlines()
+        raise UserError(
+            f"torch {torch.__version__} cannot write this network as {format} ({type(error).__name__}"
+            f"{f': {lines[0]}' if lines else ''}); take another format or a newer torch."
+        ) from error
 
 
 def compare(network: nn.Module, run: Run, metadata: dict[str, Any]) -> tuple[float, float]:

@@ -186,6 +186,18 @@ def test_a_file_that_disagrees_is_not_kept(fault, checkpoints, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_an_exporter_that_fails_is_quoted(checkpoints, tmp_path, monkeypatch, capsys):
+    def fail(*args):
+        raise RuntimeError("unsupported: an operator\nmore of it")
+
+    monkeypatch.setitem(exporting._WRITERS, "torchscript", fail)
+    with pytest.raises(SystemExit) as ended:
+        export.main([str(checkpoints["resnet18"][0]), str(tmp_path / "a.pt"), "--format", "torchscript"])
+    assert ended.value.code == 2
+    assert "as torchscript (RuntimeError: unsupported: an operator); take" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
