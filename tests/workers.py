@@ -170,7 +170,7 @@ class RecordingModel(CTLModel):
         self.steps, self.own_means, self.logged, self.buffers_seen = [], [], [], []
 
     def training_step(self, batch, batch_idx):
-        images, pids, _, is_real = batch
+        images, pids, _, is_real = batch[:4]
         rows = [
             (sum_, pid)
             for sum_, pid in zip(images.sum((1, 2, 3))[is_real].tolist(), pids[is_real].tolist(), strict=True)
