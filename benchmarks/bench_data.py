@@ -1,11 +1,12 @@
-"""Images per second on one core, from files to the network's input: with and without the cache, and a plain loop.
+"""Images per second of one core, from files to the network's input: with and without the cache, and a plain loop.
 
     python benchmarks/bench_data.py
     python benchmarks/bench_data.py --cases fashion --images 256
 
 The plain loop is Pillow and torchvision as most projects write it: open, convert, Resize, RandomHorizontalFlip, Pad,
 RandomCrop, ToTensor, Normalize, and the same RandomErasing. A cold cache decodes and writes, a warm one reads; files
-lie in the page cache throughout. What is compared is measured in turns, round by round; ratios are those of a round.
+lie in the page cache throughout. What is compared is measured in turns, round by round, in CPU seconds of this process
+(the system's share included), so that other load counts for little; ratios are those of a round.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,7 @@ from PIL import Image  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
 from benchmarks.bench_embedding import picture  # noqa: E402
-from benchmarks.common import RESULTS, in_turns, machine, spread, write_report  # noqa: E402
+from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.cache import PictureCache  # noqa: E402
 from datasets.cache_folders import disk_folder  # noqa: E402
@@ -98,8 +100,10 @@ def bench_case(case: str, is_train: bool, images: int, repeats: int, memory: str
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), name
         seconds: dict[str, list[float]] = {name: [] for name in functions}
         for turn in range(repeats):
-            for name, values in in_turns(1, **dict(list(functions.items())[:: 1 if turn % 2 == 0 else -1])).items():
-                seconds[name] += values
+            for name in list(functions)[:: 1 if turn % 2 == 0 else -1]:
+                start = time.process_time()
+                functions[name]()
+                seconds[name].append(time.process_time() - start)
             for place in places.values():
                 shutil.rmtree(f"{place}/cold")
     report: dict[str, Any] = {"files": [height, width], "input": list(size), "images": images}

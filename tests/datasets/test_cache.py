@@ -311,6 +311,16 @@ def test_the_last_holder_removes_the_folder(paths, memory, no_decoding):
     assert oct(other.folder.stat().st_mode)[-3:] == "700"
 
 
+def test_a_worker_that_drops_its_copy_does_not_end_the_cache(tmp_path):
+    holder = [FolderLease(tmp_path / "folder")]
+    worker = multiprocessing.get_context("fork").Process(target=holder.clear)
+    worker.start()
+    worker.join(60)
+    assert (worker.exitcode, (tmp_path / "folder").exists()) == (0, True)
+    holder.clear()
+    assert not list(tmp_path.iterdir())
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path
