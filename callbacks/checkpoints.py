@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: the newest of every epoch, and how files are read and written."""
+"""Checkpoints of a training run: the best one, the newest one, and how files are read and written."""
 
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,47 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from utils.checkpoint import atomic_save, load_ctl_checkpoint, to_plain
+from utils.errors import UserError
 from utils.legacy_checkpoint import upgrade_legacy
+from utils.resume import AUTO_FOLDER, list_checkpoints, remove_temporaries
+
+
+class ModelCheckpointBest(ModelCheckpoint):
+    """After each validation ``LOGGER_DIR/checkpoints/epoch={epoch}.ckpt``; the best one is kept.
+
+    Saved with the epoch's end rather than right after validation, so that the schedule has made its step. An epoch that
+    is done again after an interruption writes its file anew.
+
+    Args:
+        monitor: name of the metric.
+        mode: "max" or "min".
+        every_n_epochs: epochs from one validation to the next.
+    """
+
+    def __init__(self, monitor: str, mode: str, every_n_epochs: int) -> None:
+        super().__init__(
+            filename="{epoch}",
+            monitor=monitor,
+            mode=mode,
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
 
 
 class ModelCheckpointPeriodic(ModelCheckpoint):
     """After every epoch ``LOGGER_DIR/auto_checkpoints/checkpoint_{epoch}.pth``; the newest one is kept.
 
-    The file is what MODEL.RESUME_TRAINING continues from. The previous one is removed after the new one is complete.
+    The file is what MODEL.RESUME_TRAINING continues from. Older ones are removed after the new one is complete.
 
     Args:
         dirpath: folder of the files; beside ``checkpoints`` in the first logger's folder when None.
+        keep: a file that is never removed: the one that the user named to continue from.
     """
 
     FILE_EXTENSION = ".pth"
 
-    def __init__(self, dirpath: str | Path | None = None) -> None:
+    def __init__(self, dirpath: str | Path | None = None, keep: str | Path = "") -> None:
         super().__init__(
             dirpath=dirpath,
             filename="checkpoint_{epoch}",
@@ -30,14 +56,28 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
             save_top_k=1,
             every_n_epochs=1,
             save_on_train_epoch_end=True,
+            enable_version_counter=False,
         )
+        self._keep = Path(keep).resolve()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the folder before the parent class would choose ``checkpoints``, shared with the best checkpoint."""
         if self.dirpath is None:
             root = (trainer.log_dir if trainer.loggers else None) or trainer.default_root_dir
-            self.dirpath = str(Path(trainer.strategy.broadcast(root)) / "auto_checkpoints")
+            self.dirpath = str(Path(trainer.strategy.broadcast(root)) / AUTO_FOLDER)
+        if trainer.is_global_zero and stage == "fit":
+            remove_temporaries(Path(self.dirpath).parent)
         super().setup(trainer, pl_module, stage)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, then remove what a kill between saving and removing has left."""
+        super().on_train_epoch_end(trainer, pl_module)
+        newest = Path(self.best_model_path)
+        if trainer.is_global_zero and newest.is_file():
+            files = list_checkpoints(newest.parent)
+            for path in files[files.index(newest) + 1 :]:
+                if path.resolve() != self._keep:
+                    path.unlink()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Leave the files of a run in another folder alone: older Lightning removes the one that was resumed from."""
@@ -45,12 +85,32 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
             super().load_state_dict(state_dict)
 
 
+def describe_resume(trainer: Trainer) -> str:
+    """Where a run that was interrupted can be continued from, in a sentence; "" if no epoch was finished."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpointPeriodic) and callback.dirpath:
+            for path in list_checkpoints(callback.dirpath):
+                options = f"MODEL.RESUME_TRAINING True MODEL.PRETRAIN_PATH {path} (or auto)"
+                return f"The last whole epoch is in {path}; {options} continues after it."
+    return ""
+
+
 class SafeCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary name and renames; reads ours and the original's files without running code from them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write plain containers, numbers, strings and tensors; the whole file or nothing."""
-        atomic_save(to_plain(checkpoint), path)
+        """Write plain containers, numbers, strings and tensors; the whole file or nothing.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written to; older checkpoints are as they were.
+        """
+        try:
+            atomic_save(to_plain(checkpoint), path)
+        except OSError as error:
+            raise UserError(
+                f"Checkpoint {path} cannot be written ({error.strerror or error}): free space on that disk, or mend "
+                "the folder."
+            ) from error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read onto the CPU; Lightning moves the tensors to where they belong."""

@@ -27,7 +27,9 @@ _C.MODEL.LAST_STRIDE = 1
 # Start the backbone from the ImageNet weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).
 _C.MODEL.PRETRAINED = True
 # A weights file. ImageNet weights (.pth) for a fresh training; with TEST.ONLY_TEST, MODEL.RESUME_TRAINING or
-# inference, a checkpoint of this project (.ckpt or .pth).
+# inference, a checkpoint of this project (.ckpt or .pth). With MODEL.RESUME_TRAINING also "auto": the newest checkpoint
+# that this script has written below OUTPUT_DIR, or a training from the start where there is none; "auto:FILE" starts
+# that from the ImageNet weights FILE.
 _C.MODEL.PRETRAIN_PATH = ""
 # Validation: rank the centroids of the gallery identities (True), or its single images (False). The test pass after a
 # training runs with this flipped. In inference: average the embeddings of an identity.
@@ -76,6 +78,9 @@ _C.DATASETS.JSON_TRAIN_PATH = ""
 # csv: a CSV file, or a Parquet file (.parquet, .pq), with the columns path, pid, split (train, query or gallery) and,
 # optionally, camid.
 _C.DATASETS.CSV_PATH = ""
+# At an image that cannot be read: stop with an error that names it, or skip it with one warning per file. In training
+# another image of the identity takes its place; a validation leaves it out and says how many it left out.
+_C.DATASETS.ON_ERROR = "stop"
 
 # Batches.
 _C.DATALOADER = CfgNode()
@@ -225,7 +230,8 @@ _C.LOG_DIR = "logs"
 _C.USE_MIXED_PRECISION = True
 # Folder for everything that a run writes. Empty: logs/{DATASETS.NAMES}.
 _C.OUTPUT_DIR = ""
-# Seed the runs, so that they can be repeated: run i has the seed REPRODUCIBLE_SEED + i.
+# Seed the runs, so that they can be repeated: run i has the seed REPRODUCIBLE_SEED + i. Operations take their
+# deterministic forms, which can be slower on CUDA; those that have none are named in a warning.
 _C.REPRODUCIBLE = False
 # Number of runs, one after the other, seeded or not, 1 or more.
 _C.REPRODUCIBLE_NUM_RUNS = 3

@@ -10,6 +10,7 @@ from config.tree import flatten_config
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.LAST_STRIDE": (1, 2),
+    "DATASETS.ON_ERROR": ("stop", "skip"),
     "DATALOADER.SAMPLER": ("random_identity",),
     "DATALOADER.CACHE": ("none", "ram", "disk"),
     "SOLVER.OPTIMIZER_NAME": ("Adam",),

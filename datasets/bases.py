@@ -124,6 +124,7 @@ class ReidDataModule(LightningDataModule):
         self.num_classes = len(self.train_dict)
         self.train_pids = sorted({pid for _, pid, _ in splits.train})
         transforms = ReidTransforms(self.cfg)
+        skip = self.cfg.DATASETS.ON_ERROR == "skip"
         load_train, load_val = self._open_cache([] if stage == "test" else self.train_list, evaluated)
         self.train = BaseDatasetLabelledPerPid(
             self.train_dict,
@@ -132,8 +133,10 @@ class ReidDataModule(LightningDataModule):
             resample=self.cfg.DATALOADER.USE_RESAMPLING,
             seed=self.seed,
             load=load_train,
+            skip_unreadable=skip,
         )
-        self.val = BaseDatasetLabelled(evaluated, transforms.build_transforms(is_train=False), load_val)
+        test_transform = transforms.build_transforms(is_train=False)
+        self.val = BaseDatasetLabelled(evaluated, test_transform, load_val, skip_unreadable=skip)
         self._is_set_up = True
         self._report()
 

@@ -70,6 +70,13 @@ def resample_images(count: int, missing: int, seed: int, epoch: int, pid: int, o
     return random.Random(derive_seed("resample", seed, epoch, pid, occurrence)).choices(range(count), k=missing)
 
 
+def order_substitutes(count: int, position: int, seed: int, epoch: int, pid: int, occurrence: int) -> list[int]:
+    """The positions 0 .. count-1 but ``position``, in the order in which they may stand for it. Args as draw_images."""
+    others = [other for other in range(count) if other != position]
+    random.Random(derive_seed("substitute", seed, epoch, pid, occurrence, position)).shuffle(others)
+    return others
+
+
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
     """Seed Python's and torch's CPU generator inside the block, and put both back as they were after it.

@@ -1,14 +1,17 @@
 """From samples to batches: the two torch data sets, the collate function, and the loader that starts late."""
 
+import logging
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from datasets.draws import PidDraw, derive_seed, draw_images, resample_images, seeded_globals
+from datasets.draws import PidDraw, derive_seed, draw_images, order_substitutes, resample_images, seeded_globals
 from datasets.transforms.pixels import Picture
 from utils.errors import UserError
 from utils.image import pil_loader
@@ -22,28 +25,72 @@ Transform = Callable[[Any], Tensor]
 TrainRow = tuple[Tensor, int, int, int, bool]
 
 BLANK = -1
+# The pid of a validation image that cannot be read; the evaluation leaves it out.
+UNREADABLE = torch.iinfo(torch.int64).min
+
+logger = logging.getLogger(__name__)
+
+
+class Opener:
+    """Opens pictures; with ``skip`` a file that cannot be read is None instead of an error, and warned of once.
+
+    The worker processes of a loader share the list of files that were warned of.
+
+    Args:
+        load: from a path to an RGB picture.
+        num_samples: samples of the data set.
+        skip: DATASETS.ON_ERROR is "skip".
+    """
+
+    def __init__(self, load: Load, num_samples: int, skip: bool) -> None:
+        self.load = load
+        self.skip = skip
+        self._warned = torch.zeros(num_samples if skip else 0, dtype=torch.bool).share_memory_()
+
+    def __call__(self, sample: Sample) -> Picture | None:
+        """The picture of a sample. Raises UserError, naming the file, if it cannot be read and ``skip`` is False."""
+        path, _, _, number = sample
+        try:
+            return self.load(path)
+        except UserError as error:
+            if not self.skip:
+                raise
+            if not self._warned[number]:
+                self._warned[number] = True
+                logger.warning("skipped: %s", error)
+        return None
 
 
 class BaseDatasetLabelled(Dataset[tuple[Tensor, int, int, int]]):
     """One image an item: (image [3, H, W], pid, camid, number of the sample), in the order of the samples.
 
     Args:
-        data: the samples.
+        data: the samples, each numbered by its position.
         transform: from what ``load`` returns to a tensor.
         load: from a path to an RGB picture.
+        skip_unreadable: in place of an image that cannot be read stands a black one with the pid UNREADABLE.
     """
 
-    def __init__(self, data: Sequence[Sample], transform: Transform, load: Load = pil_loader) -> None:
+    def __init__(
+        self,
+        data: Sequence[Sample],
+        transform: Transform,
+        load: Load = pil_loader,
+        skip_unreadable: bool = False,
+    ) -> None:
         self.data = data
         self.transform = transform
-        self.load = load
+        self._open = Opener(load, len(data), skip_unreadable)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int, int]:
-        path, pid, camid, number = self.data[index]
-        return self.transform(self.load(path)), pid, camid, number
+        _, pid, camid, number = self.data[index]
+        picture = self._open(self.data[index])
+        if picture is None:
+            picture, pid = Image.new("RGB", (1, 1)), UNREADABLE
+        return self.transform(picture), pid, camid, number
 
 
 class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
@@ -53,6 +100,9 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
     with fewer is filled: by images drawn again with replacement (``resample``), or by blank images, zeros that have the
     pid and camid of the item's first image, number -1 and is_real False. Nothing is kept between items, and the global
     random states are left as they were.
+
+    With ``skip_unreadable`` another image of the identity, drawn likewise, takes the place of one that cannot be read;
+    the item is blank as a whole if there is none.
 
     Index it by what RandomIdentitySampler yields. A plain pid stands for its first occurrence in the epoch last set by
     :meth:`set_epoch`.
@@ -64,6 +114,7 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
         resample: how a short last occurrence is filled.
         seed: seed of the run.
         load: from a path to an RGB picture.
+        skip_unreadable: go on at an image that cannot be read; the samples are numbered from 0 then.
     """
 
     def __init__(
@@ -74,14 +125,15 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
         resample: bool,
         seed: int = 0,
         load: Load = pil_loader,
+        skip_unreadable: bool = False,
     ) -> None:
         self.data = data
         self.transform = transform
         self.num_instances = num_instances
         self.resample = resample
         self.seed = seed
-        self.load = load
         self.epoch = 0
+        self._open = Opener(load, sum(map(len, data.values())), skip_unreadable)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of items that are indexed by a plain pid."""
@@ -100,14 +152,28 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
         if self.resample:
             chosen += resample_images(len(samples), missing, *draw)
         with seeded_globals(derive_seed("augment", *draw)):
-            rows = [self._load(samples[position]) for position in chosen]
-        image, _, camid, _, _ = rows[0]
+            rows = [row for position in chosen if (row := self._load(samples, position, draw))]
+            first = rows[0] if rows else self._blank(samples[0])
+        image, _, camid, _, _ = first
         blank = (torch.zeros_like(image), pid, camid, BLANK, False)
         return rows + [blank] * (self.num_instances - len(rows))
 
-    def _load(self, sample: Sample) -> TrainRow:
-        path, pid, camid, number = sample
-        return self.transform(self.load(path)), pid, camid, number, True
+    def _load(self, samples: Sequence[Sample], position: int, draw: tuple[int, int, int, int]) -> TrainRow | None:
+        """The row of a sample, or of the one that takes its place; None if none of the identity can be read."""
+        picture, sample = self._open(samples[position]), samples[position]
+        if picture is None:
+            for substitute in order_substitutes(len(samples), position, *draw):
+                picture, sample = self._open(samples[substitute]), samples[substitute]
+                if picture is not None:
+                    break
+            else:
+                return None
+        _, pid, camid, number = sample
+        return self.transform(picture), pid, camid, number, True
+
+    def _blank(self, sample: Sample) -> TrainRow:
+        _, pid, camid, _ = sample
+        return self.transform(Image.new("RGB", (1, 1))), pid, camid, BLANK, False
 
 
 def collate_fn_alternative(batch: Sequence[Sequence[TrainRow]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,6 +189,24 @@ def collate_fn_alternative(batch: Sequence[Sequence[TrainRow]]) -> tuple[Tensor,
     images, pids, camids, _, is_real = zip(*(row for item in batch for row in item), strict=True)
     # default_collate stacks into shared memory when it runs in a worker, which saves a copy.
     return default_collate(list(images)), torch.tensor(pids), torch.tensor(camids), torch.tensor(is_real)
+
+
+_WORKER_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([^.]*))?")
+
+
+def explain_worker_death(error: BaseException) -> str | None:
+    """What torch's error about a loader process that died means, or None for any other error.
+
+    torch raises it wherever the process is at that moment, not only in the loader.
+    """
+    match = _WORKER_DEATH.search(str(error))
+    if match is None:
+        return None
+    how = f"was killed ({match[2].strip()})" if match[2] else "ended unexpectedly"
+    return (
+        f"A process that loads images, DataLoader worker {match[1]}, {how}. As a rule memory ran out, or shared memory "
+        "(/dev/shm): give more of it, or lower DATALOADER.NUM_WORKERS or the batch size."
+    )
 
 
 class LateStartLoader(DataLoader[Any]):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import inspect
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from datasets.transforms.build import eval_transforms
 from inference.optional import require
 from modelling.bases import ModelBase
 from scripts.make_toy_dataset import Options, draw_shot, plan
+from utils.compat import ONNX_NEEDS_ONNXSCRIPT, export_onnx, export_program, program_module
 from utils.distances import normalize
 from utils.errors import UnknownNameError, UserError
 from utils.files import written_whole
@@ -32,7 +32,6 @@ METADATA = "preprocessing"  # the key in ONNX; the file preprocessing.json insid
 MIN_COSINE, MAX_RELATIVE_ERROR = 0.99999, 1e-4  # of the written file against torch
 
 _IMAGES = 4  # random ones, and as many drawn ones, that the file is tried with
-_OPSET_OLD, _OPSET_NEW = 17, 18
 
 
 class EmbeddingNetwork(nn.Module):
@@ -181,10 +180,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
-    # The exporter that builds on torch.export became the usual one in torch 2.9.
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    write = _write_onnx_new if version >= (2, 9) else _write_onnx_old
-    write(network, example, path, dynamic_batch)
+    if ONNX_NEEDS_ONNXSCRIPT:
+        require("onnxscript", "export", "--format onnx")
+    export_onnx(network, example, path, INPUT, OUTPUT, dynamic_batch)
     onnx, onnxruntime = (require(name, "export", "--format onnx") for name in ("onnx", "onnxruntime"))
     model = onnx.load(str(path))
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
@@ -195,24 +193,6 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: 
     return lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
-def _write_onnx_new(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:
-    require("onnxscript", "export", "--format onnx")
-    options: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if dynamic_batch else {}
-    torch.onnx.export(
-        network, (example,), str(path), input_names=[INPUT], output_names=[OUTPUT], opset_version=_OPSET_NEW,
-        dynamo=True, external_data=False, verbose=False, **options,
-    )  # fmt: skip
-
-
-def _write_onnx_old(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> None:
-    options: dict[str, Any] = {"dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}} if dynamic_batch else {}
-    if "dynamo" in inspect.signature(torch.onnx.export).parameters:
-        options["dynamo"] = False
-    torch.onnx.export(
-        network, (example,), str(path), input_names=[INPUT], output_names=[OUTPUT], opset_version=_OPSET_OLD, **options
-    )
-
-
 def _write_torchscript(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
     traced = torch.jit.trace(network, (example,), check_trace=False)
     torch.jit.save(traced, str(path), _extra_files={f"{METADATA}.json": metadata})
@@ -221,19 +201,13 @@ def _write_torchscript(network: nn.Module, example: Tensor, path: Path, dynamic_
 
 
 def _write_torch_export(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
-    options: dict[str, Any] = {}
-    if dynamic_batch:
-        if "dynamic_shapes" not in inspect.signature(torch.export.export).parameters:
-            raise UserError(f"--dynamic-batch with torch_export needs torch 2.2, and this is {torch.__version__}.")
-        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(network, (example,), **options)
+    program = export_program(network, example, dynamic_batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of this machine
     buffer = io.BytesIO()  # to a path, torch insists on the ending .pt2
     torch.export.save(program, buffer, extra_files={f"{METADATA}.json": metadata})
     path.write_bytes(buffer.getvalue())
-    loaded = torch.export.load(io.BytesIO(path.read_bytes()))
-    module: Any = loaded.module() if hasattr(loaded, "module") else loaded
+    module = program_module(torch.export.load(io.BytesIO(path.read_bytes())))
     return lambda images: module(torch.from_numpy(images)).numpy()
 
 

@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import IBN
 from modelling.baseline import Baseline
+from utils.compat import pack_convolution
 
 
 class FoldedNetwork(nn.Module):
@@ -146,11 +147,7 @@ class FusedConv(nn.Module):
 
     def _pack(self, x: Tensor) -> Tensor:
         """The weight in the order in which oneDNN reads it; the first batch shows the shape it is chosen for."""
-        geometry = (self.conv.weight, *self._geometry, self.conv.groups)
-        try:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight.default(*geometry, list(x.shape))
-        except (RuntimeError, TypeError):  # older torch packs without the shape, or not at all
-            self._packed = self.conv.weight
+        self._packed = pack_convolution(self.conv.weight, (*self._geometry, self.conv.groups), x.shape)
         return self._packed
 
 

@@ -21,7 +21,7 @@ from losses.center_loss import CenterLoss
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
-from modelling.evaluation import Embedded, evaluate, write_pictures, write_tables
+from modelling.evaluation import Embedded, evaluate, leave_out_unreadable, write_pictures, write_tables
 from solver.build import build_optimizer, build_scheduler, has_fused_adam, lr_factor, set_epoch
 from utils.centroids import create_centroids
 from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
@@ -346,7 +346,9 @@ class ModelBase(LightningModule):
         embeddings, pids, camids = self._collect(loader, processes)
         samples = getattr(loader.dataset, "data", None)  # loaders of other programs may not know their files
         paths = None if samples is None else [sample[0] for sample in samples]
-        data = Embedded(embeddings, pids, camids, self.hparams.num_query, paths)
+        data, left_out = leave_out_unreadable(Embedded(embeddings, pids, camids, self.hparams.num_query, paths))
+        if left_out:
+            rank_zero_info("%s, %s", stage, left_out)
         results = evaluate(data, self.hparams, processes)
         for result in results.values():
             rank_zero_info("%s, %s", stage, describe_result(result))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from yacs.config import CfgNode
 
+from datasets.loading import UNREADABLE
 from utils.distributed import Processes, of_first_process
 from utils.eval_reid import EvalResult, evaluate_embeddings
 from utils.report import write_evaluation, write_index
@@ -29,6 +30,20 @@ class Embedded:
         """Query part and gallery part of embeddings, pids and camids, as evaluate_embeddings takes them."""
         arrays = (self.embeddings, self.pids, self.camids)
         return [part for array in arrays for part in (array[: self.num_query], array[self.num_query :])]
+
+
+def leave_out_unreadable(data: Embedded) -> tuple[Embedded, str]:
+    """Without the rows of images that could not be read (DATASETS.ON_ERROR skip), and how many those were, in words."""
+    readable = data.pids != UNREADABLE
+    missing = len(readable) - int(readable.sum())
+    if not missing:
+        return data, ""
+    num_query = int(readable[: data.num_query].sum())
+    queries = data.num_query - num_query
+    paths = data.paths and [path for path, keep in zip(data.paths, readable.tolist(), strict=True) if keep]
+    rows = (data.embeddings[readable], data.pids[readable], data.camids[readable])
+    text = f"{missing} of {len(readable)} images left out, which could not be read: {queries} queries, "
+    return Embedded(*rows, num_query, paths), f"{text}{missing - queries} of the gallery"
 
 
 def evaluate(data: Embedded, hparams: CfgNode, processes: Processes | None = None) -> dict[str, EvalResult]:

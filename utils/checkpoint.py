@@ -7,9 +7,10 @@ CPU tensors, whether the file was written by this project, by the original (Ligh
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -213,17 +214,48 @@ def atomic_save(obj: Any, path: StrPath) -> None:
         path: the file; its folder is made if need be.
 
     Raises:
-        OSError: the folder cannot be written. No temporary file is left.
+        OSError: the folder cannot be written, or the disk is full. No temporary file is left.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
-            torch.save(obj, stream)
+            guarded = _FailingOnce(stream)
+            torch.save(obj, cast(BinaryIO, guarded))
+            if guarded.error is not None:
+                raise guarded.error
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+
+
+class _FailingOnce:
+    """A stream that keeps its first error and takes no more bytes.
+
+    torch's zip writer answers an error of the stream by one of its own about positions, some versions by ending the
+    process; this lets it finish, so that the disk's own words are reported.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                return self.stream.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        if self.error is None:
+            try:
+                self.stream.flush()
+            except OSError as error:
+                self.error = error

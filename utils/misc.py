@@ -3,29 +3,51 @@
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mlflow.exceptions import MlflowException
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.profilers import Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
-from callbacks import EpochStatistics, ModelCheckpointPeriodic, SafeCheckpointIO
+from callbacks import (
+    EpochStatistics,
+    LossGuard,
+    ModelCheckpointBest,
+    ModelCheckpointPeriodic,
+    SafeCheckpointIO,
+    SafeMLFlowLogger,
+    SafeTensorBoardLogger,
+    StopOnSigterm,
+    describe_resume,
+)
 from config.cli import clean_exit
 from config.validate import GONE_BACKENDS
 from datasets import ReidDataModule, init_dataset
 from datasets.checks import check_labels
+from datasets.loading import explain_worker_death
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
-from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
+from utils.checkpoint import load_ctl_checkpoint, to_plain
 from utils.distributed import find_launcher, is_first_process
 from utils.errors import MissingPathError, UserError
-from utils.legacy_checkpoint import upgrade_legacy
+from utils.resume import (
+    check_continues,
+    check_same_network,
+    count_epochs,
+    find_newest,
+    is_auto,
+    start_weights,
+    version_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +96,11 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
         seed = cfg.REPRODUCIBLE_SEED + run if cfg.REPRODUCIBLE else int.from_bytes(os.urandom(4), "little")
         if cfg.REPRODUCIBLE:
             seed_everything(seed, workers=True)
-        results.append(run_single(cfg, method, logger_save_dir, seed=seed))
+        results.append(run_single(cfg, method, logger_save_dir, seed=seed, run=run))
     return results
 
 
-def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed: int = 0) -> RunMetrics:
+def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed: int = 0, run: int = 0) -> RunMetrics:
     """One run: training and a test pass with USE_CENTROIDS flipped, or with TEST.ONLY_TEST two test passes.
 
     Args:
@@ -86,12 +108,16 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         method: the model's class.
         logger_save_dir: name of the folder below LOG_DIR.
         seed: shifts the draws of identities and images; 0 draws as the original did.
+        run: number of this run among REPRODUCIBLE_NUM_RUNS, by which it finds its own checkpoint again.
 
     Returns:
         The last metrics of each kind of evaluation, under "instances" and "centroids".
     """
     check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
     only_test = cfg.TEST.ONLY_TEST
+    auto = cfg.MODEL.RESUME_TRAINING and is_auto(cfg.MODEL.PRETRAIN_PATH)
+    if auto:
+        cfg = _resolve_auto(cfg, logger_save_dir, run, seed)
     path = _checkpoint_path(cfg) if only_test or cfg.MODEL.RESUME_TRAINING else None
     resumed = load_ctl_checkpoint(path) if path and not only_test else None
     if resumed and not cfg.REPRODUCIBLE:  # go on with the draws of the run that is resumed
@@ -106,28 +132,50 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         model.hparams.num_query, model.hparams.has_cameras = data.num_query, data.has_cameras
     else:
         if resumed:
-            _check_same_identities(str(path), resumed, data.num_classes)
-        facts: dict[str, Any] = {"num_query": data.num_query, "has_cameras": data.has_cameras, "data_seed": seed}
-        model = method(cfg, num_classes=data.num_classes, **facts)
+            check_continues(str(path), resumed, data.num_classes)
+        facts: dict[str, Any] = {"num_query": data.num_query, "has_cameras": data.has_cameras}
+        model = method(cfg, num_classes=data.num_classes, data_seed=seed, run_number=run, **facts)
         _check_monitor(cfg, model)
         if resumed:
-            _check_same_network(str(path), resumed, model)
-            _check_epochs_left(str(path), resumed, cfg.SOLVER.MAX_EPOCHS)
-    version = _version_of(path, cfg, logger_save_dir) if resumed else None
-    trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir, version))
+            check_same_network(str(path), resumed, model.state_dict(), cfg.MODEL.NAME)
+    finished = resumed is not None and _is_finished(str(path), resumed, cfg.SOLVER.MAX_EPOCHS, may_be=auto)
+    # Several runs that go on from one file need folders of their own.
+    goes_on = resumed is not None and (auto or cfg.REPRODUCIBLE_NUM_RUNS == 1)
+    version = version_of(str(path), Path(cfg.LOG_DIR) / logger_save_dir) if goes_on else None
+    trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir, version), keep="" if auto or not path else path)
     for logger in trainer.loggers:
         logger.log_hyperparams(to_plain(cfg))
     results: RunMetrics = {}
-    if only_test:
+    with _explained_faults(trainer):
+        if not only_test:
+            trainer.fit(model, datamodule=data, ckpt_path=path)
+        if only_test or finished:
+            trainer.test(model, datamodule=data, verbose=False)
+        _keep_metrics(results, model, trainer)
+        model.hparams.MODEL.USE_CENTROIDS = not model.hparams.MODEL.USE_CENTROIDS
         trainer.test(model, datamodule=data, verbose=False)
-    else:
-        trainer.fit(model, datamodule=data, ckpt_path=path)
-    _keep_metrics(results, model, trainer)
-    model.hparams.MODEL.USE_CENTROIDS = not model.hparams.MODEL.USE_CENTROIDS
-    trainer.test(model, datamodule=data, verbose=False)
-    _keep_metrics(results, model, trainer)
+        _keep_metrics(results, model, trainer)
     _log_places(trainer)
     return results
+
+
+@contextmanager
+def _explained_faults(trainer: Trainer) -> Iterator[None]:
+    """Errors of a run say where it can be continued from; SIGTERM ends it with status 0."""
+    describe = partial(describe_resume, trainer)
+    (stop,) = (callback for callback in trainer.callbacks if isinstance(callback, StopOnSigterm))  # type: ignore[attr-defined]
+    with stop.watch(describe):
+        try:
+            yield
+        except UserError as error:
+            if trainer.state.fn != "fit":
+                raise
+            raise type(error)(f"{error} {describe()}".rstrip()) from error
+        except RuntimeError as error:
+            death = explain_worker_death(error)
+            if death is None:
+                raise
+            raise UserError(f"{death} {describe()}".rstrip()) from error
 
 
 def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
@@ -149,12 +197,12 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
 
 def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[Logger]:
     """TensorBoard under LOG_DIR/name/version, a new one if None, and MLflow unless LOGGING.MLFLOW is False."""
-    loggers: list[Logger] = [TensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
+    loggers: list[Logger] = [SafeTensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
     # Opening a database makes it: only one process may. Loggers of the others would write nothing.
     if cfg.LOGGING.MLFLOW and is_first_process():
         uri = cfg.LOGGING.MLFLOW_URI or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
         try:
-            loggers.append(MLFlowLogger(experiment_name="default", tracking_uri=uri))
+            loggers.append(SafeMLFlowLogger(experiment_name="default", tracking_uri=uri))
         except MlflowException as error:
             raise UserError(
                 f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {uri!r}, which MLflow refuses: name a server or a "
@@ -163,13 +211,21 @@ def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[L
     return loggers
 
 
-def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
-    """The Trainer of a configuration; a validation every EVAL_PERIOD epochs, our own sampler, safe checkpoints."""
+def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Trainer:
+    """The Trainer of a configuration; a validation every EVAL_PERIOD epochs, our own sampler, safe checkpoints.
+
+    Args:
+        cfg: configuration.
+        loggers: from :func:`build_loggers`.
+        keep: a checkpoint that is not removed when newer ones are there.
+    """
     accelerator, devices = choose_devices(cfg)
     check_launch(cfg, _count(devices))
     fast = cfg.TRAINER.FAST_MATH and accelerator == "gpu"
     if fast:
         torch.set_float32_matmul_precision("high")
+    # Operations without a deterministic form on some device are named in a warning instead of ending the run.
+    deterministic: Literal["warn", False] = "warn" if cfg.REPRODUCIBLE else False
     return Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -186,19 +242,17 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger]) -> Trainer:
         benchmark=True if fast and not cfg.REPRODUCIBLE else None,
         profiler=build_profiler(cfg),
         callbacks=[
-            # Saved with the epoch's end rather than right after validation, so that the schedule has made its step.
-            ModelCheckpoint(
-                filename="{epoch}",
-                monitor=cfg.SOLVER.MONITOR_METRIC_NAME,
-                mode=cfg.SOLVER.MONITOR_METRIC_MODE,
-                every_n_epochs=cfg.SOLVER.EVAL_PERIOD,
-                save_on_train_epoch_end=True,
+            LossGuard(),
+            ModelCheckpointBest(
+                cfg.SOLVER.MONITOR_METRIC_NAME, cfg.SOLVER.MONITOR_METRIC_MODE, every_n_epochs=cfg.SOLVER.EVAL_PERIOD
             ),
-            ModelCheckpointPeriodic(),
+            ModelCheckpointPeriodic(keep=keep),
             EpochStatistics(),
+            StopOnSigterm(),
             *([TQDMProgressBar(refresh_rate=cfg.LOGGING.EVERY_N_STEPS)] if cfg.TRAINER.PROGRESS_BAR else []),
         ],
         plugins=[SafeCheckpointIO()],
+        deterministic=deterministic,
         enable_progress_bar=cfg.TRAINER.PROGRESS_BAR,
         enable_model_summary=False,
     )
@@ -319,34 +373,28 @@ def _checkpoint_path(cfg: CfgNode) -> str:
     return path
 
 
-def _version_of(checkpoint: str | None, cfg: CfgNode, name: str) -> str | None:
-    """The folder version_N below LOG_DIR/name that a checkpoint to resume from lies in: a single run goes on there."""
-    if checkpoint is None or cfg.REPRODUCIBLE_NUM_RUNS > 1:
-        return None
-    runs = (Path(cfg.LOG_DIR) / name).resolve()
-    return next((folder.name for folder in Path(checkpoint).resolve().parents if folder.parent == runs), None)
+def _resolve_auto(cfg: CfgNode, name: str, run: int, seed: int) -> CfgNode:
+    """A copy of the configuration with the newest checkpoint of this run, or for a fresh training if there is none."""
+    runs = Path(cfg.LOG_DIR) / name
 
+    def belongs(hparams: dict[str, Any]) -> bool:
+        return hparams.get("data_seed") == seed if cfg.REPRODUCIBLE else hparams.get("run_number", 0) == run
 
-def _check_same_identities(path: str, checkpoint: dict[str, Any], num_classes: int) -> None:
-    found = checkpoint["state_dict"]["fc_query.weight"].shape[0]
-    if found != num_classes:
-        raise UserError(
-            f"{path} was trained on {found} identities, but the training set here has {num_classes}: resume on the "
-            "data set it was trained on (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
+    newest = find_newest(runs, belongs)
+    weights = start_weights(cfg.MODEL.PRETRAIN_PATH)
+    cfg = cfg.clone()
+    if newest:
+        cfg.MODEL.PRETRAIN_PATH = str(newest)
+        rank_zero_info("MODEL.PRETRAIN_PATH auto: continuing from %s", newest)
+        return cfg
+    if cfg.MODEL.PRETRAINED and not weights:
+        raise MissingPathError(
+            f"MODEL.PRETRAIN_PATH is 'auto', but {runs} holds no checkpoint of this run, and MODEL.PRETRAINED True "
+            "needs ImageNet weights to start from: give MODEL.PRETRAIN_PATH auto:FILE, or set MODEL.PRETRAINED False."
         )
-
-
-def _check_same_network(path: str, checkpoint: dict[str, Any], model: ModelBase) -> None:
-    if checkpoint["state_dict"].keys() != model.state_dict().keys():
-        raise UserError(
-            f"{path} holds {describe(checkpoint)}, but MODEL.NAME is {model.hparams.MODEL.NAME}: set MODEL.NAME and "
-            "MODEL.BACKBONE_EMB_SIZE to those of its training."
-        )
-    if not checkpoint.get("optimizer_states") or not checkpoint.get("lr_schedulers"):
-        raise UserError(
-            f"{path} holds no states of optimisers and schedule, so training cannot continue from it: resume from a "
-            "file in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."
-        )
+    cfg.MODEL.RESUME_TRAINING, cfg.MODEL.PRETRAIN_PATH = False, weights
+    rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from the start", runs)
+    return cfg
 
 
 def _check_data(data: ReidDataModule) -> None:
@@ -372,13 +420,18 @@ def _check_monitor(cfg: CfgNode, model: ModelBase) -> None:
         )
 
 
-def _check_epochs_left(path: str, checkpoint: dict[str, Any], max_epochs: int) -> None:
-    done = upgrade_legacy(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if done >= max_epochs:
-        raise UserError(
-            f"{path} has finished {done} epochs and SOLVER.MAX_EPOCHS is {max_epochs}: nothing is left to train. Raise "
-            "SOLVER.MAX_EPOCHS, or test the checkpoint with TEST.ONLY_TEST True."
-        )
+def _is_finished(path: str, checkpoint: dict[str, Any], max_epochs: int, may_be: bool) -> bool:
+    """Whether a checkpoint has all epochs; an error unless it may have (a job that was started again just tests)."""
+    done = count_epochs(checkpoint)
+    if done < max_epochs:
+        return False
+    if may_be:
+        rank_zero_info("%s has finished all %d epochs: only the tests are left", path, done)
+        return True
+    raise UserError(
+        f"{path} has finished {done} epochs and SOLVER.MAX_EPOCHS is {max_epochs}: nothing is left to train. Raise "
+        "SOLVER.MAX_EPOCHS, or test the checkpoint with TEST.ONLY_TEST True."
+    )
 
 
 def _check_writable(folder: str) -> None:
@@ -402,5 +455,7 @@ def _log_places(trainer: Trainer) -> None:
         if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
             rank_zero_info("checkpoint: %s", callback.best_model_path)
     for logger in trainer.loggers:
+        if isinstance(logger, SafeMLFlowLogger) and logger.undelivered:
+            log.warning("%d records were not delivered to MLflow.", logger.undelivered)
         place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "_tracking_uri", "")
-        rank_zero_info("%s: %s", type(logger).__name__, place)
+        rank_zero_info("%s: %s", type(logger).__name__.removeprefix("Safe"), place)

@@ -20,6 +20,8 @@ import torch
 from torch.serialization import StorageType
 from torch.serialization import load as torch_load  # torch.load is often replaced to force one value of weights_only
 
+from utils.compat import tensor_builders
+
 _TORCH_MODULES = {"torch", "torch.cuda", "torch.storage"}
 _LIGHTNING = ("pytorch_lightning", "lightning.pytorch")
 # Callback classes key the callback states in checkpoints of Lightning before 1.5.
@@ -84,11 +86,7 @@ _ALLOWED: dict[str, Any] = {
     "torch.nn.parameter.Parameter": torch.nn.Parameter,
     "torch.autograd.variable.Variable": torch.nn.Parameter,
     **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
-    **{
-        f"torch._utils.{name}": _Function(getattr(torch._utils, name))
-        for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
-        if hasattr(torch._utils, name)  # the third is younger than torch 2.1
-    },
+    **{f"torch._utils.{name}": _Function(function) for name, function in tensor_builders().items()},
 }
 
 

@@ -22,6 +22,7 @@ ADDED = {
     "DATASETS.CSV_PATH": "",
     "SOLVER.MIN_LR": 0.0,
     "SOLVER.GATHER_NEGATIVES": False,
+    "DATASETS.ON_ERROR": "stop",
     "TEST.RERANK": False,
     "TEST.RERANK_K1": 20,
     "TEST.RERANK_K2": 6,

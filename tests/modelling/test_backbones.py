@@ -18,6 +18,7 @@ from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import IBN, ResNetIBNa
 from tests.support import GOLDEN, fill_by_recipe, golden
 from utils.checkpoint import identify_network
+from utils.compat import program_module
 from utils.errors import UnknownNameError, UserError
 
 KEYS = json.loads((GOLDEN / "state_dict_keys.json").read_text())
@@ -168,7 +169,7 @@ def test_can_be_exported(net: ResNet) -> None:
     net = copy.deepcopy(net).eval()
     with torch.no_grad():
         program = torch.export.export(net, (IMAGES,))
-        exported = program.module() if hasattr(program, "module") else program
+        exported = program_module(program)
         torch.testing.assert_close(exported(IMAGES), net(IMAGES))
 
 

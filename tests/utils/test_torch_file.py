@@ -17,6 +17,7 @@ import torch
 from tests.utils.pickle_files import call, global_op, rewrite_zip, value_op, write_row, write_tar, write_zip
 from utils import torch_file
 from utils.checkpoint import CheckpointError, load_checkpoint
+from utils.compat import tensor_builders
 from utils.torch_file import UnreadableError, read_torch_file
 
 
@@ -104,7 +105,7 @@ OLD_FORMS = {
     + value_op(None) * 2
     + b"\x88\x89tb",
 }
-if hasattr(torch._utils, "_rebuild_tensor_v3"):
+if "_rebuild_tensor_v3" in tensor_builders():
     untyped = STORAGE.replace(b"FloatStorage", b"UntypedStorage").replace(b"K\x06", b"K\x18")
     parts = untyped + SHAPE + b"\x89}" + global_op("torch.float32")
     OLD_FORMS["untyped"] = global_op("torch._utils._rebuild_tensor_v3") + b"(" + parts + b"tR"

@@ -1,0 +1,75 @@
+"""Stops a training whose loss or weights are no longer finite."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from utils.errors import UserError
+
+# Steps between two looks at the losses of an accelerator: each look waits for the device.
+STEPS_BETWEEN_LOOKS = 100
+
+
+class LossGuard(Callback):
+    """Raises a UserError at a loss that is NaN or infinite, naming its parts and the identities of the batch.
+
+    On the CPU after every step. Elsewhere every STEPS_BETWEEN_LOOKS steps, before a validation and at the end of an
+    epoch, so that steps need not wait for the device; the message is about the first bad step all the same. At the
+    end of an epoch, before its checkpoint is written, the weights are looked at too: the last step may have spoiled
+    them.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []  # of the steps since the last look
+        self._pids: list[Tensor] = []
+        self._step = 0  # of the epoch; the first that has not been looked at
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an epoch that broke off has left."""
+        self._losses, self._pids, self._step = [], [], 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step, and look if it is time."""
+        self._losses.append(outputs["loss"].detach())
+        self._pids.append(batch[1])
+        if pl_module.device.type == "cpu" or len(self._losses) == STEPS_BETWEEN_LOOKS:
+            self._look(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look before embeddings are computed from weights that may be spoiled."""
+        self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the last losses and at the weights; checkpoints are written after this."""
+        self._look(trainer, pl_module)
+        state = {name: value for name, value in pl_module.state_dict().items() if value.is_floating_point()}
+        finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+        if not all(finite):
+            name = list(state)[finite.index(False)]
+            raise UserError(
+                f"The weights became NaN or infinite in the last step of epoch {trainer.current_epoch} (the first is "
+                f"{name}): lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_EPOCHS."
+            )
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        losses, pids, start = self._losses, self._pids, self._step
+        self._losses, self._pids, self._step = [], [], start + len(losses)
+        finite = torch.stack(losses).isfinite().tolist() if losses else []
+        if all(finite):
+            return
+        bad = finite.index(False)
+        parts = ", ".join(f"{name} {values[start + bad].item():.6g}" for name, values in _parts(pl_module).items())
+        identities = ", ".join(map(str, sorted(set(pids[bad].tolist()))))
+        raise UserError(
+            f"The loss is {losses[bad].item()} at step {start + bad} of epoch {trainer.current_epoch}: {parts}; "
+            f"identities of the batch (numbers in the training set): {identities}. Lower SOLVER.BASE_LR, lengthen "
+            "SOLVER.WARMUP_EPOCHS, or look at the images of these identities."
+        )
+
+
+def _parts(pl_module: LightningModule) -> dict[str, list[Tensor]]:
+    return pl_module.losses_dict  # type: ignore[return-value]  # ModelBase keeps one list for each loss

@@ -1,0 +1,174 @@
+"""Training runs in processes of their own, forked from one that has imported everything, so that each starts at once.
+
+They are what the scripts are: the same code, the same exit statuses; and they can be killed.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import threading
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["train_ctl_model", "tests.e2e.forked"])
+NAME = "run"
+
+
+def start(options: list[Any], log: Path, point: str = "", processes: int = 1) -> list[Any]:
+    """Start a training with these options, its output going to ``log``; several processes as torchrun starts them.
+
+    Args:
+        options: KEY, VALUE, ... as load_config takes them.
+        log: file that the output is appended to.
+        point: moment at which the last process meets its fate, see POINTS; SIGTERM goes to all.
+        processes: how many.
+    """
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    started = []
+    for rank in range(processes):
+        environment: dict[str, Any] = {}
+        if processes > 1:
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            environment |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment |= {"TORCHELASTIC_RUN_ID": "test"}
+        fate = point if rank == processes - 1 or point.startswith("SIGTERM") else ""
+        arguments = (options, str(log), {key: str(value) for key, value in environment.items()}, fate)
+        process = CONTEXT.Process(target=train, args=arguments)
+        process.start()
+        started.append(process)
+    return started
+
+
+def finish(started: list[Any], timeout: float = 120) -> list[int | None]:
+    """Wait for processes; when one was killed the others are too, as a cluster does. Returns the exit statuses."""
+    for process in reversed(started):
+        process.join(timeout)
+        if process.exitcode == -signal.SIGKILL:
+            kill(started)
+    return [process.exitcode for process in started]
+
+
+def kill(started: list[Any]) -> None:
+    """kill -9, and wait until they are gone."""
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def run(options: list[Any], log: Path, point: str = "", processes: int = 1) -> list[int | None]:
+    """start and finish."""
+    return finish(start(options, log, point, processes))
+
+
+def train(options: list[Any], log: str, environment: dict[str, str], point: str) -> None:
+    """What a started process does."""
+    with open(log, "ab", buffering=0) as stream:  # noqa: PTH123
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    os.environ.update(environment)
+
+    from config.cli import load_config
+    from modelling import baseline
+    from train_ctl_model import CTLModel
+    from utils.misc import run_script
+
+    baseline.get_backbone = thin_backbone
+    if point:
+        kind, _, number = point.partition(":")
+        POINTS[kind](int(number))
+    run_script(CTLModel, load_config("", options), NAME)
+
+
+def thin_backbone(name: str) -> Any:
+    """Two convolutions in place of modelling.backbones.get_backbone: for tests that do not depend on the network."""
+
+    def build(last_stride: int) -> Any:
+        first, second = (nn.Conv2d(*channels, 3, stride=4) for channels in ((3, 32), (32, 512)))
+        return nn.Sequential(first, nn.BatchNorm2d(32), nn.ReLU(), second, nn.BatchNorm2d(512))
+
+    return SimpleNamespace(build=build)
+
+
+def _at_call(owner: Any, name: str, number: int, act: Any) -> None:
+    """Call ``act`` at the start of the given call of a method, counted from 1."""
+    original, calls = getattr(owner, name), [0]
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number:
+            act()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, counting)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _in_step(number: int) -> None:
+    """Between the backward pass and the optimisers of a step."""
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+
+    _at_call(LightningOptimizer, "step", number, _die)
+
+
+def _in_validation(number: int) -> None:
+    from modelling.bases import ModelBase
+
+    _at_call(ModelBase, "validation_step", number, _die)
+
+
+def _in_write(number: int) -> None:
+    """In the middle of writing a checkpoint: some of its bytes are on disk."""
+    from callbacks import checkpoints
+    from utils import checkpoint
+
+    stream = checkpoint._FailingOnce
+    _at_call(checkpoints, "atomic_save", number, lambda: _at_call(stream, "write", 10, _die))
+
+
+def _before_removal(number: int) -> None:
+    """When the newer checkpoint is complete and the older one is still there."""
+    from callbacks import ModelCheckpointPeriodic
+
+    _at_call(ModelCheckpointPeriodic, "_remove_checkpoint", number, _die)
+
+
+def _full_disk(number: int) -> None:
+    """From a checkpoint on no file may grow beyond a megabyte: writing fails as it does on a full disk."""
+    from callbacks import checkpoints
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
+
+    _at_call(checkpoints, "atomic_save", number, limit)
+
+
+def _terminated(number: int) -> None:
+    """SIGTERM at a step, from outside the main thread's own code."""
+    from modelling.bases import ModelBase
+
+    def send() -> None:
+        threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGTERM)).start()
+
+    _at_call(ModelBase, "optimize", number, send)
+
+
+POINTS = {
+    "step": _in_step,
+    "validation": _in_validation,
+    "write": _in_write,
+    "removal": _before_removal,
+    "full disk": _full_disk,
+    "SIGTERM": _terminated,
+}

@@ -1,0 +1,71 @@
+"""The one place where versions of the packages that we build on are told apart.
+
+Each function does the same with all of them, from the lower end of requirements.txt on, and says what differs.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+# torch 2.9 made the ONNX exporter that builds on torch.export, and needs onnxscript, the usual one.
+ONNX_NEEDS_ONNXSCRIPT = TORCH >= (2, 9)
+
+
+def tensor_builders() -> dict[str, Callable[..., Any]]:
+    """The functions of ``torch._utils`` that pickled tensors name; the third is younger than torch 2.1."""
+    names = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
+    return {name: getattr(torch._utils, name) for name in names if hasattr(torch._utils, name)}
+
+
+def pack_convolution(weight: Tensor, geometry: Sequence[Any], shape: Sequence[int]) -> Tensor:
+    """The weight of a convolution in the order in which oneDNN reads it.
+
+    Args:
+        weight: [C', C / groups, h, w] on the CPU.
+        geometry: padding, stride, dilation, number of groups.
+        shape: of the images, for which the order is chosen. Older torch chooses without it, or leaves it as it is.
+    """
+    try:
+        return torch.ops.mkldnn._reorder_convolution_weight.default(weight, *geometry, list(shape))
+    except (RuntimeError, TypeError):
+        return weight
+
+
+def export_onnx(
+    network: nn.Module, example: Tensor, path: Path, input_name: str, output_name: str, dynamic_batch: bool
+) -> None:
+    """Write a network as ONNX, by the exporter that this torch takes for the usual one."""
+    names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
+    if ONNX_NEEDS_ONNXSCRIPT:
+        names |= {"opset_version": 18, "dynamo": True, "external_data": False, "verbose": False}
+        if dynamic_batch:
+            names["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+    else:
+        names |= {"opset_version": 17}
+        if dynamic_batch:
+            names["dynamic_axes"] = {input_name: {0: "batch"}, output_name: {0: "batch"}}
+        if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+            names["dynamo"] = False
+    torch.onnx.export(network, (example,), str(path), **names)
+
+
+def export_program(network: nn.Module, example: Tensor, dynamic_batch: bool) -> Any:
+    """torch.export of a network. Raises UserError for a dynamic batch with torch 2.1, which cannot."""
+    options: dict[str, Any] = {}
+    if dynamic_batch:
+        if "dynamic_shapes" not in inspect.signature(torch.export.export).parameters:
+            raise UserError(f"--dynamic-batch with torch_export needs torch 2.2, and this is {torch.__version__}.")
+        options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+    return torch.export.export(network, (example,), **options)
+
+
+def program_module(program: Any) -> Callable[..., Any]:
+    """What runs an exported program: with torch 2.1 the program itself."""
+    return program.module() if hasattr(program, "module") else program
