@@ -202,6 +202,8 @@ def explain_worker_death(error: BaseException) -> str | None:
     match = _WORKER_DEATH.search(str(error))
     if match is None:
         return None
+    # The loader's own error says "exited unexpectedly", and may have come of one that knows the signal.
+    match = _WORKER_DEATH.search(str(error.__cause__)) or match
     how = f"was killed ({match[2].strip()})" if match[2] else "ended unexpectedly"
     return (
         f"A process that loads images, DataLoader worker {match[1]}, {how}. As a rule memory ran out, or shared memory "

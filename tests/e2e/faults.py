@@ -24,7 +24,7 @@ class Fault(NamedTuple):
     outcome: str
 
 
-MATRIX: list[Fault] = []
+MATRIX: dict[str, list[Fault]] = {}  # module of the tests -> its rows
 Test = TypeVar("Test", bound=Callable[..., object])
 
 
@@ -32,7 +32,7 @@ def fault(what: str, how: str, outcome: str) -> Callable[[Test], Test]:
     """Declare which fault a test injects, how, and the outcome that it asserts."""
 
     def declare(test: Test) -> Test:
-        MATRIX.append(Fault(what, how, outcome))
+        MATRIX.setdefault(test.__module__, []).append(Fault(what, how, outcome))
         return test
 
     return declare
@@ -42,8 +42,7 @@ def render() -> str:
     """The table of all declared faults, in Markdown."""
     for module in MODULES:
         importlib.import_module(module)
-    # Under pytest the same module may have been imported before: rows count once.
-    rows = [" | ".join(row) for row in dict.fromkeys(MATRIX)]
+    rows = [" | ".join(row) for module in MODULES for row in MATRIX[module]]
     return (
         "\n".join(["| fault | injected how | outcome |", "| --- | --- | --- |", *(f"| {row} |" for row in rows)]) + "\n"
     )

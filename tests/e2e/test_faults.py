@@ -181,7 +181,7 @@ def test_tensorboard_cannot_write(tiny_cfg, caplog, capfd, sabotage, tmp_path):
 @fault(
     "a data-loader worker is killed",
     "`kill -9` of a worker process in the second epoch",
-    "an error that names the worker, its signal and the last whole epoch",
+    "an error that names the worker and the last whole epoch",
 )
 def test_worker_is_killed(tiny_cfg, sabotage):
     killed = []
@@ -193,7 +193,7 @@ def test_worker_is_killed(tiny_cfg, sabotage):
                 child.send_signal(signal.SIGKILL)
 
     with pytest.raises(
-        UserError, match=r"DataLoader worker .* was killed \(Killed\).*checkpoint_0.pth.*continues"
+        UserError, match=r"DataLoader worker \d+, (was killed|ended).*checkpoint_0.pth.*continues"
     ) as error:
         run_main(tiny_cfg(**{"DATALOADER.NUM_WORKERS": 1}), sabotage(kill), "run")
     assert any(str(pid) in str(error.value) for pid in killed)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 
+from callbacks import SafeTensorBoardLogger
 from config.cli import load_config
 from utils import misc
 from utils.errors import UserError
@@ -136,5 +137,5 @@ def test_only_the_first_process_opens_the_tracking_database(tmp_path, monkeypatc
     cfg = cfg_of("LOGGING.MLFLOW_URI", f"sqlite:///{tmp_path / 'runs.db'}")
     cfg.LOG_DIR = str(tmp_path)
     monkeypatch.setenv("RANK", "1")
-    assert [type(logger) for logger in misc.build_loggers(cfg, "name")] == [TensorBoardLogger]
+    assert [type(logger) for logger in misc.build_loggers(cfg, "name")] == [SafeTensorBoardLogger]
     assert not (tmp_path / "runs.db").exists()
