@@ -63,10 +63,12 @@ class LossGuard(Callback):
             return
         bad = finite.index(False)
         parts = ", ".join(f"{name} {values[start + bad].item():.6g}" for name, values in _parts(pl_module).items())
-        identities = ", ".join(map(str, sorted(set(pids[bad].tolist()))))
+        own = getattr(trainer.datamodule, "train_pids", None)  # type: ignore[attr-defined]  # the data set's numbers
+        labels = sorted(set(pids[bad].tolist()))
+        identities = ", ".join(str(own[label] if own else label) for label in labels)
         raise UserError(
             f"The loss is {losses[bad].item()} at step {start + bad} of epoch {trainer.current_epoch}: {parts}; "
-            f"identities of the batch (numbers in the training set): {identities}. Lower SOLVER.BASE_LR, lengthen "
+            f"identities of the batch: {identities}. Lower SOLVER.BASE_LR, lengthen "
             "SOLVER.WARMUP_EPOCHS, or look at the images of these identities."
         )
 

@@ -80,6 +80,7 @@ class BaseDatasetLabelled(Dataset[tuple[Tensor, int, int, int]]):
     ) -> None:
         self.data = data
         self.transform = transform
+        self.load = load
         self._open = Opener(load, len(data), skip_unreadable)
 
     def __len__(self) -> int:
@@ -133,6 +134,7 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
         self.resample = resample
         self.seed = seed
         self.epoch = 0
+        self.load = load
         self._open = Opener(load, sum(map(len, data.values())), skip_unreadable)
 
     def set_epoch(self, epoch: int) -> None:
