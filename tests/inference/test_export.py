@@ -13,6 +13,7 @@ from inference import export, exporting
 from inference.exporting import FORMATS, METADATA, export_checkpoint
 from modelling.bases import ModelBase
 from tests.support import GOLDEN, ROOT, fill_by_recipe
+from utils import compat
 from utils.checkpoint import to_plain
 from utils.distances import normalize
 from utils.errors import UserError
@@ -154,7 +155,7 @@ def test_a_checkpoint_of_the_original(tmp_path, capsys):
 
 
 def test_the_exporter_of_older_torch(checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "_write_onnx_new", exporting._write_onnx_old)
+    monkeypatch.setattr(compat, "ONNX_NEEDS_ONNXSCRIPT", False)
     facts = export_checkpoint(checkpoints["resnet18"][0], tmp_path / "a.onnx", "onnx", unit=True, dynamic_batch=True)
     ((found, read),) = run_alone([tmp_path / "a.onnx"], tmp_path / "empty")
     np.testing.assert_allclose(found, normalize(checkpoints["resnet18"][1]), atol=1e-5)
