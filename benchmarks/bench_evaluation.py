@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
-from benchmarks.common import RESULTS, in_turns, machine, spread, start_peak, status_mib, timed, write_report  # noqa: E402
+from benchmarks.common import RESULTS, in_turns, machine, run_parts, spread, start_peak, status_mib, timed  # noqa: E402
 from utils.distances import get_euclidean  # noqa: E402
 from utils.eval_reid import EvalResult, evaluate_distances, evaluate_embeddings  # noqa: E402
 from utils.rerank import Rerank  # noqa: E402
@@ -332,11 +332,7 @@ def main() -> None:
         "rivals": lambda: bench_rivals(data),
     }
     out = args.out or RESULTS / f"evaluation_{args.size}.json"
-    for part in args.parts or PARTS:
-        report[part] = measure[part]()
-        print(f"{part}: {json.dumps(report[part])}", flush=True)
-        write_report(report, out)
-    print(f"written: {out}")
+    run_parts(args.parts or PARTS, measure, report, out)
 
 
 if __name__ == "__main__":

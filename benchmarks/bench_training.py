@@ -27,7 +27,7 @@ from pytorch_lightning import Callback, Trainer  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
-from benchmarks.common import RESULTS, machine, spread, start_peak, status_mib, write_report  # noqa: E402
+from benchmarks.common import RESULTS, machine, run_parts, spread, start_peak, status_mib  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from modelling.backbones import get_backbone  # noqa: E402
 from train_ctl_model import CTLModel  # noqa: E402
@@ -333,11 +333,7 @@ def main(argv: list[str] | None = None) -> None:
         "memory": lambda: bench_memory(args, argv),
     }
     out = args.out or RESULTS / f"training_{args.network}.json"
-    for part in args.parts:
-        report[part] = measure[part]()
-        print(f"{part}: {json.dumps(report[part])}", flush=True)
-        write_report(report, out)
-    print(f"written: {out}")
+    run_parts(args.parts, measure, report, out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,17 @@ def write_report(report: dict[str, Any], out: Path) -> None:
     """The report so far as JSON."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def run_parts(
+    parts: Iterable[str], measure: Mapping[str, Callable[[], Any]], report: dict[str, Any], out: Path
+) -> None:
+    """Measure one part after the other, and write the report after each."""
+    for part in parts:
+        report[part] = measure[part]()
+        print(f"{part}: {json.dumps(report[part])}", flush=True)
+        write_report(report, out)
+    print(f"written: {out}")
 
 
 def rows(report: Any, name: str = "") -> Iterator[tuple[str, str]]:
