@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -221,6 +222,8 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Traine
     """
     accelerator, devices = choose_devices(cfg)
     check_launch(cfg, _count(devices))
+    # The data modules here have no hook of this name that the model's could hide.
+    warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
     fast = cfg.TRAINER.FAST_MATH and accelerator == "gpu"
     if fast:
         torch.set_float32_matmul_precision("high")

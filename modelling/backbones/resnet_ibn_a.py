@@ -29,7 +29,8 @@ class IBN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] floating -> the same shape and dtype."""
         first, second = x[:, : self.split], x[:, self.split :]
-        wide = torch.promote_types(x.dtype, torch.float32)
+        # Not torch.promote_types, which the export of torch 2.1 cannot follow.
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         instance = F.instance_norm(
             first.to(wide), weight=self.IN.weight.to(wide), bias=self.IN.bias.to(wide), eps=self.IN.eps
         )
