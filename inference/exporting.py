@@ -92,7 +92,7 @@ def export_checkpoint(
     network = EmbeddingNetwork(model, unit)
     height, width = metadata["image_size"]
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
-    with written_whole(output) as temporary, torch.no_grad():
+    with written_whole(output, keep_ending=True) as temporary, torch.no_grad():
         with _quiet():
             run = _write(format, network, example, temporary, dynamic_batch, json.dumps(metadata))
         cosine, error = compare(network, run, metadata)

@@ -98,7 +98,7 @@ def save_array(path: Path, values: Any) -> None:
     """Write a .npy file whole."""
     import numpy as np
 
-    with written_whole(path) as temporary:
+    with written_whole(path, keep_ending=True) as temporary:
         np.save(temporary, np.asarray(values), allow_pickle=False)
 
 

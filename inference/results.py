@@ -59,7 +59,7 @@ def write_results(
     files = []
     for name in dict.fromkeys(formats):
         path = Path(output_dir) / f"results.{name}"
-        with written_whole(path) as temporary:
+        with written_whole(path, keep_ending=True) as temporary:
             _WRITERS[name](temporary, query_paths, gallery_paths, indices, distances)
         files.append(path)
     return files

@@ -10,10 +10,15 @@ from utils.errors import UserError
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def written_whole(path: str | os.PathLike[str], keep_ending: bool = False) -> Iterator[Path]:
     """A temporary name beside ``path``, to be written inside the block; moved to ``path`` when the block ends well.
 
-    Makes the folder. Nothing is left when the block raises; what was at ``path`` before then stays.
+    Makes the folder. Nothing is left when the block raises; what was at ``path`` before then stays. A process that is
+    killed leaves ``.<32 hexadecimal digits>.tmp``, which nobody takes for a picture.
+
+    Args:
+        path: the file.
+        keep_ending: give the temporary name the ending of ``path``, for writers that go by it.
 
     Raises:
         UserError: the folder cannot be written to, or ``path`` is a folder; the message names the file.
@@ -21,8 +26,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{str(path)!r} is a folder; the name of a file is expected.")
-    # The ending stays, for programs that go by it.
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix if keep_ending else '.tmp'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
