@@ -14,10 +14,12 @@ def requirements(name: str) -> list[str]:
 
 
 # Indexes for large galleries and an embedded vector store; the exchange format of networks, its exporter and runtime.
-SEARCH = ["faiss-cpu>=1.8", "milvus-lite>=3.0", "pymilvus>=2.5"]
-EXPORT = ["onnx>=1.15", "onnxruntime>=1.17", "onnxscript>=0.1"]
+FAISS = ["faiss-cpu>=1.8"]
+MILVUS = ["milvus-lite>=3.2.2", "pymilvus>=2.6.17"]
+EXPORT = ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.1"]
 # Tables of data sets; mlflow brings it along, its slim variants do not.
-PARQUET = ["pyarrow>=12"]
+PARQUET = ["pyarrow>=15"]
+DEV = requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET
 
 setup(
     name="centroids-reid",
@@ -31,9 +33,10 @@ setup(
     py_modules=["train_ctl_model", "train_base_model"],
     install_requires=requirements("requirements.txt"),
     extras_require={
-        "search": SEARCH,
+        "search": FAISS + MILVUS,
         "export": EXPORT,
         "parquet": PARQUET,
-        "dev": requirements("requirements-dev.txt") + SEARCH + EXPORT + PARQUET,
+        "dev": DEV + MILVUS,
+        "dev-without-milvus": DEV,  # see requirements-floor.txt
     },
 )

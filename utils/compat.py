@@ -16,6 +16,8 @@ from utils.errors import UserError
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 # torch 2.9 made the ONNX exporter that builds on torch.export, and needs onnxscript, the usual one.
 ONNX_NEEDS_ONNXSCRIPT = TORCH >= (2, 9)
+# torch.export of torch 2.1 fixes the number of images in a batch.
+PROGRAMS_TAKE_ANY_BATCH = "dynamic_shapes" in inspect.signature(torch.export.export).parameters
 
 
 def tensor_builders() -> dict[str, Callable[..., Any]]:
@@ -60,7 +62,7 @@ def export_program(network: nn.Module, example: Tensor, dynamic_batch: bool) -> 
     """torch.export of a network. Raises UserError for a dynamic batch with torch 2.1, which cannot."""
     options: dict[str, Any] = {}
     if dynamic_batch:
-        if "dynamic_shapes" not in inspect.signature(torch.export.export).parameters:
+        if not PROGRAMS_TAKE_ANY_BATCH:
             raise UserError(f"--dynamic-batch with torch_export needs torch 2.2, and this is {torch.__version__}.")
         options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
     return torch.export.export(network, (example,), **options)

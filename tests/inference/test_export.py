@@ -103,7 +103,7 @@ CASES = [
     ("resnet50_ibn_a", "onnx", True, False),
     ("resnet18", "torchscript", True, False),
     ("resnet50_ibn_a", "torchscript", False, True),
-    ("resnet18", "torch_export", True, True),
+    ("resnet18", "torch_export", True, compat.PROGRAMS_TAKE_ANY_BATCH),
     ("resnet50_ibn_a", "torch_export", False, False),
 ]
 
@@ -161,6 +161,13 @@ def test_the_exporter_of_older_torch(checkpoints, tmp_path, monkeypatch):
     np.testing.assert_allclose(found, normalize(checkpoints["resnet18"][1]), atol=1e-5)
     assert read["normalized"]
     assert facts["relative_error"] <= 1e-4
+
+
+def test_programs_of_torch_2_1_take_one_batch_size(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(compat, "PROGRAMS_TAKE_ANY_BATCH", False)
+    with pytest.raises(UserError, match="--dynamic-batch with torch_export needs torch 2.2"):
+        export_checkpoint(checkpoints["resnet18"][0], tmp_path / "a.pt2", "torch_export", dynamic_batch=True)
+    assert not (tmp_path / "a.pt2").exists()
 
 
 @pytest.mark.parametrize("fault", ["direction", "size", "shape", "nan"])
