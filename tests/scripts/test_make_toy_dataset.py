@@ -166,12 +166,14 @@ def test_an_existing_set_is_kept_unless_forced(market: Path) -> None:
 
 @pytest.mark.parametrize("layout", toy.LAYOUTS)
 def test_force_replaces_the_whole_set_and_nothing_else(tmp_path: Path, layout: str) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    draw(tmp_path, layout=layout, ids=10, images_per_id=7)
-    draw(tmp_path, force=True, layout=layout)
-    replaced = digests(tmp_path)
+    root = tmp_path / "toy"
+    root.mkdir()
+    (root / "notes.txt").write_text("mine")
+    draw(root, layout=layout, ids=10, images_per_id=7)
+    draw(root, force=True, layout=layout)
+    replaced = digests(root)
     assert replaced.pop("notes.txt")
-    assert replaced == digests(draw(tmp_path.parent / f"{tmp_path.name}_fresh", layout=layout))
+    assert replaced == digests(draw(tmp_path / "fresh", layout=layout))
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
