@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from yacs.config import CfgNode
 
 from datasets.loading import UNREADABLE
 from utils.distributed import Processes, of_first_process
+from utils.errors import NoValidQueryError
 from utils.eval_reid import EvalResult, evaluate_embeddings
 from utils.report import write_evaluation, write_index
 from utils.rerank import QueryExpansion, Rerank
@@ -56,19 +58,29 @@ def evaluate(data: Embedded, hparams: CfgNode, processes: Processes | None = Non
             graph of all images, and the others wait.
 
     Returns:
-        Protocol -> result; the protocols that MODEL.USE_CENTROIDS chooses.
+        Protocol -> result; the protocols that MODEL.USE_CENTROIDS chooses. The published one is left out, with a
+        warning, where its camera look-up leaves no query a centroid to be found; the strict one has no such error.
 
     Raises:
-        UserError: no query has a match.
+        NoValidQueryError: no query has a match.
     """
     if processes is not None and hparams.TEST.RERANK:
         return of_first_process(lambda: evaluate(data, hparams))
     protocols = ("centroid", "centroid_strict") if hparams.MODEL.USE_CENTROIDS else ("instance",)
     options = _options(hparams)
-    return {
-        protocol: evaluate_embeddings(*data.split(), protocol=protocol, processes=processes, **options)
-        for protocol in protocols
-    }
+    results = {}
+    for protocol in protocols:
+        try:
+            results[protocol] = evaluate_embeddings(*data.split(), protocol=protocol, processes=processes, **options)
+        except NoValidQueryError:
+            if protocol != "centroid":
+                raise
+            rank_zero_warn(
+                "The published centroid protocol, which looks cameras of the gallery up among those of the queries, "
+                "leaves no query a centroid of its identity from another camera: only the strict protocol is computed, "
+                "and its numbers are logged as mAP and Top-k too."
+            )
+    return results
 
 
 def write_tables(data: Embedded, results: Mapping[str, EvalResult], hparams: CfgNode) -> None:

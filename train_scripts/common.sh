@@ -27,7 +27,15 @@ train() {
       --config_file=* | --config-file=*) argument=${argument%%=*}=$(absolute "${argument#*=}") ;;
     esac
     case $previous in
-      DATASETS.ROOT_DIR | DATASETS.JSON_TRAIN_PATH | MODEL.PRETRAIN_PATH | OUTPUT_DIR | --config_file | --config-file)
+      MODEL.PRETRAIN_PATH)
+        case $argument in
+          auto) ;;
+          auto:*) argument=auto:$(absolute "${argument#auto:}") ;;
+          *) argument=$(absolute "$argument") ;;
+        esac
+        ;;
+      DATASETS.ROOT_DIR | DATASETS.JSON_TRAIN_PATH | DATASETS.CSV_PATH | DATALOADER.CACHE_DIR | OUTPUT_DIR | \
+        --config_file | --config-file)
         argument=$(absolute "$argument")
         ;;
     esac

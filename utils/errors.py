@@ -9,6 +9,10 @@ class UserError(ValueError):
         return " ".join(str(arg) for arg in self.args)
 
 
+class NoValidQueryError(UserError):
+    """No query of an evaluation has a gallery item that is relevant to it."""
+
+
 class MissingPathError(UserError, FileNotFoundError):
     """A file or folder that the configuration names does not exist."""
 

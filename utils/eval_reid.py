@@ -23,7 +23,7 @@ from torch import Tensor
 from utils.centroids import StrictGallery
 from utils.distance_blocks import BlockFunc, as_embeddings, block_height, tile_height
 from utils.distributed import Processes
-from utils.errors import UserError
+from utils.errors import NoValidQueryError, UserError
 from utils.labels import Cameras, IntArray, int_array
 from utils.protocols import NO_VALID_QUERY, Settings, prepare
 from utils.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
@@ -108,7 +108,7 @@ class _PerQuery:
             UserError: there is none.
         """
         if not self.index:
-            raise UserError(NO_VALID_QUERY)
+            raise NoValidQueryError(NO_VALID_QUERY)
         index, ap, first = np.concatenate(self.index), np.concatenate(self.ap), np.concatenate(self.first)
         inp = np.concatenate(self.inp)
         reached = np.bincount(np.minimum(first, max_rank + 1), minlength=max_rank + 2)[1 : max_rank + 1].cumsum()

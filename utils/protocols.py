@@ -8,7 +8,7 @@ from torch import Tensor
 
 from utils.centroids import StrictGallery, published_centroids, strict_centroids
 from utils.distance_blocks import DistanceBlocks, as_embeddings
-from utils.errors import UnknownNameError, UserError
+from utils.errors import NoValidQueryError, UnknownNameError
 from utils.labels import Cameras, IntArray, int_array
 from utils.ranking import SameIdentity
 from utils.rerank import QueryExpansion, Rerank, RerankedDistances, expand_queries
@@ -102,7 +102,7 @@ def prepare(
 def _published(query: Tensor, gallery: Tensor, labels: Any, settings: Settings, block_bytes: int | None) -> Candidates:
     built = published_centroids(gallery, *labels)
     if not len(built.pids):
-        raise UserError(NO_VALID_QUERY)
+        raise NoValidQueryError(NO_VALID_QUERY)
     sets = built.camera_sets if built.camera_sets is not None else [()] * len(built.pids)
     _, _, q_pids, q_camids, _ = labels
     same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.distance_blocks import block_height
-from utils.errors import UserError
+from utils.errors import NoValidQueryError, UserError
 from utils.labels import IntArray
 from utils.protocols import NO_VALID_QUERY, Candidates, Settings, prepare
 from utils.ranking import Pairs
@@ -73,7 +73,7 @@ def roc_table(
     high = high if high > low else low + 1.0
     genuine, impostor = _histograms(candidates, low, high, bins, block_bytes)
     if not genuine.sum():
-        raise UserError(NO_VALID_QUERY)
+        raise NoValidQueryError(NO_VALID_QUERY)
     if not impostor.sum():
         raise UserError("g_pids holds no identity but the queries' own: there are no pairs of two identities.")
     far = impostor.cumsum() / impostor.sum()

@@ -55,6 +55,25 @@ def test_a_table_without_cameras(toy, tiny_cfg, tmp_path, caplog):
     assert written["settings"]["same_camera_filter"] is True
 
 
+def test_queries_of_one_camera_and_gallery_of_another(toy, tiny_cfg, tmp_path, caplog):
+    """The published look-up finds the queries' camera for every gallery image, and leaves no centroid to be found."""
+    cameras = {"train": "door", "query": "door", "gallery": "stairs"}
+    images = images_of(toy)
+    images["gallery"] = images["gallery"][: len(images["query"])]  # further ones would be looked up in the gallery
+    rows = [f"{p},p{p.name[:4]},{split},{cameras[split]}" for split, paths in images.items() for p in paths]
+    table = tmp_path / "people.csv"
+    table.write_text("\n".join(["path,pid,split,camid", *rows]) + "\n")
+    options = {"DATASETS.NAMES": "csv", "DATASETS.CSV_PATH": str(table), "MODEL.USE_CENTROIDS": True}
+    with pytest.warns(UserWarning, match="only the strict protocol is computed"), caplog.at_level("INFO"):
+        (metrics,) = run_main(tiny_cfg(**options, **{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
+    assert 0 < metrics["centroids"]["strict_mAP"] == metrics["centroids"]["mAP"] <= 1  # what the best is chosen by
+    assert 0 < metrics["instances"]["mAP"] <= 1
+    written = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
+    assert set(written["protocols"]) == {"centroid_strict", "instance"}
+    assert written["mAP"] == pytest.approx(metrics["instances"]["mAP"])  # no other number takes its name
+    assert written["strict_mAP"] == pytest.approx(metrics["centroids"]["strict_mAP"])
+
+
 def test_identity_folders(tiny_cfg, tmp_path, caplog):
     people = draw(tmp_path / "people", "--ids", "10", "--cameras", "3", "--images-per-id", "6", "--layout", "folder")
     cfg = tiny_cfg(**{"DATASETS.NAMES": "folder", "DATASETS.ROOT_DIR": str(people), "SOLVER.MAX_EPOCHS": 1})

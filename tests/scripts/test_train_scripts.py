@@ -13,6 +13,7 @@ import pytest
 from yacs.config import CfgNode
 
 from config.cli import build_parser, parse_args
+from config.load import load_config
 from config.tree import flatten_config
 from tests.support import ROOT
 
@@ -156,6 +157,19 @@ def test_path_pairs_may_be_quoted_empty_or_absolute(recorder: Recorder) -> None:
     config = recorder.config()
     assert str(recorder.folder / "run 1") == config.OUTPUT_DIR
     assert (config.MODEL.PRETRAIN_PATH, config.DATASETS.ROOT_DIR) == ("", "/data")
+
+
+@pytest.mark.parametrize(("given", "expected"), [("auto", "auto"), ("auto:my weights.pth", "auto:{0}/my weights.pth")])
+def test_the_newest_checkpoint_may_be_asked_for(given: str, expected: str, recorder: Recorder) -> None:
+    recorder.run(SCRIPTS / "market1501/train_ctl_model_s_r50.sh", "MODEL.PRETRAIN_PATH", given)
+    assert expected.format(recorder.folder) == recorder.config().MODEL.PRETRAIN_PATH
+
+
+def test_every_file_and_folder_of_the_configuration_is_the_callers(recorder: Recorder) -> None:
+    keys = [key for key in flatten_config(load_config()) if key.endswith(("_PATH", "_DIR")) and key != "LOG_DIR"]
+    recorder.run(SCRIPTS / "market1501/train_ctl_model_s_r50.sh", *(part for key in keys for part in (key, "here/it")))
+    config = flatten_config(recorder.config())
+    assert {key: config[key] for key in keys} == dict.fromkeys(keys, str(recorder.folder / "here/it"))
 
 
 @pytest.mark.parametrize("form", [["--config_file", "mine.yml"], ["--config_file=mine.yml"]])
