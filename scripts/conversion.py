@@ -1,6 +1,7 @@
 """What the conversion scripts share: their command line, work on all cores with a bar, and the list of failures."""
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from utils.errors import MissingPathError, UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MAX_WORKERS = 128  # threads; beyond, they only wait for each other, and the system may refuse them
 _LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the temporary names of utils.files
 
 
@@ -32,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         """Add the option for the number of pictures that are worked on at once."""
         shown = "one per core" if default is None else "%(default)s"
         default = default or os.cpu_count() or 1
-        text = f"pictures worked on at once (default: {shown})"
+        text = f"pictures worked on at once, at most {MAX_WORKERS} (default: {shown})"
         self.add_argument(option, type=positive, default=default, metavar="N", dest="workers", help=text)
 
     def add_size(self) -> None:
@@ -45,9 +47,20 @@ class Parser(argparse.ArgumentParser):
 
 def positive(text: str) -> int:
     """A whole number of one or more, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of 1 to 999999999")
     return int(text)
+
+
+def not_negative(text: str) -> float:
+    """A finite number of 0 or more, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return value
 
 
 def run(convert: Callable[[argparse.Namespace], int], parser: Parser) -> None:
@@ -66,12 +79,12 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
     Args:
         function: is called in threads.
         items: its arguments.
-        workers: how many are worked on at once, at least 1.
+        workers: how many are worked on at once, at least 1; never more than MAX_WORKERS.
         label: stands before the bar on stderr.
     """
     from tqdm import tqdm
 
-    with ThreadPool(workers) as pool:
+    with ThreadPool(max(1, min(workers, len(items), MAX_WORKERS))) as pool:
         results = pool.imap(function, items, chunksize=8)
         return list(tqdm(results, total=len(items), desc=label, unit="image", mininterval=0.5, dynamic_ncols=True))
 

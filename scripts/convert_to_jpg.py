@@ -4,7 +4,8 @@
     python scripts/convert_to_jpg.py --source-dir-path images --target-dir-path images_jpg
 
 A file that cannot be read is named, and the others are converted; the exit status is then 1. Pictures that an earlier
-run converted are not converted again, unless they have changed.
+run converted are not converted again, unless they have changed. A picture in the target folder that this script has not
+made is never replaced: the one that would take its place counts as failed.
 """
 
 import argparse
@@ -50,7 +51,8 @@ def convert(args: argparse.Namespace) -> int:
             failures.append(f"Image {path}: {target / path.stem}.jpg is made from {first.name} already.")
     remove_leftovers(target)
     crops = [Crop(path, target / f"{stem}.jpg") for stem, path in chosen.items()]
-    failures = [text for text in make_crops(crops, None, args.workers, "converting") if text] + failures
+    made = make_crops(crops, None, args.workers, "converting", keep_others=True)
+    failures = [text for text in made if text] + failures
     print(f"{target}: {len(files) - len(failures)} of {len(files)} files converted")
     return report_failures(failures, "no JPEG was made of them")
 

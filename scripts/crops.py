@@ -1,5 +1,7 @@
 """Cutting, fitting and saving pictures. A file that an earlier run finished in the same way is not made again."""
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +19,8 @@ Box = tuple[int, int, int, int]
 
 CROP_QUALITY = 75  # of JPEG: Pillow's default, which the original's crops have
 COPY_QUALITY = 95  # of pictures that are to be cut later
+
+_RECIPE = re.compile(rb" of \d+ bytes, .*fitted into ")  # in the comment of every file made here, by any version
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ def fit(image: Image.Image, size: Size) -> Image.Image:
     return canvas
 
 
-def make_crops(crops: Sequence[Crop], size: Size | None, workers: int, label: str) -> list[str]:
+def make_crops(
+    crops: Sequence[Crop], size: Size | None, workers: int, label: str, keep_others: bool = False
+) -> list[str]:
     """Make the files, in parallel.
 
     Args:
@@ -45,6 +51,7 @@ def make_crops(crops: Sequence[Crop], size: Size | None, workers: int, label: st
         size: width and height to fit each into; None leaves them as large as they are, and compresses them less.
         workers: how many are made at once.
         label: stands before the bar.
+        keep_others: a target that holds a whole picture which was not made here is kept, and that is the reason given.
 
     Returns:
         For each crop an empty text, or the reason why it could not be made, which names the picture.
@@ -52,20 +59,25 @@ def make_crops(crops: Sequence[Crop], size: Size | None, workers: int, label: st
     Raises:
         UserError: a target's folder cannot be written to.
     """
-    return parallel(lambda crop: make_crop(crop, size), crops, workers, label)
+    return parallel(lambda crop: make_crop(crop, size, keep_others), crops, workers, label)
 
 
-def make_crop(crop: Crop, size: Size | None) -> str:
+def make_crop(crop: Crop, size: Size | None, keep_others: bool = False) -> str:
     """Make one file (see :func:`make_crops`), unless its comment says that it has been made in just this way."""
     try:
         recipe = _recipe(crop, size)
-        if read_jpeg_comment(crop.target) == recipe:
+        comment = read_jpeg_comment(crop.target)
+        if comment == recipe:
             return ""
+        if keep_others and not _RECIPE.search(comment) and _is_whole(crop.target):
+            return f"Image {crop.source}: {crop.target} is another picture, not made from it; move that away first."
         image = pil_loader(crop.source)
     except FileNotFoundError:
         return f"Image {crop.source} does not exist."
-    except (UserError, OSError) as error:
+    except UserError as error:
         return str(error)
+    except OSError as error:
+        return f"Image {crop.source} cannot be read ({error.strerror})."
     if crop.box is not None:
         left, top, right, bottom = crop.box
         clipped = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
@@ -81,6 +93,21 @@ def make_crop(crop: Crop, size: Size | None) -> str:
 
 
 def _recipe(crop: Crop, size: Size | None) -> bytes:
-    """How the file is made, in words that change with the source, the box and the size."""
-    text = f"{crop.source.name} of {crop.source.stat().st_size} bytes, box {crop.box}, fitted into {size}"
+    """How the file is made, in words that change with the source's bytes, the box and the size.
+
+    Not with the time of the source: copies of a data set often lose it, and other pictures may come with the same.
+    """
+    with crop.source.open("rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        length = stream.tell()
+    text = f"{crop.source.name} of {length} bytes, blake2b {digest}, box {crop.box}, fitted into {size}"
     return text.encode("utf-8", "backslashreplace")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a picture that can be read to its end."""
+    try:
+        pil_loader(path)
+    except UserError:
+        return False
+    return True

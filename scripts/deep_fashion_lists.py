@@ -8,6 +8,7 @@ from utils.errors import MissingPathError, UserError
 
 SOURCES = {"1": "shop", "2": "user"}
 SPLITS = ("train", "val", "test")
+MAX_CORNER = 2**31  # pixels; no picture is larger
 Corners = tuple[int, int, int, int]
 
 
@@ -48,6 +49,8 @@ def read_boxes(path: Path) -> dict[str, BoxRow]:
             x1, y1, x2, y2 = map(int, corners)
         except ValueError:
             raise UserError(f"{where}: clothes type and corners must be whole numbers: {style} {corners}.") from None
+        if max(map(abs, (x1, y1, x2, y2))) >= MAX_CORNER:
+            raise UserError(f"{where}: a corner lies outside of every picture: {corners}; expected pixels.")
         boxes[_picture_path(name, where)] = BoxRow(style, SOURCES[source], (x1, y1, x2, y2))
     return boxes
 
@@ -114,8 +117,9 @@ def _rows(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
         raise MissingPathError(f"{path} does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from error
-    if not lines or not lines[0].strip().isdecimal():
-        raise UserError(f"{path}, line 1: expected the number of rows, found {(lines or [''])[0]!r}.")
+    first = lines[0].strip() if lines else ""
+    if not first.isdecimal() or len(first) > 18:
+        raise UserError(f"{path}, line 1: expected the number of rows, found {first[:40]!r}.")
     count = 0
     for number, line in enumerate(lines[2:], start=3):
         if not line.strip():
@@ -125,8 +129,8 @@ def _rows(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
             raise UserError(f"{path}, line {number}: expected {fields} fields, found {len(values)}: {line.strip()!r}.")
         count += 1
         yield f"{path}, line {number}", values
-    if count != int(lines[0]):
-        raise UserError(f"{path}, line 1: says {lines[0].strip()} rows, found {count}; is the file cut off?")
+    if count != int(first):
+        raise UserError(f"{path}, line 1: says {first} rows, found {count}; is the file cut off?")
 
 
 def _picture_path(name: str, where: str) -> str:

@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a file: the packages lie one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.coco_builder import CocoBuilder
-from scripts.conversion import Parser, remove_leftovers, report_failures, require_folder, run
+from scripts.conversion import Parser, not_negative, remove_leftovers, report_failures, require_folder, run
 from scripts.street2shop_metadata import Category, Sighting, read_categories, read_json
 from utils.errors import MissingPathError, UserError
 
@@ -59,7 +59,7 @@ def build_parser() -> Parser:
     add("--save-dir", default="meta", metavar="DIR", help="the COCO files are written to (default: %(default)s)")
     parser.add_size()
     text = "smaller boxes are dropped, in pixels (default: %(default)s)"
-    add("--minimum-bbox-area", type=float, default=1, metavar="AREA", help=text)
+    add("--minimum-bbox-area", type=not_negative, default=1, metavar="AREA", help=text)
     parser.add_workers()
     return parser
 

@@ -1,7 +1,6 @@
 """The metadata of Street2Shop: which photo shows which product, category by category."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ CATEGORIES = (
     *("bags", "belts", "dresses", "eyewear", "footwear", "hats"),
     *("leggings", "outerwear", "pants", "skirts", "tops"),
 )
+_MAX_SIDE = 2**31  # pixels; no picture is larger, and products of two stay finite
 _SIDES = ("left", "top", "width", "height")
 
 
@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
         raise MissingPathError(f"{path} does not exist.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); is the file cut off?") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
 
 
@@ -87,7 +87,7 @@ def _sighting(entry: Any, where: str) -> Sighting:
     if bbox is None:
         return Sighting(photo, product, None)
     if not isinstance(bbox, dict) or not all(_is_number(bbox.get(side)) for side in _SIDES):
-        raise UserError(f"{where}: bbox is {bbox!r}; expected finite numbers for {', '.join(_SIDES)}.")
+        raise UserError(f"{where}: bbox is {bbox!r}; expected numbers of pixels for {', '.join(_SIDES)}.")
     left, top, width, height = (bbox[side] for side in _SIDES)
     return Sighting(photo, product, (left, top, width, height))
 
@@ -100,4 +100,4 @@ def _whole_number(entry: dict[str, Any], key: str, where: str) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MAX_SIDE

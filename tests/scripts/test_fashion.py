@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scripts import convert_to_jpg, deep_fashion2reid, street2shop2coco, street2shop_coco2reid
+from scripts import conversion, convert_to_jpg, deep_fashion2reid, street2shop2coco, street2shop_coco2reid
+from scripts.conversion import MAX_WORKERS, parallel
 from scripts.crops import Crop, fit, make_crop, make_crops
 from scripts.deep_fashion_lists import scaled_box
 from scripts.street2shop_metadata import CATEGORIES, Category, Sighting
@@ -27,6 +29,7 @@ from utils.image import pil_loader
 
 EXPECTED = json.loads((GOLDEN / "fashion_s0_expected.json").read_text())
 PARTITION, BOXES = "df/Eval/list_eval_partition.txt", "df/Anno/list_bbox_consumer2shop.txt"
+FULL = '{"left": 1, "top": 1, "width": 5, "height": %s'  # without the last bracket
 SMALL = ("--target-image-size", "64", "64")
 
 
@@ -350,6 +353,61 @@ def test_convert_to_jpg(tmp_path, capsys):
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (9, 7))
 
 
+def to_jpg(source, target):
+    return convert(convert_to_jpg, "--source-dir-path", source, "--target-dir-path", target)
+
+
+def test_another_picture_of_the_same_name_size_and_time_is_converted_again(tmp_path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    picture = source / "a.bmp"
+    Image.new("RGB", (9, 7), (200, 0, 0)).save(picture)
+    first = picture.stat()
+    assert to_jpg(source, target) == 0
+    Image.new("RGB", (9, 7), (0, 0, 200)).save(picture)
+    os.utime(picture, ns=(first.st_atime_ns, first.st_mtime_ns))
+    assert (picture.stat().st_size, picture.stat().st_mtime_ns) == (first.st_size, first.st_mtime_ns)
+    assert to_jpg(source, target) == 0
+    assert pil_loader(target / "a.jpg").getpixel((4, 3)) == pytest.approx((0, 0, 200), abs=8)
+    (made,) = stamps(target).values()
+    os.utime(picture)  # a copy that lost its time: nothing has to be made
+    assert to_jpg(source, target) == 0
+    assert list(stamps(target).values()) == [made]
+
+
+def test_convert_to_jpg_keeps_pictures_of_others_and_mends_half_ones(tmp_path, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    target.mkdir()
+    for name in ("mine", "half", "old"):
+        Image.new("RGB", (9, 7), "red").save(source / f"{name}.png")
+        Image.new("RGB", (90, 70), "blue").save(target / f"{name}.jpg")
+    mine, half, old = (target / f"{name}.jpg" for name in ("mine", "half", "old"))
+    half.write_bytes(half.read_bytes()[:-40])
+    comment = b"old.png of 40 bytes, box None, fitted into None"  # as an earlier version wrote it
+    Image.new("RGB", (9, 7), "blue").save(old, comment=comment)
+    before = mine.read_bytes()
+    for _ in range(2):
+        assert to_jpg(source, target) == 1
+        out = capsys.readouterr()
+        assert "2 of 3 files converted" in out.out
+        assert f"{source / 'mine.png'}: {mine} is another picture" in out.err
+        assert mine.read_bytes() == before
+        assert pil_loader(half).size == pil_loader(old).size == (9, 7)
+    mine.unlink()
+    assert to_jpg(source, target) == 0
+
+
+@pytest.mark.parametrize(("workers", "items"), [(100_000, 3), (100_000, 300), (2, 0)])
+def test_no_more_threads_than_are_of_use(monkeypatch, workers, items):
+    asked = []
+    pool = conversion.ThreadPool
+    monkeypatch.setattr(conversion, "ThreadPool", lambda count: asked.append(count) or pool(min(count, 4)))
+    assert parallel(abs, range(items), workers, "x") == list(range(items))
+    assert asked == [max(1, min(workers, items, MAX_WORKERS))]
+    assert asked[0] <= 128
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -370,6 +428,9 @@ def edit(path, old, new):
         (PARTITION, "id_00000001/shop_02.jpg", "id_00000001/shop_09.jpg", "line 4: .*shop_09.jpg has no row in .*bbox"),
         (BOXES, "2  2  5 0 18 18", "2  3  5 0 18 18", "list_bbox_consumer2shop.txt, line 3: source type '3'"),
         (BOXES, "2  2  5 0 18 18", "2  2  5 0 18 x", "line 3: clothes type and corners"),
+        (BOXES, "2  2  5 0 18 18", f"2  2  5 0 18 {'9' * 400}", "line 3: a corner lies outside of every picture"),
+        (BOXES, "2  2  5 0 18 18", f"2  2  5 -{'9' * 10} 18 18", "line 3: a corner lies outside of every picture"),
+        (PARTITION, "46\n", "9" * 5000 + "\n", "line 1: expected the number of rows, found '9999"),
         (BOXES, "2  2  5 0 18 18", "2  2  5 0 18", "line 3: expected 7 fields, found 6"),
     ],
 )
@@ -389,6 +450,9 @@ def test_malformed_lists_are_named_with_the_line(fashion_lists, file, old, new, 
         ("[3]", "entry 1: expected an object, found 3"),
         ('[{"photo": 1, "product": 1, "bbox": {"left": 1}}]', "entry 1: bbox is .*left, top, width, height"),
         ('[{"photo": 1, "product": 1, "bbox": {"left": NaN, "top": 1, "width": 1, "height": 1}}]', "entry 1: bbox is"),
+        (f'[{{"photo": 1, "product": 1, "bbox": {FULL % ("1" + "0" * 400)}}}}}]', "entry 1: bbox is"),
+        (f'[{{"photo": 1, "product": 1, "bbox": {FULL % "1e308"}}}}}]', "entry 1: bbox is"),
+        ("[" * 100_000 + "]" * 100_000, "retrieval_hats.json cannot be read as JSON"),
     ],
 )
 def test_malformed_metadata_is_named(fashion_lists, text, message):
@@ -427,6 +491,9 @@ def test_missing_parts_of_street2shop_are_named(fashion_lists, missing):
         ),
         ("deep_fashion2reid.py", ("--root-dir-path", "{0}"), "img does not exist"),
         ("deep_fashion2reid.py", ("--root-dir-path", "{0}", "--target-image-size", "64", "0"), "'0' is not a whole"),
+        ("deep_fashion2reid.py", ("--root-dir-path", "{0}", "--num-workers", "9" * 5000), "'9{40}' is not a whole"),
+        ("street2shop_coco2reid.py", ("--minimum-bbox-area", "nan"), "'nan' is not a number of 0 or more"),
+        ("street2shop_coco2reid.py", ("--minimum-bbox-area", "x"), "'x' is not a number of 0 or more"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(tmp_path, script, arguments, message):
