@@ -13,7 +13,9 @@ import argparse
 import colorsys
 import contextlib
 import functools
+import json
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -31,6 +33,7 @@ if __package__ in (None, ""):  # run as a file: the packages lie one folder up
 
 from scripts.coco_builder import CocoBuilder, category
 from utils.errors import UserError
+from utils.image import read_jpeg_comment
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -40,6 +43,8 @@ Point = tuple[float, float]
 CAST = 0.14
 SUPERSAMPLING = 2  # figures are drawn larger and averaged down: smooth edges from PIL's jagged primitives
 JPEG_QUALITY = 92
+COMMENT = b"drawn by make_toy_dataset.py"  # in every picture, so that --force replaces no others
+DESCRIPTION = "drawn people for re-identification"  # in the COCO files, for the same
 MAX_CAMERAS = 6  # Market-1501 numbers its cameras 1..6
 MAX_IDS = 1501  # and its identities 1..1501
 
@@ -623,7 +628,7 @@ def distractors(test_people: list[Identity], cameras: list[Camera], options: Opt
 def coco_index(shots: list[Shot], size: tuple[int, int], source: str) -> CocoBuilder:
     """The COCO file of one subset; pair_id is the identity."""
     height, width = size
-    info = {"description": "drawn people for re-identification", "version": "1.0"}
+    info = {"description": DESCRIPTION, "version": "1.0"}
     builder = CocoBuilder({"info": info, "licenses": [], "categories": [category(1, "person", "person")]})
     for number, shot in enumerate(shots, start=1):
         builder.add_image(number, shot.name, (width, height))
@@ -644,7 +649,7 @@ def write_dataset(root: Path, options: Options, progress: bool = True) -> dict[s
         image = draw_shot(shot, options.size, options.seed)
         path = root / shot.folder / shot.name
         path.parent.mkdir(exist_ok=True)
-        image.save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        image.save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=COMMENT)
     if options.layout == "coco":
         for folder, subset in subsets.items():
             builder = coco_index(subset, options.size, "shop" if folder == "gallery" else "user")
@@ -662,6 +667,29 @@ def targets_of(out: Path, layout: str) -> list[str]:
         return ["market1501"]
     indexes = [f"{folder}_coco_reid.json" for folder in LAYOUTS["coco"]] if layout == "coco" else []
     return [*LAYOUTS[layout], *indexes]
+
+
+def find_foreign(target: Path) -> Path | None:
+    """The first file at or below a path that this script has not drawn; a link counts as one."""
+    if target.is_symlink() or not target.is_dir():
+        return None if not target.exists() or is_drawn(target) else target
+    for folder, folders, files in os.walk(target):
+        for path in (Path(folder, name) for name in sorted([*folders, *files])):
+            if path.is_symlink() or (not path.is_dir() and not is_drawn(path)):
+                return path
+    return None
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file is a picture or a COCO file of this script."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if path.suffix == ".jpg":
+        return read_jpeg_comment(path) == COMMENT
+    try:
+        return path.suffix == ".json" and bool(json.loads(path.read_bytes())["info"]["description"] == DESCRIPTION)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 @contextlib.contextmanager
@@ -688,20 +716,27 @@ def make_toy_dataset(
     Args:
         out: the folder that becomes DATASETS.ROOT_DIR; made if it is missing.
         options: what to draw.
-        force: replace a data set of the same layout that is there.
+        force: replace a data set of the same layout that this script has drawn.
         progress: show a bar on stderr.
 
     Returns:
         Subset folder -> its shots, in the order drawn.
 
     Raises:
-        ToyDatasetError: something is there already and force is False, or the folder cannot be written.
+        ToyDatasetError: something is there already and force is False or it was not all drawn here, or the folder cannot be
+            written.
     """
     out = Path(out)
     targets = targets_of(out, options.layout)
     filled = [out / name for name in targets if is_filled(out / name)]
     if filled and not force:
         raise ToyDatasetError(f"{filled[0]} exists and is not empty; give another folder, or --force to replace it")
+    foreign = next((path for path in map(find_foreign, filled) if path), None)
+    if foreign:
+        raise ToyDatasetError(
+            f"{foreign} was not drawn by this version of the script, so --force does not replace {out}; give another "
+            "folder, or remove the old set yourself"
+        )
     with staging(out) as stage:
         new, old = stage / "new", stage / "old"
         subsets = write_dataset(new, options, progress)
@@ -742,7 +777,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=default.train_fraction,
         help="share of the identities (default %(default)s)",
     )
-    add("--force", action="store_true", help="replace a data set that is there")
+    add(
+        "--force",
+        action="store_true",
+        help="replace a data set that this script drew; refused where other files are among it",
+    )
     return parser
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,49 @@ def test_force_replaces_the_whole_set_and_nothing_else(tmp_path: Path, layout: s
     replaced = digests(root)
     assert replaced.pop("notes.txt")
     assert replaced == digests(draw(tmp_path / "fresh", layout=layout))
+
+
+def note_beside_pictures(folder: Path) -> Path:
+    (folder / "notes.txt").write_text("mine")
+    return folder / "notes.txt"
+
+
+def picture_of_mine(folder: Path) -> Path:
+    Image.new("RGB", (24, 48)).save(folder / "0001_c1s1_000000_01.jpg")
+    return folder / "0001_c1s1_000000_01.jpg"
+
+
+def link_to_mine(folder: Path) -> Path:
+    (folder / "linked").symlink_to(folder.parents[2], target_is_directory=True)
+    return folder / "linked"
+
+
+def index_of_mine(folder: Path) -> Path:
+    (folder / "train_coco_reid.json").write_text('{"info": {"description": "mine"}}')
+    return folder / "train_coco_reid.json"
+
+
+@pytest.mark.parametrize("add", [note_beside_pictures, picture_of_mine, link_to_mine, index_of_mine])
+@pytest.mark.parametrize("layout", toy.LAYOUTS)
+def test_force_keeps_what_was_not_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, add: Callable[[Path], Path]
+) -> None:
+    root = draw(tmp_path / "toy", layout=layout, ids=4, train_fraction=0.5, images_per_id=4, size=(16, 16))
+    foreign = add(root / toy.LAYOUTS[layout][0])
+    before = digests(root)
+    assert toy.main([str(root), "--layout", layout, "--force"]) == 2
+    error = capsys.readouterr().err
+    assert f"{foreign} was not drawn" in error
+    assert "remove the old set yourself" in error
+    assert digests(root) == before
+    assert foreign.exists()
+
+
+def test_force_keeps_a_coco_file_that_was_not_drawn(tmp_path: Path) -> None:
+    foreign = index_of_mine(tmp_path)
+    with pytest.raises(toy.ToyDatasetError, match=f"{foreign} was not drawn"):
+        draw(tmp_path, force=True, layout="coco")
+    assert json.loads(foreign.read_text()) == {"info": {"description": "mine"}}
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
