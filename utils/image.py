@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
 
+import numpy as np
 from PIL import Image
 
 from utils.errors import MissingPathError, UserError
@@ -20,7 +21,8 @@ def pil_loader(path: str | PathLike[str]) -> Image.Image:
     """Read a picture file whole, as RGB.
 
     Args:
-        path: any format that Pillow reads; grey, palette and transparent pictures are converted.
+        path: any format that Pillow reads; grey, palette and transparent pictures are converted, and of 16 bits a
+            pixel the upper eight are kept.
 
     Returns:
         An RGB picture that no longer holds the file open.
@@ -30,7 +32,7 @@ def pil_loader(path: str | PathLike[str]) -> Image.Image:
         UserError: the file is not a picture, is cut off or damaged, or may not be read; the message names it.
     """
     with _opened(path) as image:
-        return image.convert("RGB")
+        return _in_8_bits(image).convert("RGB")
 
 
 def read_image_size(path: str | PathLike[str]) -> tuple[int, int]:
@@ -51,6 +53,13 @@ def read_jpeg_comment(path: str | PathLike[str]) -> bytes:
     except UserError:
         return b""
     return comment if isinstance(comment, bytes) else b""
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, which Pillow would clip to white, as grey of 8."""
+    if not image.mode.startswith("I;16") and (image.mode, image.format) not in (("I", "PNG"), ("I", "PPM")):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 @contextmanager

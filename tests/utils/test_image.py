@@ -17,6 +17,17 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
     assert np.asarray(image).min() > 250
 
 
+@pytest.mark.parametrize("name", ["grey.png", "grey.tiff", "grey.pgm"])
+def test_of_16_bits_the_upper_8_are_kept(tmp_path, name):
+    grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)  # 0x0000, 0x0101 ... 0xffff
+    if name == "grey.pgm":
+        (tmp_path / name).write_bytes(b"P5 16 16 65535\n" + grey.astype(">u2").tobytes())
+    else:
+        Image.fromarray(grey).save(tmp_path / name)
+    expected = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    np.testing.assert_array_equal(np.asarray(pil_loader(tmp_path / name)), expected)
+
+
 def _whole(path, kind):
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, kind)
