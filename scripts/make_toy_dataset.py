@@ -723,8 +723,8 @@ def make_toy_dataset(
         Subset folder -> its shots, in the order drawn.
 
     Raises:
-        ToyDatasetError: something is there already and force is False or it was not all drawn here, or the folder cannot be
-            written.
+        ToyDatasetError: something is there already and force is False, or it was not all drawn here; or the folder
+            cannot be written.
     """
     out = Path(out)
     targets = targets_of(out, options.layout)
