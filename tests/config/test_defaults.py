@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,8 +36,14 @@ ADDED = {
     "DATALOADER.CACHE": "none",
     "DATALOADER.CACHE_GB": 8.0,
     "DATALOADER.CACHE_DIR": "",
+    "LOGGING.EVERY_N_STEPS": 10,
     "LOGGING.MLFLOW": True,
     "LOGGING.MLFLOW_URI": "",
+    "MODEL.CHANNELS_LAST": True,
+    "MODEL.COMPILE": False,
+    "MODEL.GRAD_CHECKPOINT": False,
+    "TRAINER.FAST_MATH": False,
+    "TRAINER.PROFILER": "",
 }
 
 
@@ -45,9 +52,13 @@ def test_defaults_are_the_recorded_ones() -> None:
     expected["SOLVER.LR_STEPS"] = tuple(expected["SOLVER.LR_STEPS"])  # JSON has no tuples
     expected["DATALOADER.NUM_WORKERS"] = -1  # the one default that differs on purpose
     actual = flatten_config(defaults._C)
-    recorded_part = {key: actual[key] for key in expected}
-    assert recorded_part == expected
-    assert {key: type(actual[key]) for key in expected} == {key: type(value) for key, value in expected.items()}
+    assert actual == expected
+    assert {key: type(value) for key, value in actual.items()} == {key: type(value) for key, value in expected.items()}
+
+
+def test_what_must_be_left_out_for_the_original_is_told() -> None:
+    passage = (ROOT / "docs" / "MIGRATION.md").read_text().partition("## Rolling back")[2]
+    assert set(re.findall(r"`([A-Z]+\.[A-Z0-9_]+)`", passage)) == set(ADDED)
 
 
 def test_defaults_pass_their_own_check() -> None:
