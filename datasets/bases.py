@@ -22,7 +22,7 @@ from datasets.loading import (
     collate_fn_alternative,
 )
 from datasets.samplers import EvaluationShard, get_sampler
-from datasets.statistics import Published, count, find_count_problem, is_subset, statistics_table
+from datasets.statistics import Published, batch_advice, count, find_count_problem, is_subset, statistics_table
 from datasets.transforms import ReidTransforms
 from utils.errors import UserError
 
@@ -230,7 +230,7 @@ class ReidDataModule(LightningDataModule):
             raise UserError(
                 f"Too few identities for one batch: SOLVER.IMS_PER_BATCH is {batch_size} identities for each of "
                 f"{world_size} process(es), but the training set has {sampler.num_identities} with two or more images. "
-                f"Set SOLVER.IMS_PER_BATCH to at most {sampler.num_identities // world_size}."
+                + batch_advice(sampler.num_identities, world_size)
             )
         return LateStartLoader(
             self.train,

@@ -13,6 +13,7 @@ from datasets.scan import PictureFacts
 from datasets.statistics import (
     Labelled,
     Published,
+    batch_advice,
     count,
     count_unmatched,
     find_count_problem,
@@ -108,8 +109,8 @@ def check_batches(
             Finding(
                 True,
                 f"Too few identities for one batch: SOLVER.IMS_PER_BATCH is {identities} for each of {world_size} "
-                f"process(es), but {sampler.num_identities} have two or more images. Set SOLVER.IMS_PER_BATCH to at "
-                f"most {sampler.num_identities // world_size}.",
+                f"process(es), but {sampler.num_identities} have two or more images. "
+                + batch_advice(sampler.num_identities, world_size),
                 is_fatal=True,
             )
         )

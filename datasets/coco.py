@@ -9,6 +9,8 @@ from datasets.bases import Annotation, ReidDataModule, Splits
 from datasets.files import check_images
 from utils.errors import MissingPathError, UserError
 
+MAX_PID = 2**63  # identities become tensors of int64
+
 
 def derive_json_path(train_path: str, subset: str) -> Path:
     """The file beside the training set's whose name has ``subset`` in place of "train"; folders are not renamed.
@@ -40,23 +42,24 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
 
     Raises:
         MissingPathError: the file, the folder or one of the images does not exist.
-        UserError: not JSON, a key is missing, an annotation refers to no image, or no annotations.
+        UserError: not JSON, a key is missing or holds something else, an annotation refers to no image, or no
+            annotations.
     """
     content = _load_json(json_path)
     if not image_folder.is_dir():
         raise MissingPathError(f"Folder {image_folder} does not exist; DATASETS.ROOT_DIR must be the folder above it.")
     file_names = {
-        _get(image, "id", json_path, "images", i): _get(image, "file_name", json_path, "images", i)
+        _get_id(image, "id", json_path, "images", i): _get(image, "file_name", json_path, "images", i)
         for i, image in enumerate(_get_list(content, "images", json_path))
     }
     annotations = []
     for i, annotation in enumerate(_get_list(content, "annotations", json_path)):
-        image_id = _get(annotation, "image_id", json_path, "annotations", i)
+        image_id = _get_id(annotation, "image_id", json_path, "annotations", i)
         if image_id not in file_names:
             raise UserError(f"{json_path}: annotations[{i}] refers to image_id {image_id!r}, which images do not have.")
         pid = _get(annotation, "pair_id", json_path, "annotations", i)
-        if not isinstance(pid, int):
-            raise UserError(f"{json_path}: annotations[{i}] has pair_id {pid!r}; expected an integer.")
+        if not isinstance(pid, int) or isinstance(pid, bool) or not -MAX_PID <= pid < MAX_PID:
+            raise UserError(f"{json_path}: annotations[{i}] has pair_id {pid!r}; expected an integer of 64 bits.")
         annotations.append((str(image_folder / str(file_names[image_id])), pid, camid))
     if not annotations:
         raise UserError(f"{json_path} has no annotations; expected at least one.")
@@ -97,7 +100,7 @@ def _load_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise MissingPathError(f"{path} does not exist; see DATASETS.JSON_TRAIN_PATH.") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object with images and annotations, found a {type(content).__name__}.")
@@ -114,3 +117,10 @@ def _get(entry: Any, key: str, path: Path, section: str, position: int) -> Any:
     if not isinstance(entry, dict) or key not in entry:
         raise UserError(f'{path}: {section}[{position}] has no "{key}".')
     return entry[key]
+
+
+def _get_id(entry: Any, key: str, path: Path, section: str, position: int) -> int | str:
+    value = _get(entry, key, path, section, position)
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise UserError(f"{path}: {section}[{position}] has {key} {value!r}; expected an integer or a text.")
+    return value

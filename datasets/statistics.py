@@ -55,6 +55,18 @@ def statistics_table(subsets: Mapping[str, Sequence[Labelled]], has_cameras: boo
     return "\n".join(lines)
 
 
+def batch_advice(identities: int, world_size: int) -> str:
+    """What to do where a batch on each of ``world_size`` processes needs more identities than there are."""
+    if identities >= world_size:
+        return f"Set SOLVER.IMS_PER_BATCH to at most {identities // world_size}."
+    if identities:
+        return (
+            f"Use at most {identities} processes (GPU_IDS, TRAINER.NUM_NODES): SOLVER.IMS_PER_BATCH times their number "
+            f"may be {identities} at most."
+        )
+    return "Training needs identities with two or more images: add some."
+
+
 def is_subset(found: Published, published: Published) -> bool:
     """Whether so few of the published images are there that they are a drawn subset rather than a broken copy."""
     images, expected = (sum(counts.images for counts in side) for side in (found, published))

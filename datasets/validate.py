@@ -170,10 +170,9 @@ def _describe(findings: "Sequence[Finding]", limit: int | None) -> list[str]:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text[:40]!r}; expected a whole number, 1 to 999999999")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -158,9 +158,12 @@ def _checked(parse: Callable[[str], Any], text: str) -> None:
 
 
 def _distance(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if math.isnan(value):
-        raise argparse.ArgumentTypeError("it is not a number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
 
 

@@ -93,6 +93,28 @@ def test_batches_of_an_epoch_are_counted_by_running_it(market, make_cfg, monkeyp
     assert [(finding.is_error, finding.details) for finding in findings] == [(False, ["identity 3"])]
 
 
+@pytest.mark.parametrize(
+    ("identities", "world_size", "advice"),
+    [
+        (9, 4, "Set SOLVER.IMS_PER_BATCH to at most 2."),
+        (9, 9, "Set SOLVER.IMS_PER_BATCH to at most 1."),
+        (9, 1000, "Use at most 9 processes"),
+        (0, 1, "add some"),
+    ],
+)
+def test_the_advice_on_batches_can_be_followed(identities, world_size, advice):
+    (_, finding) = check_batches([*range(identities), *range(identities), 100], 16, 2, world_size)[1]
+    assert finding.is_fatal
+    assert advice in finding.text
+    assert "at most 0" not in finding.text
+
+
+def test_a_training_with_too_many_processes_is_told_their_number(market, make_cfg, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1000")
+    with pytest.raises(UserError, match=r"Use at most 5 processes .GPU_IDS"), pytest.warns(UserWarning):
+        init_dataset("market1501", cfg=make_cfg(market)).train_dataloader()
+
+
 def test_too_few_identities_are_fatal():
     batches, findings = check_batches([1, 1, 2, 2, 3, 3, 4], identities=2, instances=2, world_size=2)
     assert batches == []
@@ -361,7 +383,8 @@ def test_the_configured_number_of_processes(tmp_path, make_cfg, options, expecte
             2,
             "error: {root}/file/below/report.txt cannot",
         ),
-        (["--world-size", "0"], 2, "error: argument --world-size"),
+        (["--world-size", "0"], 2, "error: argument --world-size: it is '0'; expected a whole number, 1"),
+        (["--world-size", "x"], 2, "error: argument --world-size: it is 'x'; expected a whole number, 1"),
     ],
 )
 def test_exit_status(tmp_path, arguments, status, words):

@@ -211,8 +211,8 @@ def test_options():
         (["--store", "redis://x"], "milvus:FILE.db"),
         (["--store", "milvus:folder"], "milvus:FILE.db"),
         (["--store", "milvus:a.db#1-b"], "letters, digits and _"),
-        (["--max-distance", "nan"], "not a number"),
-        (["--max-distance", "far"], "far"),
+        (["--max-distance", "nan"], "'nan' is not a number"),
+        (["--max-distance", "far"], "'far' is not a number"),
         (["--format", "npy,xml"], "npy, jsonl, csv"),
     ],
 )
