@@ -49,7 +49,7 @@ def as_embeddings(name: str, values: Any) -> Tensor:
     if values.dim() != 2:
         raise UserError(f"{name} must have the shape [rows, dimensions], got {list(values.shape)}.")
     if not len(values):
-        raise UserError(f"{name} is empty.")
+        raise UserError(f"{name} is empty; one row for each picture is expected.")
     return values.detach()
 
 

@@ -1,6 +1,7 @@
 """Evaluate saved embeddings without a model: ``python -m utils.evaluate --query q.npz --gallery g.npz``."""
 
 import argparse
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,9 @@ _EXAMPLES = """examples:
 
 protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
 look-up error inflates the scores; "strict" ranks one centroid for each identity and keeps the query's camera out."""
+
+_MAX_RANK = 1_000_000
+_ARRAY = re.compile(r"(query|gallery|query_paths|[qg]_(?:pids|camids))(?:\[| (?:is|has|holds|must) )")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--normalize", action="store_true", help="scale embeddings to unit length (TEST.FEAT_NORM)")
     parser.add_argument("--ignore-cameras", action="store_true", help="remove no gallery image; camids are not needed")
-    parser.add_argument("--max-rank", type=int, default=50, metavar="N", help="length of the CMC, default: 50")
+    parser.add_argument(
+        "--max-rank", type=int, default=50, metavar="N", help=f"length of the CMC, up to {_MAX_RANK}, default: 50"
+    )
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
     parser.add_argument("--k1", type=int, default=20, help="re-ranking: reciprocal neighbours, default: 20")
     parser.add_argument("--k2", type=int, default=6, help="re-ranking: averaged neighbours, default: 6")
@@ -53,9 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 
@@ -67,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _run(args)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_with_file(str(error), args)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -75,22 +84,41 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _with_file(message: str, args: argparse.Namespace) -> str:
+    """A message about an array, with the file that holds it in front, and named as there."""
+    found = _ARRAY.match(message)
+    if found is None:
+        return message
+    path = args.query if message.startswith("q") else args.gallery
+    return f"{path}: " + re.sub(r"\b(?:[qg]|query)_(?=pids|camids|paths)", "", message)
+
+
 def _run(args: argparse.Namespace) -> None:
+    from utils.errors import UserError
     from utils.eval_reid import evaluate_embeddings
+    from utils.files import require_writable
+    from utils.labels import check_length
     from utils.report import describe, write_evaluation
     from utils.rerank import QueryExpansion, Rerank
     from utils.roc import roc_table
 
+    if args.max_rank > _MAX_RANK:
+        raise UserError(f"--max-rank is {args.max_rank}; {_MAX_RANK} at most is expected.")
     query, gallery = (_load(path, args.ignore_cameras) for path in (args.query, args.gallery))
     labels = [query["pids"], gallery["pids"], *_cameras(query, gallery, args.ignore_cameras)]
     device = _device(args.device)
-    embeddings = [_embeddings(file, device) for file in (query, gallery)]
+    embeddings = [_embeddings(*named, device) for named in (("query", query), ("gallery", gallery))]
+    paths = query["paths"].tolist() if "paths" in query else None
+    if args.output:
+        if paths is not None:
+            check_length("query_paths", query["paths"].size, labels[0].size, "q_pids")
+        require_writable(args.output)
     common: dict[str, Any] = {
         "metric": args.metric,
         "feat_norm": args.normalize,
         "rerank": Rerank(args.k1, args.k2, args.lambda_value) if args.rerank else None,
         "query_expansion": QueryExpansion(args.query_expansion, args.alpha) if args.query_expansion else None,
-        "block_bytes": None if args.block_mb is None else int(args.block_mb * 2**20),
+        "block_bytes": None if args.block_mb is None else max(1, int(args.block_mb * 2**20)),
     }
     protocol = "centroid_strict" if args.protocol == "strict" else args.protocol
     result = evaluate_embeddings(
@@ -102,11 +130,11 @@ def _run(args: argparse.Namespace) -> None:
         lines.append("verification of all pairs of single images:")
         for level, tar, threshold in zip(table.far_levels, table.tar, table.threshold, strict=True):
             lines.append(f"    TAR {tar:.2%} at FAR {level:g} (distance up to {threshold:.6g})")
-    if args.output:
-        paths = query["paths"].tolist() if "paths" in query else None
-        written = write_evaluation(args.output, [result], labels[0], labels[2], paths, _settings(args), table)
-        lines += [f"written: {path}" for path in written]
     sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()  # before writing, which may fail
+    if args.output:
+        written = write_evaluation(args.output, [result], labels[0], labels[2], paths, _settings(args), table)
+        sys.stdout.write("".join(f"written: {path}\n" for path in written))
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +158,7 @@ def _load(path: str, ignore_cameras: bool) -> dict[str, Any]:
                 raise UserError(f"{path} lacks {', '.join(missing)}; it holds {held}.")
             return {name: archive[name] for name in (*wanted, "paths") if name in archive.files}
     except FileNotFoundError:
-        raise MissingPathError(f"{path} does not exist.") from None
+        raise MissingPathError(f"{path} does not exist; expected an .npz file with {', '.join(wanted)}.") from None
     except UserError:
         raise
     except Exception as error:  # damaged archives leak errors of zipfile, zlib and numpy
@@ -142,7 +170,7 @@ def _cameras(query: dict[str, Any], gallery: dict[str, Any], ignore_cameras: boo
         return query["camids"], gallery["camids"]
     import numpy as np
 
-    return np.zeros(len(query["pids"]), dtype=np.int64), np.ones(len(gallery["pids"]), dtype=np.int64)
+    return np.zeros(query["pids"].size, dtype=np.int64), np.ones(gallery["pids"].size, dtype=np.int64)
 
 
 def _device(name: str) -> Any:
@@ -151,18 +179,19 @@ def _device(name: str) -> Any:
     from utils.errors import UserError
 
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # device meta gives no values back
         return torch.device(name)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch built without CUDA asserts
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--device {name} cannot be used: {reason}") from error
 
 
-def _embeddings(file: dict[str, Any], device: Any) -> Any:
+def _embeddings(name: str, file: dict[str, Any], device: Any) -> Any:
     if device.type == "cpu":
         return file["embeddings"]
     from utils.distance_blocks import as_embeddings
 
-    return as_embeddings("embeddings", file["embeddings"]).to(device)
+    return as_embeddings(name, file["embeddings"]).to(device)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from utils.errors import UserError
 
@@ -41,6 +42,21 @@ def written_whole(path: str | os.PathLike[str], keep_ending: bool = False) -> It
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and try whether files can be written there, before a long computation whose results go there.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder} cannot be written to ({reason}); choose another output folder.") from error
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

@@ -23,7 +23,7 @@ def int_array(name: str, values: Any, length: int | None = None, owner: str = ""
         owner: what has that many rows, for the message.
 
     Raises:
-        UserError: a value that is no whole number, more than one dimension, or another length.
+        UserError: a value that is no whole number of 64 bits, more than one dimension, or another length.
     """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
@@ -32,10 +32,13 @@ def int_array(name: str, values: Any, length: int | None = None, owner: str = ""
         raise UserError(f"{name} must be one-dimensional, got shape {array.shape}.")
     if length is not None:
         check_length(name, len(array), length, owner)
-    if len(array) and array.dtype.kind not in "iub":
-        wrong = _first_not_whole(array)
-        if wrong is not None:
-            raise UserError(f"{name}[{wrong}] is {array[wrong]!r}; whole numbers are expected.")
+    if array.dtype.kind == "b" or not np.can_cast(array.dtype, np.int64):
+        for i, value in enumerate(array.tolist()):
+            if not _is_whole(value):
+                raise UserError(
+                    f"{name}[{i}] is {value!r}; whole numbers are expected. Give each identity and each camera a "
+                    "number of 64 bits, the same in query and gallery."
+                )
     return array.astype(np.int64)
 
 
@@ -47,11 +50,9 @@ def check_length(name: str, actual: int, expected: int, owner: str) -> None:
         )
 
 
-def _first_not_whole(array: NDArray[Any]) -> int | None:
-    for i, value in enumerate(array.tolist()):
-        if not isinstance(value, int | float) or value != value or value in (np.inf, -np.inf) or value != int(value):
-            return i
-    return None
+def _is_whole(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and -(2**63) <= value < 2**63 and value == int(value)  # a NaN is within no bounds
 
 
 def number_by_appearance(ids: Iterable[Hashable]) -> tuple[list[Any], IntArray]:

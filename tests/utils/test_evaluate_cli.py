@@ -33,6 +33,7 @@ def files(tmp_path):
         ([], {}),
         (["--metric", "cosine"], {"metric": "cosine"}),
         (["--normalize", "--max-rank", "7", "--block-mb", "0.5"], {"feat_norm": True, "max_rank": 7}),
+        (["--block-mb", "1e-300"], {}),
         (["--protocol", "strict"], {"protocol": "centroid_strict"}),
         (["--protocol", "centroid"], {"protocol": "centroid"}),
         (["--rerank", "--k1", "9", "--k2", "3", "--lambda", "0.5"], {"rerank": Rerank(9, 3, 0.5)}),
@@ -102,12 +103,22 @@ def spoil_pickle(folder):
     return []
 
 
-def spoil_nan(folder):
-    with np.load(folder / "g.npz") as archive:
-        arrays = dict(archive)
-    arrays["embeddings"][4, 1] = np.nan
-    np.savez(folder / "g.npz", **arrays)
-    return []
+def change(file, name, function, *options):
+    """A function that changes one array of a file, and returns options for the command."""
+
+    def spoil(folder):
+        with np.load(folder / file) as archive:
+            arrays = dict(archive)
+        arrays[name] = function(arrays[name])
+        np.savez(folder / file, **arrays)
+        return [option.format(folder) for option in options]
+
+    return spoil
+
+
+def with_nan(embeddings):
+    embeddings[4, 1] = np.nan
+    return embeddings
 
 
 def spoil_output(folder):
@@ -118,16 +129,30 @@ def spoil_output(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_missing, "q.npz does not exist"),
+        (spoil_missing, "q.npz does not exist; expected an .npz file with embeddings, pids, camids"),
         (spoil_foreign, "q.npz is not an .npz file"),
         (spoil_cut, "g.npz is not an .npz file"),
         (spoil_single, "q.npz holds a single array"),
         (spoil_pickle, "q.npz is not an .npz file of plain arrays"),
-        (spoil_nan, "gallery[4, 1] is nan"),
+        (change("g.npz", "embeddings", with_nan), "g.npz: gallery[4, 1] is nan"),
+        (change("q.npz", "embeddings", lambda x: x[:0]), "q.npz: query is empty; one row for each picture"),
+        (change("q.npz", "embeddings", lambda x: x[0]), "q.npz: query must have the shape [rows, dimensions]"),
+        (change("q.npz", "embeddings", lambda x: x.astype(str)), "q.npz: query holds <U"),
+        (change("q.npz", "pids", lambda x: x.astype(str)), "q.npz: pids[0] is '5'; whole numbers are expected. Give"),
+        (change("q.npz", "pids", lambda x: x > 2), "q.npz: pids[0] is True; whole numbers"),
+        (change("g.npz", "pids", lambda x: x * 0 + 2.5), "g.npz: pids[0] is 2.5; whole numbers"),
+        (change("g.npz", "pids", lambda x: x * 0 + 2e300), "g.npz: pids[0] is 2e+300; whole numbers"),
+        (change("g.npz", "camids", lambda x: x.astype(np.uint64) + np.uint64(2**63)), "g.npz: camids[0] is 9223372036"),
+        (change("g.npz", "camids", lambda x: x[1:]), "g.npz: camids has 59 entries but gallery has 60"),
+        (change("q.npz", "pids", lambda x: x[0], "--ignore-cameras"), "q.npz: pids must be one-dimensional"),
+        (change("q.npz", "paths", lambda x: x[1:], "--output", "{}/o"), "q.npz: paths has 19 entries but pids has 20"),
         (spoil_output, "cannot be written"),
         (lambda folder: ["--rerank", "--k1", "0"], "k1 0"),
         (lambda folder: ["--query-expansion", "-1"], "k of 1 or more"),
         (lambda folder: ["--max-rank", "0"], "max_rank is 0"),
+        (lambda folder: ["--max-rank", "100000000000"], "--max-rank is 100000000000; 1000000 at most"),
+        (lambda folder: ["--device", "meta"], "--device meta cannot be used"),
+        (lambda folder: ["--device", "hpu"], "--device hpu cannot be used"),
         (lambda folder: ["--device", "nonsense"], "--device nonsense cannot be used"),
     ],
 )
@@ -138,6 +163,32 @@ def test_errors_are_one_line(files, spoil, message, capsys):
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+def test_a_folder_that_cannot_be_written_is_met_before_the_work(files, monkeypatch, capsys):
+    arguments, _, folder = files
+    (folder / "file").write_text("")
+    monkeypatch.setattr("utils.eval_reid.evaluate_embeddings", lambda *_, **__: pytest.fail("was called"))
+    assert main([*arguments, "--output", str(folder / "file" / "below")]) == 2
+    assert f"{folder / 'file' / 'below'} cannot be written to" in capsys.readouterr().err
+
+
+def test_the_metrics_are_printed_before_they_are_written(files, capsys):
+    arguments, data, folder = files
+    (folder / "out" / "metrics.json").mkdir(parents=True)
+    assert main([*arguments, "--output", str(folder / "out")]) == 2
+    captured = capsys.readouterr()
+    assert f"mAP {evaluate_embeddings(*data).mAP:.2%}" in captured.out
+    assert "metrics.json' is a folder" in captured.err
+    assert [path.name for path in (folder / "out").iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize("text", ["x", "nan", "0", "inf"])
+def test_a_wrong_block_size_is_explained(files, text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*files[0], "--block-mb", text])
+    assert ended.value.code == 2
+    assert f"'{text}' is not a number above 0" in capsys.readouterr().err
 
 
 def run(*arguments):
