@@ -63,7 +63,7 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
     accelerator, devices = choose_devices(cfg)
     device = f"cuda:{devices[0]}" if accelerator == "gpu" and isinstance(devices, list) else accelerator
     model = ModelBase.load_from_checkpoint(path)
-    _warn_of_other_pictures(cfg, model.hparams, path)
+    _warn_of_differences(cfg, model.hparams, path)
     return Embedder(
         model,
         device,
@@ -76,8 +76,10 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
     )
 
 
-def _warn_of_other_pictures(cfg: CfgNode, hparams: CfgNode, path: str) -> None:
-    """The configuration decides how pictures are prepared; say so where the model was made for others."""
+def _warn_of_differences(cfg: CfgNode, hparams: CfgNode, path: str) -> None:
+    """The checkpoint decides on the network, the configuration on how pictures are prepared; say where they differ."""
+    if cfg.MODEL.NAME != hparams.MODEL.NAME:
+        logger.warning("MODEL.NAME is %s here, but %s in %s, which is used.", cfg.MODEL.NAME, hparams.MODEL.NAME, path)
     for key in ("SIZE_TEST", "PIXEL_MEAN", "PIXEL_STD"):
         here, there = list(cfg.INPUT[key]), list(hparams.INPUT[key])
         if here != there:

@@ -55,7 +55,9 @@ class GalleryBlocks:
             distances = DistanceBlocks(self._query, embeddings, self._metric, self._normalize, ("query", name))
             height = block_height(len(self._query), len(embeddings), self._bytes)
             for start in range(0, len(self._query), height):
-                yield start, first, distances(start, min(start + height, len(self._query)))
+                block = distances(start, min(start + height, len(self._query)))
+                # Rounding leaves squares of equal items a little above or below zero.
+                yield start, first, block.clamp_(min=0) if self._metric == "euclidean" else block
             _forget_pages(part)
 
 

@@ -77,13 +77,15 @@ def export_checkpoint(
 
     Raises:
         UnknownNameError: another format.
-        UserError: the checkpoint cannot be used, a package is missing, torch fails to write the format, or the written
-            file disagrees with torch.
+        UserError: the checkpoint cannot be used or is the output, a package is missing, the output cannot be written,
+            torch fails to write the format, or the written file disagrees with torch.
     """
     if format not in FORMATS:
         raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(FORMATS)}.")
     if Path(output).is_dir():
         raise UserError(f"{os.fspath(output)!r} is a folder; the name of a file is expected.")
+    if Path(output).exists() and Path(checkpoint).exists() and Path(output).samefile(checkpoint):
+        raise UserError(f"{output} is the checkpoint itself, which would be lost; name another file to write.")
     if format == "onnx":
         for package in ("onnx", "onnxruntime"):
             require(package, "export", "--format onnx")
@@ -93,6 +95,7 @@ def export_checkpoint(
     height, width = metadata["image_size"]
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
     with written_whole(output, keep_ending=True) as temporary, torch.no_grad():
+        temporary.touch()  # exporters have words of their own for a folder that cannot be written to
         with _quiet():
             run = _write(format, network, example, temporary, dynamic_batch, json.dumps(metadata))
         cosine, error = compare(network, run, metadata)
@@ -195,7 +198,9 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: 
 
 def _write_torchscript(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
     traced = torch.jit.trace(network, (example,), check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={f"{METADATA}.json": metadata})
+    buffer = io.BytesIO()  # to a path, torch says of a full disk that a writer failed
+    torch.jit.save(traced, buffer, _extra_files={f"{METADATA}.json": metadata})
+    path.write_bytes(buffer.getvalue())
     loaded = torch.jit.load(str(path))
     return lambda images: loaded(torch.from_numpy(images)).numpy()
 

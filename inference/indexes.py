@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,21 +46,28 @@ def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, 
     return found
 
 
-def embedding_blocks(embeddings: Any, unit: bool, block_bytes: int = _BLOCK_BYTES) -> Iterator[NDArray[np.float32]]:
+def embedding_blocks(
+    name: str, embeddings: Any, unit: bool, block_bytes: int = _BLOCK_BYTES
+) -> Iterator[NDArray[np.float32]]:
     """The rows of [N, D] in order, in float32 blocks, scaled to unit length if asked.
 
     Raises:
-        UserError: a value is not finite.
+        UserError: a value is not finite; the message has ``name``, row and column.
     """
     rows = max(1, block_bytes // (4 * embeddings.shape[1]))
     for start in range(0, len(embeddings), rows):
-        yield _block(embeddings[start : start + rows], unit)
+        part = embeddings[start : start + rows]
+        yield _block(name, part, range(start, start + len(part)), unit)
 
 
-def _block(rows: Any, unit: bool) -> NDArray[np.float32]:
+def _block(name: str, rows: Any, numbers: Sequence[int], unit: bool) -> NDArray[np.float32]:
+    """Rows in float32; ``numbers`` are their places among all rows."""
     block = rows.detach().cpu().float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, np.float32))
-    if not bool(block.isfinite().all()):
-        raise UserError("the embeddings hold values that are not finite (NaN or infinity).")
+    finite = block.isfinite()
+    if not bool(finite.all()):
+        row, column = (~finite).nonzero()[0].tolist()
+        value = block[row, column].item()
+        raise UserError(f"{name}[{numbers[row]}, {column}] is {value}: every embedding must be finite.")
     return (normalize(block) if unit else block).numpy()
 
 
@@ -90,8 +97,8 @@ def search_index(
     if kind == "ivf":
         index.nprobe = min(effort or max(8, index.nlist // 16), index.nlist)
     elif kind == "hnsw":
-        index.hnsw.efSearch = max(effort or 2 * count, count)
-    found = [index.search(block, count) for block in embedding_blocks(query, unit)]
+        index.hnsw.efSearch = min(max(effort or 2 * count, count), len(gallery))
+    found = [index.search(block, count) for block in embedding_blocks("query", query, unit)]
     distances = np.concatenate([block for block, _ in found])
     indices = np.concatenate([block for _, block in found])
     distances[indices < 0] = np.inf
@@ -136,7 +143,8 @@ def _build(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
         index.hnsw.efConstruction = _BUILD_EFFORT
     elif kind == "ivf":
         draw = np.random.default_rng(_SEED).choice(len(gallery), min(len(gallery), _POINTS_PER_LIST * lists), False)
-        index.train(_block(gallery[np.sort(draw)], unit))
-    for block in embedding_blocks(gallery, unit):
+        draw.sort()
+        index.train(_block("gallery", gallery[draw], draw.tolist(), unit))
+    for block in embedding_blocks("gallery", gallery, unit):
         index.add(block)
     return index

@@ -1,7 +1,7 @@
 """Image files as a gallery lists them, and whatever stands for a picture as pixels of the network's size."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) ->
     Args:
         path: folder or file. Of a folder's files those count whose names end like an image's (.jpg, .png, ...).
         in_subfolders: take the files in and below the folder's subfolders instead, subfolder after subfolder, in the
-            order of torchvision's ImageFolder.
+            order of torchvision's ImageFolder. Links to folders are followed, but for those that lead back up.
 
     Returns:
         paths that begin with ``path`` as it was given; [] for a folder without images.
@@ -46,8 +46,8 @@ def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) ->
         folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
         return [
             image
-            for folder in folders
-            for root, _, files in sorted(_walk(os.path.join(path, folder)))  # noqa: PTH118 - as given
+            for folder in _without_loops(path, path, folders)
+            for root, files in sorted(_walk(path, folder, _stop))
             for image in _images_among(root, files)
         ]
     except OSError as error:
@@ -56,11 +56,30 @@ def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) ->
         ) from error
 
 
-def _walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    def stop(error: OSError) -> None:  # os.walk would pass over what it cannot list
-        raise error
+def _stop(error: OSError) -> None:  # os.walk would pass over what it cannot list
+    raise error
 
-    return os.walk(folder, onerror=stop, followlinks=True)
+
+def _walk(
+    top: str, folder: str = "", onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """The folders in and below ``top``/``folder``, with the names of their files; links are followed, loops are not."""
+    for root, folders, files in os.walk(os.path.join(top, folder), onerror=onerror, followlinks=True):  # noqa: PTH118
+        folders[:] = _without_loops(top, root, folders)
+        yield root, files
+
+
+def _without_loops(top: str, root: str, names: list[str]) -> list[str]:
+    """The folders of ``root`` without the links to a folder on the way there from ``top``, or to one above those."""
+    links = {name: link.resolve() for name in names if (link := Path(root, name)).is_symlink()}
+    if not links:
+        return names
+    way = [Path(root)]
+    while way[-1] != Path(top):
+        way.append(way[-1].parent)
+    real = [folder.resolve() for folder in way]
+    loops = {name for name, target in links.items() if any(folder.is_relative_to(target) for folder in real)}
+    return [name for name in names if name not in loops]
 
 
 def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
@@ -81,7 +100,7 @@ def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> li
 
 def holds_images(path: str | os.PathLike[str]) -> bool:
     """Whether there is an image file in a folder or below it; False for what is no folder."""
-    return any(_images_among(root, files) for root, _, files in os.walk(path, followlinks=True))
+    return any(_images_among(root, files) for root, files in _walk(os.fspath(path)))
 
 
 def _images_among(folder: str, names: Any) -> list[str]:

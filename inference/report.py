@@ -95,11 +95,11 @@ def _thumbnail(name: str) -> str | None:
     """A data URI of the small picture, or None if the file cannot be shown."""
     from utils.image import pil_loader
 
-    if not Path(name).is_file():
-        return None
     try:
+        if not Path(name).is_file():
+            return None
         image = pil_loader(name)
-    except UserError:
+    except (UserError, OSError):  # OSError: the name of an identity may be too long for a file's
         return None
     image.thumbnail(_SIZE, Image.Resampling.BILINEAR)
     buffer = io.BytesIO()

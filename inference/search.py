@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:hnsw")
+_ROUNDINGS = 16  # by which two computations of a distance may differ, in units of the last place
 RECALL_QUERIES = 50  # whose exact answer is computed beside that of an index or store
 
 
@@ -197,7 +198,8 @@ def search_gallery(
         topk: results for each query; 0 for all of them.
         normalize: scale embeddings to unit length first.
         block_bytes: of distances held at once, default 16 MiB. It changes distances by rounding only.
-        max_distance: leave out what is farther.
+        max_distance: leave out what is farther. Distances are sums of rounded squares and products, so that items equal
+            to the query stand at 0 or up to about 1e-6 of its squared length away: 0 need not find all of them.
 
     Returns:
         ``indices`` [Q, K] int64, rows of the gallery, and ``distances`` [Q, K] float32, ascending; at equal distances
@@ -288,17 +290,27 @@ def search(
     found, distances = np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
     if metric == "cosine":
         distances /= 2
-    share, queries = _recall(found, distances, query, gallery, options)
+    share, queries = _recall(found, distances, query, gallery, unit, options)
     note = f"{store or index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
     return SearchResult(*_cut(found, distances, max_distance), share, note)
 
 
-def _recall(found: Any, distances: Any, query: Any, gallery: Any, options: dict[str, Any]) -> tuple[float, int]:
+def _recall(
+    found: Any, distances: Any, query: Any, gallery: Any, unit: bool, options: dict[str, Any]
+) -> tuple[float, int]:
     """The share of results that are among the exact ones or as near, and over how many queries it was taken."""
     import numpy as np
 
     step = -(-len(query) // RECALL_QUERIES)
     exact, limits = search_gallery(query[::step], gallery, **options)
     listed = np.stack([np.isin(row, right) for row, right in zip(found[::step], exact, strict=True)])
-    # Which of several items at the last distance is found does not matter.
-    return float((listed | (distances[::step] <= limits[:, -1:])).mean()), len(exact)
+    # Which of several items at the last distance is found does not matter. Two ways of computing that distance differ
+    # by the rounding of the squared lengths, and no item is longer than the query and the distance together.
+    limit = limits[:, -1:]
+    if unit:
+        squares: Any = 2.0
+    else:
+        lengths = query[::step].float().norm(dim=1, keepdim=True).cpu().numpy()
+        squares = lengths**2 + (lengths + np.sqrt(limit)) ** 2
+    limit = limit + _ROUNDINGS * np.finfo(np.float32).eps * squares
+    return float((listed | (distances[::step] <= limit)).mean()), len(exact)

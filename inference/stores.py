@@ -83,7 +83,15 @@ class MilvusStore:
         with self._errors():
             if self._embedded:
                 Path(uri).parent.mkdir(parents=True, exist_ok=True)
-            self._client = self._milvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
+            try:
+                self._client = self._milvus.MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
+            except self._milvus.MilvusException as error:
+                if not self._embedded:
+                    raise
+                raise UserError(
+                    f"the store {uri} cannot be opened ({error.message}); expected a store of Milvus Lite, or a name "
+                    "that is free in a folder that you may write to: name another one, --store milvus:FILE.db."
+                ) from error
 
     def keep(self, gallery: Any, paths: Sequence[str], unit: bool) -> bool:
         """Make this the gallery of the store; other programs meet the old one or the new one, never a part.
@@ -128,7 +136,7 @@ class MilvusStore:
         start = 0
         with self._errors():
             self._client.load_collection(self._name)
-            for block in embedding_blocks(query, unit, 4 * query.shape[1] * _QUERY_ROWS):
+            for block in embedding_blocks("query", query, unit, 4 * query.shape[1] * _QUERY_ROWS):
                 hit_lists = self._client.search(self._name, data=list(block), limit=count, search_params=parameters)
                 for hits in hit_lists:
                     indices[start, : len(hits)] = [hit["id"] for hit in hits]
@@ -161,7 +169,7 @@ class MilvusStore:
         # it is still writing. Released, it is indexed when it is loaded, and loading waits for that.
         self._client.release_collection(collection)
         start = 0
-        for block in embedding_blocks(gallery, unit, _INSERT_BYTES):
+        for block in embedding_blocks("gallery", gallery, unit, _INSERT_BYTES):
             rows = enumerate(zip(paths[start : start + len(block)], block, strict=True), start)
             self._client.insert(collection, [{"id": i, "path": _text(path), "embedding": x} for i, (path, x) in rows])
             start += len(block)

@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from datasets.transforms import ReidTransforms
 from inference import Embedder
 from inference.embedder import choose_device
-from inference.pictures import find_images, get_all_images, read_pixels
+from inference.pictures import find_images, get_all_images, holds_images, read_pixels
 from tests.inference.conftest import draw_picture
 from tests.support import ROOT, golden
 from utils.errors import MissingPathError, UserError
@@ -201,6 +201,44 @@ def test_subfolders_in_the_order_of_torchvision(tmp_path):
     found = get_all_images(tmp_path, in_subfolders=True)
     assert found == [path for path, _ in ImageFolder(tmp_path).samples]
     assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("link", "target"), [("a/up", ".."), ("a/top", "../.."), ("a/b/self", "."), ("here", "."), ("a/x", "../../away")]
+)
+def test_links_in_circles_are_not_followed(link, target, tmp_path, monkeypatch):
+    if target.endswith("away"):  # a circle over another folder
+        (tmp_path / "away").mkdir()
+        (tmp_path / "away" / "back").symlink_to(tmp_path / "pictures" / "a")
+    for number, name in enumerate(("a/1.png", "a/b/2.png")):
+        draw_picture(tmp_path / "pictures" / name, number)
+    (tmp_path / "pictures" / link).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    for top in ("pictures", "./pictures/", str(tmp_path / "pictures"), str(tmp_path / "pictures" / ".." / "pictures")):
+        assert get_all_images(top, True) == [f"{top.rstrip('/')}/{name}" for name in ("a/1.png", "a/b/2.png")]
+
+
+def test_links_to_other_folders_are_followed(tmp_path):
+    draw_picture(tmp_path / "pictures" / "a" / "1.png", 1)
+    draw_picture(tmp_path / "elsewhere" / "b" / "2.png", 2)
+    (tmp_path / "pictures" / "other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pictures" / "twice").symlink_to(tmp_path / "elsewhere" / "b")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "pictures" / "a")  # beside it, not above
+    found = get_all_images(tmp_path / "pictures", in_subfolders=True)
+    assert [path.removeprefix(f"{tmp_path}/pictures/") for path in found] == [
+        *("a/1.png", "other/b/2.png", "other/back/1.png", "twice/2.png")
+    ]
+
+
+def test_a_folder_with_a_circle_but_without_images_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "up").symlink_to("..")
+    read, original = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: read.append(path) or original(path))
+    assert not holds_images(tmp_path)
+    assert len(read) == 3
+    draw_picture(tmp_path / "a" / "b" / "1.png", 1)
+    assert holds_images(tmp_path / "a")
 
 
 def test_importing_the_package_is_light():

@@ -1,9 +1,12 @@
+import errno
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +224,38 @@ def test_wrong_calls_are_explained(argv, message, capsys):
         export.main(argv)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["resnet18.ckpt", "./resnet18.ckpt", "link.pt"])
+def test_the_checkpoint_is_not_written_over(name, checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    content = checkpoints["resnet18"][0].read_bytes()
+    (tmp_path / "resnet18.ckpt").write_bytes(content)
+    (tmp_path / "link.pt").symlink_to("resnet18.ckpt")
+    with pytest.raises(SystemExit) as ended:
+        export.main(["resnet18.ckpt", name, "--format", "torchscript"])
+    assert ended.value.code == 2
+    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert (tmp_path / "resnet18.ckpt").read_bytes() == content
+    assert (tmp_path / "link.pt").is_symlink()
+
+
+def fail_to_write(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("/proc/a.pt", "No such file or directory|Permission denied"), ("full/a.pt", "No space left on device")],
+)
+def test_a_place_that_cannot_be_written_to_is_named(output, reason, checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if output.startswith("full"):
+        monkeypatch.setattr(Path, "write_bytes", fail_to_write)
+    with pytest.raises(SystemExit):
+        export.main([str(checkpoints["resnet18"][0]), output, "--format", "torchscript"])
+    expected = rf"error: {output} cannot be written \(({reason})\); choose another output folder.\n"
+    assert re.fullmatch(expected, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])

@@ -175,8 +175,48 @@ def test_all_results_need_an_index_that_sees_all(gallery):
         found(gallery, "faiss:hnsw", topk=0)
 
 
-def test_embeddings_must_be_finite():
-    bad = clustered(50, 0)
-    bad[7, 3] = np.nan
-    with pytest.raises(UserError, match="not finite"):
-        search_index("flat", None, clustered(3, 1), bad, None, 2, False)
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_embeddings_must_be_finite(kind, monkeypatch):
+    monkeypatch.setattr(indexes, "_POINTS_PER_LIST", 10)  # so that training draws a part of the rows
+    good, bad = clustered(3000, 0), clustered(3000, 0)
+    bad[2007, 3] = np.nan
+    for block_bytes in (indexes._BLOCK_BYTES, 4 * 24 * 1000):
+        with pytest.raises(UserError, match=r"^gallery\[2007, 3\] is nan: every embedding must be finite"):
+            list(indexes.embedding_blocks("gallery", bad, False, block_bytes))
+    with pytest.raises(UserError, match=r"^gallery\[2007, 3\] is nan"):
+        search_index(kind, None, good[:3], bad, None, 2, False)
+    with pytest.raises(UserError, match=r"^query\[7, 3\] is nan"):
+        search_index(kind, None, bad[2000:], good, None, 2, False)
+
+
+def test_the_row_is_named_where_an_index_learns_from_some_of_them():
+    bad = np.full((1000, 4), np.inf, np.float32)
+    bad[:990] = clustered(990, 0, 4)
+    with pytest.raises(UserError, match=r"^gallery\[99\d, 0\] is inf"):
+        search_index("ivf", None, bad[:3], bad, None, 2, False)
+
+
+@pytest.mark.parametrize("index", ["faiss:flat", "faiss:hnsw", "faiss:ivf"])
+@pytest.mark.parametrize("options", [{}, {"normalize": True}, {"metric": "cosine"}], ids=str)
+def test_recall_of_repeated_items(index, options):
+    """Which of the copies is found does not matter, though each way of computing rounds their distance differently."""
+    embeddings = 30 * np.random.default_rng(0).random((22, 512), np.float32)
+    embeddings[9:] = embeddings[3] * (1 + 1e-7 * np.random.default_rng(1).standard_normal((13, 512)))
+    result = search(embeddings, embeddings, index=index, topk=3, **options)
+    assert result.recall == 1.0
+
+
+def test_recall_is_strict_beyond_rounding(gallery, monkeypatch):
+    """What is farther than the last exact result by a thousandth of the squared lengths is not among the results."""
+    query, embeddings = clustered(60, 1), np.load(gallery)
+    indices, distances = search_gallery(query, embeddings, topk=0)
+    more = 2e-3 * np.square(query).sum(1)
+    places = np.argmax(distances > distances[:, :1] + more[:, None], axis=1)[:, None]
+    wrong = np.take_along_axis(indices, places, 1), np.take_along_axis(distances, places, 1)
+    monkeypatch.setattr(indexes, "search_index", lambda *_: wrong)
+    assert search(query, embeddings, index="faiss:flat", topk=1).recall == 0.0
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_no_effort_is_too_great(gallery, kind):
+    assert found(gallery, f"faiss:{kind}:99999999999999999999", topk=3).recall == 1.0

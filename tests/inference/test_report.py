@@ -96,6 +96,12 @@ def test_page_says_what_it_leaves_out(pictures, tmp_path):
     assert "up to 4 results" in page.text
 
 
+def test_a_name_that_is_too_long_for_a_file(pictures, tmp_path):
+    name = "identity " + "x" * 300
+    page = Page(write_contact_sheet(tmp_path / "r.html", pictures[:1], [name], np.array([[0]]), np.zeros((1, 1))))
+    assert name in page.text
+
+
 def test_names_that_are_not_utf8(tmp_path):
     name = str(tmp_path / "\udcff %41.jpg")
     Image.new("RGB", (30, 60)).save(name)

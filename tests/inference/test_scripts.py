@@ -192,7 +192,7 @@ def test_bad_input(gallery, pictures, legacy_checkpoint, tmp_path, capsys):
     assert not (out / "results.npy").exists()
 
 
-def test_another_size_than_that_of_the_training_is_said(pictures, legacy_checkpoint, tmp_path, caplog):
+def test_differences_from_the_training_are_said(pictures, legacy_checkpoint, tmp_path, caplog):
     given = [
         *keys(pictures, legacy_checkpoint, tmp_path),
         "INPUT.SIZE_TEST",
@@ -202,6 +202,7 @@ def test_another_size_than_that_of_the_training_is_said(pictures, legacy_checkpo
     ]
     create_embeddings.main(given)
     assert "INPUT.SIZE_TEST is [32, 32] here, but [64, 32]" in caplog.text
+    assert f"MODEL.NAME is resnet50 here, but resnet18 in {legacy_checkpoint}, which is used." in caplog.text
     about = json.loads((tmp_path / "gallery.json").read_text())
     assert (about["embedder"]["size"], about["embedder"]["dtype"]) == ([32, 32], "bfloat16")
 

@@ -94,6 +94,17 @@ def test_metrics_are_those_of_the_evaluation(metric, normalized):
         assert all(len(set(row)) == 20 for row in indices.tolist())
 
 
+@pytest.mark.parametrize("options", [{}, {"normalize": True}, {"topk": 0}, {"topk": 0, "max_distance": 1e-2}], ids=str)
+def test_squared_distances_are_not_negative(options):
+    embeddings = drawn(22, 512)
+    embeddings[9:] = embeddings[3]
+    assert float(get_dist_func("euclidean")(*[torch.from_numpy(embeddings)] * 2).min()) < 0  # or this tests nothing
+    indices, distances = search_gallery(embeddings, embeddings, **options)
+    assert distances.min() == 0
+    same = indices[9][: np.searchsorted(distances[9], 1e-2)]
+    assert same.tolist() == [3, *range(9, 22)]
+
+
 def test_a_gallery_that_comes_ever_closer():
     gallery = np.linspace(9, 0, 500, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
     indices, _ = search_gallery(np.zeros((3, 4)), gallery, topk=5, block_bytes=64)

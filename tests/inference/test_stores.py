@@ -1,4 +1,6 @@
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,17 @@ def test_errors_are_explained(file, capfd):
     with pytest.raises(UserError, match=r"taken/a.db cannot be used .*name another file"):
         found(str(Path(file).parent.parent / "taken" / "a.db"), gallery)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_file_of_another_program_is_left_alone(tmp_path):
+    other = tmp_path / "mine.db"
+    with closing(sqlite3.connect(other)) as database:
+        database.execute("create table t (a)")
+        database.commit()
+    before = other.read_bytes()
+    with pytest.raises(UserError, match=r"mine.db cannot be opened .*expected a store of Milvus.*: name another one"):
+        found(str(other), drawn(30, 0))
+    assert other.read_bytes() == before
 
 
 @pytest.mark.parametrize("package", ["pymilvus", "milvus_lite"])
