@@ -17,6 +17,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_WORKERS = 128  # threads; beyond, they only wait for each other, and the system may refuse them
+MAX_SIDE = 65_500  # pixels; the limit of libjpeg
 _LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the temporary names of utils.files
 
 
@@ -41,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         """Add the option for the size of the crops."""
         text = "pixels of each crop (default: 320 320)"
         self.add_argument(
-            "--target-image-size", type=positive, nargs=2, default=(320, 320), metavar=("WIDTH", "HEIGHT"), help=text
+            "--target-image-size", type=side, nargs=2, default=(320, 320), metavar=("WIDTH", "HEIGHT"), help=text
         )
 
 
@@ -49,6 +50,13 @@ def positive(text: str) -> int:
     """A whole number of one or more, for argparse."""
     if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of 1 to 999999999")
+    return int(text)
+
+
+def side(text: str) -> int:
+    """Width or height of a JPEG file in pixels, for argparse."""
+    if positive(text) > MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than the {MAX_SIDE} pixels that a JPEG file can have")
     return int(text)
 
 

@@ -491,6 +491,7 @@ def test_missing_parts_of_street2shop_are_named(fashion_lists, missing):
         ),
         ("deep_fashion2reid.py", ("--root-dir-path", "{0}"), "img does not exist"),
         ("deep_fashion2reid.py", ("--root-dir-path", "{0}", "--target-image-size", "64", "0"), "'0' is not a whole"),
+        ("deep_fashion2reid.py", ("--target-image-size", "65501", "10"), "'65501' is more than the 65500 pixels"),
         ("deep_fashion2reid.py", ("--root-dir-path", "{0}", "--num-workers", "9" * 5000), "'9{40}' is not a whole"),
         ("street2shop_coco2reid.py", ("--minimum-bbox-area", "nan"), "'nan' is not a number of 0 or more"),
         ("street2shop_coco2reid.py", ("--minimum-bbox-area", "x"), "'x' is not a number of 0 or more"),
