@@ -14,6 +14,8 @@ from config.reference import format_reference
 
 __all__ = ["ConfigError", "build_parser", "clean_exit", "load_config", "parse_args"]
 
+_CPU_ALLOCATOR = "DefaultCPUAllocator: "
+
 _EXAMPLES = (
     "--config_file configs/256_resnet50.yml DATASETS.ROOT_DIR /data OUTPUT_DIR logs/first",
     "--config_file configs/256_resnet50.yml GPU_IDS '[]' SOLVER.MAX_EPOCHS 1 MODEL.PRETRAINED False",
@@ -110,8 +112,8 @@ def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[s
 def clean_exit(*error_types: type[Exception]) -> Iterator[None]:
     """End the program without a traceback on errors that the user can mend.
 
-    A ConfigError or one of ``error_types`` ends it with status 2 and one line on stderr, an interrupt (Ctrl-C) with
-    status 130. Every other exception passes through.
+    A ConfigError, one of ``error_types`` or memory that ran out ends it with status 2 and one line on stderr, an
+    interrupt (Ctrl-C) with status 130. Every other exception passes through.
     """
     try:
         yield
@@ -119,7 +121,22 @@ def clean_exit(*error_types: type[Exception]) -> Iterator[None]:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
     except Exception as error:
-        if not isinstance(error, (ConfigError, *error_types)):
+        message = str(error) if isinstance(error, (ConfigError, *error_types)) else _out_of_memory(error)
+        if not message:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {message}\n")
         raise SystemExit(2) from None
+
+
+def _out_of_memory(error: Exception) -> str:
+    """What to do about memory that ran out, of the machine or of an accelerator; nothing for any other error."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    # torch, which is not imported here, has an OutOfMemoryError for accelerators and a RuntimeError for the CPU; from a
+    # worker of a loader that comes with lines before it.
+    said = next((line[line.index(_CPU_ALLOCATOR) :] for line in lines if _CPU_ALLOCATOR in line), "")
+    if not said and not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+        return ""
+    return (
+        f"memory ran out ({(said or lines[0]).rstrip('.')}); smaller pictures (INPUT.SIZE_TRAIN, "
+        "INPUT.SIZE_TEST) or batches (SOLVER.IMS_PER_BATCH, TEST.IMS_PER_BATCH) need less."
+    )

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from utils.errors import MissingPathError, UserError
-from utils.image import IMAGE_SUFFIXES, pil_loader
+from utils.image import IMAGE_SUFFIXES, pil_loader, to_rgb
 
 _BATCHES_AHEAD = 2  # decoded while one is computed
 _PARTS_PER_WORKER = 4  # of a batch: small enough that the workers finish it together
@@ -124,7 +124,7 @@ def read_pixels(source: Any, size: Sequence[int]) -> NDArray[np.uint8]:
     if isinstance(source, str | os.PathLike):
         image = pil_loader(source)
     elif isinstance(source, Image.Image):
-        image = source.convert("RGB")
+        image = to_rgb(source)
     else:
         array = source.numpy() if isinstance(source, Tensor) and source.device.type == "cpu" else source
         if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:

@@ -32,7 +32,7 @@ def pil_loader(path: str | PathLike[str]) -> Image.Image:
         UserError: the file is not a picture, is cut off or damaged, or may not be read; the message names it.
     """
     with _opened(path) as image:
-        return _in_8_bits(image).convert("RGB")
+        return to_rgb(image)
 
 
 def read_image_size(path: str | PathLike[str]) -> tuple[int, int]:
@@ -53,6 +53,11 @@ def read_jpeg_comment(path: str | PathLike[str]) -> bytes:
     except UserError:
         return b""
     return comment if isinstance(comment, bytes) else b""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An open picture of any kind as RGB, as :func:`pil_loader` converts a file."""
+    return _in_8_bits(image).convert("RGB")
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from config import cfg
 from config.cli import ConfigError, build_parser, clean_exit, parse_args
@@ -185,6 +186,30 @@ def test_clean_exit_passes_values_and_other_exits_through() -> None:
     assert caught.value.code == 5
     with pytest.raises(OSError, match="disk"), clean_exit(KeyError):
         raise OSError("disk")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch has it for accelerators."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "(MemoryError)"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), "allocate 2.00 GiB)"),
+        (RuntimeError("Caught in worker.\nDefaultCPUAllocator: can't"), "(DefaultCPUAllocator: can't)"),
+        (lambda: torch.empty(1 << 61, dtype=torch.uint8), "(DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_ran_out_is_one_line_with_a_way_out(error, said: str, capsys) -> None:
+    with pytest.raises(SystemExit) as caught, clean_exit():
+        if isinstance(error, Exception):
+            raise error
+        error()
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert re.fullmatch(r"error: memory ran out \(.*\); smaller pictures \(INPUT[^\n]+\n", shown)
+    assert said in shown
 
 
 def test_help_shows_usage_every_key_and_examples_in_under_a_second(stub: Path) -> None:

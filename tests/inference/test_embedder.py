@@ -84,11 +84,14 @@ def test_batches_and_workers_change_nothing(model, paths, expected, workers, bat
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
 def test_other_modes_are_converted(embedder, tmp_path, mode):
     picture = Image.effect_noise((40, 60), 50)
-    converted = picture.convert("I").convert("I;16") if mode == "I;16" else picture.convert(mode)
+    deep = np.asarray(picture, np.uint16) * 257
+    converted = Image.fromarray(deep) if mode == "I;16" else picture.convert(mode)
+    assert converted.mode == mode
     path = tmp_path / "p.tif"
     converted.save(path)
-    assert_same(embedder.embed(converted), embedder.embed(converted.convert("RGB")))
-    assert_same(embedder.embed(path), embedder.embed(converted.convert("RGB")))
+    expected = embedder.embed((picture if mode == "I;16" else converted).convert("RGB"))
+    assert_same(embedder.embed(converted), expected)
+    assert_same(embedder.embed(path), expected)
 
 
 def test_options_of_the_checkpoint_and_others(legacy_checkpoint, paths):
