@@ -119,8 +119,8 @@ def _get(entry: Any, key: str, path: Path, section: str, position: int) -> Any:
     return entry[key]
 
 
-def _get_id(entry: Any, key: str, path: Path, section: str, position: int) -> int | str:
+def _get_id(entry: Any, key: str, path: Path, section: str, position: int) -> float | str:
     value = _get(entry, key, path, section, position)
-    if not isinstance(value, int | str) or isinstance(value, bool):
-        raise UserError(f"{path}: {section}[{position}] has {key} {value!r}; expected an integer or a text.")
+    if not isinstance(value, int | float | str) or isinstance(value, bool):  # tables often write 1.0 for 1
+        raise UserError(f"{path}: {section}[{position}] has {key} {value!r}; expected a number or a text.")
     return value
