@@ -410,7 +410,7 @@ def number_pairs(content):
         ("query", edit(lambda c: c["annotations"][0].update(pair_id=True)), "pair_id True; expected an integer"),
         ("query", edit(lambda c: c["annotations"][0].update(pair_id=2**70)), "expected an integer of 64 bits"),
         ("query", edit(lambda c: c["annotations"][1].update(pair_id=2**63)), "expected an integer of 64 bits"),
-        ("query", edit(lambda c: c["annotations"][0].update(image_id=[1])), "has image_id [1]; expected an integer or"),
+        ("query", edit(lambda c: c["annotations"][0].update(image_id=[1])), "has image_id [1]; expected a number or"),
         ("query", edit(lambda c: c["annotations"][0].update(image_id=True)), "has image_id True"),
         ("query", edit(lambda c: c["images"][1].update(id={})), "images[1] has id {}; expected a number or a text"),
         ("query", lambda path: path.write_text("[" * 100_000 + "]" * 100_000), "cannot be read as JSON"),
