@@ -22,7 +22,6 @@ class EpochStatistics(Callback):
         self._images = 0
         self._peak = 0
         self._seconds = 0.0
-        self._process = psutil.Process()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -38,7 +37,7 @@ class EpochStatistics(Callback):
         self._images += len(batch[0])
         self._seconds = time.perf_counter() - self._start
         if pl_module.device.type != "cuda":
-            self._peak = max(self._peak, self._process.memory_info().rss)
+            self._peak = max(self._peak, psutil.Process().memory_info().rss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the three figures."""

@@ -24,11 +24,12 @@ class LossGuard(Callback):
     def __init__(self) -> None:
         self._losses: list[Tensor] = []  # of the steps since the last look
         self._pids: list[Tensor] = []
+        self._is_real: list[Tensor] = []
         self._step = 0  # of the epoch; the first that has not been looked at
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an epoch that broke off has left."""
-        self._losses, self._pids, self._step = [], [], 0
+        self._losses, self._pids, self._is_real, self._step = [], [], [], 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -36,6 +37,7 @@ class LossGuard(Callback):
         """Note the step, and look if it is time."""
         self._losses.append(outputs["loss"].detach())
         self._pids.append(batch[1])
+        self._is_real.append(batch[3])
         if pl_module.device.type == "cpu" or len(self._losses) == STEPS_BETWEEN_LOOKS:
             self._look(trainer, pl_module)
 
@@ -56,8 +58,8 @@ class LossGuard(Callback):
             )
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        losses, pids, start = self._losses, self._pids, self._step
-        self._losses, self._pids, self._step = [], [], start + len(losses)
+        losses, pids, is_real, start = self._losses, self._pids, self._is_real, self._step
+        self._losses, self._pids, self._is_real, self._step = [], [], [], start + len(losses)
         finite = torch.stack(losses).isfinite().tolist() if losses else []
         if all(finite):
             return
@@ -66,6 +68,11 @@ class LossGuard(Callback):
         own = getattr(trainer.datamodule, "train_pids", None)  # type: ignore[attr-defined]  # the data set's numbers
         labels = sorted(set(pids[bad].tolist()))
         identities = ", ".join(str(own[label] if own else label) for label in labels)
+        if not is_real[bad].any():
+            raise UserError(
+                f"No image of the batch at step {start + bad} of epoch {trainer.current_epoch} could be read "
+                f"(identities {identities}): see the warnings above, and whether DATASETS.ROOT_DIR is still there."
+            )
         raise UserError(
             f"The loss is {losses[bad].item()} at step {start + bad} of epoch {trainer.current_epoch}: {parts}; "
             f"identities of the batch: {identities}. Lower SOLVER.BASE_LR, lengthen "

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from datasets.loading import UNREADABLE
 from utils.distributed import Processes, of_first_process
-from utils.errors import NoValidQueryError
+from utils.errors import NoValidQueryError, UserError
 from utils.eval_reid import EvalResult, evaluate_embeddings
 from utils.report import write_evaluation, write_index
 from utils.rerank import QueryExpansion, Rerank
@@ -35,13 +35,23 @@ class Embedded:
 
 
 def leave_out_unreadable(data: Embedded) -> tuple[Embedded, str]:
-    """Without the rows of images that could not be read (DATASETS.ON_ERROR skip), and how many those were, in words."""
+    """Without the rows of images that could not be read (DATASETS.ON_ERROR skip), and how many those were, in words.
+
+    Raises:
+        UserError: no query, or no image of the gallery, could be read.
+    """
     readable = data.pids != UNREADABLE
     missing = len(readable) - int(readable.sum())
     if not missing:
         return data, ""
     num_query = int(readable[: data.num_query].sum())
     queries = data.num_query - num_query
+    if not 0 < num_query < len(readable) - missing:
+        what = f"{len(readable) - data.num_query} images of the gallery" if num_query else f"{data.num_query} queries"
+        raise UserError(
+            f"None of the {what} could be read: see the warnings above, which name them, and whether "
+            "DATASETS.ROOT_DIR is still there."
+        )
     paths = data.paths and [path for path, keep in zip(data.paths, readable.tolist(), strict=True) if keep]
     rows = (data.embeddings[readable], data.pids[readable], data.camids[readable])
     text = f"{missing} of {len(readable)} images left out, which could not be read: {queries} queries, "

@@ -5,6 +5,8 @@ the same functions in the same order.
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 
+_FIRST_PROCESS = "CENTROIDS_REID_FIRST_PROCESS"  # environment variable: its number with the operating system
 _CHUNK_BYTES = 32 << 20  # of gathered rows that lie on the accelerator at once
 
 
@@ -58,6 +61,31 @@ def find_launcher() -> tuple[str, int] | None:
     if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return "SLURM", int(os.environ["SLURM_NTASKS"])
     return None
+
+
+def end_with_first_process(grace_seconds: float) -> None:
+    """Let the processes that Lightning starts end with the one that starts them, however that comes to its end.
+
+    Left alone they would wait for it, up to the time-out of their connection, and keep their devices. All call this,
+    the first one before the others are started. torchrun and SLURM look after their processes themselves.
+
+    Args:
+        grace_seconds: time that is left for an orderly end.
+    """
+    if find_launcher() is not None:
+        return
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[_FIRST_PROCESS] = str(os.getpid())
+    elif _FIRST_PROCESS in os.environ:
+        first = int(os.environ[_FIRST_PROCESS])
+        threading.Thread(target=_end_after, args=(first, grace_seconds), daemon=True).start()
+
+
+def _end_after(parent: int, grace_seconds: float) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    time.sleep(grace_seconds)
+    os._exit(1)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from callbacks import (
     StopOnSigterm,
     describe_resume,
 )
+from callbacks.stopping import GRACE_SECONDS
 from config.cli import clean_exit
 from config.validate import GONE_BACKENDS
 from datasets import ReidDataModule, init_dataset
@@ -38,13 +39,14 @@ from datasets.loading import explain_worker_death
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase
 from utils.checkpoint import load_ctl_checkpoint, to_plain
-from utils.distributed import find_launcher, is_first_process
+from utils.distributed import end_with_first_process, find_launcher, is_first_process
 from utils.errors import MissingPathError, UserError
 from utils.resume import (
     check_continues,
     check_same_network,
     count_epochs,
     find_newest,
+    has_more_epochs,
     is_auto,
     start_weights,
     version_of,
@@ -59,6 +61,7 @@ def run_script(method: type[ModelBase], cfg: CfgNode, logger_save_dir: str) -> N
     """What ``python train_*.py`` does once its command line is read; mendable errors end it with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     quiet_libraries()
+    end_with_first_process(GRACE_SECONDS)
     with clean_exit(UserError):
         run_main(cfg, method, logger_save_dir)
 
@@ -140,9 +143,7 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         if resumed:
             check_same_network(str(path), resumed, model.state_dict(), cfg.MODEL.NAME)
     finished = resumed is not None and _is_finished(str(path), resumed, cfg.SOLVER.MAX_EPOCHS, may_be=auto)
-    # Several runs that go on from one file need folders of their own.
-    goes_on = resumed is not None and (auto or cfg.REPRODUCIBLE_NUM_RUNS == 1)
-    version = version_of(str(path), Path(cfg.LOG_DIR) / logger_save_dir) if goes_on else None
+    version = _version_to_continue(cfg, Path(cfg.LOG_DIR) / logger_save_dir, resumed, auto) if resumed else None
     trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir, version), keep="" if auto or not path else path)
     for logger in trainer.loggers:
         logger.log_hyperparams(to_plain(cfg))
@@ -199,6 +200,7 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
 def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[Logger]:
     """TensorBoard under LOG_DIR/name/version, a new one if None, and MLflow unless LOGGING.MLFLOW is False."""
     loggers: list[Logger] = [SafeTensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
+    loggers[0].version  # noqa: B018 - settles the folder, which spawned processes would each choose anew
     # Opening a database makes it: only one process may. Loggers of the others would write nothing.
     if cfg.LOGGING.MLFLOW and is_first_process():
         uri = cfg.LOGGING.MLFLOW_URI or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
@@ -398,6 +400,17 @@ def _resolve_auto(cfg: CfgNode, name: str, run: int, seed: int) -> CfgNode:
     cfg.MODEL.RESUME_TRAINING, cfg.MODEL.PRETRAIN_PATH = False, weights
     rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from the start", runs)
     return cfg
+
+
+def _version_to_continue(cfg: CfgNode, runs: Path, resumed: dict[str, Any], auto: bool) -> str | None:
+    """The folder version_N below ``runs`` in which a resumed run goes on; None if it gets one of its own."""
+    version = version_of(cfg.MODEL.PRETRAIN_PATH, runs)
+    if auto or version is None:
+        return version
+    # Several runs may go on from one file. One that goes back to an earlier epoch would mix with the files of the
+    # epochs after it, and "auto" take those for its newest state.
+    goes_back = has_more_epochs(runs / version, count_epochs(resumed))
+    return None if cfg.REPRODUCIBLE_NUM_RUNS > 1 or goes_back else version
 
 
 def _check_data(data: ReidDataModule) -> None:

@@ -70,6 +70,11 @@ def version_of(checkpoint: str | os.PathLike[str], runs: str | os.PathLike[str])
     return next((folder.name for folder in Path(checkpoint).resolve().parents if folder.parent == top), None)
 
 
+def has_more_epochs(version: str | os.PathLike[str], epochs: int) -> bool:
+    """Whether a run's folder version_N holds a state after more than ``epochs`` epochs."""
+    return any(epoch >= epochs for epoch, _ in _numbered(Path(version) / AUTO_FOLDER, _EPOCH))
+
+
 def count_epochs(checkpoint: dict[str, Any]) -> int:
     """Epochs that a checkpoint, ours or the original's, has finished."""
     return upgrade_legacy(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]

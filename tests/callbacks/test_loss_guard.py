@@ -9,7 +9,7 @@ from callbacks.loss_guard import STEPS_BETWEEN_LOOKS, LossGuard
 from utils.errors import UserError
 
 TRAINER = SimpleNamespace(current_epoch=3, datamodule=SimpleNamespace(train_pids=[10, 20, 30]))
-BATCH = (None, torch.tensor([2, 2, 0, 0]))
+BATCH = (None, torch.tensor([2, 2, 0, 0]), None, torch.tensor([True, True, False, False]))
 
 
 @pytest.fixture
@@ -49,6 +49,17 @@ def test_the_cpu_is_asked_after_each_step(module):
         step(guard, module, number, 1.0)
     with pytest.raises(UserError, match=BAD):
         step(guard, module, 4, torch.nan)
+
+
+def test_a_batch_of_unreadable_images_is_called_that(module):
+    guard = LossGuard()
+    guard.on_train_epoch_start(TRAINER, module)
+    for losses in module.losses_dict.values():
+        losses.append(torch.tensor(torch.nan))
+    unreadable = (*BATCH[:3], torch.zeros(4, dtype=torch.bool))
+    guard.on_train_batch_end(TRAINER, module, {"loss": torch.tensor(torch.nan)}, unreadable, 0)
+    with pytest.raises(UserError, match=r"No image of the batch at step 0 of epoch 3 .*identities 10, 30"):
+        guard.on_validation_start(TRAINER, module)
 
 
 def test_steps_are_counted_over_looks(module):

@@ -219,8 +219,8 @@ def test_image_is_damaged(tiny_cfg, toy, tmp_path, sabotage):
 @fault(
     "damaged images, with `DATASETS.ON_ERROR skip`",
     "three training images, a query and a gallery image are cut off",
-    "one warning per file; another image of the identity takes the place of each in training, and the evaluation says "
-    "how many it left out",
+    "one warning per file and process; another image of the identity takes the place of each in training, and the "
+    "evaluation says how many it left out",
 )
 def test_damaged_images_are_skipped(tiny_cfg, toy, tmp_path, caplog):
     root = shutil.copytree(toy, tmp_path / "data")
@@ -240,6 +240,16 @@ def test_damaged_images_are_skipped(tiny_cfg, toy, tmp_path, caplog):
     assert 0 < metrics["instances"]["mAP"] <= 1
     rows = (tmp_path / "out/evaluation/per_query.csv").read_text()
     assert chosen[3].name not in rows
+
+
+@pytest.mark.parametrize(
+    ("split", "what"), [("query", "12 queries"), ("bounding_box_test", "14 images of the gallery")]
+)
+def test_a_split_without_a_readable_image(split, what, tiny_cfg, toy, tmp_path):
+    root = shutil.copytree(toy, tmp_path / "data")
+    damage(*(root / "market1501" / split).iterdir())
+    with pytest.raises(UserError, match=f"None of the {what} could be read: .*DATASETS.ROOT_DIR"):
+        run_main(tiny_cfg(**{"DATASETS.ROOT_DIR": str(root), "DATASETS.ON_ERROR": "skip"}), CTLModel, "run")
 
 
 @fault(

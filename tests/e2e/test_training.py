@@ -1,5 +1,9 @@
 """Training through the real scripts: what is written, that it resumes exactly, that nothing is deprecated."""
 
+import ast
+import os
+import subprocess
+import sys
 import warnings
 
 import mlflow
@@ -7,9 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support import ROOT
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.misc import run_main
+from utils.resume import find_newest
 
 EPOCH_METRICS = {
     *("epoch_train_loss", "query_xent", "query_triplet", "query_center", "centroid_triplet"),
@@ -106,6 +112,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_cfg, tmp_pat
     assert_same_state(newest(tmp_path / "whole"), newest(tmp_path / "rest"))
 
 
+def test_a_run_that_goes_back_gets_a_folder_of_its_own(tiny_cfg, tmp_path):
+    """What came after the epoch that it goes back to stays, and "auto" takes the run that was written last."""
+    run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
+    runs = tmp_path / "out/run"
+    first = newest(tmp_path / "out")
+    (earlier,) = (runs / "version_0/checkpoints").iterdir()
+    later = first.rename(first.with_name("checkpoint_5.pth"))
+    back = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(earlier), "SOLVER.MAX_EPOCHS": 2}
+    run_main(tiny_cfg(**back), CTLModel, "run")
+    assert [path.name for path in later.parent.iterdir()] == ["checkpoint_5.pth"]
+    assert find_newest(runs, lambda hparams: True) == runs / "version_1/auto_checkpoints/checkpoint_1.pth"
+
+
 def test_an_unseeded_run_goes_on_with_its_own_draws(tiny_cfg, tmp_path):
     """Its seed is in the checkpoint, so that what is left of the run does not depend on where it was interrupted."""
     unseeded = {"REPRODUCIBLE": False, "OUTPUT_DIR": str(tmp_path / "part")}
@@ -144,3 +163,26 @@ def test_two_processes_without_a_seed_train_validate_and_save_once(run_script, t
     assert "sync_dist" not in done.stderr  # every process has the first one's metrics
     assert newest(tmp_path / "out").name == "checkpoint_1.pth"
     assert done.stderr.count("auto_checkpoints") == 1  # said by one process
+
+
+@pytest.mark.slow
+def test_spawned_processes_train_and_test(tiny, tmp_path):
+    """ddp_spawn, which only devices ask for, with CPU processes in their place."""
+    program = (
+        "import sys; from config.cli import load_config; from train_ctl_model import CTLModel; from utils import misc\n"
+        "misc.choose_devices = lambda cfg: ('cpu', 2)\n"
+        "print(misc.run_main(load_config('', sys.argv[1:]), CTLModel, 'run'))\n"
+    )
+    options = tiny(**{"SOLVER.DIST_BACKEND": "ddp_spawn", "SOLVER.MAX_EPOCHS": 1, "LOGGING.MLFLOW": True})
+    command = [sys.executable, "-c", program, *map(str, options)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (metrics,) = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert 0 < metrics["instances"]["mAP"] <= 1
+    assert 0 < metrics["centroids"]["strict_mAP"] <= 1
+    assert newest(tmp_path / "out").name == "checkpoint_0.pth"
+    (events,) = (tmp_path / "out/run").glob("version_*")  # of training and of test
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    assert {"epoch_seconds", "strict_mAP"} <= set(accumulator.Tags()["scalars"])

@@ -1,5 +1,9 @@
 """Passing rows between real processes, evaluating together, mining in all batches; what is known of a launch."""
 
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
@@ -13,6 +17,7 @@ from losses.triplet_loss import TripletLoss
 from modelling.evaluation import evaluate
 from tests import workers
 from tests.processes import run_processes
+from tests.support import ROOT
 from utils.distributed import Processes, find_launcher, is_first_process, running_processes
 from utils.errors import UserError
 
@@ -123,3 +128,28 @@ def test_what_the_environment_tells_of_a_launch(launched, variables, first, laun
     launched(**variables)
     assert is_first_process() is first
     assert find_launcher() == launcher
+
+
+FIRST_AND_SECOND = """
+import os, subprocess, sys, time
+from utils.distributed import end_with_first_process
+end_with_first_process(0.1)
+if os.environ.get("LOCAL_RANK") != "1":
+    second = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[1]], env=os.environ | {"LOCAL_RANK": "1"})
+    print("started", flush=True)
+    second.wait()
+else:
+    print("ready", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_process_that_lightning_started_ends_with_the_first(launched):
+    launched()
+    command = [sys.executable, "-c", FIRST_AND_SECOND, FIRST_AND_SECOND]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert [first.stdout.readline() for _ in range(2)] == ["started\n", "ready\n"]
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    with ThreadPoolExecutor() as pool:  # the end of the second closes the pipe
+        assert pool.submit(first.stdout.read).result(timeout=60) == ""
