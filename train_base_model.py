@@ -14,8 +14,8 @@ if __name__ == "__main__":  # before the heavy imports: --help and a wrong optio
 
 from torch import Tensor
 
+from engine.run import run_script
 from modelling.bases import ModelBase
-from utils.misc import run_script
 
 
 class BaseModel(ModelBase):

@@ -12,10 +12,10 @@ if __name__ == "__main__":  # before the heavy imports: --help and a wrong optio
     with clean_exit():
         _, CONFIG = parse_args(build_parser(__doc__))
 
+from engine.run import run_script
 from losses.centroid_triplet_loss import CentroidTripletLoss, create_masks_train
 from losses.layout import batch_layout
 from modelling.bases import ModelBase
-from utils.misc import run_script
 
 
 class CTLModel(ModelBase):

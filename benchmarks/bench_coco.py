@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402 - the checkout is first
-from datasets.coco import read_coco  # noqa: E402
+from datasets.readers.coco import read_coco  # noqa: E402
 from scripts.coco_builder import CocoBuilder  # noqa: E402
 from scripts.deep_fashion2reid import build_indexes as index_deep_fashion  # noqa: E402
 from scripts.deep_fashion_lists import read_pictures  # noqa: E402

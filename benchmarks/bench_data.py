@@ -31,8 +31,8 @@ from torchvision import transforms as tv  # noqa: E402
 from benchmarks.bench_embedding import picture  # noqa: E402
 from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
-from datasets.cache import PictureCache  # noqa: E402
-from datasets.cache_folders import disk_folder  # noqa: E402
+from datasets.caching.cache import PictureCache  # noqa: E402
+from datasets.caching.folders import disk_folder  # noqa: E402
 from datasets.transforms import RandomErasing, ReidTransforms  # noqa: E402
 from utils.image import pil_loader  # noqa: E402
 

@@ -30,10 +30,11 @@ from torch import Tensor, nn  # noqa: E402
 from benchmarks.common import RESULTS, in_turns, machine, spread, start_peak, status_mib, write_report  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.transforms import ReidTransforms  # noqa: E402
-from inference.creation import create_gallery  # noqa: E402
-from inference.embedder import EmbeddedBatch, Embedder  # noqa: E402
-from inference.folding import fuses  # noqa: E402
-from inference.pictures import read_pixels  # noqa: E402
+from datasets.transforms.pixels import normalise  # noqa: E402
+from inference.embedding.embedder import EmbeddedBatch, Embedder  # noqa: E402
+from inference.embedding.folding import fuses  # noqa: E402
+from inference.embedding.images import read_pixels  # noqa: E402
+from inference.galleries.creation import ImageSource, create_gallery  # noqa: E402
 from modelling.backbones import get_backbone  # noqa: E402
 from modelling.bases import ModelBase  # noqa: E402
 from utils.image import pil_loader  # noqa: E402
@@ -76,15 +77,16 @@ def transform(image: Image.Image, cfg: Any) -> Tensor:
 def bench_forward(model: ModelBase, size: Sequence[int], batch: int, repeats: int) -> dict[str, Any]:
     """One batch through the plain model in eval mode, and through the embedder's network."""
     count = max(batch, 16)
-    pixels = torch.from_numpy(np.stack([read_pixels(picture(100 + i), size) for i in range(count)]))[:batch]
+    pixels = torch.stack([read_pixels(picture(100 + i), size) for i in range(count)])[:batch]
     embedders = {precision: Embedder(model, "cpu", precision, size=size) for precision in PRECISIONS}
-    images = next(iter(embedders.values()))._normalised(pixels).contiguous()
+    e0 = next(iter(embedders.values()))
+    images = normalise(pixels, e0._mean, e0._std)
 
     def plain() -> Tensor:
         with torch.no_grad():
             return model(images)
 
-    functions = {precision: lambda e=e: e._compute(e._normalised(pixels)) for precision, e in embedders.items()}
+    functions = {precision: lambda e=e: e.embed_pixels(pixels) for precision, e in embedders.items()}
     expected = plain()
     found = {name: torch.from_numpy(function()) for name, function in functions.items()}
     seconds = in_turns(repeats, plain=plain, **functions)
@@ -112,11 +114,11 @@ def bench_pipeline(
             n: Embedder(model, "cpu", precision, size=size, batch_size=batch, num_workers=n) for n in (0, 1, 2)
         }
         embedder = embedders[0]
-        pixels = torch.from_numpy(np.stack([read_pixels(path, size) for path in paths]))
+        pixels = torch.stack([read_pixels(path, size) for path in paths])
 
         def forward() -> None:
             for part in pixels.split(batch):
-                embedder._compute(embedder._normalised(part))
+                embedder.embed_pixels(part)
 
         def decode() -> None:
             for path in paths:
@@ -168,7 +170,7 @@ def memory_of(files: int, dimension: int) -> dict[str, Any]:
                 source.write_bytes((Path(folder) / "one.jpg").read_bytes())
             os.link(source, root / f"{i:08d}.jpg")
         before, start = start_peak(), time.perf_counter()
-        create_gallery(StandIn(dimension), root, Path(folder) / "out", progress=False)  # type: ignore[arg-type]
+        create_gallery(StandIn(dimension), ImageSource(root), Path(folder) / "out", progress=False)  # type: ignore[arg-type]
         return {
             "files": files,
             "dimension": dimension,

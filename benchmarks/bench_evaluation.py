@@ -26,9 +26,10 @@ import numpy as np  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
 from benchmarks.common import RESULTS, in_turns, machine, run_parts, spread, start_peak, status_mib, timed  # noqa: E402
+from evaluation.metrics import evaluate_distances, evaluate_embeddings  # noqa: E402
+from evaluation.rerank import Rerank  # noqa: E402
+from evaluation.retrieval import EvalResult  # noqa: E402
 from utils.distances import get_euclidean  # noqa: E402
-from utils.eval_reid import EvalResult, evaluate_distances, evaluate_embeddings  # noqa: E402
-from utils.rerank import Rerank  # noqa: E402
 
 # queries, gallery images, dimensions, identities, images that are distractors, cameras
 SIZES = {

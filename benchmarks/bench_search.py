@@ -24,9 +24,9 @@ import numpy as np  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
 from benchmarks.common import RESULTS, machine, spread, start_peak, status_mib, timed, write_report  # noqa: E402
-from inference.exact import GalleryBlocks, prepare  # noqa: E402
-from inference.indexes import index_paths  # noqa: E402
-from inference.search import search, search_gallery  # noqa: E402
+from inference.searching.exact import GalleryBlocks, prepare  # noqa: E402
+from inference.searching.indexes import index_paths  # noqa: E402
+from inference.searching.search import search, search_gallery  # noqa: E402
 
 PARTS = ("product", "exact", "faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus")
 IMAGES_PER_IDENTITY, SPREAD = 10, 0.7
@@ -102,7 +102,7 @@ def exact(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats: 
 
 def indexed(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats: int) -> dict[str, Any]:
     """The first search, which builds and saves; then searches with what was saved, without the exact one for recall."""
-    import inference.search as module
+    import inference.searching.search as module
 
     gallery = np.load(gallery_file, mmap_mode="r")
     store = f"milvus:{gallery_file.with_name('gallery.db')}" if part == "milvus" else ""

@@ -26,8 +26,8 @@ import torch  # noqa: E402
 
 from benchmarks.common import RESULTS, machine, write_report  # noqa: E402
 from config.cli import load_config  # noqa: E402
+from engine.run import run_main  # noqa: E402
 from train_ctl_model import CTLModel  # noqa: E402
-from utils.misc import run_main  # noqa: E402
 
 GROWTH_MIB = 32  # of the median of a quarter; allocators keep some
 

@@ -7,10 +7,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from utils.checkpoint import atomic_save, load_checkpoint, load_ctl_checkpoint, to_plain
+from checkpoints.lightning_1_1 import upgrade_legacy
+from checkpoints.plain import to_plain
+from checkpoints.reading import load_checkpoint, load_ctl_checkpoint
+from checkpoints.run_files import AUTO_FOLDER, list_checkpoints, remove_temporaries
+from checkpoints.writing import atomic_save
 from utils.errors import UserError
-from utils.legacy_checkpoint import upgrade_legacy
-from utils.resume import AUTO_FOLDER, list_checkpoints, remove_temporaries
 
 
 class ModelCheckpointBest(ModelCheckpoint):

@@ -17,7 +17,7 @@ def upgrade_legacy(checkpoint: dict[str, Any]) -> dict[str, Any]:
     The states of callbacks are dropped: they tell of files in the folder of a run that is over.
 
     Args:
-        checkpoint: as utils.checkpoint.load_checkpoint returns it.
+        checkpoint: as checkpoints.reading.load_checkpoint returns it.
 
     Returns:
         A new dictionary, sharing its tensors with the old one; any other checkpoint is returned as it came.

@@ -8,9 +8,9 @@ from typing import NoReturn
 
 from yacs.config import CfgNode
 
-from config.errors import ConfigError
 from config.load import load_config, missing_value_error
 from config.reference import format_reference
+from utils.errors import ConfigError, UserError
 
 __all__ = ["ConfigError", "build_parser", "clean_exit", "load_config", "parse_args"]
 
@@ -109,11 +109,11 @@ def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[s
 
 
 @contextmanager
-def clean_exit(*error_types: type[Exception]) -> Iterator[None]:
+def clean_exit() -> Iterator[None]:
     """End the program without a traceback on errors that the user can mend.
 
-    A ConfigError, one of ``error_types`` or memory that ran out ends it with status 2 and one line on stderr, an
-    interrupt (Ctrl-C) with status 130. Every other exception passes through.
+    A UserError (a ConfigError is one) or memory that ran out ends it with status 2 and one line on stderr, an interrupt
+    (Ctrl-C) with status 130. Every other exception passes through.
     """
     try:
         yield
@@ -121,7 +121,7 @@ def clean_exit(*error_types: type[Exception]) -> Iterator[None]:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
     except Exception as error:
-        message = str(error) if isinstance(error, (ConfigError, *error_types)) else _out_of_memory(error)
+        message = str(error) if isinstance(error, UserError) else _out_of_memory(error)
         if not message:
             raise
         sys.stderr.write(f"error: {message}\n")

@@ -13,9 +13,9 @@ import yaml
 from yacs.config import CfgNode
 
 from config import cfg
-from config.errors import ConfigError
-from config.tree import flatten_config
+from config.flatten import flatten_config
 from config.validate import check_config
+from utils.errors import ConfigError
 
 # Numbers that may also be None.
 OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)

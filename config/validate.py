@@ -5,8 +5,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from config.errors import ConfigError
-from config.tree import flatten_config
+from config.flatten import flatten_config
+from utils.errors import ConfigError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.LAST_STRIDE": (1, 2),

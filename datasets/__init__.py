@@ -27,8 +27,8 @@ _DATASETS = {
     "vehicleid_2400": ("vehicleid", "VehicleID2400"),
     "df1": ("df1", "DF1"),
     "street2shop": ("street2shop", "Street2Shop"),
-    "csv": ("own_table", "OwnTable"),
-    "folder": ("own_folder", "OwnFolder"),
+    "csv": ("readers.table", "OwnTable"),
+    "folder": ("readers.identity_folders", "OwnFolder"),
 }
 
 

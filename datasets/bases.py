@@ -11,7 +11,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
-from datasets.cache import picture_loaders
+from datasets.caching.cache import picture_loaders
+from datasets.counts import Published, batch_advice, count, find_count_problem, is_subset, statistics_table
 from datasets.loading import (
     BaseDatasetLabelled,
     BaseDatasetLabelledPerPid,
@@ -22,8 +23,8 @@ from datasets.loading import (
     collate_fn_alternative,
 )
 from datasets.samplers import EvaluationShard, get_sampler
-from datasets.statistics import Published, batch_advice, count, find_count_problem, is_subset, statistics_table
 from datasets.transforms import ReidTransforms
+from utils.devices import count_cpus
 from utils.errors import UserError
 
 __all__ = [
@@ -293,10 +294,3 @@ def _group_by_pid(samples: Sequence[Sample]) -> dict[int, list[Sample]]:
     for sample in samples:
         groups[sample[1]].append(sample)
     return groups
-
-
-def count_cpus() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

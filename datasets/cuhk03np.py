@@ -1,7 +1,7 @@
 """CUHK03 ("DeepReID", CVPR 2014) by the new protocol ("Re-ranking Person Re-identification ...", CVPR 2017)."""
 
-from datasets.folders import FolderDataModule, NameRule
-from datasets.statistics import Counts, Published
+from datasets.counts import Counts, Published
+from datasets.readers.named_files import FolderDataModule, NameRule
 
 
 class CUHK03NPLabeled(FolderDataModule):

@@ -1,6 +1,6 @@
 """DeepFashion Consumer-to-Shop ("DeepFashion: Powering Robust Clothes Recognition and Retrieval", CVPR 2016)."""
 
-from datasets.coco import CocoDataModule
+from datasets.readers.coco import CocoDataModule
 
 
 class DF1(CocoDataModule):

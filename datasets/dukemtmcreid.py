@@ -1,7 +1,7 @@
 """DukeMTMC-reID (arXiv:1609.01775 and arXiv:1701.07717), and its partly hidden people (Occluded-Duke)."""
 
-from datasets.folders import FolderDataModule, NameRule
-from datasets.statistics import Counts, Published
+from datasets.counts import Counts, Published
+from datasets.readers.named_files import FolderDataModule, NameRule
 
 
 class DukeMTMCreID(FolderDataModule):

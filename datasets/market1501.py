@@ -1,7 +1,7 @@
 """Market-1501 ("Scalable Person Re-identification: A Benchmark", ICCV 2015)."""
 
-from datasets.folders import FolderDataModule, NameRule
-from datasets.statistics import Counts, Published
+from datasets.counts import Counts, Published
+from datasets.readers.named_files import FolderDataModule, NameRule
 
 
 class Market1501(FolderDataModule):

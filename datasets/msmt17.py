@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from datasets.bases import Annotation, ReidDataModule, Splits
-from datasets.files import check_images, read_list
-from datasets.statistics import Counts, Published
+from datasets.counts import Counts, Published
+from datasets.readers.files import check_images, read_list
 from utils.errors import UserError
 
 NUM_CAMERAS = 15

@@ -1,6 +1,6 @@
 """Street2Shop ("Where to Buy It: Matching Street Clothing Photos in Online Shops", ICCV 2015)."""
 
-from datasets.coco import CocoDataModule
+from datasets.readers.coco import CocoDataModule
 
 
 class Street2Shop(CocoDataModule):

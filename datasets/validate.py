@@ -11,13 +11,14 @@ from yacs.config import CfgNode
 
 from config.cli import build_parser, clean_exit, parse_args
 from datasets import init_dataset
+from utils.devices import count_cpus
 from utils.errors import UserError
-from utils.files import write_bytes, write_text
+from utils.files import output_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
     from datasets.bases import Annotation, ReidDataModule, Splits
-    from datasets.charts import Chart
-    from datasets.checks import Finding
+    from datasets.checking.charts import Chart
+    from datasets.checking.checks import Finding
 
     _Outcome = tuple[list[str], list[Finding]]
 
@@ -50,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="processes of the training; default: as GPU_IDS and TRAINER.NUM_NODES say",
     )
-    with clean_exit(UserError):
+    with clean_exit():
         args, cfg = parse_args(parser, argv)
-        folder = Path(args.out or cfg.OUTPUT_DIR or Path("logs") / cfg.DATASETS.NAMES)
+        folder = output_folder(args.out or cfg.OUTPUT_DIR, cfg.DATASETS.NAMES)
         world_size = args.world_size or configured_world_size(cfg)
         return validate(cfg, folder, world_size)
 
@@ -80,8 +81,8 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
     head = f"{cfg.DATASETS.NAMES} (DATASETS.ROOT_DIR {cfg.DATASETS.ROOT_DIR})"
     write_text(folder / "report.txt", f"{head}\n\nnot finished\n")  # a folder that cannot be written to is met now
     module = init_dataset(cfg.DATASETS.NAMES, cfg=cfg)
-    from datasets.charts import chart_text, draw_charts
-    from datasets.checks import Finding
+    from datasets.checking.charts import chart_text, draw_charts
+    from datasets.checking.checks import Finding
 
     try:
         splits = module.read_splits()
@@ -106,10 +107,10 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
 
 def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size: int) -> "_Outcome":
     """The tables of the report, and everything that was found."""
-    from datasets.bases import NO_CAMERAS, count_cpus
-    from datasets.checks import check_batches, check_counts, check_files, check_labels
-    from datasets.scan import scan_pictures
-    from datasets.statistics import statistics_table
+    from datasets.bases import NO_CAMERAS
+    from datasets.checking.checks import check_batches, check_counts, check_files, check_labels
+    from datasets.checking.scan import scan_pictures
+    from datasets.counts import statistics_table
 
     subsets = _by_name(splits)
     identities, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
@@ -145,8 +146,8 @@ def _describe_batches(batches: list[int], identities: int, instances: int, world
 
 
 def _charts(splits: "Splits") -> "list[list[Chart]]":
-    from datasets.charts import Chart
-    from datasets.checks import images_per_camera, images_per_identity
+    from datasets.checking.charts import Chart
+    from datasets.checking.checks import images_per_camera, images_per_identity
 
     subsets = _by_name(splits).items()
     charts = [[Chart(name, "identities by number of images", images_per_identity(images)) for name, images in subsets]]

@@ -5,9 +5,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from datasets.bases import Annotation, ReidDataModule, Splits
+from datasets.counts import Counts, Published
 from datasets.draws import derive_seed
-from datasets.files import check_images, find_folder, read_list
-from datasets.statistics import Counts, Published
+from datasets.readers.files import check_images, find_folder, read_list
 from utils.errors import UserError
 
 

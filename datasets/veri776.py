@@ -1,7 +1,7 @@
 """VeRi-776, vehicles ("A Deep Learning-Based Approach to Progressive Vehicle Re-identification ...", ECCV 2016)."""
 
-from datasets.folders import FolderDataModule, NameRule
-from datasets.statistics import Counts, Published
+from datasets.counts import Counts, Published
+from datasets.readers.named_files import FolderDataModule, NameRule
 
 
 class VeRi776(FolderDataModule):

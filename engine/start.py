@@ -1,26 +1,132 @@
-"""Finding the checkpoint that an interrupted run continues from."""
+"""Where a run begins: decided once, before any data is read, and handed on as a :class:`StartPoint`."""
 
 import logging
-import os
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import CheckpointError, describe, load_ctl_checkpoint
-from utils.errors import UserError
-from utils.legacy_checkpoint import upgrade_legacy
+from pytorch_lightning.utilities import rank_zero_info
+from yacs.config import CfgNode
 
-logger = logging.getLogger(__name__)
+from checkpoints.lightning_1_1 import upgrade_legacy
+from checkpoints.reading import load_ctl_checkpoint
+from checkpoints.run_files import find_newest, has_more_epochs, version_of
+from checkpoints.weights import describe
+from utils.errors import MissingPathError, UserError
+
+log = logging.getLogger(__name__)
 
 # MODEL.PRETRAIN_PATH "auto": the newest checkpoint of OUTPUT_DIR. "auto:FILE": where there is none, start from FILE.
 AUTO = "auto"
-AUTO_FOLDER, BEST_FOLDER = "auto_checkpoints", "checkpoints"
 
-_VERSION = re.compile(r"version_(\d+)")
-_EPOCH = re.compile(r"checkpoint_(\d+)\.pth")
-# Names that utils.checkpoint.atomic_save writes under before it renames.
-_TEMPORARY = ".*.tmp"
+
+class Start(Enum):
+    """How a run begins."""
+
+    FRESH = "random weights"
+    FROM_WEIGHTS = "ImageNet weights, or the backbone of a checkpoint"
+    CONTINUE = "a checkpoint with epochs left to train"
+    FINISHED = "a checkpoint that has all epochs: only the tests are left"
+    TEST = "a checkpoint that is tested"
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """What a run starts from.
+
+    Attributes:
+        kind: how it begins.
+        seed: of the data's draws; that of the run that is continued, unless runs are seeded.
+        path: the file of weights or the checkpoint; "" for a fresh start.
+        checkpoint: what is continued, as read; None for the other kinds.
+        version: the folder version_N in which a continued run goes on; None for a new one.
+        keep: a checkpoint that the user named and that is never removed; "" for none.
+    """
+
+    kind: Start
+    seed: int
+    path: str = ""
+    checkpoint: dict[str, Any] | None = field(default=None, repr=False)
+    version: str | None = None
+    keep: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything but a test to do; a finished run is handed to ``fit`` too, which restores it."""
+        return self.kind is not Start.TEST
+
+    @property
+    def tests_as_configured(self) -> bool:
+        """Whether no validation will have measured the model as the configuration says."""
+        return self.kind in (Start.TEST, Start.FINISHED)
+
+    @property
+    def ckpt_path(self) -> str | None:
+        """What ``Trainer.fit`` restores before it trains."""
+        return self.path if self.kind in (Start.CONTINUE, Start.FINISHED) else None
+
+    def settle(self, cfg: CfgNode) -> CfgNode:
+        """A copy of the configuration in which MODEL.PRETRAIN_PATH and MODEL.RESUME_TRAINING say what is done."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        if self.kind is not Start.FRESH:
+            cfg.MODEL.PRETRAIN_PATH = self.path
+        elif is_auto(cfg.MODEL.PRETRAIN_PATH):
+            cfg.MODEL.PRETRAIN_PATH = ""
+        cfg.MODEL.RESUME_TRAINING = self.ckpt_path is not None
+        return cfg
+
+    def check_data(self, num_classes: int) -> None:
+        """Raise a UserError if the run to continue was trained on another number of identities."""
+        if self.checkpoint is None:
+            return
+        found = self.checkpoint["state_dict"]["fc_query.weight"].shape[0]
+        if found != num_classes:
+            raise UserError(
+                f"{self.path} was trained on {found} identities, but the training set here has {num_classes}: resume "
+                "on the data set of its training (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
+            )
+
+    def check_network(self, keys: Iterable[str], name: str) -> None:
+        """Raise a UserError if the run to continue has another network than MODEL.NAME ``name`` with these weights."""
+        if self.checkpoint is not None and self.checkpoint["state_dict"].keys() != set(keys):
+            raise UserError(
+                f"{self.path} holds {describe(self.checkpoint)}, but MODEL.NAME is {name}: set MODEL.NAME and "
+                "MODEL.BACKBONE_EMB_SIZE to those of its training."
+            )
+
+
+def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:
+    """What the configuration and the files on disk say that a run starts from.
+
+    Args:
+        cfg: configuration.
+        runs: the folder of all runs of a script, ``OUTPUT_DIR/train_ctl_model``.
+        run: number of this run among REPRODUCIBLE_NUM_RUNS.
+        seed: of the data's draws, if nothing is continued.
+
+    Raises:
+        UserError: the file that is to be tested or continued is missing, foreign, or has no epochs left to train.
+    """
+    model = cfg.MODEL
+    if cfg.TEST.ONLY_TEST:
+        path = _named_checkpoint(model.PRETRAIN_PATH, "TEST.ONLY_TEST")
+        return StartPoint(Start.TEST, seed, path, keep=path)
+    if not model.RESUME_TRAINING:
+        return _fresh(cfg, model.PRETRAIN_PATH, seed)
+    if not is_auto(model.PRETRAIN_PATH):
+        path = _named_checkpoint(model.PRETRAIN_PATH, "MODEL.RESUME_TRAINING")
+        return _continue_named(cfg, path, runs, seed)
+    newest = _newest_of_this_run(cfg, runs, run, seed)
+    if newest is None:
+        return _start_without_checkpoint(cfg, runs, seed)
+    rank_zero_info("MODEL.PRETRAIN_PATH auto: continuing from %s", newest)
+    start = _continue(cfg, str(newest), seed)
+    if start.kind is Start.FINISHED:
+        rank_zero_info("%s has finished all %d epochs: only the tests are left", newest, cfg.SOLVER.MAX_EPOCHS)
+    return replace(start, version=version_of(newest, runs))
 
 
 def is_auto(path: str) -> bool:
@@ -33,86 +139,66 @@ def start_weights(path: str) -> str:
     return path.partition(":")[2]
 
 
-def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files checkpoint_{epoch}.pth of a folder, the newest epoch first; [] if there is no such folder."""
-    return [path for _, path in sorted(_numbered(Path(folder), _EPOCH), reverse=True)]
-
-
-def find_newest(runs: str | os.PathLike[str], belongs: Callable[[dict[str, Any]], bool]) -> Path | None:
-    """The newest checkpoint that can be read whole: of the last version_N that has one, the last epoch.
-
-    Args:
-        runs: the folder of all runs of a script, ``OUTPUT_DIR/train_ctl_model``.
-        belongs: tells from a checkpoint's ``hyper_parameters`` whether it is one of the run to continue.
-
-    Returns:
-        Its path, or None if there is none. Files that cannot be read are named in a warning and passed over; what
-        writes that were cut short have left is removed.
-    """
-    versions = sorted(_numbered(Path(runs), _VERSION), reverse=True)
-    for _, version in versions:
-        remove_temporaries(version)
-    for _, version in versions:
-        for path in list_checkpoints(version / AUTO_FOLDER):
-            try:
-                checkpoint = load_ctl_checkpoint(path)
-            except CheckpointError as error:
-                logger.warning("passed over: %s", error)
-                continue
-            if belongs(checkpoint["hyper_parameters"]):
-                return path
-    return None
-
-
-def version_of(checkpoint: str | os.PathLike[str], runs: str | os.PathLike[str]) -> str | None:
-    """The folder version_N below ``runs`` that a checkpoint lies in, where the run it belongs to can go on; or None."""
-    top = Path(runs).resolve()
-    return next((folder.name for folder in Path(checkpoint).resolve().parents if folder.parent == top), None)
-
-
-def has_more_epochs(version: str | os.PathLike[str], epochs: int) -> bool:
-    """Whether a run's folder version_N holds a state after more than ``epochs`` epochs."""
-    return any(epoch >= epochs for epoch, _ in _numbered(Path(version) / AUTO_FOLDER, _EPOCH))
-
-
 def count_epochs(checkpoint: dict[str, Any]) -> int:
     """Epochs that a checkpoint, ours or the original's, has finished."""
     return upgrade_legacy(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
-def check_continues(path: str, checkpoint: dict[str, Any], num_classes: int) -> None:
-    """Raise a UserError if a checkpoint was trained on another number of identities, or holds weights alone."""
-    found = checkpoint["state_dict"]["fc_query.weight"].shape[0]
-    if found != num_classes:
-        raise UserError(
-            f"{path} was trained on {found} identities, but the training set here has {num_classes}: resume on the "
-            "data set it was trained on (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
+def _fresh(cfg: CfgNode, weights: str, seed: int) -> StartPoint:
+    return StartPoint(Start.FROM_WEIGHTS, seed, weights) if cfg.MODEL.PRETRAINED else StartPoint(Start.FRESH, seed)
+
+
+def _named_checkpoint(path: str, switch: str) -> str:
+    if not Path(path).is_file():
+        raise MissingPathError(
+            f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file; {switch} True needs the path of a CTL checkpoint."
         )
+    return path
+
+
+def _continue(cfg: CfgNode, path: str, seed: int) -> StartPoint:
+    checkpoint = load_ctl_checkpoint(path)
     if not checkpoint.get("optimizer_states") or not checkpoint.get("lr_schedulers"):
         raise UserError(
             f"{path} holds no states of optimisers and schedule, so training cannot continue from it: resume from a "
             "file in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."
         )
+    if not cfg.REPRODUCIBLE:  # go on with the draws of the run that is continued
+        seed = checkpoint["hyper_parameters"].get("data_seed", seed)
+    kind = Start.FINISHED if count_epochs(checkpoint) >= cfg.SOLVER.MAX_EPOCHS else Start.CONTINUE
+    return StartPoint(kind, seed, path, checkpoint)
 
 
-def check_same_network(path: str, checkpoint: dict[str, Any], own: Iterable[str], name: str) -> None:
-    """Raise a UserError if a checkpoint is of another network than MODEL.NAME ``name``, whose weights are ``own``."""
-    if checkpoint["state_dict"].keys() != set(own):
+def _continue_named(cfg: CfgNode, path: str, runs: Path, seed: int) -> StartPoint:
+    start = _continue(cfg, path, seed)
+    assert start.checkpoint is not None
+    done = count_epochs(start.checkpoint)
+    if start.kind is Start.FINISHED:
         raise UserError(
-            f"{path} holds {describe(checkpoint)}, but MODEL.NAME is {name}: set MODEL.NAME and "
-            "MODEL.BACKBONE_EMB_SIZE to those of its training."
+            f"{path} has finished {done} epochs and SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}: nothing is left to "
+            "train. Raise SOLVER.MAX_EPOCHS, or test the checkpoint with TEST.ONLY_TEST True."
         )
+    # Several runs may go on from one file. One that goes back to an earlier epoch would mix with the files of the
+    # epochs after it, and "auto" would take those for its newest state.
+    version = version_of(path, runs)
+    if version and (cfg.REPRODUCIBLE_NUM_RUNS > 1 or has_more_epochs(runs / version, done)):
+        version = None
+    return replace(start, version=version, keep=path)
 
 
-def remove_temporaries(version: str | os.PathLike[str]) -> None:
-    """Remove what writes that were cut short by a kill or a power failure have left of a run's checkpoints."""
-    for folder in (AUTO_FOLDER, BEST_FOLDER):
-        for path in (Path(version) / folder).glob(_TEMPORARY):
-            path.unlink(missing_ok=True)
+def _newest_of_this_run(cfg: CfgNode, runs: Path, run: int, seed: int) -> Path | None:
+    def belongs(hparams: dict[str, Any]) -> bool:
+        return hparams.get("data_seed") == seed if cfg.REPRODUCIBLE else hparams.get("run_number", 0) == run
+
+    return find_newest(runs, belongs)
 
 
-def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
-    if not folder.is_dir():
-        return []
-    found = ((pattern.fullmatch(path.name), path) for path in folder.iterdir())
-    return [(int(match[1]), path) for match, path in found if match]
+def _start_without_checkpoint(cfg: CfgNode, runs: Path, seed: int) -> StartPoint:
+    weights = start_weights(cfg.MODEL.PRETRAIN_PATH)
+    if cfg.MODEL.PRETRAINED and not weights:
+        raise MissingPathError(
+            f"MODEL.PRETRAIN_PATH is 'auto', but {runs} holds no checkpoint of this run, and MODEL.PRETRAINED True "
+            "needs ImageNet weights to start from: give MODEL.PRETRAIN_PATH auto:FILE, or set MODEL.PRETRAINED False."
+        )
+    rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from the start", runs)
+    return _fresh(cfg, weights, seed)

@@ -1,9 +1,12 @@
-"""Evaluate saved embeddings without a model: ``python -m utils.evaluate --query q.npz --gallery g.npz``."""
+"""Evaluate saved embeddings without a model: ``python -m evaluation --query q.npz --gallery g.npz``."""
 
 import argparse
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evaluation.retrieval import RetrievalSet
 
 _DESCRIPTION = """Rank a gallery for every query and print CMC, Top-k, mAP and mINP.
 
@@ -11,21 +14,21 @@ Each .npz file holds "embeddings" [N, D], "pids" [N] and "camids" [N], and may h
     numpy.savez("q.npz", embeddings=..., pids=..., camids=...)"""
 
 _EXAMPLES = """examples:
-  python -m utils.evaluate --query q.npz --gallery g.npz
-  python -m utils.evaluate --query q.npz --gallery g.npz --metric cosine --rerank
-  python -m utils.evaluate --query q.npz --gallery g.npz --protocol strict --output results
+  python -m evaluation --query q.npz --gallery g.npz
+  python -m evaluation --query q.npz --gallery g.npz --metric cosine --rerank
+  python -m evaluation --query q.npz --gallery g.npz --protocol strict --output results
 
 protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
 look-up error inflates the scores; "strict" ranks one centroid for each identity and keeps the query's camera out."""
 
 _MAX_RANK = 1_000_000
-_ARRAY = re.compile(r"(query|gallery|query_paths|[qg]_(?:pids|camids))(?:\[| (?:is|has|holds|must) )")
+_ARRAY = re.compile(r"(query|gallery|[qg]_(?:pids|camids|paths))(?:\[| (?:is|has|holds|must) )")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; needs nothing but the standard library, so that --help is fast."""
     parser = argparse.ArgumentParser(
-        prog="python -m utils.evaluate",
+        prog="python -m evaluation",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -90,42 +93,35 @@ def _with_file(message: str, args: argparse.Namespace) -> str:
     if found is None:
         return message
     path = args.query if message.startswith("q") else args.gallery
-    return f"{path}: " + re.sub(r"\b(?:[qg]|query)_(?=pids|camids|paths)", "", message)
+    return f"{path}: " + re.sub(r"\b[qg]_(?=pids|camids|paths)", "", message)
 
 
 def _run(args: argparse.Namespace) -> None:
+    from evaluation.metrics import evaluate
+    from evaluation.rerank import QueryExpansion, Rerank
+    from evaluation.retrieval import RankingOptions
+    from evaluation.tables import describe, write_evaluation
+    from evaluation.verification import roc_table
     from utils.errors import UserError
-    from utils.eval_reid import evaluate_embeddings
     from utils.files import require_writable
-    from utils.labels import check_length
-    from utils.report import describe, write_evaluation
-    from utils.rerank import QueryExpansion, Rerank
-    from utils.roc import roc_table
 
     if args.max_rank > _MAX_RANK:
         raise UserError(f"--max-rank is {args.max_rank}; {_MAX_RANK} at most is expected.")
-    query, gallery = (_load(path, args.ignore_cameras) for path in (args.query, args.gallery))
-    labels = [query["pids"], gallery["pids"], *_cameras(query, gallery, args.ignore_cameras)]
-    device = _device(args.device)
-    embeddings = [_embeddings(*named, device) for named in (("query", query), ("gallery", gallery))]
-    paths = query["paths"].tolist() if "paths" in query else None
+    retrieval = _read(args)
     if args.output:
-        if paths is not None:
-            check_length("query_paths", query["paths"].size, labels[0].size, "q_pids")
-        require_writable(args.output)
-    common: dict[str, Any] = {
-        "metric": args.metric,
-        "feat_norm": args.normalize,
-        "rerank": Rerank(args.k1, args.k2, args.lambda_value) if args.rerank else None,
-        "query_expansion": QueryExpansion(args.query_expansion, args.alpha) if args.query_expansion else None,
-        "block_bytes": None if args.block_mb is None else max(1, int(args.block_mb * 2**20)),
-    }
-    protocol = "centroid_strict" if args.protocol == "strict" else args.protocol
-    result = evaluate_embeddings(
-        *embeddings, *labels, max_rank=args.max_rank, protocol=protocol, keep_camids=not args.ignore_cameras, **common
+        require_writable(args.output, "--output")
+    options = RankingOptions(
+        metric=args.metric,
+        protocol="centroid_strict" if args.protocol == "strict" else args.protocol,
+        keep_camids=not args.ignore_cameras,
+        feat_norm=args.normalize,
+        rerank=Rerank(args.k1, args.k2, args.lambda_value) if args.rerank else None,
+        query_expansion=QueryExpansion(args.query_expansion, args.alpha) if args.query_expansion else None,
     )
+    block_bytes = None if args.block_mb is None else max(1, int(args.block_mb * 2**20))
+    result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
     lines = [describe(result)]
-    table = roc_table(*embeddings, *labels, **common) if args.roc else None
+    table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
     if table is not None:
         lines.append("verification of all pairs of single images:")
         for level, tar, threshold in zip(table.far_levels, table.tar, table.threshold, strict=True):
@@ -133,8 +129,25 @@ def _run(args: argparse.Namespace) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()  # before writing, which may fail
     if args.output:
-        written = write_evaluation(args.output, [result], labels[0], labels[2], paths, _settings(args), table)
+        written = write_evaluation(args.output, [result], retrieval, _settings(args), table)
         sys.stdout.write("".join(f"written: {path}\n" for path in written))
+
+
+def _read(args: argparse.Namespace) -> "RetrievalSet":
+    from evaluation.retrieval import RetrievalSet
+    from utils.devices import find_device
+
+    query, gallery = (_load(path, args.ignore_cameras) for path in (args.query, args.gallery))
+    device = find_device(args.device)
+    paths = query["paths"].tolist() if "paths" in query else None
+    return RetrievalSet(
+        _embeddings("query", query, device),
+        _embeddings("gallery", gallery, device),
+        query["pids"],
+        gallery["pids"],
+        *_cameras(query, gallery, args.ignore_cameras),
+        q_paths=paths,
+    )
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -173,23 +186,10 @@ def _cameras(query: dict[str, Any], gallery: dict[str, Any], ignore_cameras: boo
     return np.zeros(query["pids"].size, dtype=np.int64), np.ones(gallery["pids"].size, dtype=np.int64)
 
 
-def _device(name: str) -> Any:
-    import torch
-
-    from utils.errors import UserError
-
-    try:
-        torch.zeros(1, device=name).item()  # device meta gives no values back
-        return torch.device(name)
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch built without CUDA asserts
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--device {name} cannot be used: {reason}") from error
-
-
 def _embeddings(name: str, file: dict[str, Any], device: Any) -> Any:
     if device.type == "cpu":
         return file["embeddings"]
-    from utils.distance_blocks import as_embeddings
+    from evaluation.distance_blocks import as_embeddings
 
     return as_embeddings(name, file["embeddings"]).to(device)
 

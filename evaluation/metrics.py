@@ -4,7 +4,7 @@ Three protocols are evaluated, each result says which one it is:
 
 - ``instance``: the gallery holds single images. Images of the query's identity seen by the query's camera are removed.
 - ``centroid``: the gallery holds centroids as the published code builds them, including its error in looking up
-  cameras, so that published numbers reproduce (:func:`utils.centroids.published_centroids`).
+  cameras, so that published numbers reproduce (:func:`evaluation.centroid_protocols.published_centroids`).
 - ``centroid_strict``: one centroid for each gallery identity; that of the query's own identity leaves out the images of
   the query's camera. One item is relevant, so AP = 1 / rank and mAP is the mean reciprocal rank.
 
@@ -20,52 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.centroids import StrictGallery
-from utils.distance_blocks import BlockFunc, as_embeddings, block_height, tile_height
+from evaluation.centroid_protocols import StrictGallery
+from evaluation.distance_blocks import BlockFunc, as_embeddings, block_height, tile_height
+from evaluation.protocols import NO_VALID_QUERY, find_candidates
+from evaluation.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
+from evaluation.retrieval import TOPK_RANKS, EvalResult, FloatArray, RankingOptions, RetrievalSet
 from utils.distributed import Processes
 from utils.errors import NoValidQueryError, UserError
 from utils.labels import Cameras, IntArray, int_array
-from utils.protocols import NO_VALID_QUERY, Settings, prepare
-from utils.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
-from utils.rerank import QueryExpansion, Rerank
-
-FloatArray = NDArray[np.float64]
-
-TOPK_RANKS = (1, 5, 10, 20, 50)
 
 _NO_INTS, _NO_FLOATS = np.empty(0, np.int64), np.empty(0, np.float64)
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """What an evaluation found. V is the number of valid queries: those with at least one relevant item."""
-
-    protocol: str
-    cmc: NDArray[np.float32]  # [max_rank] share of valid queries with a relevant item in the first 1, 2, ... ranks
-    mAP: float  # noqa: N815 - the field's name
-    mINP: float  # noqa: N815 - mean of (number of relevant items / rank of the last one)
-    topk: dict[int, float]  # rank -> share, for TOPK_RANKS
-    single_performance: FloatArray  # [V, 3] query index, pid, AP
-    first_match: IntArray  # [V] rank of the first relevant item, 1 is the top
-    inp: FloatArray  # [V]
-    num_relevant: IntArray  # [V]
-    num_queries: int
-    num_gallery: int  # items ranked, centroids in the centroid protocols
-
-    @property
-    def query_index(self) -> IntArray:
-        """[V] index of each valid query."""
-        return self.single_performance[:, 0].astype(np.int64)
-
-    @property
-    def average_precision(self) -> FloatArray:
-        """[V] AP of each valid query."""
-        return self.single_performance[:, 2]
-
-    @property
-    def num_skipped(self) -> int:
-        """Queries without a relevant item."""
-        return self.num_queries - len(self.single_performance)
 
 
 @dataclass
@@ -127,22 +91,12 @@ class _PerQuery:
         )
 
 
-def evaluate_embeddings(
-    query: Any,
-    gallery: Any,
-    q_pids: Any,
-    g_pids: Any,
-    q_camids: Any,
-    g_camids: Any,
+def evaluate(
+    retrieval: RetrievalSet,
+    options: RankingOptions | None = None,
     *,
-    metric: str = "euclidean",
     max_rank: int = 50,
-    protocol: str = "instance",
     block_bytes: int | None = None,
-    keep_camids: bool = True,
-    feat_norm: bool = False,
-    rerank: Rerank | None = None,
-    query_expansion: QueryExpansion | None = None,
     processes: Processes | None = None,
 ) -> EvalResult:
     """Rank the gallery for every query and measure the rankings, without ever sorting the gallery.
@@ -152,35 +106,66 @@ def evaluate_embeddings(
     number of processes.
 
     Args:
-        query: [M, D] floating tensor or array.
-        gallery: [N, D] images, in every protocol: centroids are built here.
-        q_pids, g_pids: [M], [N] whole numbers.
-        q_camids, g_camids: [M], [N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
-        metric: "euclidean" (squared) or "cosine".
+        retrieval: queries and gallery images, in every protocol: centroids are built here.
+        options: protocol and distances; single images by squared Euclidean distance when None.
         max_rank: length of the CMC; ranks beyond the gallery repeat the last value.
-        protocol: "instance", "centroid" or "centroid_strict".
         block_bytes: distances held at once; at least one tile is (16 to 512 queries). None is 64 MiB.
-        keep_camids: centroid protocols: look at the cameras.
-        feat_norm: scale embeddings, or centroids once built, to unit length.
-        rerank: rank by k-reciprocal re-ranking of queries and gallery items (in the centroid protocols: centroids).
-        query_expansion: average each query with its nearest gallery images first.
         processes: share out the queries; every process must call with the same inputs, and gets the whole result. A
             share is a whole number of tiles (16 to 1024 queries), so a small set occupies few processes. Centroids,
             query expansion and the graph of re-ranking are computed on each.
 
     Raises:
-        UserError: no valid query, values that are not finite, lengths that do not agree; names the array and index.
-        UnknownNameError: another metric or protocol.
+        NoValidQueryError: no query has a relevant item.
+        UserError: values that are not finite; names the array and index.
+        UnknownNameError: another metric.
+
+    Example:
+        >>> images = RetrievalSet([[1.0, 0]], [[0.9, 0], [0, 1]], [7], [7, 8], [0], [1, 1])
+        >>> evaluate(images).mAP
+        1.0
     """
-    settings = Settings(metric, protocol, keep_camids, feat_norm, rerank, query_expansion)
     _check_max_rank(max_rank)
-    found = prepare(query, gallery, q_pids, g_pids, q_camids, g_camids, settings, block_bytes)
+    found = find_candidates(retrieval, options or RankingOptions(), block_bytes)
     if found.strict is not None:
         return _evaluate_strict(found.distances, found.strict, found.q_pids, max_rank, block_bytes, processes)
     assert found.same is not None  # one of the two is there
     return _evaluate_blocks(
         found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes, found.protocol, processes
     )
+
+
+def evaluate_embeddings(
+    query: Any,
+    gallery: Any,
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    *,
+    max_rank: int = 50,
+    block_bytes: int | None = None,
+    processes: Processes | None = None,
+    **ranking: Any,
+) -> EvalResult:
+    """:func:`evaluate` in one call, for programs that have arrays.
+
+    Args:
+        query, gallery, q_pids, g_pids, q_camids, g_camids: as for :class:`~evaluation.retrieval.RetrievalSet`.
+        max_rank, block_bytes, processes: as for :func:`evaluate`.
+        ranking: the fields of :class:`~evaluation.retrieval.RankingOptions`: metric, protocol, keep_camids, feat_norm,
+            rerank, query_expansion.
+
+    Raises:
+        UserError: lengths that do not agree, and as :func:`evaluate`.
+
+    Example:
+        >>> evaluate_embeddings([[1.0, 0]], [[0.9, 0], [0, 1]], [7], [7, 8], [0], [1, 1], metric="cosine").topk[1]
+        1.0
+    """
+    options = RankingOptions(**ranking)
+    _check_max_rank(max_rank)
+    retrieval = RetrievalSet(query, gallery, q_pids, g_pids, q_camids, g_camids)
+    return evaluate(retrieval, options, max_rank=max_rank, block_bytes=block_bytes, processes=processes)
 
 
 def _check_max_rank(max_rank: int) -> None:

@@ -1,44 +1,23 @@
-"""What each protocol ranks: single images, or centroids of them. Checks the inputs of an evaluation on the way."""
+"""What each protocol ranks: single images, or centroids of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from utils.centroids import StrictGallery, published_centroids, strict_centroids
-from utils.distance_blocks import DistanceBlocks, as_embeddings
-from utils.errors import NoValidQueryError, UnknownNameError
-from utils.labels import Cameras, IntArray, int_array
-from utils.ranking import SameIdentity
-from utils.rerank import QueryExpansion, Rerank, RerankedDistances, expand_queries
-
-PROTOCOLS = ("instance", "centroid", "centroid_strict")
+from evaluation.centroid_protocols import StrictGallery, published_centroids, strict_centroids
+from evaluation.distance_blocks import DistanceBlocks
+from evaluation.ranking import SameIdentity
+from evaluation.rerank import RerankedDistances, expand_queries
+from evaluation.retrieval import RankingOptions, RetrievalSet
+from utils.errors import NoValidQueryError
+from utils.labels import Cameras, IntArray
 
 NO_VALID_QUERY = (
     "No query can be evaluated: none has a gallery item of its identity from another camera. Check the identities and "
     "cameras of queries and gallery; for data without cameras, give queries and gallery different camera numbers."
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a gallery is ranked; the keywords of :func:`utils.eval_reid.evaluate_embeddings`.
-
-    Raises:
-        UnknownNameError: another protocol.
-    """
-
-    metric: str = "euclidean"
-    protocol: str = "instance"
-    keep_camids: bool = True
-    feat_norm: bool = False
-    rerank: Rerank | None = None
-    query_expansion: QueryExpansion | None = None
-
-    def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise UnknownNameError(f"protocol is {self.protocol!r}; valid names: {', '.join(PROTOCOLS)}.")
 
 
 @dataclass(frozen=True)
@@ -55,65 +34,57 @@ class Candidates:
     strict: StrictGallery | None  # None in the other protocols
 
 
-def prepare(
-    query: Any,
-    gallery: Any,
-    q_pids: Any,
-    g_pids: Any,
-    q_camids: Any,
-    g_camids: Any,
-    settings: Settings,
-    block_bytes: int | None = None,
-) -> Candidates:
-    """Check the inputs and build what the protocol ranks.
+def find_candidates(retrieval: RetrievalSet, options: RankingOptions, block_bytes: int | None = None) -> Candidates:
+    """Build what a protocol ranks.
 
     Args:
-        query, gallery, q_pids, g_pids, q_camids, g_camids: as for :func:`utils.eval_reid.evaluate_embeddings`.
-        settings: protocol and distances.
+        retrieval: queries and gallery images.
+        options: protocol and distances.
         block_bytes: distances held at once.
 
     Raises:
-        UserError: as there.
+        NoValidQueryError: the published protocol builds no centroid.
+        UserError: values that are not finite, or gallery items with several cameras in a centroid protocol.
     """
-    query, gallery = as_embeddings("query", query), as_embeddings("gallery", gallery)
-    q_pids = int_array("q_pids", q_pids, len(query), "query")
-    g_pids = int_array("g_pids", g_pids, len(gallery), "gallery")
-    q_camids = int_array("q_camids", q_camids, len(query), "query")
-    if settings.protocol == "instance":
-        cameras = Cameras("g_camids", g_camids, len(gallery))
+    query, gallery = retrieval.query, retrieval.gallery
+    # Before the work: what is wrong with the cameras is told first.
+    if options.protocol == "instance":
+        cameras = Cameras("g_camids", retrieval.g_camids, len(gallery))
     else:
-        g_camids = int_array("g_camids", g_camids, len(gallery), "gallery")
-    if settings.query_expansion is not None:
-        query = expand_queries(query, gallery, settings.query_expansion, settings.feat_norm, block_bytes)
-    if settings.protocol == "instance":
-        distances = _distances(query, gallery, settings, "gallery", block_bytes)
-        same, images = SameIdentity(q_pids, g_pids, q_camids, cameras), np.arange(len(g_pids))
-        return Candidates("instance", distances, len(gallery), q_pids, g_pids, images, same, None)
-    labels = (g_pids, g_camids, q_pids, q_camids, settings.keep_camids)
-    if settings.protocol == "centroid":
-        return _published(query, gallery, labels, settings, block_bytes)
-    strict = strict_centroids(gallery, *labels)
-    distances = _distances(query, strict.embeddings, settings, "gallery centroids", block_bytes)
+        labels = (retrieval.g_pids, retrieval.single_cameras(), retrieval.q_pids, retrieval.q_camids)
+    if options.query_expansion is not None:
+        query = expand_queries(query, gallery, options.query_expansion, options.feat_norm, block_bytes)
+    if options.protocol == "instance":
+        distances = _distances(query, gallery, options, "gallery", block_bytes)
+        same = SameIdentity(retrieval.q_pids, retrieval.g_pids, retrieval.q_camids, cameras)
+        images = np.arange(len(gallery))
+        return Candidates("instance", distances, len(gallery), retrieval.q_pids, retrieval.g_pids, images, same, None)
+    if options.protocol == "centroid":
+        return _published(query, gallery, labels, options, block_bytes)
+    strict = strict_centroids(gallery, *labels, options.keep_camids)
+    distances = _distances(query, strict.embeddings, options, "gallery centroids", block_bytes)
     images = strict.images[: len(strict.pids)]
     width = len(strict.embeddings)
-    return Candidates(settings.protocol, distances, width, q_pids, strict.pids, images, None, strict)
+    return Candidates(options.protocol, distances, width, retrieval.q_pids, strict.pids, images, None, strict)
 
 
-def _published(query: Tensor, gallery: Tensor, labels: Any, settings: Settings, block_bytes: int | None) -> Candidates:
-    built = published_centroids(gallery, *labels)
+def _published(
+    query: Tensor, gallery: Tensor, labels: Sequence[IntArray], options: RankingOptions, block_bytes: int | None
+) -> Candidates:
+    g_pids, g_camids, q_pids, q_camids = labels
+    built = published_centroids(gallery, g_pids, g_camids, q_pids, q_camids, options.keep_camids)
     if not len(built.pids):
         raise NoValidQueryError(NO_VALID_QUERY)
     sets = built.camera_sets if built.camera_sets is not None else [()] * len(built.pids)
-    _, _, q_pids, q_camids, _ = labels
     same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))
-    distances = _distances(query, built.embeddings, settings, "gallery centroids", block_bytes)
+    distances = _distances(query, built.embeddings, options, "gallery centroids", block_bytes)
     return Candidates("centroid", distances, len(built.pids), q_pids, built.pids, built.images, same, None)
 
 
 def _distances(
-    query: Tensor, gallery: Tensor, settings: Settings, name: str, block_bytes: int | None
+    query: Tensor, gallery: Tensor, options: RankingOptions, name: str, block_bytes: int | None
 ) -> DistanceBlocks | RerankedDistances:
-    plain = DistanceBlocks(query, gallery, settings.metric, settings.feat_norm, names=("query", name))
-    if settings.rerank is None:
+    plain = DistanceBlocks(query, gallery, options.metric, options.feat_norm, names=("query", name))
+    if options.rerank is None:
         return plain
-    return RerankedDistances(query, gallery, settings.rerank, settings.metric, settings.feat_norm, block_bytes)
+    return RerankedDistances(query, gallery, options.rerank, options.metric, options.feat_norm, block_bytes)

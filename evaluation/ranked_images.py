@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.distance_blocks import block_height
+from evaluation.distance_blocks import block_height
+from evaluation.protocols import Candidates, find_candidates
+from evaluation.ranking import nearest
+from evaluation.retrieval import RankingOptions, RetrievalSet
 from utils.files import write_bytes
 from utils.image import pil_loader
 from utils.labels import BoolArray, IntArray
-from utils.protocols import Candidates, Settings, prepare
-from utils.ranking import nearest
-from utils.rerank import QueryExpansion, Rerank
 
 Picture = NDArray[np.uint8]
 AnyPath = str | PathLike[str]
@@ -41,39 +40,27 @@ class Ranking:
 
 
 def rank_for_display(
-    query: Any,
-    gallery: Any,
-    q_pids: Any,
-    g_pids: Any,
-    q_camids: Any,
-    g_camids: Any,
+    retrieval: RetrievalSet,
+    options: RankingOptions | None = None,
     *,
     topk: int = 10,
     queries: Iterable[int] | None = None,
-    max_number: int | None = None,
-    metric: str = "euclidean",
-    protocol: str = "instance",
-    keep_camids: bool = True,
-    feat_norm: bool = False,
-    rerank: Rerank | None = None,
-    query_expansion: QueryExpansion | None = None,
     block_bytes: int | None = None,
 ) -> list[Ranking]:
     """The first results of queries, without those that the protocol removes.
 
     Args:
-        query, gallery, q_pids, g_pids, q_camids, g_camids: as for :func:`utils.eval_reid.evaluate_embeddings`.
+        retrieval: queries and gallery images.
+        options: protocol and distances.
         topk: number of results, at most.
         queries: which queries, in the order wanted; None is all.
-        max_number: only the first so many of them.
-        metric, protocol, keep_camids, feat_norm, rerank, query_expansion, block_bytes: as there.
+        block_bytes: distances held at once.
 
     Raises:
-        UserError: as there.
+        UserError: as :func:`evaluation.metrics.evaluate`.
     """
-    settings = Settings(metric, protocol, keep_camids, feat_norm, rerank, query_expansion)
-    candidates = prepare(query, gallery, q_pids, g_pids, q_camids, g_camids, settings, block_bytes)
-    wanted = list(range(len(candidates.q_pids)) if queries is None else queries)[:max_number]
+    candidates = find_candidates(retrieval, options or RankingOptions(), block_bytes)
+    wanted = list(range(len(candidates.q_pids)) if queries is None else queries)
     height = block_height(len(candidates.q_pids), candidates.width, block_bytes)
     found: dict[int, Ranking] = {}
     for start in sorted({i // height * height for i in wanted}):

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.distance_blocks import DistanceBlocks, block_height
+from evaluation.distance_blocks import DistanceBlocks, block_height
+from evaluation.ranking import nearest
 from utils.distances import normalize
 from utils.errors import UserError
 from utils.labels import IntArray
-from utils.ranking import nearest
 
 FloatArray = NDArray[np.float32]
 
@@ -102,7 +102,7 @@ class RerankedDistances:
         query: [M, D] floating.
         gallery: [N, D] floating.
         settings: k1, k2, lambda; neighbours beyond M + N do not exist.
-        metric, feat_norm: as for :class:`utils.distance_blocks.DistanceBlocks`.
+        metric, feat_norm: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
         block_bytes: distances held at once.
     """
 

@@ -1,20 +1,19 @@
 """Verification: how many pairs of one identity are accepted where few pairs of two identities are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.distance_blocks import block_height
+from evaluation.distance_blocks import block_height
+from evaluation.protocols import NO_VALID_QUERY, Candidates, find_candidates
+from evaluation.ranking import Pairs
+from evaluation.retrieval import RankingOptions, RetrievalSet
 from utils.errors import NoValidQueryError, UserError
 from utils.labels import IntArray
-from utils.protocols import NO_VALID_QUERY, Candidates, Settings, prepare
-from utils.ranking import Pairs
-from utils.rerank import QueryExpansion, Rerank
 
 FAR_LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _BINS = 1 << 16
@@ -35,19 +34,11 @@ class RocTable:
 
 
 def roc_table(
-    query: Any,
-    gallery: Any,
-    q_pids: Any,
-    g_pids: Any,
-    q_camids: Any,
-    g_camids: Any,
+    retrieval: RetrievalSet,
+    options: RankingOptions | None = None,
     *,
     far_levels: Sequence[float] = FAR_LEVELS,
     bins: int = _BINS,
-    metric: str = "euclidean",
-    feat_norm: bool = False,
-    rerank: Rerank | None = None,
-    query_expansion: QueryExpansion | None = None,
     block_bytes: int | None = None,
 ) -> RocTable:
     """TAR at levels of FAR over all pairs of a query and a gallery image, from histograms: no pair is kept.
@@ -56,19 +47,20 @@ def roc_table(
     distance that the embeddings allow.
 
     Args:
-        query, gallery, q_pids, g_pids, q_camids, g_camids, metric, feat_norm, rerank, query_expansion, block_bytes: as
-            for :func:`utils.eval_reid.evaluate_embeddings`.
+        retrieval: queries and gallery images.
+        options: distances; the protocol is always that of single images.
         far_levels: false accept rates in [0, 1].
         bins: of the histograms.
+        block_bytes: distances held at once.
 
     Raises:
-        UserError: as there, or no pair of two identities, or a level outside [0, 1].
+        UserError: as :func:`evaluation.metrics.evaluate`, or no pair of two identities, or a level outside [0, 1].
     """
     levels = np.asarray(far_levels, dtype=np.float64)
     if not ((levels >= 0) & (levels <= 1)).all():
         raise UserError(f"far_levels must lie in [0, 1], got {list(far_levels)}.")
-    settings = Settings(metric, "instance", True, feat_norm, rerank, query_expansion)
-    candidates = prepare(query, gallery, q_pids, g_pids, q_camids, g_camids, settings, block_bytes)
+    options = replace(options or RankingOptions(), protocol="instance")
+    candidates = find_candidates(retrieval, options, block_bytes)
     low, high = candidates.distances.bounds()
     high = high if high > low else low + 1.0
     genuine, impostor = _histograms(candidates, low, high, bins, block_bytes)

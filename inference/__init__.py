@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inference.embedder import Embedder
+    from inference.embedding.embedder import Embedder
 
 __all__ = ["Embedder"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Embedder":  # torch is imported here, not by programs that only build their command line
-        from inference.embedder import Embedder
+        from inference.embedding.embedder import Embedder
 
         return Embedder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from utils.errors import MissingPathError, UserError
+from utils.devices import choose_devices
+from utils.errors import MissingPathError
 
 if TYPE_CHECKING:
-    from inference.embedder import Embedder
+    from inference.embedding.embedder import Embedder
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,10 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
     path = cfg.MODEL.PRETRAIN_PATH
     if not path or not Path(path).exists():
         raise MissingPathError(f"MODEL.PRETRAIN_PATH is {path!r}, which does not exist; expected a CTL checkpoint.")
-    from inference.embedder import Embedder
+    from inference.embedding.embedder import Embedder
     from modelling.bases import ModelBase
-    from utils.misc import choose_devices
 
-    accelerator, devices = choose_devices(cfg)
+    accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
     device = f"cuda:{devices[0]}" if accelerator == "gpu" and isinstance(devices, list) else accelerator
     model = ModelBase.load_from_checkpoint(path)
     _warn_of_differences(cfg, model.hparams, path)
@@ -84,19 +84,3 @@ def _warn_of_differences(cfg: CfgNode, hparams: CfgNode, path: str) -> None:
         here, there = list(cfg.INPUT[key]), list(hparams.INPUT[key])
         if here != there:
             logger.warning("INPUT.%s is %s here, but %s in %s.", key, here, there, path)
-
-
-def output_folder(cfg: CfgNode) -> Path:
-    """Where the results go: OUTPUT_DIR, or logs/{DATASETS.NAMES} if that is empty.
-
-    Raises:
-        UserError: it cannot be made, or is a file.
-    """
-    folder = Path(cfg.OUTPUT_DIR or Path("logs") / cfg.DATASETS.NAMES)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"OUTPUT_DIR: cannot write to {str(folder)!r} ({error.strerror}); name a folder that you may write to."
-        ) from error
-    return folder

@@ -16,8 +16,8 @@ if __package__ in (None, ""):  # run as a file: the packages lie one folder up
 from yacs.config import CfgNode
 
 from config.cli import build_parser, clean_exit, parse_args
-from inference.command_line import add_input_arguments, embedder_from_config, output_folder
-from utils.errors import UserError
+from inference.command_line import add_input_arguments, embedder_from_config
+from utils.files import output_folder, require_writable
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +63,19 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """What the script does once its command line is read.
 
     Raises:
-        UserError: see :func:`inference.creation.create_gallery`.
+        UserError: see :func:`inference.galleries.creation.create_gallery`.
     """
     if args.pid_from != "parent" and not cfg.MODEL.USE_CENTROIDS:
         logger.warning("--pid-from changes nothing: with MODEL.USE_CENTROIDS False every image has a row of its own.")
-    folder = output_folder(cfg)
-    from inference.creation import create_gallery
+    folder = require_writable(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES), "OUTPUT_DIR")
+    from inference.galleries.creation import ImageSource, create_gallery
 
     created = create_gallery(
         embedder_from_config(cfg),
-        cfg.DATASETS.ROOT_DIR,
+        ImageSource(
+            cfg.DATASETS.ROOT_DIR, args.images_in_subfolders, args.pid_from if cfg.MODEL.USE_CENTROIDS else None
+        ),
         folder,
-        in_subfolders=args.images_in_subfolders,
-        pid_from=args.pid_from if cfg.MODEL.USE_CENTROIDS else None,
         resume=args.resume,
         append=args.append,
         on_error=args.on_error,
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run; mendable errors end the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with clean_exit(UserError):
+    with clean_exit():
         run(*parse_args(parser(), argv))
 
 

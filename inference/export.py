@@ -8,8 +8,8 @@ from utils.errors import UserError
 
 _DESCRIPTION = """Write backbone, pooling and BN neck of a checkpoint as one file that runs without this code.
 
-The file is run on random and on drawn images, and kept only if it agrees with torch: cosine at least 0.99999, relative
-error at most 0.0001. Image size, mean, deviation, channel order and so on are in its metadata, as JSON under
+The file is run on noise, smooth colours and white, and kept only if it agrees with torch: cosine at least 0.99999,
+relative error at most 0.0001. Image size, mean, deviation, channel order and so on are in its metadata, as JSON under
 "preprocessing" (ONNX: metadata_props; the others: the extra file preprocessing.json)."""
 
 _EXAMPLES = """examples:
@@ -49,10 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; ends the program with status 2 and one line on stderr if it cannot be done."""
     args = build_parser().parse_args(argv)
-    with clean_exit(UserError):
+    with clean_exit():
         if args.size and min(args.size) < 32:
             raise UserError(f"--size is {args.size[0]} {args.size[1]}; both must be at least 32.")
-        from inference.exporting import export_checkpoint
+        from inference.embedding.exporting import export_checkpoint
 
         facts = export_checkpoint(
             args.checkpoint,

@@ -17,11 +17,9 @@ if __package__ in (None, ""):  # run as a file: the packages lie one folder up
 from yacs.config import CfgNode
 
 from config.cli import build_parser, clean_exit, parse_args
-from inference.command_line import add_input_arguments, embedder_from_config, output_folder, whole_number
-from inference.search import add_arguments, options_from_args, search, write_results
-from inference.thresholds import threshold_from_file
-from utils.errors import UserError
-from utils.files import written_whole
+from inference.command_line import add_input_arguments, embedder_from_config, whole_number
+from inference.searching.search import add_arguments, formats_from_args, options_from_args, search, write_results
+from utils.files import output_folder, require_writable, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +56,11 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     Raises:
         UserError: no such gallery, a gallery of another model, a query that cannot be read (the message names it), no
-            threshold for --max-far, and as :func:`inference.search.search`.
+            threshold for --max-far, and as :func:`inference.searching.search.search`.
     """
-    options = options_from_args(args)
-    limit = options.max_distance
-    if options.max_far:
-        limit = threshold_from_file(*options.max_far, cfg.SOLVER.DISTANCE_FUNC, args.normalize_features)
-        logger.info("Results up to the distance %.6g, for a false accept rate of %s.", limit, options.max_far[0])
-    folder = output_folder(cfg)
-    from inference.gallery import EMBEDDINGS, check_comparable, read_gallery
+    options = options_from_args(args, cfg.SOLVER.DISTANCE_FUNC, args.topk, args.normalize_features)
+    folder = require_writable(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES), "OUTPUT_DIR")
+    from inference.galleries.gallery import EMBEDDINGS, check_comparable, read_gallery
 
     gallery = read_gallery(args.gallery_data)
     embedder = embedder_from_config(cfg)
@@ -77,20 +71,15 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     found = search(
         queries,
         gallery.embeddings,
-        index=options.index,
-        store=options.store,
+        options,
         gallery_file=Path(args.gallery_data) / EMBEDDINGS,
         gallery_paths=gallery.paths,
-        metric=cfg.SOLVER.DISTANCE_FUNC,
-        topk=args.topk,
-        normalize=args.normalize_features,
-        max_distance=limit,
     )
     if found.note:
         logger.info(found.note)
     save_array(folder / "query_embeddings.npy", queries)
     save_array(folder / "query_paths.npy", paths)
-    files = write_results(folder, options.formats, paths, gallery.paths, found.indices, found.distances)
+    files = write_results(folder, formats_from_args(args), paths, gallery.paths, found.indices, found.distances)
     logger.info("%d queries against %d: %s", len(paths), len(gallery.paths), ", ".join(map(str, files)))
 
 
@@ -105,7 +94,7 @@ def save_array(path: Path, values: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run; mendable errors end the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with clean_exit(UserError):
+    with clean_exit():
         run(*parse_args(parser(), argv))
 
 

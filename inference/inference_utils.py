@@ -1,6 +1,7 @@
 """The names that programs import, also from within this folder: ``from inference_utils import run_inference``.
 
-What they name lives in :mod:`inference.loaders`, :mod:`inference.identities` and :mod:`inference.pictures`.
+What they name lives in :mod:`inference.embedding.loaders`, :mod:`inference.embedding.images` and
+:mod:`inference.galleries.identities`.
 """
 
 import sys
@@ -9,15 +10,15 @@ from pathlib import Path
 if __package__ in (None, ""):  # imported as "inference_utils": the packages lie one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from inference.identities import calculate_centroids, create_pid_path_index
-from inference.loaders import (
+from inference.embedding.images import get_all_images
+from inference.embedding.loaders import (
     ImageDataset,
     ImageFolderWithPaths,
     _inference,
     make_inference_data_loader,
     run_inference,
 )
-from inference.pictures import get_all_images
+from inference.galleries.identities import calculate_centroids, create_pid_path_index
 from utils.image import pil_loader
 
 __all__ = [

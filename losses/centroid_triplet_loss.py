@@ -7,6 +7,7 @@ of the identities' remaining images (and, as in the original implementation, the
 from typing import NamedTuple
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from losses.layout import BatchLayout, batch_layout, identity_table
@@ -90,9 +91,10 @@ class CentroidTripletLoss(nn.Module):
         images, pids = layout.by_identity(features).float(), layout.by_identity(labels)[:, 0]  # [U, K, D], [U]
 
         centroids, valid = leave_one_out_centroids(images, _real_entries(layout, is_real))  # [U, K, D], [U, K]
-        embeddings = torch.cat((images.transpose(0, 1), centroids.transpose(0, 1)), 1)  # [K, 2U, D], one round per K
+        # One round for each K: its queries, then the centroids of the other images.
+        embeddings = rearrange([images, centroids], "two u k d -> k (two u) d")  # [K, 2U, D]
         taking_part = valid.sum(0) > 1  # [K]
-        anchors = (valid & taking_part).t().repeat(1, 2)  # [K, 2U]
+        anchors = repeat(valid & taking_part, "u k -> k (two u)", two=2)  # [K, 2U]
         dist = self.dist_func(embeddings, embeddings)  # [K, 2U, 2U]
         dist_ap, dist_an = hard_example_mining(dist, pids.repeat(2), valid=anchors)  # [K, 2U]
         dist_ap, dist_an = dist_ap.where(anchors, 0), dist_an.where(anchors, 0)
@@ -103,7 +105,7 @@ class CentroidTripletLoss(nn.Module):
         def mean_over_rounds(values: Tensor) -> Tensor:
             return ((values.where(anchors, 0).sum(1) / per_round).sum()) / rounds
 
-        norms = torch.linalg.vector_norm(centroids.detach(), dim=-1).t().repeat(1, 2)  # [K, 2U]
+        norms = repeat(torch.linalg.vector_norm(centroids.detach(), dim=-1), "u k -> k (two u)", two=2)  # [K, 2U]
         return CentroidTripletResult(
             loss=mean_over_rounds(ranking_loss(dist_ap, dist_an, self.margin)),
             dist_ap=mean_over_rounds(dist_ap.detach()),

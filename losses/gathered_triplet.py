@@ -1,11 +1,11 @@
 """Batch-hard triplet loss whose candidates come from the batches of all processes."""
 
-import torch
 from torch import Tensor
 
 from losses.triplet_loss import ranking_loss
 from utils.distances import DistanceFunc
 from utils.distributed import gather_rows, gather_with_gradient
+from utils.mining import mine_hardest
 
 
 def gathered_triplet_loss(
@@ -33,10 +33,7 @@ def gathered_triplet_loss(
     """
     candidates, _ = gather_with_gradient(features.float())  # [M, D]
     candidate_labels = gather_rows(labels.cpu()).to(labels.device)  # [M]
-    same = labels[:, None] == candidate_labels[None, :]  # [N, M]
-    dist = dist_func(features.float(), candidates)
-    dist_ap = dist.masked_fill(~same, -torch.inf).max(-1).values
-    dist_an = dist.masked_fill(same, torch.inf).min(-1).values
+    dist_ap, dist_an, _, _ = mine_hardest(dist_func(features.float(), candidates), labels, candidate_labels)  # [N]
     if mask is not None:
         dist_ap, dist_an = dist_ap[mask], dist_an[mask]
     return ranking_loss(dist_ap, dist_an, margin).mean(), dist_ap, dist_an

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -23,7 +24,9 @@ class BatchLayout(NamedTuple):
 
     def by_identity(self, values: Tensor) -> Tensor:
         """[N, ...] -> [U, K, ...]."""
-        return values.unflatten(0, tuple(self.rows.shape)) if self.regular else values[self.rows]
+        if not self.regular:
+            return values[self.rows]
+        return rearrange(values, "(u k) ... -> u k ...", u=len(self.rows))
 
     def only_real(self, values: Tensor) -> Tensor:
         """[N, ...] -> [R, ...], the rows that do not only fill up the batch."""

@@ -2,7 +2,6 @@
 
 from typing import Literal, overload
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from utils.distances import (
     get_loss_dist_func,
     normalize,
 )
+from utils.mining import mine_hardest
 
 __all__ = [
     "CrossEntropyLabelSmooth",
@@ -55,14 +55,8 @@ def hard_example_mining(
     """
     if dist_mat.dim() < 2 or dist_mat.shape[-1] != dist_mat.shape[-2]:
         raise ValueError(f"dist_mat must be a square matrix [N, N], but its shape is {tuple(dist_mat.shape)}.")
-    is_pos = labels[:, None] == labels[None, :]  # [N, N]
-    is_neg = ~is_pos
-    if valid is not None:
-        is_pos, is_neg = is_pos & valid.unsqueeze(-2), is_neg & valid.unsqueeze(-2)  # [..., N, N]
-    # max/min with an axis send the whole gradient to one element; amax would split it among equal ones.
-    dist_ap, p_inds = dist_mat.masked_fill(~is_pos, -torch.inf).max(-1)
-    dist_an, n_inds = dist_mat.masked_fill(~is_neg, torch.inf).min(-1)
-    return (dist_ap, dist_an, p_inds, n_inds) if return_inds else (dist_ap, dist_an)
+    mined = mine_hardest(dist_mat, labels, labels, valid)
+    return mined if return_inds else mined[:2]
 
 
 def ranking_loss(dist_ap: Tensor, dist_an: Tensor, margin: float | None) -> Tensor:

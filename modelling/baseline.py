@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from checkpoints.reading import load_backbone_weights
 from modelling.backbones import get_backbone
-from utils.checkpoint import CheckpointError, load_backbone_weights
-from utils.errors import MissingPathError
+from utils.errors import CheckpointError, MissingPathError
 
 logger = logging.getLogger(__name__)
 

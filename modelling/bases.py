@@ -16,19 +16,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data.distributed import DistributedSampler
 from yacs.config import CfgNode
 
+from checkpoints.plain import to_plain
+from checkpoints.reading import load_ctl_checkpoint
+from checkpoints.weights import describe
 from config.defaults import _C as DEFAULTS
+from evaluation.centroid_protocols import create_centroids
+from evaluation.metrics import metrics_dict
+from evaluation.retrieval import TOPK_RANKS, EvalResult
+from evaluation.tables import describe as describe_result
 from losses.center_loss import CenterLoss
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
-from modelling.evaluation import Embedded, evaluate, leave_out_unreadable, write_pictures, write_tables
+from modelling.evaluation import evaluate_protocols, leave_out_unreadable, write_strips, write_tables
 from solver.build import build_optimizer, build_scheduler, has_fused_adam, lr_factor, set_epoch
-from utils.centroids import create_centroids
-from utils.checkpoint import describe, load_ctl_checkpoint, to_plain
 from utils.distributed import Processes, broadcast_from_first, gather_in_order, running_processes
 from utils.errors import UserError
-from utils.eval_reid import TOPK_RANKS, EvalResult, metrics_dict
-from utils.report import describe as describe_result
 
 
 def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
@@ -346,10 +349,10 @@ class ModelBase(LightningModule):
         embeddings, pids, camids = self._collect(loader, processes)
         samples = getattr(loader.dataset, "data", None)  # loaders of other programs may not know their files
         paths = None if samples is None else [sample[0] for sample in samples]
-        data, left_out = leave_out_unreadable(Embedded(embeddings, pids, camids, self.hparams.num_query, paths))
+        retrieval, left_out = leave_out_unreadable(embeddings, pids, camids, self.hparams.num_query, paths)
         if left_out:
             rank_zero_info("%s, %s", stage, left_out)
-        results = evaluate(data, self.hparams, processes)
+        results = evaluate_protocols(retrieval, self.hparams, processes)
         for result in results.values():
             rank_zero_info("%s, %s", stage, describe_result(result))
         metrics = metrics_dict(*results.values())
@@ -358,15 +361,15 @@ class ModelBase(LightningModule):
         # The tables keep what the same weights reached by the other protocols; the first evaluation names the metrics.
         self._results = results | {name: old for name, old in self._results.items() if name not in results}
         if self.trainer.is_global_zero and self.hparams.OUTPUT_DIR:
-            write_tables(data, self._results, self.hparams)
+            write_tables(retrieval, self._results, self.hparams)
             if stage == "test" and self.hparams.TEST.VISUALIZE == "yes" and paths is not None:
-                for page in write_pictures(data, results, self.hparams):
+                for page in write_strips(retrieval, results, self.hparams):
                     rank_zero_info("ranked results: %s", page)
 
     def validation_create_centroids(
         self, embeddings: Tensor, labels: Any, camids: Any, respect_camids: bool = False
     ) -> tuple[Tensor, Any, Any]:
-        """Queries and gallery centroids of the published protocol; see utils.centroids.create_centroids."""
+        """Queries and gallery centroids of the published protocol, see :mod:`evaluation.centroid_protocols`."""
         return create_centroids(embeddings, labels, camids, self.hparams.num_query, respect_camids)
 
 

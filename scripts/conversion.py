@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from config.cli import clean_exit
-from utils.errors import MissingPathError, UserError
+from utils.devices import count_cpus
+from utils.errors import MissingPathError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     def add_workers(self, option: str = "--num-workers", default: int | None = None) -> None:
         """Add the option for the number of pictures that are worked on at once."""
         shown = "one per core" if default is None else "%(default)s"
-        default = default or os.cpu_count() or 1
+        default = default or count_cpus()
         text = f"pictures worked on at once, at most {MAX_WORKERS} (default: {shown})"
         self.add_argument(option, type=positive, default=default, metavar="N", dest="workers", help=text)
 
@@ -77,7 +77,7 @@ def run(convert: Callable[[argparse.Namespace], int], parser: Parser) -> None:
     The status is what ``convert`` returns, 2 after bad input, 130 after Ctrl-C.
     """
     args = parser.parse_args()
-    with clean_exit(UserError):
+    with clean_exit():
         sys.exit(convert(args))
 
 

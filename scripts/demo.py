@@ -28,10 +28,9 @@ def main() -> None:
     run("scripts/make_toy_dataset.py", str(data), "--seed", str(args.seed), "--force")
 
     from config.cli import clean_exit
-    from utils.errors import UserError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with clean_exit(UserError):
+    with clean_exit():
         results = demonstrate(data, output, args.seed, args.opts)
     summarize(results, output, time.perf_counter() - start)
 
@@ -39,8 +38,9 @@ def main() -> None:
 def demonstrate(data: Path, output: Path, seed: int, opts: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Evaluate an untrained network, train one, test its newest checkpoint; {stage: {kind: {metric: value}}}."""
     from config.cli import load_config
+    from engine.loggers import quiet_libraries
+    from engine.run import run_main, run_untrained
     from train_ctl_model import CTLModel
-    from utils.misc import quiet_libraries, run_main, run_untrained
 
     quiet_libraries()
     common = ["DATASETS.ROOT_DIR", str(data), "REPRODUCIBLE", True, "REPRODUCIBLE_NUM_RUNS", 1]

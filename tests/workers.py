@@ -7,14 +7,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from config.cli import load_config
 from datasets.samplers import EvaluationShard
+from engine.run import run_main
+from evaluation.retrieval import RetrievalSet
 from losses.gathered_triplet import gathered_triplet_loss
-from modelling.evaluation import Embedded, evaluate
+from modelling.evaluation import evaluate_protocols
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils import distributed
 from utils.distances import euclidean_dist
 from utils.errors import UserError
-from utils.misc import run_main
 
 CENTROIDS = ("MODEL.USE_CENTROIDS", True)
 # queries, gallery images, identities, options; 2600 queries are three tiles, the least that is shared out
@@ -44,7 +45,7 @@ def small_evaluation(num_query, num_gallery, identities, options):
     if identities <= 0:
         pids[:num_query] = 7
         pids[num_query - 1] += 7 * identities
-    return Embedded(embeddings, pids, camids, num_query, None), load_config("", options)
+    return (embeddings, pids, camids), num_query, load_config("", options)
 
 
 def joint_rows(count):
@@ -110,14 +111,14 @@ def evaluate_together(cases):
     rank, world = meet()
     results = []
     for case in cases:
-        data, hparams = small_evaluation(*EVALUATIONS[case])
-        shard = list(EvaluationShard(data.embeddings, 7, world, rank))
-        arrays = (data.embeddings[shard], data.pids[shard], data.camids[shard])
-        gathered = distributed.gather_in_order(torch.tensor(shard, dtype=torch.int64), len(data.embeddings), *arrays)
-        whole = Embedded(*gathered, data.num_query, None)
-        assert torch.equal(whole.embeddings, data.embeddings)
+        rows, num_query, hparams = small_evaluation(*EVALUATIONS[case])
+        shard = list(EvaluationShard(rows[0], 7, world, rank))
+        arrays = (array[shard] for array in rows)
+        gathered = distributed.gather_in_order(torch.tensor(shard, dtype=torch.int64), len(rows[0]), *arrays)
+        assert torch.equal(gathered[0], rows[0])
         try:
-            results.append(evaluate(whole, hparams, distributed.running_processes()))
+            whole = RetrievalSet.of_rows(*gathered, num_query)
+            results.append(evaluate_protocols(whole, hparams, distributed.running_processes()))
         except UserError as error:
             results.append(str(error))
     return results

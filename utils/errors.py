@@ -19,3 +19,11 @@ class MissingPathError(UserError, FileNotFoundError):
 
 class UnknownNameError(UserError, KeyError):
     """A name that is not one of a fixed list; the message lists the valid ones."""
+
+
+class ConfigError(UserError):
+    """A bad key, value or configuration file. The message names it, what was expected, and the way out."""
+
+
+class CheckpointError(UserError):
+    """A file that is not the checkpoint it should be; the message says what it is and what was expected."""

@@ -9,6 +9,11 @@ from utils.errors import UserError
 def require(module: str, extra: str, purpose: str) -> Any:
     """Import a module of an optional package.
 
+    Args:
+        module: dotted name.
+        extra: the extra of this project that installs it.
+        purpose: what needs it, the beginning of the message.
+
     Raises:
         UserError: it cannot be imported; the message names what needs it and the command that installs it.
     """

@@ -1,13 +1,13 @@
-"""Metrics of a validation: embeddings of queries followed by the gallery in, CMC and mAP out."""
+"""A door: the names that the original's utils/reid_metric.py had, over :mod:`evaluation` and :mod:`utils.distances`."""
 
 from typing import Any
 
 from torch import Tensor
 
+from evaluation.metrics import evaluate
+from evaluation.retrieval import TOPK_RANKS, EvalResult, RankingOptions, RetrievalSet
 from utils.distances import get_cosine, get_dist_func, get_euclidean
 from utils.errors import UserError
-from utils.eval_reid import TOPK_RANKS, EvalResult, evaluate_embeddings
-from utils.labels import check_length
 
 __all__ = ["R1_mAP", "get_cosine", "get_dist_func", "get_euclidean"]
 
@@ -20,7 +20,7 @@ class R1_mAP:  # noqa: N801 - the name that other programs import
         max_rank: length of the CMC.
         feat_norm: scale embeddings to unit length before distances are computed.
         dist_func: "euclidean" (squared) or "cosine".
-        block_bytes: distances held at once, see :func:`utils.eval_reid.evaluate_embeddings`.
+        block_bytes: distances held at once, see :func:`evaluation.metrics.evaluate`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class R1_mAP:  # noqa: N801 - the name that other programs import
             cmc [max_rank], mAP, shares for the ranks 1, 5, 10, 20, 50.
 
         Raises:
-            UserError: see :func:`utils.eval_reid.evaluate_embeddings`.
+            UserError: see :func:`evaluation.metrics.evaluate`.
         """
         result = self.evaluate(feats, pids, camids, respect_camids)
         return result.cmc, result.mAP, [result.topk[k] for k in TOPK_RANKS]
@@ -60,23 +60,12 @@ class R1_mAP:  # noqa: N801 - the name that other programs import
     def evaluate(self, feats: Tensor, pids: Any, camids: Any, respect_camids: bool = False) -> EvalResult:
         """As :meth:`compute`, but everything that was found."""
         m = self.num_query
-        if not 0 < m < len(feats):
-            raise UserError(f"num_query is {m}, but there are {len(feats)} embeddings of queries and gallery items.")
-        check_length("pids", len(pids), len(feats), "feats")
         camids = camids[: len(feats)]
-        q_camids = [_only(i, camera) for i, camera in enumerate(camids[:m])] if respect_camids else camids[:m]
-        return evaluate_embeddings(
-            feats[:m],
-            feats[m:],
-            pids[:m],
-            pids[m:],
-            q_camids,
-            camids[m:],
-            metric=self.dist_func,
-            max_rank=self.max_rank,
-            block_bytes=self.block_bytes,
-            feat_norm=self.feat_norm,
-        )
+        if respect_camids:
+            camids = [*(_only(i, camera) for i, camera in enumerate(camids[:m])), *camids[m:]]
+        retrieval = RetrievalSet.of_rows(feats, pids, camids, m)
+        options = RankingOptions(metric=self.dist_func, feat_norm=self.feat_norm)
+        return evaluate(retrieval, options, max_rank=self.max_rank, block_bytes=self.block_bytes)
 
 
 def _only(index: int, cameras: Any) -> int:

@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from datasets.cache_folders import FolderLease, disk_folder, free_bytes, prune, shared_folder
+from datasets.caching.folders import FolderLease, disk_folder, free_bytes, prune, shared_folder
 from datasets.transforms.pixels import Picture, resize_to_planes
 from utils.image import pil_loader
 
@@ -38,7 +38,7 @@ class PictureCache:
     decoded it, and holds the pixels as they are. One whose stamp differs is written anew.
 
     Args:
-        folder: from :mod:`datasets.cache_folders`.
+        folder: from :mod:`datasets.caching.folders`.
         paths: the files that may be kept; others are decoded each time.
         size: height and width of the pictures.
         lease: what keeps the folder alive, if anything must.

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import require_writable
 
 try:
     import fcntl
@@ -76,16 +77,8 @@ def disk_folder(folder: str) -> Path:
         base = Path(folder).expanduser()
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _PREFIX
-    place = (base / "pictures").absolute()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        _make_parts(place)
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"DATALOADER.CACHE_DIR: cannot write to {place} ({error.strerror}); name a folder that you may write to."
-        ) from error
+    place = require_writable((base / "pictures").absolute(), "DATALOADER.CACHE_DIR")
+    _make_parts(place)
     return place
 
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from datasets.bases import Splits
-from datasets.samplers import RandomIdentitySampler
-from datasets.scan import PictureFacts
-from datasets.statistics import (
+from datasets.checking.scan import PictureFacts
+from datasets.counts import (
     Labelled,
     Published,
     batch_advice,
@@ -20,6 +19,7 @@ from datasets.statistics import (
     find_evaluation_problem,
     is_subset,
 )
+from datasets.samplers import RandomIdentitySampler
 
 # A side below this part of the network's input: the picture is little more than its enlargement.
 _TINY = 8

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.bases import Annotation, ReidDataModule, Splits
-from datasets.files import check_images
+from datasets.readers.files import check_images
 from utils.errors import MissingPathError, UserError
 
 MAX_PID = 2**63  # identities become tensors of int64

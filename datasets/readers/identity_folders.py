@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from datasets.bases import ReidDataModule, Splits
-from datasets.own_data import SUBSETS, Entry, build_splits
+from datasets.readers.numbering import SUBSETS, Entry, build_splits
 from utils.errors import MissingPathError, UserError
 from utils.image import IMAGE_SUFFIXES
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.bases import Annotation, ReidDataModule, Splits
-from datasets.files import find_folder
+from datasets.readers.files import find_folder
 from utils.errors import MissingPathError, UserError
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets.bases import ReidDataModule, Splits
-from datasets.files import check_images
-from datasets.own_data import SUBSETS, Entry, build_splits
+from datasets.readers.files import check_images
+from datasets.readers.numbering import SUBSETS, Entry, build_splits
 from utils.errors import MissingPathError, UserError
+from utils.optional import require
 
 COLUMNS = ("path", "pid", "split")
 OPTIONAL_COLUMN = "camid"
@@ -67,16 +68,10 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     if not path.is_file():
         raise _missing(path)
+    pyarrow = require("pyarrow", "parquet", f"{path} is a Parquet file: reading it")
+    parquet = require("pyarrow.parquet", "parquet", f"{path} is a Parquet file: reading it")
     try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise UserError(
-            f"{path} is a Parquet file, which the package pyarrow reads, and that is not installed: "
-            "pip install 'centroids-reid[parquet]', or save the table as CSV."
-        ) from None
-    try:
-        with ParquetFile(path) as file:
+        with parquet.ParquetFile(path) as file:
             header = file.schema_arrow.names
             _check_columns(path, header)
             wanted = [column for column in (*COLUMNS, OPTIONAL_COLUMN) if column in header]
@@ -85,7 +80,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", {column: _to_text(value) for column, value in row.items()}
-    except (OSError, ArrowException) as error:
+    except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as a Parquet file: {error}.") from error
 
 

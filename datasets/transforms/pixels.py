@@ -1,7 +1,8 @@
-"""The steps from a picture to the network's input, on planes of bytes for as long as possible.
+"""The one way from an image to the network's input, in training, validation, inference and export alike.
 
-They draw and compute what torchvision's Resize, RandomHorizontalFlip, Pad, RandomCrop, ToTensor and Normalize do, bit
-for bit; planes of bytes are a quarter of the size of floats, and what the cache keeps.
+On planes of bytes for as long as possible: they are a quarter of the size of floats, and what the cache keeps. The
+steps draw and compute what torchvision's Resize, RandomHorizontalFlip, Pad, RandomCrop, ToTensor and Normalize do, bit
+for bit.
 """
 
 from collections.abc import Sequence
@@ -86,8 +87,22 @@ class RandomFlipAndShift:
         return f"RandomFlipAndShift(flip_probability={self.flip_probability}, padding={self.padding})"
 
 
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bytes to numbers: ``(value / 255 - mean) / std`` of each channel.
+
+    Args:
+        pixels: uint8 [..., C, H, W].
+        mean: [C, 1, 1] float32, of each channel of pixels scaled to 0..1, on the device of the pixels.
+        std: [C, 1, 1] float32, > 0.
+
+    Returns:
+        float32 of the same shape.
+    """
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
 class Normalise:
-    """Bytes to numbers: (value / 255 - mean) / std of each channel.
+    """:func:`normalise` with given numbers.
 
     Args:
         mean: of each channel of pixels scaled to 0..1.
@@ -100,7 +115,7 @@ class Normalise:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 [C, H, W] to float32 [C, H, W]."""
-        return pixels.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        return normalise(pixels, self.mean, self.std)
 
     def __repr__(self) -> str:
         return f"Normalise(mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()})"

@@ -13,22 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from inference.folding import FoldedNetwork
-from inference.pictures import find_images, read_batches
-from inference.progress import Progress
+from datasets.transforms.pixels import normalise
+from inference.embedding.folding import FoldedNetwork
+from inference.embedding.images import find_images, read_batches
+from inference.embedding.progress import Progress
 from modelling.bases import ModelBase
+from utils.devices import count_cpus, find_device, inference_dtype
 from utils.errors import UserError
 
 Embeddings = NDArray[np.float32]
-
-# TRAINER.PRECISION -> what convolutions are computed in. Pooling and BN neck stay in float32, so that "mixed" and
-# "true" are the same.
-PRECISIONS = {
-    **dict.fromkeys(("32-true", "32"), torch.float32),
-    **dict.fromkeys(("64-true", "64"), torch.float64),
-    **dict.fromkeys(("bf16-mixed", "bf16-true", "bf16"), torch.bfloat16),
-    **dict.fromkeys(("16-mixed", "16-true", "16"), torch.float16),
-}
 
 
 @dataclass(frozen=True)
@@ -44,8 +37,8 @@ class EmbeddedBatch:
 class Embedder:
     """A trained model that embeds pictures; the numbers are those of ``model(images)`` but for rounding.
 
-    Batch norm is folded into the convolutions (see :mod:`inference.folding`), pictures are decoded while the network
-    computes. The model given is copied, and stays as it is.
+    Batch norm is folded into the convolutions (see :mod:`inference.embedding.folding`), and images are decoded while
+    the network computes. The model given is copied, and stays as it is.
 
     Args:
         model: a model of this project.
@@ -75,8 +68,8 @@ class Embedder:
         num_workers: int = -1,
     ) -> None:
         options = model.hparams.INPUT
-        self.device = choose_device(device)
-        self.dtype = _dtype(precision, self.device)
+        self.device = find_device(device)
+        self.dtype = inference_dtype(precision, self.device)
         self.size = tuple(options.SIZE_TEST if size is None else size)
         self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)
         self.std = tuple(options.PIXEL_STD if std is None else std)
@@ -205,47 +198,18 @@ class Embedder:
             pixels = batch.pixels[good] if batch.errors else batch.pixels
             yield EmbeddedBatch(
                 start,
-                self._compute(self._normalised(pixels)) if good else np.empty((0, self.dimension), np.float32),
+                self.embed_pixels(pixels) if good else np.empty((0, self.dimension), np.float32),
                 [start + place for place in good],
                 {start + place: error for place, error in sorted(batch.errors.items())},
             )
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] -> float [B, 3, H, W], with the arithmetic of the test transforms."""
-        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels last in memory
-        return x.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+    def embed_pixels(self, pixels: Tensor) -> Embeddings:
+        """Embed resized images, uint8 [B, 3, height, width]: [B, D] float32."""
+        return self._compute(normalise(pixels.to(self.device, non_blocking=True), self._mean, self._std))
 
     def _compute(self, x: Tensor) -> Embeddings:
         with torch.inference_mode():
             return self.network(x).float().cpu().numpy()
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """The device of a name; "auto" is CUDA or MPS where there is one, else the CPU.
-
-    Raises:
-        UserError: an unknown name, or a device that this machine does not have.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if str(device) == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"the device is {device!r}; expected auto, cpu, cuda, cuda:N or mps.") from None
-    count = torch.cuda.device_count() if cuda else 0
-    if (chosen.type == "cuda" and (chosen.index or 0) >= count) or (chosen.type == "mps" and not mps):
-        raise UserError(f"the device is {str(device)!r}, which this machine does not have ({count} CUDA devices).")
-    return chosen
-
-
-def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision not in PRECISIONS:
-        raise UserError(f"the precision is {precision!r}; inference knows {', '.join(PRECISIONS)}.")
-    dtype = PRECISIONS[precision]
-    if (dtype == torch.float16 and device.type == "cpu") or (dtype == torch.float64 and device.type == "mps"):
-        raise UserError(f"the precision {precision} does not work on the device {device.type}; 32-true does.")
-    return dtype
 
 
 def digest_of(modules: dict[str, torch.nn.Module]) -> str:
@@ -283,8 +247,3 @@ def _is_normalised(image: Any) -> bool:
 
 def _choose_workers(device: torch.device) -> int:
     return max(1, count_cpus() // 8) if device.type == "cpu" else count_cpus()
-
-
-def count_cpus() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from datasets.transforms.build import eval_transforms
-from inference.optional import require
 from modelling.bases import ModelBase
-from scripts.make_toy_dataset import Options, draw_shot, plan
 from utils.compat import ONNX_NEEDS_ONNXSCRIPT, export_onnx, export_program, program_module
 from utils.distances import normalize
 from utils.errors import UnknownNameError, UserError
 from utils.files import written_whole
+from utils.optional import require
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -31,7 +31,7 @@ INPUT, OUTPUT = "images", "embeddings"
 METADATA = "preprocessing"  # the key in ONNX; the file preprocessing.json inside the others
 MIN_COSINE, MAX_RELATIVE_ERROR = 0.99999, 1e-4  # of the written file against torch
 
-_IMAGES = 4  # random ones, and as many drawn ones, that the file is tried with
+_IMAGES = 4  # of noise, and as many of smooth colours and white, that the file is tried with
 
 
 class EmbeddingNetwork(nn.Module):
@@ -121,12 +121,15 @@ def _write(format: str, network: nn.Module, *args: Any) -> Run:
 
 
 def compare(network: nn.Module, run: Run, metadata: dict[str, Any]) -> tuple[float, float]:
-    """Least cosine and greatest relative error of ``run`` against the network, on random and on drawn images."""
+    """Least cosine and greatest relative error of ``run`` against the network, on noise, smooth colours and white."""
     height, width = metadata["image_size"]
     prepare = eval_transforms((height, width), metadata["pixel_mean"], metadata["pixel_std"])
-    people = [prepare(draw_shot(shot, (128, 64), 0)) for shot in plan(Options(ids=8))[:: 64 // _IMAGES][:_IMAGES]]
+    rng = np.random.default_rng(0)
+    # Few pixels, enlarged: smooth areas and edges as images of the world have them; the last one is all white.
+    small = [Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)) for _ in range(_IMAGES - 1)]
+    smooth = [prepare(image) for image in (*small, Image.new("RGB", (width, height), "white"))]
     noise = torch.randn(_IMAGES, 3, height, width, generator=torch.Generator().manual_seed(0))
-    images = torch.cat([noise, torch.stack(people)])
+    images = torch.cat([noise, torch.stack(smooth)])
     counts = [1] * len(images) if metadata["batch"] == 1 else [1, len(images) - 3, 2]
     cosines, errors = [], []
     for batch in images.split(counts):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from datasets.transforms.pixels import resize_to_planes
 from utils.errors import MissingPathError, UserError
 from utils.image import IMAGE_SUFFIXES, pil_loader, to_rgb
 
@@ -108,32 +108,30 @@ def _images_among(folder: str, names: Any) -> list[str]:
     return [os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES)]  # noqa: PTH118
 
 
-def read_pixels(source: Any, size: Sequence[int]) -> NDArray[np.uint8]:
-    """A picture resized as the test transforms do it, before its values are scaled.
+def read_pixels(source: Any, size: Sequence[int]) -> Tensor:
+    """An image resized as everywhere else (see :mod:`datasets.transforms.pixels`), before its values are scaled.
 
     Args:
         source: path of an image file, PIL image, or uint8 array [H, W, 3] in the order red, green, blue.
         size: height and width of the result.
 
     Returns:
-        [height, width, 3] uint8.
+        uint8 [3, height, width].
 
     Raises:
-        MissingPathError, UserError: a file that cannot be read, or no picture.
+        MissingPathError, UserError: a file that cannot be read, or no image.
     """
     if isinstance(source, str | os.PathLike):
-        image = pil_loader(source)
-    elif isinstance(source, Image.Image):
-        image = to_rgb(source)
-    else:
-        array = source.numpy() if isinstance(source, Tensor) and source.device.type == "cpu" else source
-        if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise UserError(
-                f"cannot embed {_describe(source)}; expected a path, a PIL image, a uint8 array [H, W, 3] in the order "
-                "red, green, blue, or a normalised float tensor [B, 3, H, W]."
-            )
-        image = Image.fromarray(array)
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        return resize_to_planes(pil_loader(source), size)
+    if isinstance(source, Image.Image):
+        return resize_to_planes(to_rgb(source), size)
+    array = source.numpy() if isinstance(source, Tensor) and source.device.type == "cpu" else source
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise UserError(
+            f"cannot embed {_describe(source)}; expected a path, a PIL image, a uint8 array [H, W, 3] in the order "
+            "red, green, blue, or a normalised float tensor [B, 3, H, W]."
+        )
+    return resize_to_planes(Image.fromarray(array), size)
 
 
 def _describe(source: Any) -> str:
@@ -146,7 +144,7 @@ def _describe(source: Any) -> str:
 class PixelBatch:
     """Pictures of one batch; of those that could not be read the error."""
 
-    pixels: Tensor  # [B, height, width, 3] uint8; arbitrary where there is an error
+    pixels: Tensor  # [B, 3, height, width] uint8; arbitrary where there is an error
     errors: dict[int, UserError] = field(default_factory=dict)  # by place in the batch
 
 
@@ -193,14 +191,13 @@ def _empty_batch(
     sources: Sequence[Any], start: int, batch_size: int, size: Sequence[int], pin_memory: bool
 ) -> PixelBatch:
     count = min(batch_size, len(sources) - start)
-    return PixelBatch(torch.empty(count, *size, 3, dtype=torch.uint8, pin_memory=pin_memory))
+    return PixelBatch(torch.empty(count, 3, *size, dtype=torch.uint8, pin_memory=pin_memory))
 
 
 def _fill(batch: PixelBatch, sources: Sequence[Any], start: int, first: int, step: int, size: Sequence[int]) -> None:
-    target = batch.pixels.numpy()
-    for place in range(first, len(target), step):
+    for place in range(first, len(batch.pixels), step):
         try:
-            target[place] = read_pixels(sources[start + place], size)
+            batch.pixels[place] = read_pixels(sources[start + place], size)
         except UserError as error:
             batch.errors[place] = error
 

@@ -18,9 +18,9 @@ from yacs.config import CfgNode
 
 from datasets.loading import LateStartLoader
 from datasets.transforms import ReidTransforms
-from inference.embedder import count_cpus
-from inference.pictures import find_images, get_all_images, holds_images
-from inference.progress import Progress
+from inference.embedding.images import find_images, get_all_images, holds_images
+from inference.embedding.progress import Progress
+from utils.devices import count_cpus
 from utils.errors import MissingPathError, UserError
 from utils.image import pil_loader
 

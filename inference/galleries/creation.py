@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.embedder import EmbeddedBatch, Embedder
-from inference.gallery import EMBEDDINGS, PATHS, Gallery, Run, check_same_embedder, digest_of_paths, read_gallery
-from inference.identities import pid_function
-from inference.pictures import find_images
-from inference.progress import Progress
+from inference.embedding.embedder import EmbeddedBatch, Embedder
+from inference.embedding.images import find_images
+from inference.embedding.progress import Progress
+from inference.galleries.gallery import (
+    EMBEDDINGS,
+    PATHS,
+    Gallery,
+    Run,
+    check_same_embedder,
+    digest_of_paths,
+    read_gallery,
+)
+from inference.galleries.identities import pid_function
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,31 +37,42 @@ class Created:
     skipped: tuple[str, ...] = ()  # images that could not be read
 
 
+@dataclass(frozen=True)
+class ImageSource:
+    """Which images go into a gallery, and what its rows are.
+
+    Attributes:
+        root: a folder of images, or one image file.
+        in_subfolders: take the images in and below the subfolders of ``root``.
+        pid_from: None for a row per image; else a row per identity, the mean of its images, and how identities are told
+            from paths, see :func:`inference.galleries.identities.pid_function`.
+    """
+
+    root: StrPath
+    in_subfolders: bool = False
+    pid_from: str | None = None
+
+
 def create_gallery(
     embedder: Embedder,
-    root: StrPath,
+    source: ImageSource,
     output_dir: StrPath,
     *,
-    in_subfolders: bool = False,
-    pid_from: str | None = None,
     resume: bool = False,
     append: bool = False,
     on_error: str = "stop",
     print_freq: int | None = None,
     progress: bool = True,
 ) -> Created:
-    """Embed the images of a folder, or one image, into ``output_dir``; in memory are a few batches and the paths.
+    """Embed images into ``output_dir``; in memory are a few batches and the paths.
 
-    embeddings.npy and paths.npy (see :mod:`inference.gallery`) appear when all is done. If the run ends before, what
-    was embedded stays in files of other names, for ``resume``.
+    embeddings.npy and paths.npy (see :mod:`inference.galleries.gallery`) appear when all is done. If the run ends
+    before, what was embedded stays in files of other names, for ``resume``.
 
     Args:
         embedder: of the model.
-        root: the folder or file.
+        source: the images.
         output_dir: made if need be.
-        in_subfolders: take the images in and below the subfolders of ``root``.
-        pid_from: None for a row per image; else a row per identity, the mean of its images, and how identities are told
-            from paths, see :func:`inference.identities.pid_function`.
         resume: go on with an unfinished run, at its last finished batch; do nothing if the gallery is complete.
         append: keep the gallery in ``output_dir`` and add the images that are not in it, at its end. A file is known by
             its path, however that is written; rows of files that have gone stay.
@@ -65,12 +84,13 @@ def create_gallery(
         UserError: nothing to embed, an image that cannot be read (the message names it), a gallery or unfinished run
             of another model, or a folder that cannot be written to.
     """
+    in_subfolders, pid_from = source.in_subfolders, source.pid_from
     if append and pid_from is not None:
         raise UserError(
             "--append needs a gallery of images: which images the centroids of a gallery hold is not known any more. "
             "Embed all images again, or set MODEL.USE_CENTROIDS False."
         )
-    root, folder = os.fspath(root), Path(output_dir)
+    root, folder = os.fspath(source.root), Path(output_dir)
     files = find_images(root, in_subfolders)
     _check_identities(files, root, pid_from)
     about = {"embedder": embedder.identity, "root": root, "in_subfolders": in_subfolders, "pid_from": pid_from}

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.identities import pid_function
+from inference.galleries.identities import pid_function
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
+from utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -362,13 +363,10 @@ def _read_journal(stream: BufferedRandom) -> tuple[int, list[dict[str, Any]]]:
 
 
 def _replace(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file whole. Unlike utils.files, under a name that the next run writes over if this one is killed."""
-    temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("wb") as stream:
+    """Write a file whole, under a temporary name that the next run writes over if this one is killed."""
+    with replacing(path, path.with_name(f"{path.name}.new")) as temporary, temporary.open("wb") as stream:
         for part in parts:
             stream.write(part)
-        _sync(stream)
-    temporary.replace(path)
 
 
 def _sync(stream: BinaryIO) -> None:

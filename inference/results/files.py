@@ -28,7 +28,7 @@ def write_results(
       ``numpy.load(..., allow_pickle=True).item()``
     - ``jsonl``: results.jsonl, a line for each query: {"query", "results": [{"rank", "index", "path", "distance"}]}
     - ``csv``: results.csv, a row for each result: query, rank, index, path, distance
-    - ``html``: results.html, a contact sheet of small pictures, see :func:`inference.report.write_contact_sheet`
+    - ``html``: results.html, a contact sheet, see :func:`inference.results.contact_sheet.write_contact_sheet`
 
     Ranks count from 1, indices are rows of the gallery from 0.
 
@@ -104,7 +104,7 @@ def _write_csv(path: Path, query_paths: Paths, gallery_paths: Paths, indices: An
 
 
 def _write_html(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, distances: Any) -> None:
-    from inference.report import write_contact_sheet
+    from inference.results.contact_sheet import write_contact_sheet
 
     write_contact_sheet(path, query_paths, gallery_paths, indices, distances)
 

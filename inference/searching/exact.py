@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.distance_blocks import DistanceBlocks, as_embeddings, block_height
+from evaluation.distance_blocks import DistanceBlocks, as_embeddings, block_height
+from evaluation.ranking import nearest
 from utils.errors import UserError
-from utils.ranking import nearest
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -28,7 +28,7 @@ class GalleryBlocks:
     Args:
         query: [Q, D], on the device that computes.
         gallery: [N, D] tensor, array or memory-mapped array.
-        metric, normalize: as for :class:`utils.distance_blocks.DistanceBlocks`.
+        metric, normalize: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
         block_bytes: of distances, and of embeddings, held at once.
         least: gallery items in a block at least (as far as there are so many).
 

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.exact import Found
-from inference.optional import require
+from inference.searching.exact import Found
 from utils.distances import normalize
 from utils.errors import UserError
 from utils.files import write_text, written_whole
+from utils.optional import require
 
 logger = logging.getLogger(__name__)
 

@@ -5,31 +5,35 @@ imported where they are used.
 """
 
 import argparse
+import logging
 import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from inference.results import FORMATS, write_results
+from inference.results.files import FORMATS, write_results
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from inference.exact import Found
+    from inference.searching.exact import Found
 
 __all__ = [
     "SearchOptions",
     "SearchResult",
     "add_arguments",
+    "formats_from_args",
     "options_from_args",
     "search",
     "search_gallery",
     "write_results",
 ]
+
+logger = logging.getLogger(__name__)
 
 INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:hnsw")
 _ROUNDINGS = 16  # by which two computations of a distance may differ, in units of the last place
@@ -38,13 +42,27 @@ RECALL_QUERIES = 50  # whose exact answer is computed beside that of an index or
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What a command line with :func:`add_arguments` asks for."""
+    """How a gallery is searched.
+
+    Attributes:
+        index: "exact", or "faiss:flat", "faiss:ivf", "faiss:hnsw", also with ":NUMBER" (see --index).
+        store: "milvus:URI" searches that instead; "" none.
+        metric, topk, normalize, max_distance: as for :func:`search_gallery`.
+
+    Raises:
+        UserError: index and store together.
+    """
 
     index: str = "exact"
     store: str = ""
+    metric: str = "euclidean"
+    topk: int = 100
+    normalize: bool = False
     max_distance: float | None = None
-    max_far: tuple[str, str] | None = None  # rate and file
-    formats: tuple[str, ...] = ("npy",)
+
+    def __post_init__(self) -> None:
+        if self.store and self.index != "exact":
+            raise UserError(f"--index {self.index} and --store {self.store} exclude each other; give one of them.")
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("RATE", "FILE"),
         help="leave out results beyond the distance at which at most RATE of the pairs of two identities are accepted, "
-        "by the table in FILE: the metrics.json of python -m utils.evaluate --roc --output DIR, with the same metric "
+        "by the table in FILE: the metrics.json of python -m evaluation --roc --output DIR, with the same metric "
         "and normalisation",
     )
     parser.add_argument(
@@ -93,19 +111,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", action="store_true", help="also write results.html, a contact sheet")
 
 
-def options_from_args(args: argparse.Namespace) -> SearchOptions:
+def options_from_args(args: argparse.Namespace, metric: str, topk: int, normalize: bool) -> SearchOptions:
     """The options of a command line parsed with :func:`add_arguments`.
 
+    Args:
+        args: the command line.
+        metric, topk, normalize: what it does not say by these arguments.
+
     Raises:
-        UserError: --index and --store together, or --max-distance and --max-far.
+        UserError: --index and --store together, or --max-distance and --max-far; no threshold for --max-far.
     """
-    if args.store and args.index != "exact":
-        raise UserError(f"--index {args.index} and --store {args.store} exclude each other; give one of them.")
-    if args.max_far and args.max_distance is not None:
-        raise UserError("--max-distance and --max-far exclude each other; give one of them.")
-    formats = (*args.format, "html") if args.html else args.format
-    max_far = tuple(args.max_far) if args.max_far else None
-    return SearchOptions(args.index, args.store or "", args.max_distance, max_far, formats)
+    limit = args.max_distance
+    if args.max_far:
+        if limit is not None:
+            raise UserError("--max-distance and --max-far exclude each other; give one of them.")
+        from inference.searching.thresholds import threshold_from_file
+
+        rate, file = args.max_far
+        limit = threshold_from_file(rate, file, metric, normalize)
+        logger.info("Results up to the distance %.6g, for a false accept rate of %s.", limit, rate)
+    return SearchOptions(args.index, args.store or "", metric, topk, normalize, limit)
+
+
+def formats_from_args(args: argparse.Namespace) -> tuple[str, ...]:
+    """The forms of --format and --html in which results are to be written."""
+    return (*args.format, "html") if args.html else args.format
 
 
 def parse_index(text: str) -> tuple[str, int | None]:
@@ -210,7 +240,7 @@ def search_gallery(
         UserError: empty or unusable embeddings, values that are not finite, two widths, or a negative topk.
         UnknownNameError: any other metric.
     """
-    from inference.exact import GalleryBlocks, items_within, nearest_items, prepare
+    from inference.searching.exact import GalleryBlocks, items_within, nearest_items, prepare
 
     query, gallery = prepare(query, gallery)
     count = _count(topk, len(gallery))
@@ -237,22 +267,16 @@ def _cut(indices: Any, distances: Any, max_distance: float | None) -> "Found":
 def search(
     query: Any,
     gallery: Any,
+    options: SearchOptions | None = None,
     *,
-    index: str = "exact",
-    store: str = "",
     gallery_file: str | os.PathLike[str] | None = None,
     gallery_paths: Sequence[str] = (),
-    metric: str = "euclidean",
-    topk: int = 100,
-    normalize: bool = False,
-    max_distance: float | None = None,
 ) -> SearchResult:
-    """The nearest gallery items of each query, by the means that the command line names.
+    """The nearest gallery items of each query, by the means that the options name.
 
     Args:
-        query, gallery, metric, topk, normalize, max_distance: as for :func:`search_gallery`.
-        index: "exact", or "faiss:flat", "faiss:ivf", "faiss:hnsw", also with ":NUMBER" (see --index).
-        store: "milvus:URI" searches that instead.
+        query, gallery: as for :func:`search_gallery`.
+        options: exact search for the 100 nearest when None.
         gallery_file: the .npy file of the gallery, beside which an index is saved; None saves none.
         gallery_paths: N names, kept in the store beside the embeddings.
 
@@ -260,54 +284,63 @@ def search(
         UserError: as :func:`search_gallery`; or a package is missing, the store cannot be reached, its collection
             belongs to others, or index and store cannot give so many results.
     """
-    if store and index != "exact":
-        raise UserError(f"index {index} and store {store} exclude each other; give one of them.")
-    options: dict[str, Any] = {"metric": metric, "topk": topk, "normalize": normalize}
-    if index == "exact" and not store:
-        return SearchResult(*search_gallery(query, gallery, max_distance=max_distance, **options))
+    options = options or SearchOptions()
+    if options.index == "exact" and not options.store:
+        return SearchResult(*_search_exactly(query, gallery, options))
     import numpy as np
 
-    from inference.exact import prepare
+    from inference.searching.exact import prepare
     from utils.distances import get_dist_func
 
-    get_dist_func(metric)  # raises for an unknown name
+    get_dist_func(options.metric)  # raises for an unknown name
     query, gallery = prepare(query, gallery)
-    count = _count(topk, len(gallery))
+    count = _count(options.topk, len(gallery))
     # Both measure the squared Euclidean distance, which between unit vectors is twice the cosine distance.
-    unit = normalize or metric == "cosine"
-    if store:
-        from inference.stores import search_store
+    unit = options.normalize or options.metric == "cosine"
+    if options.store:
+        from inference.searching.stores import search_store
 
-        found, distances = search_store(*parse_store(store), query, gallery, gallery_paths, count, unit)
+        found, distances = search_store(*parse_store(options.store), query, gallery, gallery_paths, count, unit)
     else:
-        from inference.indexes import search_index
+        from inference.searching.indexes import search_index
 
-        kind, effort = parse_index(index)
-        if topk == 0 and kind != "flat":
-            raise UserError(f"{index} finds near items only; topk 0 (all of them) needs the index exact or faiss:flat.")
+        kind, effort = parse_index(options.index)
+        if options.topk == 0 and kind != "flat":
+            raise UserError(
+                f"{options.index} finds near items only; topk 0 (all of them) needs the index exact or faiss:flat."
+            )
         found, distances = search_index(kind, effort, query, gallery, gallery_file, count, unit)
     order = np.lexsort((found, distances), axis=1)  # equal distances in the order of the gallery
     found, distances = np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
-    if metric == "cosine":
+    if options.metric == "cosine":
         distances /= 2
-    share, queries = _recall(found, distances, query, gallery, unit, options)
-    note = f"{store or index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
-    return SearchResult(*_cut(found, distances, max_distance), share, note)
+    share, queries = _recall(found, distances, query, gallery, options)
+    note = f"{options.store or options.index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
+    return SearchResult(*_cut(found, distances, options.max_distance), share, note)
 
 
-def _recall(
-    found: Any, distances: Any, query: Any, gallery: Any, unit: bool, options: dict[str, Any]
-) -> tuple[float, int]:
+def _search_exactly(query: Any, gallery: Any, options: SearchOptions) -> "Found":
+    return search_gallery(
+        query,
+        gallery,
+        metric=options.metric,
+        topk=options.topk,
+        normalize=options.normalize,
+        max_distance=options.max_distance,
+    )
+
+
+def _recall(found: Any, distances: Any, query: Any, gallery: Any, options: SearchOptions) -> tuple[float, int]:
     """The share of results that are among the exact ones or as near, and over how many queries it was taken."""
     import numpy as np
 
     step = -(-len(query) // RECALL_QUERIES)
-    exact, limits = search_gallery(query[::step], gallery, **options)
+    exact, limits = _search_exactly(query[::step], gallery, replace(options, max_distance=None))
     listed = np.stack([np.isin(row, right) for row, right in zip(found[::step], exact, strict=True)])
     # Which of several items at the last distance is found does not matter. Two ways of computing that distance differ
     # by the rounding of the squared lengths, and no item is longer than the query and the distance together.
     limit = limits[:, -1:]
-    if unit:
+    if options.normalize or options.metric == "cosine":
         squares: Any = 2.0
     else:
         lengths = query[::step].float().norm(dim=1, keepdim=True).cpu().numpy()

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from inference.exact import Found
-from inference.indexes import embedding_blocks, fingerprint
-from inference.optional import require
+from inference.searching.exact import Found
+from inference.searching.indexes import embedding_blocks, fingerprint
 from utils.errors import UserError
+from utils.optional import require
 
 logger = logging.getLogger(__name__)
 

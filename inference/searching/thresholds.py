@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from utils.errors import MissingPathError, UserError
 
 if TYPE_CHECKING:
-    from utils.roc import RocTable
+    from evaluation.verification import RocTable
 
 
 def threshold_at_far(table: "RocTable", far: float) -> float:
     """The greatest distance at which at most a share ``far`` of pairs of two identities is accepted.
 
     Args:
-        table: of :func:`utils.roc.roc_table`, made with the metric and normalisation of the search.
+        table: of :func:`evaluation.verification.roc_table`, made with the metric and normalisation of the search.
         far: false accept rate, 0 to 1; it need not be one of the table's levels.
 
     Returns:
@@ -37,7 +37,7 @@ def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> f
 
     Args:
         rate: one of the rates of the table.
-        file: metrics.json of ``python -m utils.evaluate --roc --output DIR``.
+        file: metrics.json of ``python -m evaluation --roc --output DIR``.
         metric, normalize: of the search; the evaluation must have had the same.
 
     Returns:
@@ -47,7 +47,7 @@ def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> f
         UserError: no such file or table, a table of other distances, or a rate that it does not have.
     """
     if not Path(file).is_file():
-        raise MissingPathError(f"{file} does not exist; expected metrics.json of python -m utils.evaluate --roc.")
+        raise MissingPathError(f"{file} does not exist; expected metrics.json of python -m evaluation --roc.")
     try:
         document = json.loads(Path(file).read_text(encoding="utf-8"))
         settings = document["settings"]
@@ -55,9 +55,7 @@ def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> f
         found = {"metric": settings["metric"], "normalize": settings["normalize"]}
         other_ranking = settings["rerank"] or settings["query_expansion"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} has no table of thresholds; python -m utils.evaluate --roc --output writes it."
-        ) from error
+        raise UserError(f"{file} has no table of thresholds; python -m evaluation --roc --output writes it.") from error
     wanted = {"metric": metric, "normalize": normalize}
     if found != wanted or other_ranking:
         more = " after re-ranking or query expansion" if other_ranking else ""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from utils.legacy_checkpoint import upgrade_legacy
+from checkpoints.lightning_1_1 import upgrade_legacy
 
 
 def legacy(epoch: int = 4, **changes: Any) -> dict[str, Any]:

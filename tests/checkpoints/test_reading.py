@@ -16,18 +16,13 @@ import torch
 from pytorch_lightning.utilities.parsing import AttributeDict
 from yacs.config import CfgNode
 
+from checkpoints.plain import to_plain
+from checkpoints.reading import load_backbone_weights, load_checkpoint, load_ctl_checkpoint
+from checkpoints.weights import describe
+from checkpoints.writing import atomic_save
+from tests.checkpoints.pickle_files import call, write_row, write_zip
 from tests.support import ROOT
-from tests.utils.pickle_files import call, write_row, write_zip
-from utils.checkpoint import (
-    CheckpointError,
-    atomic_save,
-    describe,
-    load_backbone_weights,
-    load_checkpoint,
-    load_ctl_checkpoint,
-    to_plain,
-)
-from utils.errors import MissingPathError, UserError
+from utils.errors import CheckpointError, MissingPathError, UserError
 
 
 def assert_plain(obj: Any) -> None:
@@ -55,7 +50,7 @@ def test_reading_needs_neither_lightning_nor_yacs_nor_torch_load(legacy_path: Pa
         "import sys, torch\n"
         "sys.modules.update(yacs=None, pytorch_lightning=None, lightning_fabric=None)\n"
         "torch.load = None\n"
-        "from utils.checkpoint import load_ctl_checkpoint; print(load_ctl_checkpoint(sys.argv[1])['epoch'])"
+        "from checkpoints.reading import load_ctl_checkpoint; print(load_ctl_checkpoint(sys.argv[1])['epoch'])"
     )
     command = [sys.executable, "-c", program, str(legacy_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

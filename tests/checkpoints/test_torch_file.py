@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.utils.pickle_files import call, global_op, rewrite_zip, value_op, write_row, write_tar, write_zip
-from utils import torch_file
-from utils.checkpoint import CheckpointError, load_checkpoint
+from checkpoints import torch_file
+from checkpoints.reading import load_checkpoint
+from checkpoints.torch_file import UnreadableError, read_torch_file
+from tests.checkpoints.pickle_files import call, global_op, rewrite_zip, value_op, write_row, write_tar, write_zip
 from utils.compat import tensor_builders
-from utils.torch_file import UnreadableError, read_torch_file
+from utils.errors import CheckpointError
 
 
 @pytest.fixture(params=[True, False], ids=["zip", "row"])

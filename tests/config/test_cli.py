@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from config import cfg
-from config.cli import ConfigError, build_parser, clean_exit, parse_args
+from config.cli import build_parser, clean_exit, parse_args
 from config.reference import read_reference
 from tests.support import ROOT
+from utils.errors import ConfigError
 
 STUB = """
 import sys
@@ -35,7 +36,7 @@ def main():
     print(config.MODEL.NAME, config.SOLVER.MAX_EPOCHS, args.print_freq, heavy)
 
 
-with clean_exit(UserError):
+with clean_exit():
     main()
 """
 
@@ -184,7 +185,7 @@ def test_clean_exit_passes_values_and_other_exits_through() -> None:
     with pytest.raises(SystemExit) as caught, clean_exit():
         sys.exit(5)
     assert caught.value.code == 5
-    with pytest.raises(OSError, match="disk"), clean_exit(KeyError):
+    with pytest.raises(OSError, match="disk"), clean_exit():
         raise OSError("disk")
 
 

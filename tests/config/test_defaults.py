@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 
 from config import cfg, defaults
 from config.cli import load_config
+from config.flatten import flatten_config
 from config.reference import format_reference, read_reference
-from config.tree import flatten_config
 from config.validate import CHOICES, MAXIMA, MINIMA, check_config
 from tests.support import GOLDEN, ROOT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config import defaults
-from config.tree import flatten_config
+from config.flatten import flatten_config
 from config.validate import check_config
 from tests.support import ROOT
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import cfg
-from config.cli import ConfigError, load_config
+from config.cli import load_config
+from config.flatten import flatten_config
 from config.load import nearest_key
-from config.tree import flatten_config
 from tests.support import GOLDEN
+from utils.errors import ConfigError
 
 KEYS = list(flatten_config(cfg))
 

@@ -19,9 +19,8 @@ from datasets.bases import BaseDatasetLabelled, BaseDatasetLabelledPerPid, colla
 from datasets.draws import PidDraw, derive_seed, draw_images, resample_images, seeded_globals
 from datasets.loading import LateStartLoader, Sample
 from datasets.samplers import RandomIdentitySampler
+from tests.datasets.conftest import write_image
 from utils.errors import UserError
-
-from .conftest import write_image
 
 
 def noisy(image):

@@ -13,12 +13,11 @@ import torch
 
 from datasets import init_dataset
 from datasets.bases import ReidDataModule
-from datasets.coco import derive_json_path
-from datasets.statistics import find_evaluation_problem, statistics_table
+from datasets.counts import find_evaluation_problem, statistics_table
+from datasets.readers.coco import derive_json_path
+from tests.datasets.conftest import MARKET, write_folders, write_image
 from tests.support import GOLDEN, golden
 from utils.errors import MissingPathError, UnknownNameError, UserError
-
-from .conftest import MARKET, write_folders, write_image
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fewer than 2 images"),
@@ -246,7 +245,7 @@ def test_seed_and_drop_last_are_passed_on(market, make_cfg, drop_last):
 
 
 def test_only_cores_that_the_process_may_use_are_counted(monkeypatch):
-    from datasets.bases import count_cpus
+    from utils.devices import count_cpus
 
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 6}, raising=False)

@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 
 from datasets import _DATASETS, _find_class, init_dataset
-from datasets.files import check_images, find_folder
-from datasets.statistics import Counts, Published, count, find_count_problem
+from datasets.counts import Counts, Published, count, find_count_problem
+from datasets.readers.files import check_images, find_folder
 from datasets.vehicleid import split_test_list
+from tests.datasets.conftest import write_image
 from tests.support import ROOT
 from utils.errors import MissingPathError, UserError
-
-from .conftest import write_image
 
 MSMT_TRAIN = [
     "0000/0000_000_01_0303morning_0015_0.jpg 0",

@@ -77,9 +77,9 @@ def train(options: list[Any], log: str, environment: dict[str, str], point: str)
     os.environ.update(environment)
 
     from config.cli import load_config
+    from engine.run import run_script
     from modelling import baseline
     from train_ctl_model import CTLModel
-    from utils.misc import run_script
 
     baseline.get_backbone = thin_backbone
     if point:
@@ -131,10 +131,9 @@ def _in_validation(number: int) -> None:
 def _in_write(number: int) -> None:
     """In the middle of writing a checkpoint: some of its bytes are on disk."""
     from callbacks import checkpoints
-    from utils import checkpoint
+    from checkpoints import writing
 
-    stream = checkpoint._FailingOnce
-    _at_call(checkpoints, "atomic_save", number, lambda: _at_call(stream, "write", 10, _die))
+    _at_call(checkpoints, "atomic_save", number, lambda: _at_call(writing._FailingOnce, "write", 10, _die))
 
 
 def _before_removal(number: int) -> None:

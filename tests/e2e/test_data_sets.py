@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
+from engine.run import run_main
 from tests.e2e.conftest import draw
 from train_ctl_model import CTLModel
-from utils.misc import run_main
 
 
 def newest(folder):

@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
+from engine.run import run_main
 from tests.support import ROOT
 from train_ctl_model import CTLModel
 from utils.errors import UserError
-from utils.misc import run_main
 
 
 def broken(toy, tmp_path, change):

@@ -12,9 +12,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from config.cli import load_config
+from engine.run import run_main
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
 from train_ctl_model import CTLModel
-from utils.misc import run_main
 
 TOPK = [f"Top-{k}" for k in (1, 5, 10, 20, 50)]
 

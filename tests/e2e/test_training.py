@@ -11,11 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from checkpoints.run_files import find_newest
+from engine.run import run_main
 from tests.support import ROOT
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
-from utils.misc import run_main
-from utils.resume import find_newest
 
 EPOCH_METRICS = {
     *("epoch_train_loss", "query_xent", "query_triplet", "query_center", "centroid_triplet"),
@@ -169,9 +169,10 @@ def test_two_processes_without_a_seed_train_validate_and_save_once(run_script, t
 def test_spawned_processes_train_and_test(tiny, tmp_path):
     """ddp_spawn, which only devices ask for, with CPU processes in their place."""
     program = (
-        "import sys; from config.cli import load_config; from train_ctl_model import CTLModel; from utils import misc\n"
-        "misc.choose_devices = lambda cfg: ('cpu', 2)\n"
-        "print(misc.run_main(load_config('', sys.argv[1:]), CTLModel, 'run'))\n"
+        "import sys; from config.cli import load_config; from engine import run, trainer\n"
+        "from train_ctl_model import CTLModel\n"
+        "trainer.choose_devices = lambda *_: ('cpu', 2)\n"
+        "print(run.run_main(load_config('', sys.argv[1:]), CTLModel, 'run'))\n"
     )
     options = tiny(**{"SOLVER.DIST_BACKEND": "ddp_spawn", "SOLVER.MAX_EPOCHS": 1, "LOGGING.MLFLOW": True})
     command = [sys.executable, "-c", program, *map(str, options)]

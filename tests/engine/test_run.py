@@ -6,12 +6,24 @@ from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 
 from callbacks import SafeTensorBoardLogger
 from config.cli import load_config
-from utils import misc
+from engine.loggers import build_loggers
+from engine.trainer import check_launch, choose_precision, choose_strategy
+from utils.devices import choose_devices
 from utils.errors import UserError
 
 
 def cfg_of(*opts):
     return load_config("", opts)
+
+
+def devices(*opts):
+    cfg = cfg_of(*opts)
+    return choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
+
+
+def precision(accelerator, *opts):
+    cfg = cfg_of(*opts)
+    return choose_precision(cfg.TRAINER.PRECISION, cfg.USE_MIXED_PRECISION, accelerator)
 
 
 @pytest.fixture
@@ -32,21 +44,21 @@ def cuda(monkeypatch):
     ],
 )
 def test_devices_with_cuda(cuda, opts, expected):
-    assert misc.choose_devices(cfg_of(*opts)) == expected
+    assert devices(*opts) == expected
 
 
 def test_devices_that_are_not_there_are_named(cuda):
     with pytest.raises(UserError, match=r"GPU_IDS names \[5\].*devices 0 to 1"):
-        misc.choose_devices(cfg_of("GPU_IDS", "[0, 5]"))
+        devices("GPU_IDS", "[0, 5]")
     with pytest.raises(UserError, match="TRAINER.ACCELERATOR is 'gpu'"):
-        misc.choose_devices(cfg_of("TRAINER.ACCELERATOR", "gpu", "GPU_IDS", "[]"))
+        devices("TRAINER.ACCELERATOR", "gpu", "GPU_IDS", "[]")
 
 
 def test_without_cuda_it_is_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert misc.choose_devices(cfg_of()) == ("cpu", 1)
+    assert devices() == ("cpu", 1)
     with pytest.raises(UserError, match="0 CUDA devices"):
-        misc.choose_devices(cfg_of("TRAINER.ACCELERATOR", "gpu"))
+        devices("TRAINER.ACCELERATOR", "gpu")
 
 
 @pytest.mark.parametrize(
@@ -60,13 +72,13 @@ def test_without_cuda_it_is_the_cpu(monkeypatch):
     ],
 )
 def test_strategies(backend, processes, expected):
-    assert misc.choose_strategy(backend, processes) == expected
+    assert choose_strategy(backend, processes) == expected
 
 
 @pytest.mark.parametrize("backend", ["dp", "ddp2"])
 def test_strategies_that_no_longer_exist_name_ddp(backend):
     with pytest.raises(UserError, match=f"{backend}.*use ddp"):
-        misc.choose_strategy(backend, 2)
+        choose_strategy(backend, 2)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +91,12 @@ def test_strategies_that_no_longer_exist_name_ddp(backend):
     ],
 )
 def test_precision(opts, accelerator, expected):
-    assert misc.choose_precision(cfg_of(*opts), accelerator) == expected
+    assert precision(accelerator, *opts) == expected
 
 
 def test_mixed_precision_off_cuda_says_so_in_one_line(caplog):
     with caplog.at_level(logging.INFO):
-        misc.choose_precision(cfg_of(), "cpu")
+        precision("cpu")
     assert [record.message for record in caplog.records] == [
         "USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on cpu."
     ]
@@ -95,25 +107,25 @@ def test_loggers(tmp_path, monkeypatch):
     cfg.LOG_DIR = str(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///from_environment.db")
-    board, flow = misc.build_loggers(cfg, "name")
+    board, flow = build_loggers(cfg, "name")
     assert isinstance(board, TensorBoardLogger)
     assert board.log_dir == str(tmp_path / "name" / "version_0")
     assert isinstance(flow, MLFlowLogger)
     assert flow._tracking_uri == "sqlite:///from_environment.db"
     cfg.LOGGING.MLFLOW_URI = "sqlite:///from_key.db"
-    assert misc.build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///from_key.db"
+    assert build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///from_key.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     cfg.LOGGING.MLFLOW_URI = ""
-    assert misc.build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///mlflow.db"
+    assert build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///mlflow.db"
     cfg.LOGGING.MLFLOW = False
-    assert len(misc.build_loggers(cfg, "name")) == 1
+    assert len(build_loggers(cfg, "name")) == 1
 
 
 def test_a_tracking_place_that_mlflow_refuses_is_named(tmp_path):
     cfg = cfg_of("LOGGING.MLFLOW_URI", "nonsense://place")
     cfg.LOG_DIR = str(tmp_path)
     with pytest.raises(UserError, match="LOGGING.MLFLOW_URI.*'nonsense://place'.*sqlite:///mlflow.db"):
-        misc.build_loggers(cfg, "name")
+        build_loggers(cfg, "name")
 
 
 def launched_by(monkeypatch, launcher, processes):
@@ -126,16 +138,16 @@ def launched_by(monkeypatch, launcher, processes):
 @pytest.mark.parametrize("launcher", ["torchrun", "SLURM"])
 def test_processes_that_were_started_agree_with_the_configuration(monkeypatch, launcher):
     launched_by(monkeypatch, launcher, 4)
-    misc.check_launch(cfg_of("TRAINER.NUM_NODES", 2, "GPU_IDS", "[0, 1]"), 2)
+    check_launch(cfg_of("TRAINER.NUM_NODES", 2, "GPU_IDS", "[0, 1]"), 2)
     with pytest.raises(UserError, match=rf"{launcher} started 4 process.*asks for 1: .*NUM_NODES 1 .*GPU_IDS \[0\]"):
-        misc.check_launch(cfg_of(), 1)
+        check_launch(cfg_of(), 1)
     with pytest.raises(UserError, match=f"'ddp_spawn', but {launcher} starts the processes; use ddp"):
-        misc.check_launch(cfg_of("TRAINER.NUM_NODES", 2, "SOLVER.DIST_BACKEND", "ddp_spawn"), 2)
+        check_launch(cfg_of("TRAINER.NUM_NODES", 2, "SOLVER.DIST_BACKEND", "ddp_spawn"), 2)
 
 
 def test_only_the_first_process_opens_the_tracking_database(tmp_path, monkeypatch):
     cfg = cfg_of("LOGGING.MLFLOW_URI", f"sqlite:///{tmp_path / 'runs.db'}")
     cfg.LOG_DIR = str(tmp_path)
     monkeypatch.setenv("RANK", "1")
-    assert [type(logger) for logger in misc.build_loggers(cfg, "name")] == [SafeTensorBoardLogger]
+    assert [type(logger) for logger in build_loggers(cfg, "name")] == [SafeTensorBoardLogger]
     assert not (tmp_path / "runs.db").exists()

@@ -5,12 +5,13 @@ import os
 import pytest
 import torch
 
+from checkpoints.run_files import find_newest, list_checkpoints, version_of
+from checkpoints.writing import atomic_save
 from config.cli import load_config
+from engine.run import run_single
+from engine.start import Start, find_start, is_auto, start_weights
 from train_ctl_model import CTLModel
-from utils import misc
-from utils.checkpoint import atomic_save
 from utils.errors import UserError
-from utils.resume import find_newest, is_auto, list_checkpoints, start_weights, version_of
 
 STATE = {"state_dict": {key: torch.zeros(1) for key in ("backbone.a", "bn.weight", "center_loss.centers")}}
 STATE["state_dict"]["fc_query.weight"] = torch.zeros(2, 1)
@@ -18,7 +19,9 @@ STATE["state_dict"]["fc_query.weight"] = torch.zeros(2, 1)
 
 def save(runs, version, epoch, **hparams):
     path = runs / f"version_{version}" / "auto_checkpoints" / f"checkpoint_{epoch}.pth"
-    atomic_save(STATE | {"hyper_parameters": hparams}, path)
+    progress = {"fit_loop": {"epoch_progress": {"current": {"processed": epoch + 1}}}}
+    states = {"optimizer_states": [{}], "lr_schedulers": [{}], "loops": progress}
+    atomic_save(STATE | states | {"hyper_parameters": hparams}, path)
     return path
 
 
@@ -68,15 +71,68 @@ def options(tmp_path, *more):
 
 def test_a_fresh_start_needs_weights_to_start_from(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint of this run.*auto:FILE, or set MODEL.PRETRAINED False"):
-        misc.run_single(options(tmp_path, "MODEL.PRETRAIN_PATH", "auto"), CTLModel, "run")
-    cfg = misc._resolve_auto(options(tmp_path, "MODEL.PRETRAIN_PATH", "auto:w.pth"), "run", 0, 0)
-    assert (cfg.MODEL.RESUME_TRAINING, cfg.MODEL.PRETRAIN_PATH) == (False, "w.pth")
+        run_single(options(tmp_path, "MODEL.PRETRAIN_PATH", "auto"), CTLModel, "run")
+    cfg = options(tmp_path, "MODEL.PRETRAIN_PATH", "auto:w.pth")
+    start = find_start(cfg, tmp_path / "run", 0, 0)
+    assert (start.kind, start.path, start.ckpt_path) == (Start.FROM_WEIGHTS, "w.pth", None)
+    settled = start.settle(cfg)
+    assert (settled.MODEL.RESUME_TRAINING, settled.MODEL.PRETRAIN_PATH) == (False, "w.pth")
+    assert cfg.MODEL.PRETRAIN_PATH == "auto:w.pth"
 
 
 @pytest.mark.parametrize(("reproducible", "seed", "run", "expected"), [(True, 8, 0, 1), (False, 8, 1, 0)])
 def test_each_of_several_runs_finds_its_own(tmp_path, reproducible, seed, run, expected):
     paths = [save(tmp_path / "run", number, 0, data_seed=7 + number, run_number=1 - number) for number in range(2)]
     cfg = options(tmp_path, "MODEL.PRETRAIN_PATH", "auto", "REPRODUCIBLE", reproducible)
-    cfg = misc._resolve_auto(cfg, "run", run, seed)
-    assert str(paths[expected]) == cfg.MODEL.PRETRAIN_PATH
-    assert cfg.MODEL.RESUME_TRAINING
+    start = find_start(cfg, tmp_path / "run", run, seed)
+    assert start.kind is Start.CONTINUE
+    assert start.path == start.ckpt_path == str(paths[expected])
+    assert start.version == f"version_{expected}"
+    assert start.keep == ""
+    assert start.seed == (seed if reproducible else 7 + expected)
+    assert start.settle(cfg).MODEL.RESUME_TRAINING
+
+
+def test_what_a_run_starts_from(tmp_path):
+    path = save(tmp_path / "run", 3, 1, data_seed=5)
+    runs = tmp_path / "run"
+    named = ("MODEL.PRETRAIN_PATH", str(path))
+
+    def start(*more):
+        return find_start(options(tmp_path, *more), runs, 0, 9)
+
+    fresh = start("MODEL.RESUME_TRAINING", False, "MODEL.PRETRAINED", False)
+    assert (fresh.kind, fresh.path, fresh.seed, fresh.trains) == (Start.FRESH, "", 9, True)
+    weights = start("MODEL.RESUME_TRAINING", False, *named)
+    assert (weights.kind, weights.path, weights.keep) == (Start.FROM_WEIGHTS, str(path), "")
+    test = start("TEST.ONLY_TEST", True, *named)
+    assert (test.kind, test.path, test.trains, test.tests_as_configured) == (Start.TEST, str(path), False, True)
+    resumed = start(*named, "REPRODUCIBLE_NUM_RUNS", 1)
+    assert (resumed.kind, resumed.keep, resumed.seed, resumed.version) == (Start.CONTINUE, str(path), 5, "version_3")
+    assert start(*named, "REPRODUCIBLE_NUM_RUNS", 2).version is None
+    save(tmp_path / "run", 3, 2)
+    assert start(*named, "REPRODUCIBLE_NUM_RUNS", 1).version is None  # it goes back behind a later epoch
+    with pytest.raises(UserError, match="has finished 2 epochs and SOLVER.MAX_EPOCHS is 2"):
+        start(*named, "SOLVER.MAX_EPOCHS", 2, "SOLVER.LR_STEPS", (1,))
+    finished = start("MODEL.PRETRAIN_PATH", "auto", "SOLVER.MAX_EPOCHS", 3)
+    assert (finished.kind, finished.tests_as_configured) == (Start.FINISHED, True)
+    with pytest.raises(UserError, match="'nothing.pth', which is not a file; MODEL.RESUME_TRAINING"):
+        start("MODEL.PRETRAIN_PATH", "nothing.pth")
+
+
+def test_data_and_network_of_another_run_are_refused(tmp_path):
+    path = save(tmp_path / "run", 0, 1)
+    start = find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", str(path)), tmp_path / "run", 0, 0)
+    start.check_data(2)
+    with pytest.raises(UserError, match="trained on 2 identities, but the training set here has 3"):
+        start.check_data(3)
+    start.check_network(STATE["state_dict"], "resnet18")
+    with pytest.raises(UserError, match="but MODEL.NAME is resnet50"):
+        start.check_network(["another"], "resnet50")
+
+
+def test_weights_alone_cannot_be_continued(tmp_path):
+    path = tmp_path / "run" / "w.pth"
+    atomic_save({key: STATE[key] for key in ("state_dict",)} | {"hyper_parameters": {}}, path)
+    with pytest.raises(UserError, match="no states of optimisers and schedule"):
+        find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", str(path)), tmp_path / "run", 0, 0)

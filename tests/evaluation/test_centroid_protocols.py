@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.centroid_protocols import create_centroids, strict_centroids
 from tests.support import assert_close, golden
-from utils.centroids import create_centroids, identity_centroids, strict_centroids
+from utils.centroids import identity_centroids
 from utils.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""python -m utils.evaluate: what it prints and writes, and how it fails."""
+"""python -m evaluation: what it prints and writes, and how it fails."""
 
 import json
 import subprocess
@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
+from evaluation.__main__ import main
+from evaluation.metrics import evaluate_embeddings
+from evaluation.rerank import QueryExpansion, Rerank
 from tests.support import ROOT
-from utils.eval_reid import evaluate_embeddings
-from utils.evaluate import main
-from utils.rerank import QueryExpansion, Rerank
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_errors_are_one_line(files, spoil, message, capsys):
 def test_a_folder_that_cannot_be_written_is_met_before_the_work(files, monkeypatch, capsys):
     arguments, _, folder = files
     (folder / "file").write_text("")
-    monkeypatch.setattr("utils.eval_reid.evaluate_embeddings", lambda *_, **__: pytest.fail("was called"))
+    monkeypatch.setattr("evaluation.metrics.evaluate_embeddings", lambda *_, **__: pytest.fail("was called"))
     assert main([*arguments, "--output", str(folder / "file" / "below")]) == 2
     assert f"{folder / 'file' / 'below'} cannot be written to" in capsys.readouterr().err
 
@@ -192,7 +192,7 @@ def test_a_wrong_block_size_is_explained(files, text, capsys):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "utils.evaluate", *arguments]
+    command = [sys.executable, "-m", "evaluation", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -212,7 +212,6 @@ def test_help_is_fast_and_needs_no_torch():
     assert time.perf_counter() - begin < 5  # loading torch alone takes longer on a busy machine
     assert done.returncode == 0
     assert "--protocol" in done.stdout
-    code = (
-        "import sys, utils.evaluate as e; e.build_parser(); sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
-    )
+    heavy = "any(m in sys.modules for m in ('torch', 'numpy'))"
+    code = f"import sys, evaluation.__main__ as e; e.build_parser(); sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0

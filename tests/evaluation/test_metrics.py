@@ -6,19 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.distance_blocks import DistanceBlocks
+from evaluation.metrics import eval_func, evaluate_distances, evaluate_embeddings, metrics_dict
+from evaluation.rerank import QueryExpansion, Rerank
+from evaluation.retrieval import TOPK_RANKS, EvalResult
+from tests.evaluation import oracle
 from tests.support import golden
-from tests.utils import oracle
-from utils.distance_blocks import DistanceBlocks
 from utils.errors import UnknownNameError, UserError
-from utils.eval_reid import (
-    TOPK_RANKS,
-    EvalResult,
-    eval_func,
-    evaluate_distances,
-    evaluate_embeddings,
-    metrics_dict,
-)
-from utils.rerank import QueryExpansion, Rerank
 
 RECORDINGS = ["eval_a_s0", "eval_a_s1", "eval_b_s0", "eval_b_s1"]
 MODES = [("euclidean", True), ("euclidean", False), ("cosine", True), ("cosine", False)]
@@ -258,7 +252,7 @@ def test_block_size_does_not_matter(protocol, how, monkeypatch):
     q_pids, g_pids = rng.integers(0, 30, 300), rng.integers(0, 30, 700)
     q_camids, g_camids = rng.integers(0, 4, 300), rng.integers(0, 4, 700)
     data = (query, gallery, q_pids, g_pids, q_camids, g_camids)
-    monkeypatch.setattr("utils.distance_blocks._MAX_TILE", 64)  # so that there are many blocks
+    monkeypatch.setattr("evaluation.distance_blocks._MAX_TILE", 64)  # so that there are many blocks
     first = evaluate_embeddings(*data, protocol=protocol, **how)
     for block_bytes in (1, 400_000, 1 << 40):
         result = evaluate_embeddings(*data, protocol=protocol, **how, block_bytes=block_bytes)
@@ -299,7 +293,7 @@ def test_types_of_labels(convert):
 def test_more_float16_rows_than_are_converted_at_once(monkeypatch):
     data = draw(5, 30, 60)
     expected = evaluate_embeddings(*data)
-    monkeypatch.setattr("utils.distance_blocks._CHUNK_BYTES", 100)
+    monkeypatch.setattr("evaluation.distance_blocks._CHUNK_BYTES", 100)
     half = [x.astype(np.float16) for x in data[:2]]
     assert_equal_results(evaluate_embeddings(*half, *data[2:]), expected)
 
@@ -314,7 +308,7 @@ def test_every_product_has_the_same_height(monkeypatch):
         fill(self, out, start)
 
     monkeypatch.setattr(DistanceBlocks, "_fill", spy)
-    monkeypatch.setattr("utils.distance_blocks._MAX_TILE", 64)
+    monkeypatch.setattr("evaluation.distance_blocks._MAX_TILE", 64)
     rng = np.random.default_rng(0)
     labels = (rng.integers(0, 5, 150), rng.integers(0, 5, 90), np.zeros(150), np.ones(90))
     for block_bytes in (1, 50_000, 1 << 40):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils import oracle
+from evaluation.ranked_images import Ranking, rank_for_display, render_rankings
+from evaluation.retrieval import RankingOptions, RetrievalSet
+from tests.evaluation import oracle
 from utils.errors import MissingPathError, UserError
-from utils.visrank import Ranking, rank_for_display, render_rankings
 
 GREEN, RED, BLACK = (0, 255, 0), (255, 0, 0), (0, 0, 0)
 SIZE = (48, 24)
@@ -24,7 +25,7 @@ def draw(seed, m=12, n=40):
 def test_instances_equal_plain_loop(seed, topk):
     query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw(seed)
     order = oracle.stable_order(oracle.squared_euclidean(query, gallery))
-    rankings = rank_for_display(*data, topk=topk)
+    rankings = rank_for_display(RetrievalSet(*data), topk=topk)
     assert [ranking.query for ranking in rankings] == list(range(len(query)))
     for i, ranking in enumerate(rankings):
         kept = [j for j in order[i] if g_pids[j] != q_pids[i] or g_camids[j] != q_camids[i]][:topk]
@@ -37,7 +38,9 @@ def test_instances_equal_plain_loop(seed, topk):
 @pytest.mark.parametrize("protocol", ["centroid", "centroid_strict"])
 def test_centroids_are_shown_by_a_member(protocol, keep_camids):
     query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw(1)
-    rankings = rank_for_display(*data, protocol=protocol, keep_camids=keep_camids, topk=100)
+    rankings = rank_for_display(
+        RetrievalSet(*data), RankingOptions(protocol=protocol, keep_camids=keep_camids), topk=100
+    )
     for i, ranking in enumerate(rankings):
         assert np.all(np.diff(ranking.distances) >= 0)
         for image, right in zip(ranking.images, ranking.right, strict=True):
@@ -51,13 +54,13 @@ def test_centroids_are_shown_by_a_member(protocol, keep_camids):
 
 
 def test_chosen_queries_in_the_order_wanted():
-    data = draw(2)
-    everything = rank_for_display(*data)
-    chosen = rank_for_display(*data, queries=[7, 2, 11, 0], max_number=3)
+    retrieval = RetrievalSet(*draw(2))
+    everything = rank_for_display(retrieval)
+    chosen = rank_for_display(retrieval, queries=[7, 2, 11])
     assert [ranking.query for ranking in chosen] == [7, 2, 11]
     for ranking in chosen:
         np.testing.assert_array_equal(ranking.images, everything[ranking.query].images)
-    assert rank_for_display(*data, max_number=0) == []
+    assert rank_for_display(retrieval, queries=[]) == []
 
 
 def save(path, colour):

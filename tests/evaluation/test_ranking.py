@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils import ranking
-from utils.ranking import count_before, nearest
+from evaluation import ranking
+from evaluation.ranking import count_before, nearest
 
 
 def draw(seed, rows, columns, chosen):

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.utils import oracle
-from utils import rerank
+from evaluation import rerank
+from evaluation.metrics import evaluate_embeddings
+from evaluation.rerank import QueryExpansion, Rerank, RerankedDistances, expand_queries
+from tests.evaluation import oracle
 from utils.errors import UserError
-from utils.eval_reid import evaluate_embeddings
-from utils.rerank import QueryExpansion, Rerank, RerankedDistances, expand_queries
 
 
 def dense_rerank(query, gallery, k1, k2, lambda_value, distance):
@@ -89,7 +89,7 @@ def test_parts_and_blocks_do_not_matter(monkeypatch):
     expected = RerankedDistances(query, gallery, Rerank())(0, 40).clone()
     monkeypatch.setattr(rerank, "_ENTRIES_AT_ONCE", 50)
     monkeypatch.setattr(rerank, "_PAIR_BYTES", 64)
-    monkeypatch.setattr("utils.ranking._SEARCH_BYTES", 4000)
+    monkeypatch.setattr("evaluation.ranking._SEARCH_BYTES", 4000)
     distances = RerankedDistances(query, gallery, Rerank(), block_bytes=1)
     assert torch.equal(distances(0, 40), expected)
     assert torch.equal(distances(distances.distances.tile * 0, 17), expected[:17])

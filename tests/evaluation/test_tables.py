@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.metrics import evaluate_embeddings, metrics_dict
+from evaluation.pages import write_index
+from evaluation.ranked_images import rank_for_display, render_rankings
+from evaluation.retrieval import RetrievalSet
+from evaluation.tables import describe, write_evaluation
 from utils.errors import UserError
-from utils.eval_reid import evaluate_embeddings, metrics_dict
-from utils.report import describe, write_evaluation, write_index
-from utils.visrank import rank_for_display, render_rankings
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def test_metrics_and_table(data, tmp_path):
     results = [evaluate_embeddings(*data, protocol=protocol) for protocol in ("centroid", "centroid_strict")]
     paths = [f"bilder/{i},ä.jpg" for i in range(12)]
     out = tmp_path / "a" / "evaluation"
-    metrics, table = write_evaluation(out, results, data[2], data[4], paths, {"metric": "euclidean"})
+    metrics, table = write_evaluation(out, results, RetrievalSet(*data, q_paths=paths), {"metric": "euclidean"})
     assert sorted(out.iterdir()) == [metrics, table]
     document = json.loads(metrics.read_text(encoding="utf-8"))
     assert {key: document[key] for key in metrics_dict(*results)} == metrics_dict(*results)
@@ -52,16 +54,22 @@ def test_metrics_and_table(data, tmp_path):
 
 
 def test_without_paths(data, tmp_path):
-    _, table = write_evaluation(tmp_path, [evaluate_embeddings(*data)], data[2], data[4])
+    _, table = write_evaluation(tmp_path, [evaluate_embeddings(*data)], RetrievalSet(*data))
     assert table.read_text().splitlines()[1].startswith("instance,0,,")
 
 
 def test_lengths_that_do_not_agree(data, tmp_path):
-    result = evaluate_embeddings(*data)
     with pytest.raises(UserError, match="q_camids has 3 entries"):
-        write_evaluation(tmp_path, [result], data[2], data[4][:3])
-    with pytest.raises(UserError, match="query_paths has 1 entries"):
-        write_evaluation(tmp_path, [result], data[2], data[4], ["a"])
+        RetrievalSet(*data[:4], data[4][:3], data[5])
+    with pytest.raises(UserError, match="g_camids has 3 entries"):
+        RetrievalSet(*data[:5], data[5][:3])
+    with pytest.raises(UserError, match="q_paths has 1 entries"):
+        RetrievalSet(*data, q_paths=["a"])
+    with pytest.raises(UserError, match="g_paths has 1 entries"):
+        RetrievalSet(*data, g_paths=["a"])
+    fewer = RetrievalSet(data[0][:3], data[1], data[2][:3], data[3], data[4][:3], data[5])
+    with pytest.raises(UserError, match="retrieval has 3 entries but the evaluation has 12"):
+        write_evaluation(tmp_path, [evaluate_embeddings(*data)], fewer)
 
 
 def test_described_with_what_mean_ap_means(data):
@@ -104,10 +112,11 @@ def test_page_shows_the_worst_first(data, tmp_path):
     files[0].parent.mkdir()
     for file in files:
         Image.new("RGB", (8, 16)).save(file)
-    rankings = rank_for_display(*data, topk=5, queries=range(2, 12))
+    retrieval = RetrievalSet(*data, q_paths=files[:12])
+    rankings = rank_for_display(retrieval, topk=5, queries=range(2, 12))
     folder = tmp_path / "out" / "visrank"
-    pictures = render_rankings(rankings, files[:12], files[12:], folder, (32, 16))
-    page = write_index(folder / "index.html", result, rankings, pictures, data[2], data[4], data[5], files[:12])
+    strips = render_rankings(rankings, files[:12], files[12:], folder, (32, 16))
+    page = write_index(folder / "index.html", result, rankings, strips, retrieval)
     text = page.read_text(encoding="utf-8")
     parsed = Page(text)
     assert not parsed.open
@@ -115,7 +124,7 @@ def test_page_shows_the_worst_first(data, tmp_path):
     expected = sorted(range(2, 12), key=lambda i: (i not in ap, ap.get(i, 0.0)))
     assert [int(title.split(">")[0][1:]) for title in parsed.titles] == expected
     assert expected[-1] == 11  # without a match
-    assert {unquote(image) for image in parsed.images} == {Path(picture).name for picture in pictures.values()}
+    assert {unquote(image) for image in parsed.images} == {Path(strip).name for strip in strips.values()}
     assert all(not load.startswith(("http", "/", "file")) for load in parsed.loads)
     assert parsed.badges.count("right") == sum(int(ranking.right.sum()) for ranking in rankings)
     assert "10 of 12 queries are shown" in text

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.utils import oracle
+from evaluation.rerank import Rerank
+from evaluation.retrieval import RankingOptions, RetrievalSet
+from evaluation.verification import FAR_LEVELS, roc_table
+from tests.evaluation import oracle
 from utils.errors import UserError
-from utils.rerank import Rerank
-from utils.roc import FAR_LEVELS, roc_table
 
 
 def draw(seed, m=40, n=150):
@@ -20,9 +21,11 @@ def draw(seed, m=40, n=150):
 @pytest.mark.parametrize(("metric", "feat_norm"), [("euclidean", False), ("euclidean", True), ("cosine", False)])
 @pytest.mark.parametrize("entries", [1, 1 << 20])
 def test_equals_all_pairs(seed, metric, feat_norm, entries, monkeypatch):
-    monkeypatch.setattr("utils.roc._ENTRIES_AT_ONCE", entries)
+    monkeypatch.setattr("evaluation.verification._ENTRIES_AT_ONCE", entries)
     query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw(seed)
-    table = roc_table(*data, metric=metric, feat_norm=feat_norm, far_levels=(0, 0.001, 0.03, 0.5, 1))
+    table = roc_table(
+        RetrievalSet(*data), RankingOptions(metric, feat_norm=feat_norm), far_levels=(0, 0.001, 0.03, 0.5, 1)
+    )
     if feat_norm:
         query, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
     distances = (oracle.cosine if metric == "cosine" else oracle.squared_euclidean)(query, gallery)
@@ -40,15 +43,15 @@ def test_equals_all_pairs(seed, metric, feat_norm, entries, monkeypatch):
 
 
 def test_levels_and_sizes():
-    table = roc_table(*draw(0), bins=100)
+    table = roc_table(RetrievalSet(*draw(0)), bins=100)
     assert table.far_levels.tolist() == list(FAR_LEVELS)
     assert table.edges.shape == (101,)
-    assert roc_table(*draw(0), rerank=Rerank(5, 2)).edges[-1] == 1
+    assert roc_table(RetrievalSet(*draw(0)), RankingOptions(rerank=Rerank(5, 2))).edges[-1] == 1
 
 
 def test_no_threshold_keeps_the_level():
     labels = ([1, 1], [1, 2], [0, 0], [1, 1])
-    table = roc_table(np.zeros((2, 3)), np.zeros((2, 3)), *labels, far_levels=(0, 1))
+    table = roc_table(RetrievalSet(np.zeros((2, 3)), np.zeros((2, 3)), *labels), far_levels=(0, 1))
     assert np.isnan(table.threshold[0])
     assert table.tar.tolist() == [0, 1]
     assert table.far.tolist() == [0, 1]
@@ -57,8 +60,8 @@ def test_no_threshold_keeps_the_level():
 def test_bad_input():
     data = draw(0)
     with pytest.raises(UserError, match=r"far_levels must lie in \[0, 1\]"):
-        roc_table(*data, far_levels=(2,))
+        roc_table(RetrievalSet(*data), far_levels=(2,))
     with pytest.raises(UserError, match="No query can be evaluated"):
-        roc_table(*data[:4], np.zeros(40), np.zeros(150))
+        roc_table(RetrievalSet(*data[:4], np.zeros(40), np.zeros(150)))
     with pytest.raises(UserError, match="no pairs of two identities"):
-        roc_table(*data[:2], np.zeros(40), np.zeros(150), np.zeros(40), np.ones(150))
+        roc_table(RetrievalSet(*data[:2], np.zeros(40), np.zeros(150), np.zeros(40), np.ones(150)))

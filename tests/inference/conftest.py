@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.embedder import Embedder
+from inference.embedding.embedder import Embedder
 from modelling.bases import ModelBase
 from tests.support import GOLDEN, fill_by_recipe
 

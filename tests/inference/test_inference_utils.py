@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from inference import inference_utils
-from inference.identities import pid_function
+from inference.galleries.identities import pid_function
 from inference.inference_utils import (
     ImageDataset,
     ImageFolderWithPaths,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.embedder import Embedder
+from inference.embedding.embedder import Embedder
 from modelling.bases import ModelBase
 from tests.support import ROOT, fill_by_recipe
 from utils.distances import get_cosine

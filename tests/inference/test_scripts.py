@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
-from inference.embedder import Embedder
+from inference.embedding.embedder import Embedder
 from tests.support import ROOT, golden
-from utils import evaluate
 from utils.distances import get_dist_func, normalize
 
 SIZE = ("INPUT.SIZE_TEST", "[64, 32]", "TRAINER.PROGRESS_BAR", "False", "DATALOADER.NUM_WORKERS", "1")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from checkpoints.weights import identify_network
 from modelling.backbones import BACKBONES, check_embedding_size, get_backbone
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import IBN, ResNetIBNa
 from tests.support import GOLDEN, fill_by_recipe, golden
-from utils.checkpoint import identify_network
 from utils.compat import program_module
 from utils.errors import UnknownNameError, UserError
 

@@ -14,8 +14,7 @@ from yacs.config import CfgNode
 from modelling.backbones import get_backbone
 from modelling.backbones.resnet_ibn_a import ResNetIBNa
 from modelling.baseline import Baseline, load_imagenet_weights
-from utils.checkpoint import CheckpointError
-from utils.errors import MissingPathError, UnknownNameError
+from utils.errors import CheckpointError, MissingPathError, UnknownNameError
 
 MODEL: dict[str, Any] = {
     "NAME": "resnet18",

@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 
 from config import cfg as shared_cfg
 from config.cli import load_config
+from engine.trainer import build_profiler
 from modelling.backbones import get_backbone
 from solver.build import has_fused_adam
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
-from utils.misc import build_profiler
 
 SYNCHRONISING = {
     *("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim", "bincount"),

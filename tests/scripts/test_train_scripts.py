@@ -13,8 +13,8 @@ import pytest
 from yacs.config import CfgNode
 
 from config.cli import build_parser, parse_args
+from config.flatten import flatten_config
 from config.load import load_config
-from config.tree import flatten_config
 from tests.support import ROOT
 
 SCRIPTS = ROOT / "train_scripts"

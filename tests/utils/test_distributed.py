@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.retrieval import RetrievalSet
 from losses.triplet_loss import TripletLoss
-from modelling.evaluation import evaluate
+from modelling.evaluation import evaluate_protocols
 from tests import workers
 from tests.processes import run_processes
 from tests.support import ROOT
@@ -42,9 +43,9 @@ def test_rows_and_errors_pass_between_processes(tmp_path, counts):
 
 @cache
 def evaluated_alone(case):
-    data, hparams = workers.small_evaluation(*workers.EVALUATIONS[case])
+    rows, num_query, hparams = workers.small_evaluation(*workers.EVALUATIONS[case])
     try:
-        return evaluate(data, hparams)
+        return evaluate_protocols(RetrievalSet.of_rows(*rows, num_query), hparams)
     except UserError as error:
         return str(error)
 

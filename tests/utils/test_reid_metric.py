@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.centroid_protocols import create_centroids
 from tests.support import golden
-from utils.centroids import create_centroids
 from utils.errors import UnknownNameError, UserError
 from utils.reid_metric import R1_mAP, get_cosine, get_dist_func, get_euclidean
 

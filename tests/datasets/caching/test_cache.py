@@ -13,16 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import datasets.cache
+import datasets.caching.cache
 from datasets import init_dataset
-from datasets.cache import PictureCache, picture_loaders
-from datasets.cache_folders import FolderLease, disk_folder, prune, shared_folder
+from datasets.caching.cache import PictureCache, picture_loaders
+from datasets.caching.folders import FolderLease, disk_folder, prune, shared_folder
 from datasets.transforms.pixels import ResizedPlanes, resize_to_planes
+from tests.datasets.conftest import write_image
 from tests.support import ROOT
 from utils.errors import MissingPathError, UserError
 from utils.image import pil_loader
-
-from .conftest import write_image
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fewer than 2 images"),
@@ -52,7 +51,7 @@ def no_decoding(monkeypatch):
         def fail(path):
             raise AssertionError(f"{path} was decoded")
 
-        monkeypatch.setattr(datasets.cache, "pil_loader", fail)
+        monkeypatch.setattr(datasets.caching.cache, "pil_loader", fail)
 
     return forbid
 
@@ -80,7 +79,9 @@ def memory(tmp_path, monkeypatch):
     """Where ram caches lie in these tests."""
     folder = tmp_path / "memory"
     folder.mkdir()
-    monkeypatch.setattr(datasets.cache, "shared_folder", lambda key: folder / shared_folder(key).name, raising=True)
+    monkeypatch.setattr(
+        datasets.caching.cache, "shared_folder", lambda key: folder / shared_folder(key).name, raising=True
+    )
     return folder
 
 
@@ -136,7 +137,7 @@ def test_pixels_of_another_pillow_are_not_taken(paths, cache, monkeypatch):
     cache(paths[0])
     Path(cache.entry_of(paths[0])).write_bytes(Path(cache.entry_of(paths[0])).read_bytes()[:16] + bytes(PICTURE))
     assert not cache(paths[0]).any()  # taken as it is ...
-    monkeypatch.setattr(datasets.cache.PIL, "__version__", "another")
+    monkeypatch.setattr(datasets.caching.cache.PIL, "__version__", "another")
     assert torch.equal(cache(paths[0]), expect(paths[0]))  # ... but not under another version
 
 
@@ -174,7 +175,7 @@ def test_errors_are_those_of_the_plain_loader(tmp_path, paths, cache):
 
 @pytest.mark.parametrize(("pictures", "kept"), [(0, (0, 0)), (4, (4, 0)), (14, (12, 2)), (100, (12, 3))])
 def test_the_first_pictures_get_the_room(tmp_path, paths, pictures, kept, caplog):
-    caplog.set_level(logging.INFO, "datasets.cache")
+    caplog.set_level(logging.INFO, "datasets.caching.cache")
     wanted = [(paths + paths[:5], SIZE), (paths[:3], list(SIZE))]
     loaders = picture_loaders("disk", (pictures * PICTURE + 1) / 1e9, str(tmp_path / "cache"), wanted)
     assert tuple(len(loader.paths) for loader in loaders) == kept
@@ -188,7 +189,7 @@ def test_the_first_pictures_get_the_room(tmp_path, paths, pictures, kept, caplog
 
 
 def test_memory_is_filled_by_half_only(paths, memory, monkeypatch, caplog):
-    monkeypatch.setattr(datasets.cache, "free_bytes", lambda folder: 10 * PICTURE)
+    monkeypatch.setattr(datasets.caching.cache, "free_bytes", lambda folder: 10 * PICTURE)
     (loader,) = picture_loaders("ram", 1.0, "", [(paths, SIZE)])
     assert len(loader.paths) == 5
     assert "7 pictures are decoded each time" in caplog.text
@@ -324,7 +325,7 @@ def test_a_worker_that_drops_its_copy_does_not_end_the_cache(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from datasets.cache_folders import FolderLease
+from datasets.caching.folders import FolderLease
 lease = FolderLease(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60 if sys.argv[2] == "wait" else 0)

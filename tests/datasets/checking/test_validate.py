@@ -1,11 +1,9 @@
 """The check before a training: what it finds in labels and files, what it writes, and how it ends."""
 
-import logging
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from PIL import Image
 
 from datasets import init_dataset
 from datasets.bases import Splits
-from datasets.charts import Chart, chart_text, draw_charts
-from datasets.checks import (
+from datasets.checking.charts import Chart, chart_text, draw_charts
+from datasets.checking.checks import (
     check_batches,
     check_counts,
     check_files,
@@ -24,14 +22,12 @@ from datasets.checks import (
     images_per_camera,
     images_per_identity,
 )
-from datasets.scan import PictureFacts, scan_pictures
-from datasets.statistics import Published, count, count_unmatched, find_evaluation_problem
+from datasets.checking.scan import PictureFacts, scan_pictures
+from datasets.counts import Published, count, count_unmatched, find_evaluation_problem
 from datasets.validate import configured_world_size, main
+from tests.datasets.conftest import write_folders, write_image
 from tests.support import ROOT
-from utils import misc
 from utils.errors import UserError
-
-from .conftest import write_folders, write_image
 
 GOOD = {
     "train": {1: [1, 2], 2: [1, 2, 3], 3: [2, 1], 4: [1, 1, 2, 2, 3]},
@@ -210,7 +206,7 @@ def test_tiny_is_measured_by_what_the_network_sees_of_that_split():
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_files_are_read_alike_by_any_number_of_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.scan._WORTH_A_PROCESS", 5)
+    monkeypatch.setattr("datasets.checking.scan._WORTH_A_PROCESS", 5)
     paths = [str(write_image(tmp_path / f"{i}.png", i % 7, (4 + i % 3, 8))) for i in range(40)]
     Path(paths[3]).write_bytes(b"none")
     missing = str(tmp_path / "missing.png")
@@ -415,16 +411,15 @@ def test_help_needs_no_torch(tmp_path):
 # --- the trainer
 
 
-def test_a_training_warns_at_its_start_and_ends_if_nothing_can_be_scored(caplog):
-    caplog.set_level(logging.WARNING)
+def test_findings_of_the_labels_alone():
     query, gallery = [("q", 7, 0), ("r", 8, 0)], [("g", 7, 1), ("h", 8, 0)]
-    data = SimpleNamespace(train_pids=[3, 7], query_list=query, gallery_list=gallery, one_numbering=True)
-    misc._check_data(data)
-    assert "1 of 2 queries have no gallery image" in caplog.text
-    assert "1 training identity is in query" in caplog.text
-    data.gallery_list = gallery[1:]
-    with pytest.raises(UserError, match="one camera"):
-        misc._check_data(data)
+    findings = check_labels([3, 7], query, gallery, one_numbering=True)
+    assert [finding.is_fatal for finding in findings] == [False, False]
+    assert "1 of 2 queries have no gallery image" in findings[0].text
+    assert "1 training identity is in query" in findings[1].text
+    (fatal,) = check_labels([3], query, gallery[1:], one_numbering=True)
+    assert fatal.is_fatal
+    assert "one camera" in fatal.text
 
 
 def test_the_data_module_keeps_the_numbers_of_the_data_set(market, make_cfg):

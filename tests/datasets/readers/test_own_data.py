@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from config import defaults
 from datasets import init_dataset
 from datasets.bases import NO_CAMERAS, Splits
+from datasets.counts import find_evaluation_problem
 from datasets.merged import merge_splits
-from datasets.own_data import Entry, build_splits, number_cameras, number_identities
-from datasets.own_table import DEFAULT_ROOT_DIR
-from datasets.statistics import find_evaluation_problem
+from datasets.readers.numbering import Entry, build_splits, number_cameras, number_identities
+from datasets.readers.table import DEFAULT_ROOT_DIR
+from tests.datasets.conftest import MARKET, write_folders, write_image
 from utils.errors import MissingPathError, UserError
-
-from .conftest import MARKET, write_folders, write_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than 2 images")
 

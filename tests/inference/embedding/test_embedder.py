@@ -10,11 +10,12 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from datasets.transforms import ReidTransforms
+from datasets.transforms.pixels import Normalise
 from inference import Embedder
-from inference.embedder import choose_device
-from inference.pictures import find_images, get_all_images, holds_images, read_pixels
+from inference.embedding.images import find_images, get_all_images, holds_images, read_pixels
 from tests.inference.conftest import draw_picture
 from tests.support import ROOT, golden
+from utils.devices import find_device
 from utils.errors import MissingPathError, UserError
 from utils.image import pil_loader
 
@@ -56,7 +57,8 @@ def test_everything_that_stands_for_pictures(embedder, paths, expected):
     images, embeddings = expected
     pictures = [pil_loader(path) for path in paths]
     arrays = [np.asarray(picture) for picture in pictures]
-    same_size = np.stack([read_pixels(path, embedder.size) for path in paths])
+    planes = torch.stack([read_pixels(path, embedder.size) for path in paths])
+    same_size = planes.permute(0, 2, 3, 1).contiguous().numpy()
     for given in (paths, tuple(paths), np.array(paths), iter(paths), pictures, arrays, images, list(images)):
         assert_same(embedder.embed(given), embeddings)
     assert_same(embedder.embed(same_size), embeddings)
@@ -69,8 +71,9 @@ def test_everything_that_stands_for_pictures(embedder, paths, expected):
 
 
 def test_pixels_are_those_of_the_test_transforms(embedder, paths, expected):
-    pixels = torch.from_numpy(np.stack([read_pixels(path, embedder.size) for path in paths]))
-    assert torch.equal(embedder._normalised(pixels), expected[0])
+    pixels = torch.stack([read_pixels(path, embedder.size) for path in paths])
+    assert torch.equal(Normalise(embedder.mean, embedder.std)(pixels), expected[0])
+    assert_same(embedder.embed_pixels(pixels), expected[1])
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -164,8 +167,8 @@ def test_options_that_cannot_be(model, options, message):
 
 
 def test_auto_is_some_device_of_this_machine():
-    assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    assert choose_device(torch.device("cpu")) == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+    assert find_device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_errors_of_checkpoints(tmp_path):
@@ -246,7 +249,7 @@ def test_a_folder_with_a_circle_but_without_images_is_read_once(tmp_path, monkey
 
 def test_importing_the_package_is_light():
     code = (
-        "import sys, inference, inference.search, inference.command_line\n"
+        "import sys, inference, inference.searching.search, inference.command_line\n"
         "assert not {'torch', 'numpy', 'pytorch_lightning'} & set(sys.modules), 'heavy'\n"
         "assert 'Embedder' in inference.__all__"
     )

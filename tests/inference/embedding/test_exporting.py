@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from inference import export, exporting
-from inference.exporting import FORMATS, METADATA, export_checkpoint
+from checkpoints.plain import to_plain
+from inference import export
+from inference.embedding import exporting
+from inference.embedding.exporting import FORMATS, METADATA, export_checkpoint
 from modelling.bases import ModelBase
 from tests.support import GOLDEN, ROOT, fill_by_recipe
 from utils import compat
-from utils.checkpoint import to_plain
 from utils.distances import normalize
 from utils.errors import UserError
 

@@ -4,8 +4,8 @@ from torch import nn
 from yacs.config import CfgNode
 
 from config.defaults import _C as DEFAULTS
-from inference import folding
-from inference.folding import FoldedNetwork, FusedBlock, FusedConv, fuses
+from inference.embedding import folding
+from inference.embedding.folding import FoldedNetwork, FusedBlock, FusedConv, fuses
 from modelling.backbones import get_backbone
 from modelling.baseline import Baseline
 from tests.support import fill_by_recipe

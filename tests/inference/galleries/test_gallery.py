@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference import gallery as gallery_module
-from inference.creation import create_gallery
-from inference.embedder import EmbeddedBatch
-from inference.gallery import Run, check_comparable, npy_header, read_gallery
-from inference.pictures import get_all_images
+from inference.embedding.embedder import EmbeddedBatch
+from inference.embedding.images import get_all_images
+from inference.galleries import gallery as gallery_module
+from inference.galleries.creation import ImageSource, create_gallery
+from inference.galleries.gallery import Run, check_comparable, npy_header, read_gallery
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 
@@ -55,9 +55,9 @@ def files(tmp_path):
 
 @pytest.fixture
 def create(files, tmp_path):
-    def run(embedder=None, root=files, **options):
-        embedder = embedder or FakeEmbedder()
-        return create_gallery(embedder, root, tmp_path / "out", progress=False, **options)
+    def run(embedder=None, root=files, in_subfolders=False, pid_from=None, **options):
+        source = ImageSource(root, in_subfolders, pid_from)
+        return create_gallery(embedder or FakeEmbedder(), source, tmp_path / "out", progress=False, **options)
 
     return run
 

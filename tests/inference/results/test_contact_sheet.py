@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.report import write_contact_sheet
+from inference.results.contact_sheet import write_contact_sheet
 
 
 class Page(HTMLParser):

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from inference import indexes
-from inference.indexes import index_paths, search_index
-from inference.search import search, search_gallery
+from inference.searching import indexes
+from inference.searching.indexes import index_paths, search_index
+from inference.searching.search import SearchOptions, search, search_gallery
 from utils.errors import UserError
 
 
@@ -25,7 +25,8 @@ def gallery(tmp_path):
 
 
 def found(gallery, index="faiss:flat", **options):
-    return search(clustered(60, 1), np.load(gallery, mmap_mode="r"), index=index, gallery_file=gallery, **options)
+    options = SearchOptions(index, **options)
+    return search(clustered(60, 1), np.load(gallery, mmap_mode="r"), options, gallery_file=gallery)
 
 
 @pytest.mark.parametrize("options", [{}, {"normalize": True}, {"metric": "cosine"}, {"metric": "cosine", "topk": 0}])
@@ -58,7 +59,7 @@ def test_recall_is_the_share_of_the_exact_results(gallery, monkeypatch):
         return rows, values
 
     monkeypatch.setattr(indexes, "search_index", half)
-    result = search(query, embeddings, index="faiss:flat", topk=10)
+    result = search(query, embeddings, SearchOptions("faiss:flat", topk=10))
     assert result.recall == 0.5
     assert (np.diff(result.distances, axis=1) >= 0).all()
 
@@ -82,7 +83,7 @@ def test_few_items_have_every_index(tmp_path):
     for rows in (1, 3, 50):
         embeddings = clustered(rows, 0)
         for kind in ("flat", "ivf", "hnsw"):
-            result = search(embeddings, embeddings, index=f"faiss:{kind}", topk=100)
+            result = search(embeddings, embeddings, SearchOptions(f"faiss:{kind}", topk=100))
             assert result.indices.shape == (rows, rows)
             assert np.array_equal(result.indices[:, 0], np.arange(rows))
 
@@ -159,7 +160,7 @@ def test_a_failed_save_is_no_failed_search(gallery, caplog):
 
 
 def test_without_a_file_nothing_is_saved(gallery):
-    result = search(clustered(60, 1), np.load(gallery), index="faiss:ivf", topk=5)
+    result = search(clustered(60, 1), np.load(gallery), SearchOptions("faiss:ivf", topk=5))
     assert result.recall > 0.95
     assert [p.name for p in gallery.parent.iterdir()] == ["embeddings.npy"]
 
@@ -202,7 +203,7 @@ def test_recall_of_repeated_items(index, options):
     """Which of the copies is found does not matter, though each way of computing rounds their distance differently."""
     embeddings = 30 * np.random.default_rng(0).random((22, 512), np.float32)
     embeddings[9:] = embeddings[3] * (1 + 1e-7 * np.random.default_rng(1).standard_normal((13, 512)))
-    result = search(embeddings, embeddings, index=index, topk=3, **options)
+    result = search(embeddings, embeddings, SearchOptions(index, topk=3, **options))
     assert result.recall == 1.0
 
 
@@ -214,7 +215,7 @@ def test_recall_is_strict_beyond_rounding(gallery, monkeypatch):
     places = np.argmax(distances > distances[:, :1] + more[:, None], axis=1)[:, None]
     wrong = np.take_along_axis(indices, places, 1), np.take_along_axis(distances, places, 1)
     monkeypatch.setattr(indexes, "search_index", lambda *_: wrong)
-    assert search(query, embeddings, index="faiss:flat", topk=1).recall == 0.0
+    assert search(query, embeddings, SearchOptions("faiss:flat", topk=1)).recall == 0.0
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])

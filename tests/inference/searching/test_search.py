@@ -10,22 +10,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.search import (
+from evaluation.metrics import evaluate
+from evaluation.retrieval import RankingOptions, RetrievalSet
+from evaluation.tables import write_evaluation
+from evaluation.verification import roc_table
+from inference.searching.search import (
     SearchOptions,
     add_arguments,
+    formats_from_args,
     options_from_args,
     parse_store,
     search,
     search_gallery,
     write_results,
 )
-from inference.thresholds import threshold_at_far, threshold_from_file
+from inference.searching.thresholds import threshold_at_far, threshold_from_file
 from tests.support import ROOT
 from utils.distances import get_dist_func, normalize
 from utils.errors import UnknownNameError, UserError
-from utils.eval_reid import evaluate_embeddings
-from utils.report import write_evaluation
-from utils.roc import roc_table
 
 
 def drawn(rows, dims, seed=0, dtype=np.float32):
@@ -149,7 +151,7 @@ def test_memory_is_bounded(tmp_path):
     np.save(tmp_path / "g.npy", drawn(60_000, 512))
     code = """
 import sys, numpy as np
-from inference.search import search_gallery
+from inference.searching.search import search_gallery
 peak = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
 gallery = np.load(sys.argv[1], mmap_mode="r")
 query = np.ones((2000, 512), np.float32)
@@ -197,17 +199,19 @@ def test_rows_that_are_not_finite_are_counted_in_the_whole_gallery():
 def parsed(*argv):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return options_from_args(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    return options_from_args(args, "euclidean", 100, False), formats_from_args(args)
 
 
-def test_options():
-    assert parsed() == SearchOptions()
+def test_options(tmp_path):
+    assert parsed() == (SearchOptions(), ("npy",))
     argv = ["--index", "faiss:ivf:64", "--max-distance", "0.5", "--format", "csv,npy,csv", "--html"]
-    assert parsed(*argv) == SearchOptions("faiss:ivf:64", "", 0.5, None, ("csv", "npy", "html"))
-    assert parsed("--max-far", "0.001", "m.json").max_far == ("0.001", "m.json")
+    assert parsed(*argv) == (SearchOptions("faiss:ivf:64", max_distance=0.5), ("csv", "npy", "html"))
+    file, table = written_table(tmp_path, normalize=False)
+    assert parsed("--max-far", "0.1", file)[0].max_distance == table.threshold[1]
     with pytest.raises(UserError, match="exclude each other"):
         parsed("--max-far", "0.001", "m.json", "--max-distance", "1")
-    assert parsed("--store", "milvus:a/b.db").store == "milvus:a/b.db"
+    assert parsed("--store", "milvus:a/b.db")[0].store == "milvus:a/b.db"
     with pytest.raises(UserError, match="exclude each other"):
         parsed("--store", "milvus:a/b.db", "--index", "faiss:flat")
 
@@ -243,7 +247,7 @@ def test_the_command_line_needs_no_torch(tmp_path):
     for name in ("torch", "numpy", "faiss", "pymilvus"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
     code = (
-        "import argparse; from inference.search import add_arguments; p = argparse.ArgumentParser(); "
+        "import argparse; from inference.searching.search import add_arguments; p = argparse.ArgumentParser(); "
         "add_arguments(p); p.parse_args(['--help'])"
     )
     done = subprocess.run(
@@ -256,13 +260,13 @@ def test_the_command_line_needs_no_torch(tmp_path):
 
 def test_exact_search_of_the_command_line():
     query, gallery = whole(0, 5), whole(1, 60)
-    result = search(query, gallery, topk=4, max_distance=10.0)
+    result = search(query, gallery, SearchOptions(topk=4, max_distance=10.0))
     expected = search_gallery(query, gallery, topk=4, max_distance=10.0)
     assert np.array_equal(result.indices, expected[0])
     assert np.array_equal(result.distances, expected[1])
     assert result.recall is None
     with pytest.raises(UserError, match="exclude each other"):
-        search(query, gallery, index="faiss:flat", store="milvus:a.db")
+        SearchOptions("faiss:flat", "milvus:a.db")
 
 
 # --------------------------------------------------------------------------------------------------------- thresholds
@@ -274,7 +278,7 @@ def test_threshold_at_a_false_accept_rate(metric):
     embeddings = drawn(20, 16)[pids] + 0.6 * drawn(120, 16, 1)
     query, gallery, q_pids, g_pids = embeddings[::2], embeddings[1::2], pids[::2], pids[1::2]
     cameras = np.zeros(60, np.int64), np.ones(60, np.int64)
-    table = roc_table(query, gallery, q_pids, g_pids, *cameras, metric=metric)
+    table = roc_table(RetrievalSet(query, gallery, q_pids, g_pids, *cameras), RankingOptions(metric))
     np.testing.assert_equal(threshold_at_far(table, 0.01), table.threshold[list(table.far_levels).index(0.01)])
     for far in (0.003, 0.05, 0.4):
         limit = threshold_at_far(table, far)
@@ -290,7 +294,7 @@ def test_threshold_at_a_false_accept_rate(metric):
 
 def test_no_threshold_is_low_enough():
     same = np.ones((4, 3), np.float32)
-    table = roc_table(same, same, np.arange(4), np.arange(4), np.zeros(4, int), np.ones(4, int))
+    table = roc_table(RetrievalSet(same, same, np.arange(4), np.arange(4), np.zeros(4, int), np.ones(4, int)))
     with pytest.raises(UserError, match="no threshold"):
         threshold_at_far(table, 0.1)
 
@@ -302,10 +306,10 @@ def written_table(folder, **settings):
     """metrics.json with the thresholds of a small evaluation; of its two lowest rates only the second can be kept."""
     pids = np.repeat(np.arange(10), 2)
     embeddings = np.concatenate([np.eye(12, dtype=np.float32)[pids[:18]], np.eye(12, dtype=np.float32)[[0, 0]]])
-    labels = embeddings, embeddings, pids, pids, np.zeros(20, int), np.ones(20, int)
-    table = roc_table(*labels, feat_norm=True, far_levels=(0.001, 0.1))
-    result = evaluate_embeddings(*labels, feat_norm=True)
-    write_evaluation(folder, [result], pids, np.zeros(20, int), settings=SETTINGS | settings, verification=table)
+    retrieval = RetrievalSet(embeddings, embeddings, pids, pids, np.zeros(20, int), np.ones(20, int))
+    options = RankingOptions(feat_norm=True)
+    table = roc_table(retrieval, options, far_levels=(0.001, 0.1))
+    write_evaluation(folder, [evaluate(retrieval, options)], retrieval, SETTINGS | settings, table)
     return str(folder / "metrics.json"), table
 
 

@@ -9,9 +9,9 @@ import pytest
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 from milvus_lite.server_manager import server_manager_instance
 
-from inference import stores
-from inference.search import search, search_gallery
-from inference.stores import MilvusStore
+from inference.searching import stores
+from inference.searching.search import SearchOptions, search, search_gallery
+from inference.searching.stores import MilvusStore
 from utils.errors import UserError
 
 
@@ -28,7 +28,7 @@ QUERY = drawn(150, 1)
 
 def found(uri, gallery, paths=None, **options):
     paths = names(len(gallery)) if paths is None else paths
-    return search(QUERY, gallery, store=f"milvus:{uri}", gallery_paths=paths, **options)
+    return search(QUERY, gallery, SearchOptions(store=f"milvus:{uri}", **options), gallery_paths=paths)
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+"""The loggers of a run: TensorBoard always, MLflow unless it is switched off."""
+
+import logging
+import os
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info
+from yacs.config import CfgNode
+
+from callbacks import SafeTensorBoardLogger
+from utils.distributed import is_first_process
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MLFLOW_URI = "sqlite:///mlflow.db"
+
+
+def quiet_libraries() -> None:
+    """Leave out the messages with which other libraries accompany ordinary work."""
+    for chatty in ("alembic", "mlflow"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[Logger]:
+    """TensorBoard under LOG_DIR/name/version, a new one if None, and MLflow unless LOGGING.MLFLOW is False.
+
+    Raises:
+        UserError: MLflow refuses the place that LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI names.
+    """
+    loggers: list[Logger] = [SafeTensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
+    loggers[0].version  # noqa: B018 - settles the folder, which spawned processes would each choose anew
+    # Opening a database makes it: only one process may. Loggers of the others would write nothing.
+    if cfg.LOGGING.MLFLOW and is_first_process():
+        loggers.append(_mlflow_logger(cfg.LOGGING.MLFLOW_URI))
+    return loggers
+
+
+def _mlflow_logger(uri: str) -> Logger:
+    from mlflow.exceptions import MlflowException
+
+    from callbacks.mlflow_tracking import SafeMLFlowLogger
+
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
+    try:
+        return SafeMLFlowLogger(experiment_name="default", tracking_uri=uri)
+    except MlflowException as error:
+        raise UserError(
+            f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {uri!r}, which MLflow refuses: name a server or a "
+            f"database such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. MLflow says: {error}"
+        ) from error
+
+
+def log_places(trainer: Trainer) -> None:
+    """Say where the best checkpoint and the records of a run are, and how many of them were not delivered."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+            rank_zero_info("checkpoint: %s", callback.best_model_path)
+    for logger in trainer.loggers:
+        undelivered = getattr(logger, "undelivered", 0)
+        if undelivered:
+            log.warning("%d records were not delivered to MLflow.", undelivered)
+        place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "_tracking_uri", "")
+        rank_zero_info("%s: %s", type(logger).__name__.removeprefix("Safe"), place)

@@ -1,0 +1,137 @@
+"""The Trainer that a configuration asks for."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import Profiler, PyTorchProfiler, SimpleProfiler
+from yacs.config import CfgNode
+
+from callbacks import (
+    EpochStatistics,
+    LossGuard,
+    ModelCheckpointBest,
+    ModelCheckpointPeriodic,
+    SafeCheckpointIO,
+    StopOnSigterm,
+)
+from config.validate import GONE_BACKENDS
+from utils.devices import choose_devices
+from utils.distributed import find_launcher
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Trainer:
+    """The Trainer of a configuration; a validation every EVAL_PERIOD epochs, our own sampler, safe checkpoints.
+
+    Args:
+        cfg: configuration.
+        loggers: from :func:`engine.loggers.build_loggers`.
+        keep: a checkpoint that is not removed when newer ones are there.
+    """
+    solver = cfg.SOLVER
+    accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, solver.DIST_BACKEND)
+    per_machine = devices if isinstance(devices, int) else len(devices)
+    check_launch(cfg, per_machine)
+    # The data modules here have no hook of this name that the model's could hide.
+    warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
+    fast = cfg.TRAINER.FAST_MATH and accelerator == "gpu"
+    if fast:
+        torch.set_float32_matmul_precision("high")
+    # Operations without a deterministic form on some device are named in a warning instead of ending the run.
+    deterministic: Literal["warn", False] = "warn" if cfg.REPRODUCIBLE else False
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=cfg.TRAINER.NUM_NODES,
+        strategy=choose_strategy(solver.DIST_BACKEND, per_machine * cfg.TRAINER.NUM_NODES),
+        precision=choose_precision(cfg.TRAINER.PRECISION, cfg.USE_MIXED_PRECISION, accelerator),
+        max_epochs=solver.MAX_EPOCHS,
+        check_val_every_n_epoch=solver.EVAL_PERIOD,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,  # the length of an epoch depends on its draws
+        logger=loggers,
+        log_every_n_steps=cfg.LOGGING.EVERY_N_STEPS,
+        benchmark=True if fast and not cfg.REPRODUCIBLE else None,
+        profiler=build_profiler(cfg.TRAINER.PROFILER, Path(cfg.LOG_DIR) / "profile"),
+        callbacks=[
+            LossGuard(),
+            ModelCheckpointBest(solver.MONITOR_METRIC_NAME, solver.MONITOR_METRIC_MODE, solver.EVAL_PERIOD),
+            ModelCheckpointPeriodic(keep=keep),
+            EpochStatistics(),
+            StopOnSigterm(),
+            *([TQDMProgressBar(refresh_rate=cfg.LOGGING.EVERY_N_STEPS)] if cfg.TRAINER.PROGRESS_BAR else []),
+        ],
+        plugins=[SafeCheckpointIO()],
+        deterministic=deterministic,
+        enable_progress_bar=cfg.TRAINER.PROGRESS_BAR,
+        enable_model_summary=False,
+    )
+
+
+def build_profiler(name: str, folder: Path) -> Profiler | None:
+    """Lightning's profiler of TRAINER.PROFILER, which writes to ``folder`` at the end of a training and a test."""
+    if not name:
+        return None
+    log.info("The profile (TRAINER.PROFILER %s) goes to %s.", name, folder)
+    return {"simple": SimpleProfiler, "pytorch": PyTorchProfiler}[name](dirpath=folder, filename=name)
+
+
+def choose_strategy(backend: str, num_processes: int) -> str:
+    """Lightning's ``strategy`` for SOLVER.DIST_BACKEND.
+
+    Raises:
+        UserError: a backend that no longer exists.
+    """
+    if backend in GONE_BACKENDS:
+        raise UserError(f"SOLVER.DIST_BACKEND is {backend!r}, which no longer exists in Lightning 2; use ddp.")
+    if num_processes == 1:
+        return "auto"
+    return "ddp" if backend == "ddp_cpu" else backend
+
+
+def check_launch(cfg: CfgNode, devices: int) -> None:
+    """Compare the processes that torchrun or SLURM has started with those that the configuration asks for.
+
+    Lightning would wait for the missing ones, or train as many times as there are processes.
+
+    Args:
+        cfg: configuration.
+        devices: number of devices, and processes, on each machine.
+
+    Raises:
+        UserError: the numbers differ.
+    """
+    started, nodes = find_launcher(), cfg.TRAINER.NUM_NODES
+    if started is None:
+        return
+    launcher, processes = started
+    options = "--nnodes and --nproc-per-node" if launcher == "torchrun" else "--nodes and --ntasks-per-node"
+    if processes != devices * nodes:
+        raise UserError(
+            f"{launcher} started {processes} process(es), but the configuration asks for {devices * nodes}: {devices} "
+            f"for each of TRAINER.NUM_NODES {nodes} machine(s), one for each device of GPU_IDS {list(cfg.GPU_IDS)}; on "
+            f"the CPU a single one, or with SOLVER.DIST_BACKEND ddp_cpu one for each entry. Make {options} agree."
+        )
+    if processes > 1 and cfg.SOLVER.DIST_BACKEND == "ddp_spawn":
+        raise UserError(f"SOLVER.DIST_BACKEND is 'ddp_spawn', but {launcher} starts the processes; use ddp.")
+
+
+def choose_precision(precision: str, mixed: bool, accelerator: str) -> Any:
+    """Lightning's ``precision``: TRAINER.PRECISION, else by USE_MIXED_PRECISION, which works on CUDA only."""
+    if precision:
+        return precision
+    if not mixed:
+        return "32-true"
+    if accelerator == "gpu":
+        return "16-mixed"
+    log.info("USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on %s.", accelerator)
+    return "32-true"

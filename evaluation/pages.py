@@ -1,0 +1,147 @@
+"""A page that shows ranked results, the worst queries first."""
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from evaluation.metrics import metrics_dict
+from evaluation.ranked_images import Ranking
+from evaluation.retrieval import EvalResult, RetrievalSet
+from evaluation.tables import NOTES, TITLES
+from utils.files import write_text
+from utils.labels import Cameras, check_length
+
+AnyPath = str | os.PathLike[str]
+
+
+def write_index(
+    path: AnyPath,
+    result: EvalResult,
+    rankings: Sequence[Ranking],
+    strips: Mapping[int, AnyPath],
+    retrieval: RetrievalSet,
+) -> Path:
+    """Write a page that shows the strips of ranked results, the worst query first; it needs no network and no server.
+
+    Worst is the lowest AP, then the latest first match; queries without a match come last.
+
+    Args:
+        path: the HTML file; strips are linked relative to it.
+        result: the evaluation that the rankings come from.
+        rankings: of the queries that have a strip.
+        strips: index of the query -> PNG, as :func:`evaluation.ranked_images.render_rankings` returns it.
+        retrieval: what was evaluated, with the files of its queries.
+
+    Raises:
+        UserError: another number of queries, or a file that cannot be written.
+    """
+    check_length("retrieval", retrieval.num_query, result.num_queries, "the evaluation")
+    assert retrieval.q_paths is not None
+    names = [Path(path).name for path in retrieval.q_paths]
+    cameras = Cameras("g_camids", retrieval.g_camids, retrieval.num_gallery)
+    found = {query: i for i, query in enumerate(result.query_index.tolist())}
+
+    def badness(ranking: Ranking) -> tuple[bool, float, int, int]:
+        i = found.get(ranking.query)
+        if i is None:
+            return True, 0.0, 0, ranking.query
+        return False, float(result.average_precision[i]), -int(result.first_match[i]), ranking.query
+
+    cards = []
+    for ranking in sorted(rankings, key=badness):
+        i = found.get(ranking.query)
+        facts = [
+            ("AP", f"{result.average_precision[i]:.1%}" if i is not None else "no match"),
+            ("first match", f"rank {result.first_match[i]}" if i is not None else "-"),
+            ("identity", str(retrieval.q_pids[ranking.query])),
+            ("camera", str(retrieval.q_camids[ranking.query])),
+        ]
+        strip = quote(Path(os.path.relpath(strips[ranking.query], Path(path).parent)).as_posix())
+        cards.append(_card(names[ranking.query], facts, strip, _results(ranking, cameras)))
+    return write_text(path, _page(result, cards))
+
+
+def _page(result: EvalResult, cards: list[str]) -> str:
+    tiles = "".join(_fact(name, f"{value:.1%}") for name, value in metrics_dict(result).items())
+    skipped = f" {result.num_skipped} queries have no match and count in no number." if result.num_skipped else ""
+    return _PAGE.format(
+        title=f"Ranked results: {TITLES[result.protocol]}",
+        note=html.escape(
+            f"{NOTES[result.protocol]} {result.num_queries} queries, {result.num_gallery} gallery items.{skipped}"
+        ),
+        tiles=tiles,
+        shown=f"{len(cards)} of {result.num_queries} queries are shown",
+        shown_by="" if result.protocol == "instance" else " A centroid is shown by one of its images.",
+        cards="\n".join(cards),
+    )
+
+
+def _results(ranking: Ranking, cameras: Cameras) -> str:
+    badges = []
+    for rank, (image, right) in enumerate(zip(ranking.images.tolist(), ranking.right.tolist(), strict=True), start=1):
+        kind, mark = ("right", "&#10003;") if right else ("wrong", "&#10007;")
+        seen = ", ".join(map(str, cameras.of(image)))
+        badges.append(f'<li class="{kind}">{rank} {mark} <small>cam {seen}</small></li>')
+    return "".join(badges)
+
+
+def _fact(name: str, value: str) -> str:
+    return f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+
+
+def _card(name: str, facts: list[tuple[str, str]], strip: str, results: str) -> str:
+    listed = "".join(_fact(key, value) for key, value in facts)
+    return (
+        f'<article><h2>{html.escape(name)}</h2><dl>{listed}</dl><a class="strip" href="{strip}">'
+        f'<img src="{strip}" alt="Query {html.escape(name)} and its nearest results" loading="lazy"></a>'
+        f"<ol>{results}</ol></article>"
+    )
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --back: #f4f5f7; --card: #fff; --text: #1b1f24; --faint: #59636e; --line: #d8dde3;
+  --right: #11742f; --wrong: #b3261e; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --back: #14171a; --card: #1f2429; --text: #e8eaed; --faint: #a3adb8;
+  --line: #3a424a; --right: #5fd488; --wrong: #ff8a80; }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; max-width: 100rem; padding: 1.5rem; background: var(--back); color: var(--text);
+  font: 1rem/1.45 system-ui, sans-serif; }}
+h1 {{ font-size: 1.5rem; margin: 0 0 .25rem; }}
+p {{ color: var(--faint); margin: 0 0 1rem; max-width: 60rem; }}
+dl {{ display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: 0 0 .75rem; }}
+dt {{ color: var(--faint); font-size: .8rem; }}
+dd {{ margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; }}
+header dd {{ font-size: 1.25rem; }}
+article {{ background: var(--card); border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 1rem;
+  padding: 1rem; }}
+h2 {{ font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }}
+.strip {{ display: block; overflow-x: auto; }}
+img {{ display: block; max-width: none; background: #fff; }}
+ol {{ display: flex; flex-wrap: wrap; gap: .4rem; list-style: none; margin: .75rem 0 0; padding: 0; }}
+li {{ border: 1px solid currentColor; border-radius: 1rem; padding: 0 .6rem; font-size: .85rem; }}
+.right {{ color: var(--right); }}
+.wrong {{ color: var(--wrong); }}
+</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p>{note}</p>
+<dl>{tiles}</dl>
+<p>{shown}, the worst first. Each strip holds the query (black frame), then its nearest results: a green frame is the
+query's identity, a red one is not.{shown_by} Cameras count from 0.</p>
+</header>
+<main>
+{cards}
+</main>
+</body>
+</html>
+"""
