@@ -9,13 +9,15 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
-from callbacks import SafeTensorBoardLogger
+from callbacks import SafeMLFlowLogger, SafeTensorBoardLogger
 from utils.distributed import is_first_process
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MLFLOW_URI = "sqlite:///mlflow.db"
+# Places that MLflow knows: it is asked for them only after the first epoch.
+LATE_SCHEMES = ("sqlite", "http", "https")
 
 
 def quiet_libraries() -> None:
@@ -39,17 +41,23 @@ def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[L
 
 
 def _mlflow_logger(uri: str) -> Logger:
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
+    made = SafeMLFlowLogger(experiment_name="default", tracking_uri=uri)
+    if uri.partition(":")[0] not in LATE_SCHEMES:
+        _connect_now(made)
+    return made
+
+
+def _connect_now(mlflow: SafeMLFlowLogger) -> None:
+    """For a place that MLflow may refuse: say so before the training rather than after its first epoch."""
     from mlflow.exceptions import MlflowException
 
-    from callbacks.mlflow_tracking import SafeMLFlowLogger
-
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
     try:
-        return SafeMLFlowLogger(experiment_name="default", tracking_uri=uri)
+        mlflow.connect()
     except MlflowException as error:
         raise UserError(
-            f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {uri!r}, which MLflow refuses: name a server or a "
-            f"database such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. MLflow says: {error}"
+            f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {mlflow.tracking_uri!r}, which MLflow refuses: name a "
+            f"server or a database such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. MLflow says: {error}"
         ) from error
 
 
@@ -62,5 +70,5 @@ def log_places(trainer: Trainer) -> None:
         undelivered = getattr(logger, "undelivered", 0)
         if undelivered:
             log.warning("%d records were not delivered to MLflow.", undelivered)
-        place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "_tracking_uri", "")
+        place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "tracking_uri", "")
         rank_zero_info("%s: %s", type(logger).__name__.removeprefix("Safe"), place)

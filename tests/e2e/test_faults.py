@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from callbacks import mlflow_tracking
+from callbacks import tracking
 from engine.run import run_main
 from modelling import baseline
 from tests.e2e import faults, forked
@@ -90,7 +90,7 @@ class TrackingHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in mlflow_tracking.MLFLOW_REQUESTS:
+    for name in tracking.MLFLOW_REQUESTS:
         monkeypatch.delenv(name, raising=False)  # what a run before has set
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     started = TrackingServer()
@@ -138,7 +138,7 @@ def test_mlflow_dies(server, tiny_cfg, caplog, sabotage):
 
 @fault("the MLflow server comes back", "it hangs for one epoch", "all records arrive, in order")
 def test_mlflow_comes_back(server, tiny_cfg, caplog, monkeypatch):
-    monkeypatch.setattr(mlflow_tracking, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "PAUSE_SECONDS", 0.0)
     modes = {1: "hangs", 2: "answers"}
 
     class Away(CTLModel):

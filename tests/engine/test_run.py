@@ -2,9 +2,9 @@ import logging
 
 import pytest
 import torch
-from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import SafeTensorBoardLogger
+from callbacks import SafeMLFlowLogger, SafeTensorBoardLogger
 from config.cli import load_config
 from engine.loggers import build_loggers
 from engine.trainer import check_launch, choose_precision, choose_strategy
@@ -110,13 +110,13 @@ def test_loggers(tmp_path, monkeypatch):
     board, flow = build_loggers(cfg, "name")
     assert isinstance(board, TensorBoardLogger)
     assert board.log_dir == str(tmp_path / "name" / "version_0")
-    assert isinstance(flow, MLFlowLogger)
-    assert flow._tracking_uri == "sqlite:///from_environment.db"
+    assert isinstance(flow, SafeMLFlowLogger)
+    assert flow.tracking_uri == "sqlite:///from_environment.db"
     cfg.LOGGING.MLFLOW_URI = "sqlite:///from_key.db"
-    assert build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///from_key.db"
+    assert build_loggers(cfg, "name")[1].tracking_uri == "sqlite:///from_key.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     cfg.LOGGING.MLFLOW_URI = ""
-    assert build_loggers(cfg, "name")[1]._tracking_uri == "sqlite:///mlflow.db"
+    assert build_loggers(cfg, "name")[1].tracking_uri == "sqlite:///mlflow.db"
     cfg.LOGGING.MLFLOW = False
     assert len(build_loggers(cfg, "name")) == 1
 

@@ -1,0 +1,54 @@
+"""MLflow's records: kept until the first metrics, then delivered in order."""
+
+import subprocess
+import sys
+
+from mlflow.tracking import MlflowClient
+
+from callbacks import SafeMLFlowLogger
+from tests.support import ROOT
+
+
+def the_run(uri):
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("default").experiment_id])
+    return client, run
+
+
+def test_hyperparameters_come_with_the_first_metrics(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    flow = SafeMLFlowLogger("default", uri)
+    flow.log_hyperparams({"MODEL": {"NAME": "resnet18"}})
+    assert flow.undelivered == 1
+    assert flow.version is None
+    assert not (tmp_path / "runs.db").exists()
+    flow.log_metrics({"mAP": 0.5}, step=3)
+    flow.log_metrics({"mAP": 0.75}, step=4)
+    assert flow.undelivered == 0
+    client, run = the_run(uri)
+    assert run.info.run_id == flow.version
+    assert run.data.params == {"MODEL/NAME": "resnet18"}
+    assert [(m.value, m.step) for m in client.get_metric_history(flow.version, "mAP")] == [(0.5, 3), (0.75, 4)]
+    flow.finalize("success")
+    assert the_run(uri)[1].info.status == "FINISHED"
+
+
+def test_a_run_that_fails_in_its_first_epoch_is_recorded_as_failed(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    flow = SafeMLFlowLogger("default", uri)
+    flow.log_hyperparams({"SEED": 7})
+    flow.finalize("failed")
+    assert flow.undelivered == 0
+    _, run = the_run(uri)
+    assert (run.data.params, run.info.status) == ({"SEED": "7"}, "FAILED")
+
+
+def test_a_run_imports_mlflow_only_with_its_first_metrics(tmp_path):
+    program = (
+        "import sys; from config.cli import load_config; from engine.loggers import build_loggers\n"
+        f"cfg = load_config('', ['LOGGING.MLFLOW_URI', 'sqlite:///{tmp_path}/runs.db'])\ncfg.LOG_DIR = {str(tmp_path)!r}\n"
+        "_, flow = build_loggers(cfg, 'run'); flow.log_hyperparams({'A': 1}); print('mlflow' in sys.modules)\n"
+        "flow.log_metrics({'mAP': 0.5}); print('mlflow' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
