@@ -1,26 +1,26 @@
-"""What Lightning's own migration does not do for checkpoints of Lightning 1.1, in which the original was written."""
+"""Upgrade of checkpoints from Lightning 1.1, which the original used, beyond Lightning's own migration."""
 
 from typing import Any
 
-# The oldest version whose checkpoints have the layout that is built here; Lightning migrates from there by itself.
+# The oldest version whose checkpoints have the layout built here; Lightning migrates it from there.
 _TARGET_VERSION = "2.0.0"
-# Parameters that the original handed to Adam though they have no gradient: the classifier left in IBN-a networks.
+# Parameters that the original gave to Adam although they get no gradient: the classifier left in IBN-a networks.
 _UNUSED_PREFIX = "backbone.base.fc."
 
 
 def upgrade_legacy(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Make a checkpoint of the original one that ``Trainer.fit(ckpt_path=...)`` of Lightning 2 continues from.
+    """Upgrade a checkpoint of the original so that ``Trainer.fit(ckpt_path=...)`` of Lightning 2 continues from it.
 
-    Lightning's own migration of such a checkpoint restarts at epoch 0. Here the progress of the loops is filled in
-    (``epoch`` is the number of finished epochs), the unused classifier of IBN-a networks leaves the optimiser state,
-    and the schedule becomes the LambdaLR of solver.build, at that epoch; the original saved it one step behind.
-    The states of callbacks are dropped: they tell of files in the folder of a run that is over.
+    Lightning's own migration would restart at epoch 0. This one fills in the progress of the loops (``epoch`` is the
+    number of finished epochs), removes the unused classifier of IBN-a networks from the optimiser state, and turns the
+    schedule into the LambdaLR of solver.build at that epoch; the original saved its schedule one step behind. Callback
+    states are dropped, because they refer to files in the folder of the earlier run.
 
     Args:
-        checkpoint: as checkpoints.reading.load_checkpoint returns it.
+        checkpoint: what checkpoints.reading.load_checkpoint returns.
 
     Returns:
-        A new dictionary, sharing its tensors with the old one; any other checkpoint is returned as it came.
+        A new dictionary that shares its tensors with the old one. Other checkpoints are returned unchanged.
     """
     if "loops" in checkpoint or "pytorch-lightning_version" not in checkpoint:
         return checkpoint
@@ -37,14 +37,14 @@ def upgrade_legacy(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at_epoch(scheduler: dict[str, Any], epoch: int) -> dict[str, Any]:
-    """State of a LambdaLR; the rate itself is set from the epoch when the next one starts."""
+    """The state of a LambdaLR at an epoch; the rate itself is set when the next epoch starts."""
     base_lrs = scheduler["base_lrs"]
     lambdas = {"lr_lambdas": [None] * len(base_lrs), "_last_lr": scheduler["_last_lr"]}
     return {"base_lrs": base_lrs, "last_epoch": epoch, "_step_count": epoch + 1, **lambdas}
 
 
 def _fit_loop_state(epochs: int, steps: int) -> dict[str, Any]:
-    """Progress of a fit that stopped between two epochs."""
+    """The progress of a fit that stopped between two epochs."""
     batches = {"ready": steps, "started": steps, "processed": steps, "completed": steps}
     finished = {"ready": epochs, "started": epochs, "processed": epochs, "completed": epochs}
     return {
@@ -60,7 +60,7 @@ def _fit_loop_state(epochs: int, steps: int) -> dict[str, Any]:
 
 
 def _without_unused(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """The state of an optimiser without the parameters under _UNUSED_PREFIX, the others renumbered."""
+    """The state of an optimiser without the parameters under _UNUSED_PREFIX, with the others renumbered."""
     groups: list[dict[str, Any]] = []
     kept: list[int] = []
     for group in optimizer["param_groups"]:

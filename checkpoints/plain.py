@@ -1,4 +1,4 @@
-"""What checkpoints are made of: plain containers, numbers, strings and tensors."""
+"""Plain copies of checkpoints: nothing but containers, numbers, strings and tensors."""
 
 import os
 from enum import Enum
@@ -13,13 +13,14 @@ from utils.errors import CheckpointError
 
 
 def to_plain(obj: Any) -> Any:
-    """Copy a checkpoint as dicts, lists, tuples, numbers, strings, bytes and tensors only, so that it loads anywhere.
+    """Copy a checkpoint into dicts, lists, tuples, numbers, strings, bytes and tensors, so that it loads anywhere.
 
-    Configuration nodes and other classes of dictionaries become dicts, sets lists, numpy numbers Python numbers, paths
-    and devices strings, numpy arrays and parameters tensors, enumerations their values; a class becomes "module.Class".
+    Configuration nodes and other dictionary classes become dicts, sets become lists, numpy numbers Python numbers,
+    paths and devices strings, numpy arrays and parameters tensors, and enumeration members their values. A class
+    becomes the string "module.Class".
 
     Raises:
-        CheckpointError: for an object of any other class, naming it and its position.
+        CheckpointError: the checkpoint holds an object of any other class; the message names it and its position.
     """
     try:
         return plain_copy(obj)
@@ -28,7 +29,8 @@ def to_plain(obj: Any) -> Any:
 
 
 def plain_copy(obj: Any) -> Any:
-    copies: dict[int, Any] = {}  # what is shared stays shared
+    """Copy as :func:`to_plain` does, but raise an UnreadableError, whose message the caller completes."""
+    copies: dict[int, Any] = {}  # shared objects stay shared
 
     def copy(value: Any, where: str) -> Any:
         if not isinstance(value, dict | list | tuple | set | frozenset):
@@ -64,7 +66,7 @@ def _plain_leaf(value: Any, where: str) -> Any:
             return f"{value.__module__}.{value.__qualname__}"
         case os.PathLike() | torch.device() | torch.dtype():
             return str(value)
-    for kind in (str, int, float):  # subclasses of them
+    for kind in (str, int, float):  # their subclasses
         if isinstance(value, kind):
             return kind(value)
     raise UnreadableError(f"holds a {type(value).__module__}.{type(value).__qualname__} at {where or 'its top'}")

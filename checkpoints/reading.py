@@ -1,8 +1,8 @@
-"""The one owner of checkpoint reads.
+"""The one place that reads checkpoints.
 
-Reading runs nothing from the file (see checkpoints/torch_file.py) and gives plain dicts, lists, tuples, numbers,
-strings and CPU tensors, whether the file was written by this project, by the original (Lightning 1.1.4), or holds bare
-weights.
+Reading runs no code from the file (see checkpoints/torch_file.py) and returns plain dicts, lists, tuples, numbers,
+strings and CPU tensors, whether the file comes from this project, from the original (Lightning 1.1.4), or holds weights
+alone.
 """
 
 import os
@@ -22,19 +22,19 @@ _MODEL_KEYS = ("backbone.", "bn.weight", "center_loss.centers", "fc_query.weight
 
 
 def load_checkpoint(path: StrPath) -> dict[str, Any]:
-    """Read a file of torch.save onto the CPU as plain data, whatever device it was saved on.
+    """Read a file that torch.save wrote, onto the CPU and as plain data, whatever device it was saved from.
 
     Args:
         path: a checkpoint of this project or of the original, or a file of weights.
 
     Returns:
-        The dictionary in the file. Former classes of dictionaries (yacs nodes, OrderedDict, Counter) are dicts; a class
-        that keys a table of callback states is the string "module.Class"; parameters are tensors without gradient.
+        The dictionary in the file. Dictionary classes (yacs nodes, OrderedDict, Counter) become dicts, a class that is
+        the key of a callback state becomes the string "module.Class", and parameters become tensors without gradient.
 
     Raises:
         MissingPathError: there is no such file.
-        CheckpointError: it is a folder, cut off, of another kind, no dictionary, or asks for a class that is not on the
-            list of classes that a checkpoint may hold.
+        CheckpointError: it is a folder, is cut off, is another kind of file, does not hold a dictionary, or asks for a
+            class that a checkpoint may not hold.
     """
     if not str(path) or not Path(path).exists():
         raise MissingPathError(f"No such checkpoint: {str(path)!r}. Expected the path of a file that torch.save wrote.")
@@ -52,14 +52,14 @@ def load_checkpoint(path: StrPath) -> dict[str, Any]:
 
 
 def load_ctl_checkpoint(path: StrPath) -> dict[str, Any]:
-    """Read a checkpoint of a trained model: ``state_dict`` with all members of the model, and ``hyper_parameters``.
+    """Read a checkpoint of a trained model: a ``state_dict`` with all parts of the model, and ``hyper_parameters``.
 
     Args:
         path: a checkpoint of this project or of the original.
 
     Raises:
-        MissingPathError, CheckpointError: as load_checkpoint; and CheckpointError for any other content, such as
-            ImageNet weights, which the message recognises.
+        MissingPathError, CheckpointError: as for load_checkpoint; also CheckpointError for any other content. The
+            message says what the file holds, for instance ImageNet weights.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("state_dict")
@@ -70,7 +70,7 @@ def load_ctl_checkpoint(path: StrPath) -> dict[str, Any]:
     lacks = "hyper_parameters" if keys and not absent else f"state_dict with {', '.join(absent)}"
     raise CheckpointError(
         f"{path} holds {describe(checkpoint)}; expected a checkpoint of a model trained by this project or the "
-        f"original (it lacks {lacks}). Give such a checkpoint in MODEL.PRETRAIN_PATH; to start training "
+        f"original (it lacks {lacks}). Set MODEL.PRETRAIN_PATH to such a checkpoint; to start training "
         "from ImageNet weights, leave TEST.ONLY_TEST and MODEL.RESUME_TRAINING False and set MODEL.PRETRAINED True."
     )
 
@@ -80,13 +80,13 @@ def load_backbone_weights(path: StrPath) -> tuple[dict[str, Tensor], str]:
 
     Args:
         path: as for load_checkpoint. A ``state_dict`` wrapper and the prefixes ``module.`` and ``backbone.base.`` are
-            taken off; entries of fc, classifier and bottleneck are left out.
+            removed; entries of fc, classifier and bottleneck are left out.
 
     Returns:
         Name -> tensor, and what the file holds in words ("torchvision resnet50 weights").
 
     Raises:
-        MissingPathError, CheckpointError: as load_checkpoint.
+        MissingPathError, CheckpointError: as for load_checkpoint.
     """
     content = load_checkpoint(path)
     return backbone_of(content), describe(content)

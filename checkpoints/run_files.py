@@ -1,4 +1,4 @@
-"""Where the checkpoints of runs lie, and which of them is the newest."""
+"""Where runs keep their checkpoints, and which checkpoint is the newest."""
 
 import logging
 import os
@@ -16,25 +16,26 @@ AUTO_FOLDER, BEST_FOLDER = "auto_checkpoints", "checkpoints"
 
 _VERSION = re.compile(r"version_(\d+)")
 _EPOCH = re.compile(r"checkpoint_(\d+)\.pth")
-# Names that checkpoints.writing.atomic_save writes under before it renames.
+# The names that checkpoints.writing.atomic_save gives files before it renames them.
 _TEMPORARY = ".*.tmp"
 
 
 def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files checkpoint_{epoch}.pth of a folder, the newest epoch first; [] if there is no such folder."""
+    """The files checkpoint_{epoch}.pth in a folder, newest epoch first; [] if there is no such folder."""
     return [path for _, path in sorted(_numbered(Path(folder), _EPOCH), reverse=True)]
 
 
 def find_newest(runs: str | os.PathLike[str], belongs: Callable[[dict[str, Any]], bool]) -> Path | None:
-    """The newest checkpoint that can be read whole: of the last version_N that has one, the last epoch.
+    """Find the newest intact checkpoint: the last epoch in the last version_N that has one.
+
+    Interrupted writes leave temporary files, which are removed on the way.
 
     Args:
         runs: the folder of all runs of a script, ``OUTPUT_DIR/train_ctl_model``.
-        belongs: tells from a checkpoint's ``hyper_parameters`` whether it is one of the run to continue.
+        belongs: tells from a checkpoint's ``hyper_parameters`` whether it belongs to the run to continue.
 
     Returns:
-        Its path, or None if there is none. Files that cannot be read are named in a warning and passed over; what
-        writes that were cut short have left is removed.
+        Its path, or None if there is none. Each unreadable file is skipped with a warning that names it.
     """
     versions = sorted(_numbered(Path(runs), _VERSION), reverse=True)
     for _, version in versions:
@@ -44,7 +45,7 @@ def find_newest(runs: str | os.PathLike[str], belongs: Callable[[dict[str, Any]]
             try:
                 checkpoint = load_ctl_checkpoint(path)
             except CheckpointError as error:
-                logger.warning("passed over: %s", error)
+                logger.warning("skipped: %s", error)
                 continue
             if belongs(checkpoint["hyper_parameters"]):
                 return path
@@ -52,18 +53,18 @@ def find_newest(runs: str | os.PathLike[str], belongs: Callable[[dict[str, Any]]
 
 
 def version_of(checkpoint: str | os.PathLike[str], runs: str | os.PathLike[str]) -> str | None:
-    """The folder version_N below ``runs`` that a checkpoint lies in, where the run it belongs to can go on; or None."""
+    """The name of the folder in ``runs`` that holds a checkpoint, where its run can go on; None if it is elsewhere."""
     top = Path(runs).resolve()
     return next((folder.name for folder in Path(checkpoint).resolve().parents if folder.parent == top), None)
 
 
 def has_more_epochs(version: str | os.PathLike[str], epochs: int) -> bool:
-    """Whether a run's folder version_N holds a state after more than ``epochs`` epochs."""
+    """Whether a run's folder version_N holds a checkpoint written after more than ``epochs`` epochs."""
     return any(epoch >= epochs for epoch, _ in _numbered(Path(version) / AUTO_FOLDER, _EPOCH))
 
 
 def remove_temporaries(version: str | os.PathLike[str]) -> None:
-    """Remove what writes that were cut short by a kill or a power failure have left of a run's checkpoints."""
+    """Remove the temporary files that a kill or a power failure left among a run's checkpoints."""
     for folder in (AUTO_FOLDER, BEST_FOLDER):
         for path in (Path(version) / folder).glob(_TEMPORARY):
             path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Reads the files of torch.save onto the CPU with torch's own reader, and runs nothing from them.
+"""Read files of torch.save onto the CPU with torch's own reader, without running code from them.
 
-A pickle calls what it names, and can set the attributes of what it got. torch.load leaves the look-up of names to the
-unpickler that it is given; the one here knows those that checkpoints and weights hold, refuses all others, and hands
-out nothing that all share and whose attributes could be set.
+A pickle can call whatever it names, and can set attributes of the result. torch.load leaves the look-up of names to its
+unpickler. The unpickler here resolves only the names that checkpoints and weights need, refuses all others, and never
+returns a shared object whose attributes the pickle could set.
 """
 
 import os
@@ -18,22 +18,25 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from torch.serialization import StorageType
-from torch.serialization import load as torch_load  # torch.load is often replaced to force one value of weights_only
+from torch.serialization import load as torch_load  # other code often replaces torch.load to force weights_only
 
 from utils.compat import tensor_builders
 
 _TORCH_MODULES = {"torch", "torch.cuda", "torch.storage"}
 _LIGHTNING = ("pytorch_lightning", "lightning.pytorch")
-# Callback classes key the callback states in checkpoints of Lightning before 1.5.
+# In checkpoints from before Lightning 1.5, callback states are stored under the classes of the callbacks.
 _CALLBACKS = (*(f"{lightning}.callbacks." for lightning in _LIGHTNING), "callbacks.")
 
 
 class UnreadableError(ValueError):
-    """A file that is damaged, foreign or refused, or an object that is not plain; the message is a phrase about it."""
+    """A file that is damaged, foreign or refused, or an object that is not plain.
+
+    The message is a phrase to follow the name of the file: "is empty", "holds a ...".
+    """
 
 
 class _Function:
-    """Calls a function, and keeps its attributes from the pickle."""
+    """Calls a function, and keeps the pickle from setting its attributes."""
 
     __slots__ = ("_function",)
 
@@ -47,16 +50,16 @@ class _Function:
         raise UnreadableError("holds a pickle that changes a function, which is refused")
 
 
-# A class is safe from the pickle if it has a __setstate__: called on the class itself, that lacks an argument.
+# A __setstate__ protects a class from the pickle: called on the class itself, it lacks an argument and raises.
 class _Dict(dict[Any, Any]):
-    """Any class of dictionary, without the attributes that it had."""
+    """Stands for any dictionary class, without its attributes."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class _NumpyType:
-    """The type of a numpy number; numpy's own would take flags from the file that make it follow pointers."""
+    """Stands for numpy's dtype, which would accept flags from the file that make it follow pointers."""
 
     def __init__(self, text: str, *_: Any) -> None:
         self.dtype = np.dtype(text)
@@ -90,19 +93,19 @@ _ALLOWED: dict[str, Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):  # in Python: the one in C allocates whatever a damaged index announces
+class _Unpickler(pickle._Unpickler):  # the one in C would allocate whatever size a damaged file claims
     def find_class(self, module: str, name: str) -> Any:
         path = f"{'builtins' if module == '__builtin__' else module}.{name}"  # Python 2
         if path in _ALLOWED:
             return _ALLOWED[path]
         if module in _TORCH_MODULES and name.endswith("Storage"):
-            # Whatever is no typed storage is plain bytes; the tensor itself says what they hold.
+            # An untyped storage is plain bytes; the tensor itself says what type they have.
             dtype = torch.uint8 if name == "UntypedStorage" else StorageType(name).dtype
             return SimpleNamespace(dtype=dtype, _dtype=dtype)
         if path.startswith(_CALLBACKS) or (module in _TORCH_MODULES and name.endswith("Tensor")):
             return path  # mentioned but not called
         raise UnreadableError(
-            f"asks for {path}, which is not among the classes that a checkpoint may hold; nothing of it was run"
+            f"asks for {path}, which is not among the classes that a checkpoint may hold; no code from it was run"
         )
 
 
@@ -112,15 +115,15 @@ _PICKLE = SimpleNamespace(
 
 
 def read_torch_file(path: Path) -> Any:
-    """What a file of torch.save holds: containers, numbers, strings and CPU tensors, not all of them of plain classes.
+    """Read a file of torch.save: containers, numbers, strings and CPU tensors, not all of plain classes.
 
     Args:
         path: an existing file.
 
     Raises:
-        UnreadableError: the file is damaged, is something else, or asks for a class that is not allowed.
+        UnreadableError: the file is damaged, is another kind of file, or asks for a class that is not allowed.
     """
-    forced = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)  # refuses any unpickler but torch's
+    forced = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)  # while set, torch refuses our unpickler
     try:
         with path.open("rb") as stream:
             _refuse_others(stream)
@@ -141,7 +144,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 def _refuse_others(stream: BinaryIO) -> None:
-    """Name a file that torch.save did not write, and refuse those with which torch.load would do more than unpickle."""
+    """Refuse files that torch.save did not write, and those with which torch.load would do more than unpickle."""
     head = stream.read(512)
     stream.seek(0)
     if head.startswith(b"PK\x03\x04"):
@@ -149,7 +152,7 @@ def _refuse_others(stream: BinaryIO) -> None:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
                 raise UnreadableError("is a zip archive, but not one that torch.save wrote")
         stream.seek(0)
-        # torch.load would run it. Asked of torch's reader, as a crafted archive can show Python's another content.
+        # torch.load would run it. Ask torch's reader: a crafted archive can show different contents to Python's.
         if "constants.pkl" in torch._C.PyTorchFileReader(stream).get_all_records():
             raise UnreadableError("is a TorchScript module, not a file that torch.save wrote")
         return
@@ -160,13 +163,13 @@ def _refuse_others(stream: BinaryIO) -> None:
         if not head.startswith(b"\x80"):
             raise UnreadableError(_what_it_is(head)) from None
         return
-    # torch.load unpacks them; links would lead it to files outside.
+    # torch.load unpacks the members, and a link would lead it to a file outside the archive.
     if not all(name in members and members[name].isreg() for name in ("storages", "tensors", "pickle")):
         raise UnreadableError("is a tar archive, but not one that torch.save wrote")
 
 
 def _what_it_is(head: bytes) -> str:
-    """A phrase for a file that torch.save did not write, from its first 512 bytes."""
+    """Describe a file that torch.save did not write, judging by its first 512 bytes."""
     signs = {
         rb"\Z": "is empty",
         rb"\s*(<!--.*?-->\s*)*<(!doctype|html|head|body|\?xml)": "is a web page, not a checkpoint: the download failed",

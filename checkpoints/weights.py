@@ -1,4 +1,4 @@
-"""What a loaded file holds: which network its weights are of, and the weights of its backbone."""
+"""The contents of a loaded file: which network its weights belong to, and the weights of its backbone."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 BACKBONE_PREFIX = "backbone.base."
-_HEADS = {"fc", "classifier", "bottleneck"}  # what ImageNet weights hold beyond the backbone
-# Blocks per layer -> network, for blocks of two convolutions and of three.
+_HEADS = {"fc", "classifier", "bottleneck"}  # parts of ImageNet weights that are not the backbone
+# Blocks per layer -> network, for blocks of two convolutions and for blocks of three.
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
 _BOTTLENECK: dict[tuple[int, ...], str] = {
     (3, 4, 6, 3): "resnet50",
@@ -18,7 +18,7 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
 
 
 def describe(content: Mapping[str, Any]) -> str:
-    """What a loaded file holds, in words: "a CTL checkpoint of resnet18", "torchvision resnet50 weights", ..."""
+    """Describe what a loaded file holds: "a CTL checkpoint of resnet18", "torchvision resnet50 weights", ..."""
     state = _state_dict_of(content)
     network = identify_network(backbone_of(content))
     if any(key.startswith("backbone.") for key in state) and "fc_query.weight" in state:
@@ -33,7 +33,7 @@ def describe(content: Mapping[str, Any]) -> str:
 
 
 def identify_network(keys: Iterable[str]) -> str | None:
-    """The MODEL.NAME whose backbone has these entries ("layer1.0.conv1.weight", ...), or None."""
+    """The MODEL.NAME whose backbone has these keys ("layer1.0.conv1.weight", ...), or None."""
     names = set(keys)
     blocks = [re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", name) for name in names]
     found = [(int(match[1]), int(match[2])) for match in blocks if match]
@@ -52,6 +52,7 @@ def _state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def backbone_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of the backbone in a loaded file, without prefixes or heads; empty if the file holds no tensors."""
     state = _state_dict_of(content)
     inside = {k.removeprefix(BACKBONE_PREFIX): v for k, v in state.items() if k.startswith(BACKBONE_PREFIX)}
     return {key: value for key, value in (inside or state).items() if key.split(".")[0] not in _HEADS}

@@ -1,4 +1,4 @@
-"""Writing checkpoints: the whole new file, or the old one as it was."""
+"""Write checkpoints so that a failure leaves the old file intact."""
 
 import os
 from typing import Any, BinaryIO, cast
@@ -9,27 +9,27 @@ from utils.files import replacing
 
 
 def atomic_save(obj: Any, path: str | os.PathLike[str]) -> None:
-    """torch.save that leaves either the whole new file or the old one, never a part.
+    """Save like torch.save, but leave either the whole new file or the old one, never part of a file.
 
     Args:
         obj: what to save; pass checkpoints through :func:`checkpoints.plain.to_plain` first.
-        path: the file; its folder is made if need be.
+        path: the file; its folder is created if missing.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full. No temporary file is left.
+        OSError: the folder cannot be written to, or the disk is full. No temporary file is left behind.
     """
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        guarded = _FailingOnce(stream)
+        guarded = _FirstErrorStream(stream)
         torch.save(obj, cast(BinaryIO, guarded))
         if guarded.error is not None:
             raise guarded.error
 
 
-class _FailingOnce:
-    """A stream that keeps its first error and takes no more bytes.
+class _FirstErrorStream:
+    """A stream that records its first error and then discards all bytes.
 
-    torch's zip writer answers an error of the stream by one of its own about positions, some versions by ending the
-    process; this lets it finish, so that the disk's own words are reported.
+    When the stream raises, torch's zip writer reports a misleading error about positions, and some versions end the
+    process. This lets the writer finish, so that the original error of the disk is reported.
     """
 
     def __init__(self, stream: BinaryIO) -> None:

@@ -19,14 +19,19 @@ _EXAMPLES = """examples:
   python -m evaluation --query q.npz --gallery g.npz --protocol strict --output results
 
 protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
-look-up error inflates the scores; "strict" ranks one centroid for each identity and keeps the query's camera out."""
+look-up error inflates the scores; "strict" ranks one centroid for each identity and leaves the query's camera out."""
 
 _MAX_RANK = 1_000_000
 _ARRAY = re.compile(r"(query|gallery|[qg]_(?:pids|camids|paths))(?:\[| (?:is|has|holds|must) )")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; needs nothing but the standard library, so that --help is fast."""
+    """Build the command line from the standard library alone, so that --help is fast.
+
+    Example:
+        >>> build_parser().parse_args(["--query", "q.npz", "--gallery", "g.npz"]).metric
+        'euclidean'
+    """
     parser = argparse.ArgumentParser(
         prog="python -m evaluation",
         description=_DESCRIPTION,
@@ -44,20 +49,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="what is ranked, default: instance; centroid_strict is strict",
     )
     parser.add_argument("--normalize", action="store_true", help="scale embeddings to unit length (TEST.FEAT_NORM)")
-    parser.add_argument("--ignore-cameras", action="store_true", help="remove no gallery image; camids are not needed")
+    parser.add_argument("--ignore-cameras", action="store_true", help="keep all gallery images; camids are not needed")
     parser.add_argument(
         "--max-rank", type=int, default=50, metavar="N", help=f"length of the CMC, up to {_MAX_RANK}, default: 50"
     )
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
     parser.add_argument("--k1", type=int, default=20, help="re-ranking: reciprocal neighbours, default: 20")
-    parser.add_argument("--k2", type=int, default=6, help="re-ranking: averaged neighbours, default: 6")
-    parser.add_argument("--lambda", type=float, default=0.3, dest="lambda_value", help="re-ranking: default: 0.3")
-    parser.add_argument("--query-expansion", type=int, default=0, metavar="K", help="average K results; 0 is off")
-    parser.add_argument("--alpha", type=float, default=3.0, help="query expansion: exponent of weights, default: 3")
+    parser.add_argument("--k2", type=int, default=6, help="re-ranking: neighbours averaged, default: 6")
+    parser.add_argument(
+        "--lambda",
+        type=float,
+        default=0.3,
+        dest="lambda_value",
+        help="re-ranking: share of the original, default: 0.3",
+    )
+    parser.add_argument(
+        "--query-expansion", type=int, default=0, metavar="K", help="add K nearest to each query; 0: off"
+    )
+    parser.add_argument("--alpha", type=float, default=3.0, help="query expansion: exponent of the weights, default: 3")
     parser.add_argument("--roc", action="store_true", help="also print true accept rates at false accept rates")
-    parser.add_argument("--output", metavar="DIR", help="write metrics.json and per_query.csv there")
+    parser.add_argument("--output", metavar="DIR", help="folder for metrics.json and per_query.csv")
     parser.add_argument("--device", default="cpu", help="torch device, default: cpu")
-    parser.add_argument("--block-mb", type=_positive, metavar="MB", help="distances held at once, default: 64")
+    parser.add_argument("--block-mb", type=_positive, metavar="MB", help="memory for distances, default: 64")
     return parser
 
 
@@ -72,7 +85,15 @@ def _positive(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 with one line on stderr."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, 2 for bad input, explained in one line on stderr, or 130 if interrupted.
+
+    Example:
+        >>> main(["--query", "missing.npz", "--gallery", "missing.npz"])
+        2
+    """
     args = build_parser().parse_args(argv)
     from utils.errors import UserError
 
@@ -88,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _with_file(message: str, args: argparse.Namespace) -> str:
-    """A message about an array, with the file that holds it in front, and named as there."""
+    """Put the file that holds an array before a message about it, and name the array as the file does."""
     found = _ARRAY.match(message)
     if found is None:
         return message
@@ -106,7 +127,7 @@ def _run(args: argparse.Namespace) -> None:
     from utils.files import require_writable
 
     if args.max_rank > _MAX_RANK:
-        raise UserError(f"--max-rank is {args.max_rank}; {_MAX_RANK} at most is expected.")
+        raise UserError(f"--max-rank is {args.max_rank}; expected at most {_MAX_RANK}.")
     retrieval = _read(args)
     if args.output:
         require_writable(args.output, "--output")
@@ -123,7 +144,7 @@ def _run(args: argparse.Namespace) -> None:
     lines = [describe(result)]
     table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
     if table is not None:
-        lines.append("verification of all pairs of single images:")
+        lines.append("verification over all pairs of single images:")
         for level, tar, threshold in zip(table.far_levels, table.tar, table.threshold, strict=True):
             lines.append(f"    TAR {tar:.2%} at FAR {level:g} (distance up to {threshold:.6g})")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -167,7 +188,7 @@ def _load(path: str, ignore_cameras: bool) -> dict[str, Any]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds a single array; an .npz file with {', '.join(wanted)} is expected.")
+            raise UserError(f"{path} holds a single array; expected an .npz file with {', '.join(wanted)}.")
         with archive:
             missing = [name for name in wanted if name not in archive.files]
             if missing:
@@ -178,7 +199,7 @@ def _load(path: str, ignore_cameras: bool) -> dict[str, Any]:
         raise MissingPathError(f"{path} does not exist; expected an .npz file with {', '.join(wanted)}.") from None
     except UserError:
         raise
-    except Exception as error:  # damaged archives leak errors of zipfile, zlib and numpy
+    except Exception as error:  # damaged archives raise errors of zipfile, zlib and numpy
         raise UserError(f"{path} is not an .npz file of plain arrays ({type(error).__name__}: {error}).") from error
 
 

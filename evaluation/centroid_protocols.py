@@ -1,4 +1,4 @@
-"""The galleries of the centroid protocols: the published one, with its error, and the strict one."""
+"""The galleries of the two centroid protocols: published (with its known error) and strict."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,24 +14,30 @@ from utils.labels import IntArray, int_array
 
 @dataclass(frozen=True)
 class CameraCentroids:
-    """Centroids of a gallery's identities: over all their images, or over those from all cameras but one.
+    """Centroids of the identities in a gallery, over all their images or over those from all cameras but one.
 
-    Identities are numbered by their place among ``pids``, ascending.
+    Identities are numbered by their position in ``pids``.
+
+    Example:
+        >>> gallery = torch.tensor([[0.0], [2], [5]])
+        >>> centroids = CameraCentroids.of(gallery, np.array([7, 7, 9]), np.array([0, 1, 0]))
+        >>> centroids.all_images().tolist()
+        [[1.0], [5.0]]
     """
 
     gallery: Tensor  # [N, D]
-    identity: IntArray  # [N], place of each image's identity in pids
+    identity: IntArray  # [N] position of each image's identity in pids
     camids: IntArray  # [N]
     pids: IntArray  # [C] ascending
 
     @classmethod
     def of(cls, gallery: Tensor, pids: IntArray, camids: IntArray) -> "CameraCentroids":
-        """Number the identities of images with the given pids [N] and camids [N]."""
+        """Number the identities of a gallery [N, D] with the given pids [N] and camids [N]."""
         names, identity = np.unique(pids, return_inverse=True)
         return cls(gallery, identity.reshape(-1).astype(np.int64), camids, names)
 
     def place(self, pids: IntArray) -> IntArray:
-        """The number of each identity, -1 for one without images."""
+        """The number of each identity, or -1 if the gallery has no image of it."""
         found = np.searchsorted(self.pids, pids).clip(max=max(len(self.pids) - 1, 0))
         return np.where(self.pids[found] == pids, found, -1) if len(self.pids) else np.full(len(pids), -1)
 
@@ -40,7 +46,7 @@ class CameraCentroids:
         return divide(*segment_sums(self.gallery, self.identity, len(self.pids)))
 
     def cameras(self, identity: IntArray) -> list[tuple[IntArray, IntArray]]:
-        """For each of W identities its cameras, ascending, and the first image from each of them."""
+        """For each of W identities, its cameras in ascending order and the first image from each camera."""
         pairs, first = np.unique(np.stack((self.identity, self.camids), 1), axis=0, return_index=True)
         starts = np.searchsorted(pairs[:, 0], identity, side="left")
         stops = np.searchsorted(pairs[:, 0], identity, side="right")
@@ -51,15 +57,15 @@ class CameraCentroids:
         return np.unique(self.identity, return_index=True)[1]
 
     def without_camera(self, identity: IntArray, camera: IntArray) -> tuple[Tensor, IntArray, IntArray]:
-        """For each of W pairs the mean of the identity's images from other cameras: (total - the camera's) / count.
+        """For each of W pairs, the mean of the identity's images from other cameras: (total - the camera's) / count.
 
         Args:
             identity: [W] identity numbers.
-            camera: [W]; pairs must be distinct.
+            camera: [W] cameras to leave out; pairs must be distinct.
 
         Returns:
-            centroids [W, D] float32, the number of images in each [W] (the centroid of none is zero), and the number of
-            images that were left out of each [W].
+            centroids [W, D] float32, the number of images in each [W] (a centroid of no images is zero), and the number
+            of images left out of each [W].
         """
         count = len(identity)
         pairs = np.concatenate((np.stack((identity, camera), 1), np.stack((self.identity, self.camids), 1)))
@@ -72,39 +78,53 @@ class CameraCentroids:
         counts = total_counts[identity] - left_out_counts
         index = torch.from_numpy(identity).to(totals.device)
         at_once = rows_at_once(self.gallery)
-        for start in range(0, count, at_once):  # in place: the totals repeated for every pair could be large
+        for start in range(0, count, at_once):  # in place: a copy of the totals for every pair could be large
             stop = start + at_once
             left_out[start:stop].neg_().add_(totals[index[start:stop]])
-        left_out[torch.from_numpy(counts == 0).to(left_out.device)] = 0  # not the rounding error of a difference
+        left_out[torch.from_numpy(counts == 0).to(left_out.device)] = 0  # exactly, without rounding error
         return divide(left_out, counts), counts, left_out_counts
 
 
 @dataclass(frozen=True)
 class GalleryCentroids:
-    """What stands in the gallery of the published protocol."""
+    """The gallery of the published protocol.
+
+    Example:
+        >>> GalleryCentroids(torch.tensor([[1.0, 0]]), np.array([7]), [np.array([0, 2])], np.array([3])).pids.tolist()
+        [7]
+    """
 
     embeddings: Tensor  # [C, D] float32
     pids: IntArray  # [C]
-    camera_sets: list[IntArray] | None  # C ascending sets, None without cameras
-    images: IntArray  # [C] the first gallery image in each
+    camera_sets: list[IntArray] | None  # C ascending sets; None if cameras are ignored
+    images: IntArray  # [C] the first gallery image in each centroid
 
 
 def published_centroids(
     gallery: Tensor, g_pids: IntArray, g_camids: IntArray, q_pids: IntArray, q_camids: IntArray, keep_camids: bool
 ) -> GalleryCentroids:
-    """Gallery centroids as the published code builds them, with its error, so that published numbers reproduce.
+    """Build gallery centroids as the published code does, error included, so that published numbers can be reproduced.
 
-    With ``keep_camids``: for each identity that has queries, in ascending order, and each camera among its queries, in
-    ascending order, the mean of its gallery images from other cameras, once per distinct set of cameras used. The
-    cameras are those of the sequence *queries then gallery*, read from its start: **a known error** (the camera of
-    gallery image i is taken to be that of entry i of the whole sequence), which inflates the scores. Identities
-    without queries get no centroid. Without ``keep_camids``: the mean of all gallery images of each identity.
+    With ``keep_camids``, go through each identity that has queries and each camera of its queries, both in ascending
+    order. The centroid is the mean of the identity's gallery images from other cameras; each distinct set of cameras
+    gives one centroid. **A known error** inflates the scores: cameras are read from the start of the sequence *queries
+    then gallery*, so gallery image i gets the camera of entry i of the whole sequence. Identities without queries get
+    no centroid. Without ``keep_camids``, each identity has one centroid, the mean of all its gallery images.
 
     Args:
         gallery: [N, D] floating, not normalised.
-        g_pids, g_camids: [N].
-        q_pids, q_camids: [M].
-        keep_camids: whether cameras are looked at.
+        g_pids, g_camids: [N] int64.
+        q_pids, q_camids: [M] int64.
+        keep_camids: take cameras into account.
+
+    Returns:
+        The centroids and their labels; C is 0 if no identity qualifies.
+
+    Example:
+        >>> gallery, g_pids, g_camids = torch.tensor([[0.0], [2], [5]]), np.array([7, 7, 9]), np.array([0, 1, 0])
+        >>> built = published_centroids(gallery, g_pids, g_camids, np.array([7]), np.array([0]), keep_camids=False)
+        >>> built.embeddings.tolist(), built.pids.tolist()
+        ([[1.0], [5.0]], [7, 9])
     """
     if not keep_camids:
         by_camera = CameraCentroids.of(gallery, g_pids, g_camids)
@@ -112,7 +132,7 @@ def published_centroids(
     by_camera = CameraCentroids.of(gallery, g_pids, np.concatenate((q_camids, g_camids))[: len(g_pids)])
     identity, camera = _distinct_pairs(by_camera.place(q_pids), q_camids)
     centroids, counts, left_out = by_camera.without_camera(identity, camera)
-    # The sets of two query cameras are the same only if neither camera is among those of the identity.
+    # Two query cameras give the same set only if the identity has no image from either.
     _, first = np.unique(np.where(left_out > 0, np.arange(len(identity)), -1 - identity), return_index=True)
     kept = np.sort(first)
     kept = kept[counts[kept] > 0]
@@ -132,21 +152,27 @@ def _distinct_pairs(identity: IntArray, camera: IntArray) -> tuple[IntArray, Int
 def create_centroids(
     embeddings: Tensor, labels: Any, camids: Any, num_query: int, respect_camids: bool = False
 ) -> tuple[Tensor, IntArray, Any]:
-    """Queries followed by the gallery centroids of the published protocol (see :func:`published_centroids`).
+    """Append the gallery centroids of the published protocol to the queries (see :func:`published_centroids`).
 
     Args:
         embeddings: [M + N, D] floating, the M queries first, not normalised.
-        labels, camids: [M + N].
+        labels, camids: [M + N] whole numbers.
         num_query: M.
-        respect_camids: leave the images of a query's camera out of the centroids.
+        respect_camids: leave the images from a query's camera out of the centroids.
 
     Returns:
-        embeddings [M + C, D] float32, labels [M + C], and cameras: with ``respect_camids`` a list of M + C ascending
-        arrays, one camera in each of a query; without, an array that is 0 for the queries and 1 for M + C entries more,
-        as the published code leaves it, so that no centroid shares the camera of a query.
+        embeddings [M + C, D] float32, labels [M + C], and cameras. With ``respect_camids`` the cameras are a list of
+        M + C ascending arrays, and a query's array holds one camera. Without it they are an array of M zeros and M + C
+        ones, as in the published code: no centroid shares a camera with a query, and the surplus M entries are unused.
 
     Raises:
-        UserError: lengths that do not agree, or num_query outside the embeddings.
+        UserError: the lengths do not agree, or num_query is not between 0 and the number of embeddings.
+
+    Example:
+        >>> rows = torch.tensor([[1.0], [0], [2], [5]])
+        >>> embeddings, labels, _ = create_centroids(rows, [7, 7, 7, 9], [0, 1, 2, 1], num_query=1)
+        >>> embeddings.tolist(), labels.tolist()
+        ([[1.0], [1.0], [5.0]], [7, 7, 9])
     """
     labels = int_array("labels", labels, len(embeddings), "embeddings")
     camids = int_array("camids", camids, len(embeddings), "embeddings")
@@ -163,25 +189,36 @@ def create_centroids(
 
 @dataclass(frozen=True)
 class StrictGallery:
-    """What the strict protocol ranks: one centroid per identity, and per query the one that is right.
+    """What the strict protocol ranks: one centroid for each identity, and the relevant one for each query.
 
-    The queries' own centroids stand behind the identities', so that one matrix of distances holds all.
+    The centroids that leave a camera out follow those of the identities, so that one distance matrix covers both.
+
+    Example:
+        >>> of_query = np.array([0])  # the gallery holds identity 7 alone, and the query shows it
+        >>> StrictGallery(torch.tensor([[1.0]]), np.array([7]), of_query, of_query, np.array([0])).pids.tolist()
+        [7]
     """
 
-    embeddings: Tensor  # [C + W, D] float32: the C identities, ascending, then W centroids without a camera
+    embeddings: Tensor  # [C + W, D] float32: C identities in ascending order, then W that leave a camera out
     pids: IntArray  # [C]
-    own: IntArray  # [M], the query's identity in pids, -1 if the gallery has none
-    relevant: IntArray  # [M], row of the centroid that is right for the query, -1 if there is none
-    images: IntArray  # [C + W] the first gallery image in each, N for an empty one
+    own: IntArray  # [M] position of the query's identity in pids, -1 if the gallery lacks it
+    relevant: IntArray  # [M] row of the query's relevant centroid, -1 if there is none
+    images: IntArray  # [C + W] the first gallery image in each centroid, N for an empty one
 
 
 def strict_centroids(
     gallery: Tensor, g_pids: IntArray, g_camids: IntArray, q_pids: IntArray, q_camids: IntArray, keep_camids: bool
 ) -> StrictGallery:
-    """Centroids of the strict protocol: every identity of the gallery has one, over all its images.
+    """Build the centroids of the strict protocol: one for every gallery identity, over all its images.
 
-    With ``keep_camids`` the centroid of the query's own identity is the mean of its images from other cameras; a query
-    without such images has no relevant centroid. Args as for :func:`published_centroids`.
+    With ``keep_camids``, the centroid of the query's own identity is the mean of its images from other cameras instead.
+    A query whose identity has no such images has no relevant centroid. Args as for :func:`published_centroids`.
+
+    Example:
+        >>> gallery, g_pids, g_camids = torch.tensor([[0.0], [2], [5]]), np.array([7, 7, 9]), np.array([0, 1, 0])
+        >>> strict = strict_centroids(gallery, g_pids, g_camids, np.array([7]), np.array([0]), keep_camids=True)
+        >>> strict.embeddings.tolist(), strict.relevant.tolist()  # the query's centroid leaves camera 0 out
+        ([[1.0], [5.0], [2.0]], [2])
     """
     by_camera = CameraCentroids.of(gallery, g_pids, g_camids)
     own = by_camera.place(q_pids)

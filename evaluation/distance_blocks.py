@@ -1,8 +1,8 @@
 """The distances of ``utils.distances`` in blocks of queries, without a copy of the gallery.
 
-A result must not depend on how many queries are held at once, and matrix products of different heights may round
-differently. So every product has the same height, the *tile*, which follows from the numbers of queries and gallery
-items alone; a block is a whole number of tiles, and the last one is filled up with zeros.
+The result must not depend on how many queries are in memory at once, but matrix products of different heights may
+round differently. So every product has the same height, the *tile*, which depends only on the numbers of queries and
+gallery items. A block is a whole number of tiles, and the last tile is padded with zeros.
 """
 
 import warnings
@@ -21,41 +21,56 @@ BlockFunc = Callable[[int, int], Tensor]
 
 DEFAULT_BLOCK_BYTES = 64 << 20
 _TILE_BYTES = 128 << 20
-_MAX_TILE = 1024  # higher products are hardly faster
+_MAX_TILE = 1024  # taller products are hardly faster
 _TORCH_TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
-_STEP = 16  # the height is a multiple of this, so that every tile starts at the same alignment
-_CHUNK_BYTES = 32 << 20  # of a gallery that must be converted to float32 on the way
-_CACHED_BYTES = (
-    120 << 10
-)  # on a CPU, sums over parts that stay in the cache and are too small to be worth several threads
+_STEP = 16  # tile heights are multiples of this, so that all tiles have the same alignment
+_CHUNK_BYTES = 32 << 20  # of a gallery that has to be converted to float32
+# On a CPU, sums run over parts that stay in the cache and are too small for several threads.
+_CACHED_BYTES = 120 << 10
 
 
 def as_embeddings(name: str, values: Any) -> Tensor:
-    """``values`` as a tensor [N, D], without a copy where that is possible.
+    """Convert ``values`` to a tensor [N, D], without a copy if possible.
+
+    Args:
+        name: what error messages call the values.
+        values: tensor, or anything that numpy turns into an array of numbers.
 
     Raises:
-        UserError: not two-dimensional, or no rows.
+        UserError: the values are not numbers, not two-dimensional, or have no rows.
+
+    Example:
+        >>> as_embeddings("query", [[1.0, 0.0]]).shape
+        torch.Size([1, 2])
     """
     if not isinstance(values, torch.Tensor):
         array = np.asarray(values)
         if array.dtype.kind not in "fiu":
-            raise UserError(f"{name} holds {array.dtype} values; numbers are expected.")
+            raise UserError(f"{name} holds {array.dtype} values; expected real numbers.")
         if not array.dtype.isnative or array.dtype.name not in _TORCH_TYPES or min(array.strides, default=0) < 0:
             array = np.ascontiguousarray(array, dtype=np.float32)
         with warnings.catch_warnings():
-            # Torch warns that read-only arrays, such as memory-mapped files, must not be written to. They are not.
+            # Torch warns against writing to read-only arrays, such as memory-mapped files. Nothing here writes to them.
             warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
             values = torch.from_numpy(array)
     if values.dim() != 2:
-        raise UserError(f"{name} must have the shape [rows, dimensions], got {list(values.shape)}.")
+        raise UserError(f"{name} has the shape {list(values.shape)}; expected [rows, dimensions].")
     if not len(values):
-        raise UserError(f"{name} is empty; one row for each picture is expected.")
+        raise UserError(f"{name} is empty; expected one row for each image.")
     return values.detach()
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Products in full float32, whatever the TF32 setting; autocast does not touch products into given memory."""
+    """Compute matrix products in full float32, whatever the TF32 setting, and without gradients.
+
+    Autocast needs no handling: it leaves products that write to an existing tensor alone.
+
+    Example:
+        >>> with exact_float32():
+        ...     torch.get_float32_matmul_precision()
+        'highest'
+    """
     precision = torch.get_float32_matmul_precision()
     if precision != "highest":
         torch.set_float32_matmul_precision("highest")
@@ -68,15 +83,23 @@ def exact_float32() -> Iterator[None]:
 
 
 def row_squares(name: str, x: Tensor) -> Tensor:
-    """Squared Euclidean length of each row of [N, D], float32.
+    """Squared Euclidean length of each row, [N] float32.
+
+    Args:
+        name: what error messages call the rows.
+        x: [N, D] floating; no rows give no lengths.
 
     Raises:
-        UserError: a row with a NaN or an infinite value, or too large for float32 distances.
+        UserError: a row has a NaN or an infinite value, or is too large for float32 distances.
+
+    Example:
+        >>> row_squares("query", torch.tensor([[3.0, 4.0]])).tolist()
+        [25.0]
     """
     squares = torch.empty(len(x), dtype=torch.float32, device=x.device)
     for start, part in _float_chunks(x, _CACHED_BYTES if x.device.type == "cpu" else _CHUNK_BYTES):
         squares[start : start + len(part)] = part.square().sum(1)
-    limit = torch.finfo(torch.float32).max / 8  # so that sums of squares stay finite
+    limit = torch.finfo(torch.float32).max / 8  # keeps sums of squares finite
     bad = (~(squares < limit)).nonzero()
     if len(bad):
         row = int(bad[0])
@@ -95,39 +118,57 @@ def _float_chunks(x: Tensor, chunk_bytes: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def tile_height(num_query: int, num_gallery: int) -> int:
-    """The number of queries in every matrix product, from the two sizes alone; little of the last tile is empty."""
+    """The number of queries in every matrix product, chosen from the two sizes so that the last tile is nearly full.
+
+    Example:
+        >>> tile_height(num_query=100, num_gallery=1000)
+        112
+    """
     most = min(_MAX_TILE, max(_TILE_BYTES // (4 * max(num_gallery, 1)) // _STEP * _STEP, _STEP))
     tiles = -(-num_query // most)
     return -(-num_query // tiles // _STEP) * _STEP
 
 
 def block_height(num_query: int, num_gallery: int, block_bytes: int | None) -> int:
-    """The number of queries in a block of at most ``block_bytes`` of distances, a multiple of the tile.
+    """The number of queries in a block: as many whole tiles as ``block_bytes`` allows, but at least one.
+
+    Args:
+        num_query, num_gallery: M and N, 1 or more.
+        block_bytes: size limit of the distances in a block; None is 64 MiB.
 
     Raises:
         UserError: block_bytes is not positive.
+
+    Example:
+        >>> block_height(num_query=5000, num_gallery=20000, block_bytes=None)
+        1008
     """
     block_bytes = DEFAULT_BLOCK_BYTES if block_bytes is None else block_bytes
     if block_bytes <= 0:
-        raise UserError(f"block_bytes is {block_bytes}; a positive number of bytes is expected.")
+        raise UserError(f"block_bytes is {block_bytes}; expected a positive number of bytes.")
     tile = tile_height(num_query, num_gallery)
     most = -(-num_query // tile)
     return tile * max(1, min(most, block_bytes // (4 * max(num_gallery, 1) * tile)))
 
 
 class DistanceBlocks:
-    """Distances of blocks of queries to the whole gallery, on the device of the gallery.
+    """Distances from blocks of queries to the whole gallery, on the device of the gallery.
 
     Args:
-        query: [M, D] floating, any float type; distances are float32.
-        gallery: [N, D] floating.
+        query: [M, D] of any float type, M >= 1; distances are float32.
+        gallery: [N, D] floating, N >= 1.
         metric: "euclidean" (squared) or "cosine".
         feat_norm: scale embeddings to unit length first.
-        names: what error messages call the two.
+        names: what error messages call the queries and the gallery.
 
     Raises:
-        UserError: values that are not finite, or two widths.
+        UserError: a value is not finite, or queries and gallery differ in width.
         UnknownNameError: any other metric.
+
+    Example:
+        >>> distances = DistanceBlocks(torch.tensor([[0.0], [1]]), torch.tensor([[1.0], [3]]))
+        >>> distances(0, 2).tolist()
+        [[1.0, 9.0], [0.0, 4.0]]
     """
 
     def __init__(
@@ -156,7 +197,7 @@ class DistanceBlocks:
         self._buffer: Tensor | None = None
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        """Distances [stop - start, N], valid until the next call; start must be a multiple of the tile."""
+        """Compute distances [stop - start, N], valid until the next call; start must be a multiple of the tile."""
         rows = -(-(stop - start) // self.tile) * self.tile
         if self._buffer is None or len(self._buffer) < rows:
             self._buffer = torch.empty(rows, len(self.gallery), device=self.gallery.device)
@@ -166,7 +207,7 @@ class DistanceBlocks:
         return self._buffer[: stop - start]
 
     def bounds(self) -> tuple[float, float]:
-        """Between which all distances lie, to rounding."""
+        """Lower and upper bound of all distances, up to rounding."""
         if self.metric == "cosine":
             return 0.0, 2.0
         longest = self._longest_query + float(self._squares.max()) ** 0.5

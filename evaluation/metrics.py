@@ -1,14 +1,14 @@
-"""Every ranking number of the project: CMC, Top-k, mAP and mINP of queries against a gallery.
+"""All ranking metrics of the project: CMC, Top-k, mAP and mINP of queries against a gallery.
 
-Three protocols are evaluated, each result says which one it is:
+There are three protocols, and each result names the one it used:
 
-- ``instance``: the gallery holds single images. Images of the query's identity seen by the query's camera are removed.
+- ``instance``: the gallery holds single images. Images of the query's identity from the query's camera are removed.
 - ``centroid``: the gallery holds centroids as the published code builds them, including its error in looking up
-  cameras, so that published numbers reproduce (:func:`evaluation.centroid_protocols.published_centroids`).
-- ``centroid_strict``: one centroid for each gallery identity; that of the query's own identity leaves out the images of
-  the query's camera. One item is relevant, so AP = 1 / rank and mAP is the mean reciprocal rank.
+  cameras, so that published numbers can be reproduced (:func:`evaluation.centroid_protocols.published_centroids`).
+- ``centroid_strict``: one centroid for each gallery identity; that of the query's own identity leaves out the images
+  from the query's camera. One item is relevant, so AP = 1 / rank and mAP is the mean reciprocal rank.
 
-Items at the same distance stand in gallery order, as after a stable sort.
+Items at the same distance keep their gallery order, as in a stable sort.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class _PerQuery:
     relevant: list[IntArray] = field(default_factory=list)
 
     def add(self, row: IntArray, rank: IntArray) -> None:
-        """Add relevant items, sorted by (row, rank): query index and rank from 0."""
+        """Add relevant items, sorted by (row, rank), with row the query's index and rank counted from 0."""
         if not len(row):
             return
         starts = np.flatnonzero(np.diff(row, prepend=-1))
@@ -56,7 +56,7 @@ class _PerQuery:
         self.relevant.append(counts)
 
     def of_all(self, processes: Processes | None) -> "_PerQuery":
-        """These numbers and those that the other processes have collected, in the order of the queries."""
+        """Merge these numbers with those of the other processes, in the order of the queries."""
         if processes is None:
             return self
         whole = np.stack([np.concatenate([_NO_INTS, *part]) for part in (self.index, self.first, self.relevant)], 1)
@@ -66,10 +66,10 @@ class _PerQuery:
         return _PerQuery([index], [ap], [inp], [first], [relevant]) if len(index) else _PerQuery()
 
     def result(self, protocol: str, q_pids: IntArray, num_gallery: int, max_rank: int) -> EvalResult:
-        """Means over the valid queries.
+        """Average over the valid queries.
 
         Raises:
-            UserError: there is none.
+            NoValidQueryError: there is no valid query.
         """
         if not self.index:
             raise NoValidQueryError(NO_VALID_QUERY)
@@ -101,23 +101,24 @@ def evaluate(
 ) -> EvalResult:
     """Rank the gallery for every query and measure the rankings, without ever sorting the gallery.
 
-    Distances are float32, computed in blocks of queries on the device of the gallery. Beyond the inputs the memory is
-    one block, plus the centroids where a protocol has them. The result does not depend on ``block_bytes``, nor on the
+    Distances are float32, computed in blocks of queries on the device of the gallery. Besides the inputs, memory holds
+    one block, and the centroids in the centroid protocols. The result depends neither on ``block_bytes`` nor on the
     number of processes.
 
     Args:
-        retrieval: queries and gallery images, in every protocol: centroids are built here.
-        options: protocol and distances; single images by squared Euclidean distance when None.
+        retrieval: queries and gallery images, whatever the protocol: centroids are built here.
+        options: protocol and distances; None ranks single images by squared Euclidean distance.
         max_rank: length of the CMC; ranks beyond the gallery repeat the last value.
-        block_bytes: distances held at once; at least one tile is (16 to 512 queries). None is 64 MiB.
-        processes: share out the queries; every process must call with the same inputs, and gets the whole result. A
-            share is a whole number of tiles (16 to 1024 queries), so a small set occupies few processes. Centroids,
-            query expansion and the graph of re-ranking are computed on each.
+        block_bytes: memory for distances, at least one tile (16 to 1024 queries). None is 64 MiB.
+        processes: processes that share the queries; each must call with the same inputs, and gets the whole result. A
+            share is a whole number of tiles (16 to 1024 queries), so a small set keeps only a few processes busy.
+            Centroids, query expansion and the re-ranking graph are computed by each process.
 
     Raises:
         NoValidQueryError: no query has a relevant item.
-        UserError: values that are not finite; names the array and index.
-        UnknownNameError: another metric.
+        UserError: a value is not finite (the message names the array and index), or max_rank or block_bytes is not
+            positive.
+        UnknownNameError: the metric is neither "euclidean" nor "cosine".
 
     Example:
         >>> images = RetrievalSet([[1.0, 0]], [[0.9, 0], [0, 1]], [7], [7, 8], [0], [1, 1])
@@ -128,7 +129,7 @@ def evaluate(
     found = find_candidates(retrieval, options or RankingOptions(), block_bytes)
     if found.strict is not None:
         return _evaluate_strict(found.distances, found.strict, found.q_pids, max_rank, block_bytes, processes)
-    assert found.same is not None  # one of the two is there
+    assert found.same is not None  # one of strict and same is set
     return _evaluate_blocks(
         found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes, found.protocol, processes
     )
@@ -147,7 +148,7 @@ def evaluate_embeddings(
     processes: Processes | None = None,
     **ranking: Any,
 ) -> EvalResult:
-    """:func:`evaluate` in one call, for programs that have arrays.
+    """Call :func:`evaluate` with plain arrays.
 
     Args:
         query, gallery, q_pids, g_pids, q_camids, g_camids: as for :class:`~evaluation.retrieval.RetrievalSet`.
@@ -156,7 +157,7 @@ def evaluate_embeddings(
             rerank, query_expansion.
 
     Raises:
-        UserError: lengths that do not agree, and as :func:`evaluate`.
+        NoValidQueryError, UserError, UnknownNameError: as for :func:`evaluate`; UserError also if lengths do not agree.
 
     Example:
         >>> evaluate_embeddings([[1.0, 0]], [[0.9, 0], [0, 1]], [7], [7, 8], [0], [1, 1], metric="cosine").topk[1]
@@ -170,7 +171,7 @@ def evaluate_embeddings(
 
 def _check_max_rank(max_rank: int) -> None:
     if max_rank < 1:
-        raise UserError(f"max_rank is {max_rank}; 1 or more is expected.")
+        raise UserError(f"max_rank is {max_rank}; expected 1 or more.")
 
 
 def evaluate_distances(
@@ -183,28 +184,34 @@ def evaluate_distances(
     max_rank: int = 50,
     block_bytes: int | None = None,
 ) -> EvalResult:
-    """The instance protocol on given distances: a matrix [M, N], or a function that computes rows of it.
+    """Apply the instance protocol to given distances: a matrix [M, N], or a function that computes rows of it.
 
     Args:
         distances: [M, N] floating, or a function (start, stop) -> [stop - start, N]; ranked in float32.
         q_pids, g_pids, q_camids, g_camids, max_rank, block_bytes: as for :func:`evaluate_embeddings`.
 
     Raises:
-        UserError: as there, and for distances that are not finite or have another shape.
+        NoValidQueryError: no query has a relevant item.
+        UserError: there are no queries or no gallery items, the lengths do not agree, or the distances are not finite
+            or have another shape.
+
+    Example:
+        >>> evaluate_distances([[0.5, 0.1]], [7], [7, 8], [0], [1, 1]).mAP
+        0.5
     """
     q_pids, g_pids = int_array("q_pids", q_pids), int_array("g_pids", g_pids)
     q_camids = int_array("q_camids", q_camids, len(q_pids), "q_pids")
     cameras = Cameras("g_camids", g_camids, len(g_pids))
     for name, pids in (("q_pids", q_pids), ("g_pids", g_pids)):
         if not len(pids):
-            raise UserError(f"{name} is empty.")
+            raise UserError(f"{name} is empty; expected at least one pid.")
     shape = (len(q_pids), len(g_pids))
     if callable(distances):
         compute = distances
     else:
         matrix = as_embeddings("distances", distances)
         if tuple(matrix.shape) != shape:
-            raise UserError(f"distances has the shape {list(matrix.shape)}; pids ask for {list(shape)}.")
+            raise UserError(f"distances has the shape {list(matrix.shape)}; expected {list(shape)} for these pids.")
 
         def compute(start: int, stop: int) -> Tensor:
             return matrix[start:stop].to(torch.float32)
@@ -213,12 +220,12 @@ def evaluate_distances(
         block = torch.as_tensor(compute(start, stop)).detach().to(torch.float32)
         if tuple(block.shape) != (stop - start, shape[1]):
             raise UserError(
-                f"distances({start}, {stop}) has the shape {list(block.shape)}, not [{stop - start}, {shape[1]}]."
+                f"distances({start}, {stop}) has the shape {list(block.shape)}; expected [{stop - start}, {shape[1]}]."
             )
-        if not torch.stack(block.aminmax()).isfinite().all():  # a NaN is both the least and the largest value
+        if not torch.stack(block.aminmax()).isfinite().all():  # aminmax propagates NaN
             row, column = (~block.isfinite()).nonzero()[0].tolist()
             raise UserError(
-                f"distances[{start + row}, {column}] is {block[row, column].item()}, which cannot be ranked."
+                f"distances[{start + row}, {column}] is {block[row, column].item()}; expected a finite number."
             )
         return block
 
@@ -250,7 +257,7 @@ def _blocks(
 ) -> Iterator[tuple[int, Tensor]]:
     height = block_height(num_query, num_gallery, block_bytes)
     first, last = 0, num_query
-    if processes is not None:  # whole tiles, whose products are the same on every process
+    if processes is not None:  # whole tiles, so that products do not depend on the number of processes
         tile = tile_height(num_query, num_gallery)
         first, last = (min(part * tile, num_query) for part in processes.share(-(-num_query // tile)))
     for start in range(first, last, height):
@@ -272,7 +279,7 @@ def _evaluate_strict(
         row = np.flatnonzero(gallery.relevant[start : start + len(block)] >= 0)
         column = gallery.own[start + row]
         distance = gather(block, row, gallery.relevant[start + row])
-        # The relevant centroid takes the place of the identity's own one, which does not count.
+        # The relevant centroid replaces the one over all images of the identity, which does not count.
         rank = count_before(block[:, :num_centroids], row, column, distance)
         rank -= gather(block, row, column) < distance
         found.add(row + start, rank)
@@ -291,28 +298,35 @@ def eval_func(
     """Measure given rankings.
 
     Args:
-        indices: [M, N] whole numbers, row i the gallery indices in the order of their distance to query i.
-        q_pids, g_pids, q_camids: [M], [N], [M].
+        indices: [M, N] whole numbers; row i holds the gallery indices, ordered by their distance from query i.
+        q_pids, g_pids, q_camids: [M], [N] and [M] whole numbers.
         g_camids: [N], or with respect_camids N sets, lists or arrays of cameras.
         max_rank: length of the CMC, at most N.
-        respect_camids: a gallery item is removed for a query of its identity whose camera is in its set.
+        respect_camids: a gallery item has a set of cameras. It is removed for queries of its identity whose camera is
+            in the set.
 
     Returns:
         cmc [min(max_rank, N)] float32, mAP, the shares for TOPK_RANKS [5], and rows (query index, pid, AP) [V, 3].
 
     Raises:
-        UserError: no valid query, or lengths that do not agree.
+        NoValidQueryError: no query has a relevant item.
+        UserError: the lengths do not agree, or an index is outside the gallery.
+
+    Example:
+        >>> cmc, mean_ap, _, _ = eval_func([[1, 0]], [7], [7, 8], [0], [1, 1])
+        >>> cmc.tolist(), mean_ap
+        ([0.0, 1.0], 0.5)
     """
     _check_max_rank(max_rank)
     indices = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
     if indices.ndim != 2:
-        raise UserError(f"indices must have the shape [queries, gallery items], got {indices.shape}.")
+        raise UserError(f"indices has the shape {list(indices.shape)}; expected [queries, gallery items].")
     q_pids = int_array("q_pids", q_pids, len(indices), "indices")
     g_pids = int_array("g_pids", g_pids)
     q_camids = int_array("q_camids", q_camids, len(indices), "indices")
     cameras = Cameras("g_camids", g_camids[: len(g_pids)], len(g_pids), as_sets=respect_camids)
     if indices.size and not 0 <= indices.min() <= indices.max() < len(g_pids):
-        raise UserError(f"indices must lie in 0..{len(g_pids) - 1}, the places of g_pids.")
+        raise UserError(f"indices must lie in 0..{len(g_pids) - 1}, the positions in g_pids.")
     found = _PerQuery()
     at_once = max(1, (4 << 20) // max(indices.shape[1], 1))
     for start in range(0, len(indices), at_once):
@@ -336,10 +350,15 @@ def _ranks_of_indices(
 
 
 def metrics_dict(*results: EvalResult) -> dict[str, float]:
-    """The numbers that are logged, under their names.
+    """The metrics of results under the names they are logged with.
 
-    mAP and Top-1/5/10/20/50; beside them mINP in the instance protocol. The strict protocol's carry the prefix
-    ``strict_``, so that it can stand beside the published one.
+    These are mAP and Top-1/5/10/20/50, and mINP in the instance protocol. Names of the strict protocol start with
+    ``strict_``, so that it can be logged beside another protocol. No results give an empty dictionary.
+
+    Example:
+        >>> result = evaluate_distances([[0.5, 0.1]], [7], [7, 8], [0], [1, 1])
+        >>> metrics_dict(result)
+        {'mAP': 0.5, 'Top-1': 0.0, 'Top-5': 1.0, 'Top-10': 1.0, 'Top-20': 1.0, 'Top-50': 1.0, 'mINP': 0.5}
     """
     metrics: dict[str, float] = {}
     for result in results:

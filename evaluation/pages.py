@@ -1,4 +1,4 @@
-"""A page that shows ranked results, the worst queries first."""
+"""An HTML page of ranked results, worst queries first."""
 
 import html
 import os
@@ -23,19 +23,31 @@ def write_index(
     strips: Mapping[int, AnyPath],
     retrieval: RetrievalSet,
 ) -> Path:
-    """Write a page that shows the strips of ranked results, the worst query first; it needs no network and no server.
+    """Write a page that shows the strips of ranked results, worst query first; it needs neither network nor server.
 
-    Worst is the lowest AP, then the latest first match; queries without a match come last.
+    Queries are ordered by AP, lowest first, and those with equal AP by their first match, latest first. Queries without
+    a match come last.
 
     Args:
-        path: the HTML file; strips are linked relative to it.
-        result: the evaluation that the rankings come from.
-        rankings: of the queries that have a strip.
+        path: the HTML file; it links to the strips by relative paths.
+        result: the evaluation of ``retrieval``.
+        rankings: the rankings of the queries that have a strip; none give a page without strips.
         strips: index of the query -> PNG, as :func:`evaluation.ranked_images.render_rankings` returns it.
-        retrieval: what was evaluated, with the files of its queries.
+        retrieval: what was evaluated, with the image files of its queries.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        UserError: another number of queries, or a file that cannot be written.
+        UserError: result and retrieval have different numbers of queries, or the file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from evaluation.metrics import evaluate
+        >>> images = RetrievalSet([[1.0]], [[0.9]], [7], [7], [0], [1], q_paths=["query.jpg"])
+        >>> with TemporaryDirectory() as folder:
+        ...     write_index(Path(folder) / "index.html", evaluate(images), [], {}, images).name
+        'index.html'
     """
     check_length("retrieval", retrieval.num_query, result.num_queries, "the evaluation")
     assert retrieval.q_paths is not None
@@ -65,7 +77,7 @@ def write_index(
 
 def _page(result: EvalResult, cards: list[str]) -> str:
     tiles = "".join(_fact(name, f"{value:.1%}") for name, value in metrics_dict(result).items())
-    skipped = f" {result.num_skipped} queries have no match and count in no number." if result.num_skipped else ""
+    skipped = f" {result.num_skipped} queries have no match and do not count." if result.num_skipped else ""
     return _PAGE.format(
         title=f"Ranked results: {TITLES[result.protocol]}",
         note=html.escape(
@@ -73,7 +85,7 @@ def _page(result: EvalResult, cards: list[str]) -> str:
         ),
         tiles=tiles,
         shown=f"{len(cards)} of {result.num_queries} queries are shown",
-        shown_by="" if result.protocol == "instance" else " A centroid is shown by one of its images.",
+        shown_by="" if result.protocol == "instance" else " One of its images stands for a centroid.",
         cards="\n".join(cards),
     )
 
@@ -136,8 +148,8 @@ li {{ border: 1px solid currentColor; border-radius: 1rem; padding: 0 .6rem; fon
 <h1>{title}</h1>
 <p>{note}</p>
 <dl>{tiles}</dl>
-<p>{shown}, the worst first. Each strip holds the query (black frame), then its nearest results: a green frame is the
-query's identity, a red one is not.{shown_by} Cameras count from 0.</p>
+<p>{shown}, worst first. Each strip holds the query (black frame), then its nearest results: a green frame marks the
+query's identity, a red frame another one.{shown_by} Cameras are numbered from 0.</p>
 </header>
 <main>
 {cards}

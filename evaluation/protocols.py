@@ -1,4 +1,4 @@
-"""What each protocol ranks: single images, or centroids of them."""
+"""What each protocol ranks: single images or centroids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,15 +22,21 @@ NO_VALID_QUERY = (
 
 @dataclass(frozen=True)
 class Candidates:
-    """The items that are ranked for each query, C of them, and how their distances are found."""
+    """The C items that are ranked for each query, and what computes their distances.
+
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[0.9], [0.2]], [7], [7, 8], [0], [1, 1])
+        >>> find_candidates(images, RankingOptions(protocol="centroid_strict")).pids.tolist()
+        [7, 8]
+    """
 
     protocol: str
-    distances: DistanceBlocks | RerankedDistances  # [M, width], the items first
+    distances: DistanceBlocks | RerankedDistances  # [M, width], with the C items in the first columns
     width: int
     q_pids: IntArray  # [M]
     pids: IntArray  # [C]
-    images: IntArray  # [C] a gallery image that stands for the item: itself, or the first one in the centroid
-    same: SameIdentity | None  # finds the items of a query's identity; None in the strict protocol
+    images: IntArray  # [C] the gallery image that represents the item: itself, or the first one in the centroid
+    same: SameIdentity | None  # finds the items of the query's identity; None in the strict protocol
     strict: StrictGallery | None  # None in the other protocols
 
 
@@ -40,14 +46,19 @@ def find_candidates(retrieval: RetrievalSet, options: RankingOptions, block_byte
     Args:
         retrieval: queries and gallery images.
         options: protocol and distances.
-        block_bytes: distances held at once.
+        block_bytes: memory for distances; None is 64 MiB.
 
     Raises:
         NoValidQueryError: the published protocol builds no centroid.
-        UserError: values that are not finite, or gallery items with several cameras in a centroid protocol.
+        UserError: a value is not finite, or a gallery item has several cameras in a centroid protocol.
+
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[0.9], [0.2]], [7], [7, 8], [0], [1, 1])
+        >>> find_candidates(images, RankingOptions()).width
+        2
     """
     query, gallery = retrieval.query, retrieval.gallery
-    # Before the work: what is wrong with the cameras is told first.
+    # Check the cameras before any distance is computed.
     if options.protocol == "instance":
         cameras = Cameras("g_camids", retrieval.g_camids, len(gallery))
     else:

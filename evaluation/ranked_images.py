@@ -1,4 +1,4 @@
-"""Pictures of ranked results: a query, then its nearest gallery images, framed green if right and red if wrong."""
+"""Strips of ranked results: a query, then its nearest gallery images, framed in green if right and red if wrong."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,22 +20,27 @@ from utils.files import write_bytes
 from utils.image import pil_loader
 from utils.labels import BoolArray, IntArray
 
-Picture = NDArray[np.uint8]
+PixelArray = NDArray[np.uint8]  # [height, width, 3], channels blue, green, red
 AnyPath = str | PathLike[str]
 
 GREEN, RED, BLACK = (0, 255, 0), (0, 0, 255), (0, 0, 0)  # blue, green, red
-_ROWS_AT_ONCE = 64  # queries whose whole rows are copied and searched
+_ROWS_AT_ONCE = 64  # rows of distances copied and searched at a time
 _GAP = 4  # pixels between two results
-_CACHED = 256  # scaled gallery pictures kept, since one image stands in many rankings
+_CACHED = 256  # scaled gallery images kept in memory, since an image appears in many rankings
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The first results of one query."""
+    """The first results of one query.
+
+    Example:
+        >>> Ranking(0, np.array([3, 1]), np.array([True, False]), np.array([0.2, 0.4], np.float32)).right.tolist()
+        [True, False]
+    """
 
     query: int  # index of the query
-    images: IntArray  # [K] gallery images, nearest first; a centroid is shown by its first image
-    right: BoolArray  # [K] of the query's identity
+    images: IntArray  # [K] gallery images, nearest first; its first image stands for a centroid
+    right: BoolArray  # [K] whether the result has the query's identity
     distances: NDArray[np.float32]  # [K]
 
 
@@ -47,17 +52,25 @@ def rank_for_display(
     queries: Iterable[int] | None = None,
     block_bytes: int | None = None,
 ) -> list[Ranking]:
-    """The first results of queries, without those that the protocol removes.
+    """Find the first results of queries, without the items that the protocol removes.
 
     Args:
         retrieval: queries and gallery images.
-        options: protocol and distances.
-        topk: number of results, at most.
-        queries: which queries, in the order wanted; None is all.
-        block_bytes: distances held at once.
+        options: protocol and distances; None ranks single images by squared Euclidean distance.
+        topk: largest number of results, at least 1.
+        queries: indices of the queries, in the order of the result; None takes all.
+        block_bytes: memory for distances; None is 64 MiB.
+
+    Returns:
+        One ranking for each of ``queries``; none for no queries.
 
     Raises:
-        UserError: as :func:`evaluation.metrics.evaluate`.
+        NoValidQueryError, UserError, UnknownNameError: as for :func:`evaluation.metrics.evaluate`.
+
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[0.2], [0.9]], [7], [8, 7], [0], [1, 1])
+        >>> rank_for_display(images)[0].images.tolist()
+        [1, 0]
     """
     candidates = find_candidates(retrieval, options or RankingOptions(), block_bytes)
     wanted = list(range(len(candidates.q_pids)) if queries is None else queries)
@@ -74,7 +87,7 @@ def rank_for_display(
 
 
 def _first_results(candidates: Candidates, block: Tensor, queries: IntArray, topk: int) -> dict[int, Ranking]:
-    """The rankings of the given queries from their distances [B, C or more], which are overwritten."""
+    """The rankings of queries, given their distances [B, C or more], which are overwritten."""
     strict = candidates.strict
     if strict is not None:
         own, relevant = strict.own[queries], strict.relevant[queries]
@@ -106,19 +119,30 @@ def render_rankings(
     output_dir: AnyPath,
     size: tuple[int, int] = (256, 128),
 ) -> dict[int, Path]:
-    """Write one PNG for each ranking: the query with a black frame, then the results from left to right.
+    """Write one strip, a PNG, for each ranking: the query in a black frame, then the results from left to right.
 
     Args:
-        rankings: what to show.
+        rankings: what to show; none write nothing.
         query_paths, gallery_paths: image files of all queries and of the gallery.
-        output_dir: made if missing.
-        size: height and width of each image in the picture, frame included.
+        output_dir: folder for the strips, created if missing.
+        size: height and width of each image in a strip, frame included.
 
     Returns:
-        index of the query -> its picture, named like the query's file and numbered where two would have one name.
+        Index of the query -> its strip, named after the query's file and numbered if the name is taken.
 
     Raises:
-        UserError: an image cannot be read or a picture not written; the message names the file.
+        UserError: an image cannot be read or a strip cannot be written; the message names the file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> ranking = Ranking(0, np.array([0]), np.array([True]), np.zeros(1, np.float32))
+        >>> with TemporaryDirectory() as folder:
+        ...     paths = [f"{folder}/q.png"]
+        ...     Image.new("RGB", (4, 8)).save(paths[0])
+        ...     strips = render_rankings([ranking], paths, paths, f"{folder}/strips", (32, 16))
+        ...     strips[0].name, Image.open(strips[0]).size
+        ('q.png', (44, 32))
     """
     border = max(2, min(size) // 20)
     inner = (max(1, size[1] - 2 * border), max(1, size[0] - 2 * border))  # width, height
@@ -132,36 +156,36 @@ def render_rankings(
             for image, right in zip(ranking.images.tolist(), ranking.right.tolist(), strict=True)
         ]
         query_path = query_paths[ranking.query]
-        picture = _row(_framed(_scaled(query_path, inner), border, BLACK), results, longest)
+        strip = _strip(_framed(_scaled(query_path, inner), border, BLACK), results, longest)
         name = _unique(Path(query_path).stem, ranking.query, taken)
-        encoded = cv2.imencode(".png", picture)[1].tobytes()  # cv2.imwrite cannot name every file on every system
+        encoded = cv2.imencode(".png", strip)[1].tobytes()  # cv2.imwrite does not take every file name on every system
         written[ranking.query] = write_bytes(Path(output_dir) / f"{name}.png", encoded)
     return written
 
 
-def _scaled(path: AnyPath, inner: tuple[int, int]) -> Picture:
-    picture = cv2.cvtColor(np.asarray(pil_loader(path)), cv2.COLOR_RGB2BGR)
-    shrinks = picture.shape[1] > inner[0] or picture.shape[0] > inner[1]
-    return cv2.resize(picture, inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
+def _scaled(path: AnyPath, inner: tuple[int, int]) -> PixelArray:
+    image = cv2.cvtColor(np.asarray(pil_loader(path)), cv2.COLOR_RGB2BGR)
+    shrinks = image.shape[1] > inner[0] or image.shape[0] > inner[1]
+    return cv2.resize(image, inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
 
 
-def _framed(picture: Picture, border: int, colour: tuple[int, int, int]) -> Picture:
+def _framed(image: PixelArray, border: int, colour: tuple[int, int, int]) -> PixelArray:
     sides = (border, border, border, border)
-    return cv2.copyMakeBorder(picture, *sides, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
+    return cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
 
 
-def _row(query: Picture, results: list[Picture], longest: int) -> Picture:
+def _strip(query: PixelArray, results: list[PixelArray], longest: int) -> PixelArray:
     height, width = query.shape[:2]
-    picture = np.full((height, width + longest * (width + _GAP) + 2 * _GAP, 3), 255, dtype=np.uint8)
-    picture[:, :width] = query
+    strip = np.full((height, width + longest * (width + _GAP) + 2 * _GAP, 3), 255, dtype=np.uint8)
+    strip[:, :width] = query
     for i, result in enumerate(results):
         left = width + 3 * _GAP + i * (width + _GAP)
-        picture[:, left : left + width] = result
-    return picture
+        strip[:, left : left + width] = result
+    return strip
 
 
 def _unique(stem: str, index: int, taken: set[str]) -> str:
-    """``stem``, with the query's index and if need be more where another picture has the name; case does not count."""
+    """``stem``, or if another strip has that name, ``stem`` with the query's index and more; case is ignored."""
     name, more = stem, 0
     while name.casefold() in taken:
         name = f"{stem}_{index}" + (f"_{more}" if more else "")

@@ -1,9 +1,9 @@
-"""Where the relevant items of a query stand in its ranking, found by counting instead of sorting.
+"""Ranks of the relevant items of a query, found by counting instead of sorting.
 
-The rank of an item is the number of items before it: those that are nearer, and of those at the same distance the ones
-that come earlier in the gallery. That is the order of a stable sort. Two ways of counting give the same numbers: one
-comparison of the whole row with each relevant item, which is fastest for a few of them, and one search of every
-distance among the sorted relevant ones.
+The rank of an item is the number of items before it: those that are nearer, and those at the same distance that come
+earlier in the gallery. This is the order of a stable sort. There are two ways to count, with equal results: compare the
+whole row with each relevant item, which is faster for a few of them, or search for every distance among the sorted
+relevant ones.
 """
 
 from dataclasses import dataclass
@@ -15,27 +15,39 @@ from torch import Tensor
 
 from utils.labels import BoolArray, Cameras, IntArray
 
-_FEW = 192  # up to here, comparing the row with each item is faster than searching
+_FEW = 192  # up to this many relevant items, comparing is faster than searching
 _PAIRS_AT_ONCE = 1 << 18
 _SEARCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Gallery items of the query's own identity, by query and then by gallery order."""
+    """Gallery items of the query's own identity, ordered by query and then by gallery position.
 
-    row: IntArray  # [K] query, counted within its block
+    Example:
+        >>> pairs = Pairs(row=np.array([0, 0]), column=np.array([1, 4]), removed=np.array([True, False]))
+        >>> pairs.column[~pairs.removed].tolist()
+        [4]
+    """
+
+    row: IntArray  # [K] row of the query in its block
     column: IntArray  # [K] gallery item
-    removed: BoolArray  # [K] the item was seen by the query's camera and does not count
+    removed: BoolArray  # [K] whether the item comes from the query's camera and does not count
 
 
 class SameIdentity:
-    """Finds the gallery items that share a query's identity, after grouping the gallery once.
+    """Finds the gallery items of a query's identity, after grouping the gallery once.
 
     Args:
-        q_pids, q_camids: [M].
-        g_pids: [N].
-        cameras: of the N gallery items.
+        q_pids, q_camids: [M] int64.
+        g_pids: [N] int64.
+        cameras: the cameras of the N gallery items.
+
+    Example:
+        >>> cameras = Cameras("g_camids", [0, 1, 1], 3)
+        >>> same = SameIdentity(np.array([7]), np.array([7, 7, 8]), np.array([0]), cameras)
+        >>> same.pairs(0, 1).column.tolist(), same.pairs(0, 1).removed.tolist()
+        ([0, 1], [True, False])
     """
 
     def __init__(self, q_pids: IntArray, g_pids: IntArray, q_camids: IntArray, cameras: Cameras) -> None:
@@ -46,7 +58,7 @@ class SameIdentity:
         self._q_camids, self._cameras = q_camids, cameras
 
     def pairs(self, start: int, stop: int) -> Pairs:
-        """The pairs of queries start..stop."""
+        """The pairs of queries start to stop, exclusive."""
         count = self._count[start:stop]
         row = np.repeat(np.arange(stop - start), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
@@ -54,7 +66,7 @@ class SameIdentity:
         return Pairs(row, column, self._cameras.contain(column, self._q_camids[start:stop][row]))
 
     def spans(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Cut queries start..stop into spans with a bounded number of pairs, or of one query."""
+        """Cut queries start to stop (exclusive) into spans with a limited number of pairs, or of a single query."""
         ends = np.cumsum(self._count[start:stop])
         spans, begin = [], start
         while begin < stop:
@@ -67,10 +79,15 @@ class SameIdentity:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Relevant items by query and then by rank."""
+    """Relevant items, ordered by query and then by rank.
+
+    Example:
+        >>> Ranks(row=np.array([0, 0]), rank=np.array([0, 3]), column=np.array([4, 1])).rank.tolist()
+        [0, 3]
+    """
 
     row: IntArray  # [K]
-    rank: IntArray  # [K] 0 is the top, counted among the items that are not removed
+    rank: IntArray  # [K] counted from 0 among the items that are not removed
     column: IntArray  # [K] gallery item
 
 
@@ -79,13 +96,21 @@ def rank_pairs(block: Tensor, pairs: Pairs) -> Ranks:
 
     Args:
         block: [B, N] float32 distances, finite.
-        pairs: every gallery item that is relevant to, or removed for, a query of the block.
+        pairs: every gallery item that is relevant to a query of the block, or removed for it.
+
+    Returns:
+        The ranks; empty without relevant items.
+
+    Example:
+        >>> pairs = Pairs(np.array([0, 0]), np.array([0, 2]), np.array([True, False]))
+        >>> rank_pairs(torch.tensor([[0.1, 0.2, 0.3]]), pairs).rank.tolist()  # item 0 is removed, item 1 is nearer
+        [1]
     """
     distance = gather(block, pairs.row, pairs.column)
     order = np.lexsort((pairs.column, distance, pairs.row))
     row, column, distance, removed = pairs.row[order], pairs.column[order], distance[order], pairs.removed[order]
     removed_so_far = np.cumsum(removed)
-    first = np.searchsorted(row, row, side="left")  # of the same query
+    first = np.searchsorted(row, row, side="left")  # first pair of the same query
     removed_before: IntArray = removed_so_far - (removed_so_far[first] - removed[first])
     kept = ~removed
     row, column = row[kept], column[kept]
@@ -94,18 +119,31 @@ def rank_pairs(block: Tensor, pairs: Pairs) -> Ranks:
 
 
 def gather(block: Tensor, row: IntArray, column: IntArray) -> NDArray[np.float32]:
-    """The entries block[row[i], column[i]], on the CPU."""
+    """The entries block[row[i], column[i]] as an array on the CPU.
+
+    Example:
+        >>> gather(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), np.array([0, 1]), np.array([1, 0])).tolist()
+        [2.0, 3.0]
+    """
     if block.device.type == "cpu":
         return block.numpy()[row, column]
     return block[torch.from_numpy(row).to(block.device), torch.from_numpy(column).to(block.device)].cpu().numpy()
 
 
 def count_before(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np.float32]) -> IntArray:
-    """How many entries of its row come before each given entry: nearer, or as near and further left.
+    """Count the entries of the same row that come before each given one: nearer, or as near and further left.
 
     Args:
-        block: [B, N] float32.
-        row, column, distance: [K] entries, sorted by (row, distance, column).
+        block: [B, N] float32 distances.
+        row, column, distance: [K] positions and values of the given entries, sorted by (row, distance, column).
+
+    Returns:
+        [K] counts.
+
+    Example:
+        >>> distance = np.array([0.2], np.float32)
+        >>> count_before(torch.tensor([[0.2, 0.1, 0.2]]), np.array([0]), np.array([2]), distance).tolist()
+        [2]
     """
     counts = np.bincount(row, minlength=len(block))
     searched = counts > (_FEW if block.device.type == "cpu" else 0)
@@ -154,25 +192,30 @@ def _search(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np
     sought = torch.full((len(block), most), torch.iinfo(torch.int64).max, device=device)  # [B, P]
     sought[at] = _order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
     keys = _order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
-    passed = torch.searchsorted(sought, keys, right=True)  # how many relevant items each entry has passed
+    passed = torch.searchsorted(sought, keys, right=True)  # how many relevant items are at or before each entry
     passed += torch.arange(len(block), device=device).unsqueeze(1) * (most + 1)
     histogram = torch.bincount(passed.flatten(), minlength=len(block) * (most + 1)).view(len(block), most + 1)
     return histogram.cumsum(1)[at].cpu().numpy()
 
 
 def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:
-    """The first ``count`` columns of each row in the order of a stable sort, and their distances.
+    """Find the first ``count`` columns of each row in the order of a stable sort, and their distances.
 
     Args:
-        block: [B, N] float32; an infinite distance stands behind every finite one.
+        block: [B, N] float32 distances; infinite ones come after all finite ones.
         count: 1 to N.
 
     Returns:
-        two arrays [B, count].
+        columns [B, count] int64 and distances [B, count] float32.
+
+    Example:
+        >>> columns, distances = nearest(torch.tensor([[0.5, 0.25, 0.25]]), 2)
+        >>> columns.tolist(), distances.tolist()
+        ([[1, 2]], [[0.25, 0.25]])
     """
     columns = np.empty((len(block), count), dtype=np.int64)
     distances = np.empty((len(block), count), dtype=np.float32)
-    at_once = max(1, _SEARCH_BYTES // (16 * block.shape[1]))  # with nothing but ties every entry is listed
+    at_once = max(1, _SEARCH_BYTES // (16 * block.shape[1]))  # if all distances are equal, every entry is listed
     for start in range(0, len(block), at_once):
         part = block[start : start + at_once]
         farthest = part.topk(count, dim=1, largest=False).values[:, -1:]
@@ -186,7 +229,7 @@ def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:
 
 
 def _order_keys(distance: Tensor, column: Tensor) -> Tensor:
-    """Whole numbers, all different within a row, that sort like (distance, column)."""
-    bits = (distance + 0.0).view(torch.int32)  # the sum makes -0.0 equal to 0.0
+    """Whole numbers, unique within a row, that sort like (distance, column)."""
+    bits = (distance + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (bits.to(torch.int64) << 32) + column

@@ -1,6 +1,6 @@
 """Better rankings from the same embeddings: k-reciprocal re-ranking and alpha query expansion.
 
-Both look at embeddings alone, never at identities or cameras.
+Both use embeddings alone, never identities or cameras.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,19 @@ _PAIR_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Rerank:
-    """Settings of k-reciprocal re-ranking, with the values of the paper."""
+    """Settings of k-reciprocal re-ranking; the defaults are those of the paper.
 
-    k1: int = 20  # neighbours that may be reciprocal
-    k2: int = 6  # neighbours whose encodings are averaged
-    lambda_value: float = 0.3  # share of the original distance in the final one
+    Raises:
+        UserError: a value is out of range.
+
+    Example:
+        >>> Rerank(k1=10)
+        Rerank(k1=10, k2=6, lambda_value=0.3)
+    """
+
+    k1: int = 20  # nearest neighbours searched for reciprocal ones
+    k2: int = 6  # nearest neighbours whose encodings are averaged
+    lambda_value: float = 0.3  # weight of the original distance in the final one
 
     def __post_init__(self) -> None:
         if self.k1 < 1 or self.k2 < 1:
@@ -40,36 +48,52 @@ class Rerank:
 
 @dataclass(frozen=True)
 class QueryExpansion:
-    """Settings of alpha query expansion."""
+    """Settings of alpha query expansion.
+
+    Raises:
+        UserError: a value is out of range.
+
+    Example:
+        >>> QueryExpansion(k=3)
+        QueryExpansion(k=3, alpha=3.0)
+    """
 
     k: int = 5  # gallery items averaged with the query
-    alpha: float = 3.0  # exponent of the similarity that weights them
+    alpha: float = 3.0  # exponent of the similarity that is an item's weight
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UserError(f"Query expansion needs a k of 1 or more, got {self.k}.")
+            raise UserError(f"Query expansion needs k of 1 or more, got {self.k}.")
         if not (np.isfinite(self.alpha) and self.alpha >= 0):
-            raise UserError(f"Query expansion needs an alpha of 0 or more, got {self.alpha}.")
+            raise UserError(f"Query expansion needs a finite alpha of 0 or more, got {self.alpha}.")
 
 
 def expand_queries(
     query: Tensor, gallery: Tensor, settings: QueryExpansion, feat_norm: bool = True, block_bytes: int | None = None
 ) -> Tensor:
-    """Each query averaged with its k nearest gallery items: ``(q + sum s_i^alpha g_i) / (1 + sum s_i^alpha)``.
+    """Average each query with its k nearest gallery items: ``(q + sum s_i^alpha g_i) / (1 + sum s_i^alpha)``.
 
     Radenovic, Tolias, Chum: Fine-tuning CNN image retrieval with no human annotation, TPAMI 2019. s_i is the cosine
-    similarity, 0 if negative; nearest is by cosine too. The result is not scaled to unit length again: rankings that
-    need that do it themselves.
+    similarity, or 0 if that is negative; the nearest items are found by cosine distance too. The result is not scaled
+    to unit length again: rankings that need unit length scale it themselves.
 
     Args:
-        query: [M, D] floating.
-        gallery: [N, D] floating.
+        query: [M, D] floating, M >= 1.
+        gallery: [N, D] floating, N >= 1.
         settings: k (at most N are used) and alpha.
-        feat_norm: average embeddings of unit length.
-        block_bytes: distances held at once.
+        feat_norm: scale embeddings to unit length before averaging.
+        block_bytes: memory for distances; None is 64 MiB.
 
     Returns:
         [M, D] float32.
+
+    Raises:
+        UserError: a value is not finite, or queries and gallery differ in width.
+
+    Example:
+        >>> query, gallery = torch.tensor([[2.0, 0]]), torch.tensor([[4.0, 0], [0, 4]])
+        >>> expand_queries(query, gallery, QueryExpansion(k=1), feat_norm=False).tolist()
+        [[3.0, 0.0]]
     """
     distances = DistanceBlocks(query, gallery, "cosine")
     expanded = torch.empty(len(query), query.shape[1], device=gallery.device)
@@ -77,9 +101,8 @@ def expand_queries(
     for start in range(0, len(query), height):
         stop = min(start + height, len(query))
         columns, distance = nearest(distances(start, stop), min(settings.k, len(gallery)))
-        weights = torch.from_numpy((1 - distance).clip(min=0) ** np.float32(settings.alpha)).to(
-            gallery.device
-        )  # [B, k]
+        similarity = (1 - distance).clip(min=0)  # [B, k]
+        weights = torch.from_numpy(similarity ** np.float32(settings.alpha)).to(gallery.device)
         total = query[start:stop].to(expanded)
         if feat_norm:
             total = normalize(total)
@@ -95,15 +118,25 @@ class RerankedDistances:
     """Distances after re-ranking with k-reciprocal encoding, for blocks of queries.
 
     Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal encoding, CVPR 2017. All M + N items
-    are nodes of one graph, queries first. Distances are those of the metric ("euclidean" is squared), divided for each
-    node by the largest from it. Nothing of size (M + N)^2 is kept: memory is O((M + N) k) beside one block.
+    are nodes of one graph, queries first. Distances are those of the metric ("euclidean" is squared); those from a node
+    are divided by the largest of them. No matrix of (M + N)^2 entries is kept: memory is O((M + N) k) plus one block.
 
     Args:
-        query: [M, D] floating.
-        gallery: [N, D] floating.
-        settings: k1, k2, lambda; neighbours beyond M + N do not exist.
+        query: [M, D] floating, M >= 1.
+        gallery: [N, D] floating, N >= 1.
+        settings: k1, k2 and lambda; k1 and k2 beyond M + N act as M + N.
         metric, feat_norm: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
-        block_bytes: distances held at once.
+        block_bytes: memory for distances; None is 64 MiB.
+
+    Raises:
+        UserError: a value is not finite, or queries and gallery differ in width.
+        UnknownNameError: the metric is neither "euclidean" nor "cosine".
+
+    Example:
+        >>> query, gallery = torch.tensor([[0.0]]), torch.tensor([[1.0], [5.0]])
+        >>> distances = RerankedDistances(query, gallery, Rerank(k1=1, k2=1))
+        >>> nearest(distances(0, 1), 2)[0].tolist()
+        [[0, 1]]
     """
 
     def __init__(
@@ -127,7 +160,7 @@ class RerankedDistances:
         self._query_start = np.searchsorted(rows, np.arange(m + 1))
         last = self._query_start[m]
         self._query_column, self._query_weight = columns[:last], weights[:last]
-        # The gallery's encodings by column: which items have it, and with what weight.
+        # The gallery's encodings, grouped by column: the items that have an entry there, and its weight.
         order = np.argsort(columns[last:], kind="stable")
         self._item, self._item_weight = rows[last:][order] - m, weights[last:][order]
         self._item_start = np.searchsorted(columns[last:][order], np.arange(m + n + 1))
@@ -142,7 +175,7 @@ class RerankedDistances:
         return original
 
     def bounds(self) -> tuple[float, float]:
-        """Between which all distances lie, to rounding."""
+        """Lower and upper bound of all distances, up to rounding."""
         return 0.0, 1.0
 
     def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -151,7 +184,7 @@ class RerankedDistances:
             yield begin, min(begin + at_once, stop)
 
     def _jaccard(self, start: int, stop: int) -> FloatArray:
-        """``1 - sum min(v_q, v_g) / sum max(v_q, v_g)``; weights of an item sum to 1, so the sums give 2 together."""
+        """``1 - sum min(v_q, v_g) / sum max(v_q, v_g)``; an item's weights sum to 1, so the two sums add up to 2."""
         span = slice(self._query_start[start], self._query_start[stop])
         columns, weights = self._query_column[span], self._query_weight[span]
         row = np.repeat(np.arange(stop - start), np.diff(self._query_start[start : stop + 1]))
@@ -167,7 +200,7 @@ class RerankedDistances:
 
 
 class _Graph:
-    """The nearest nodes of every node, and the largest distance from it."""
+    """The nearest neighbours of every node, and the largest distance from it."""
 
     def __init__(
         self, query: Tensor, gallery: Tensor, k: int, metric: str, feat_norm: bool, block_bytes: int | None
@@ -180,7 +213,7 @@ class _Graph:
         self.largest = np.full(self.size, -np.inf, dtype=np.float32)
         for offset, nodes in ((0, query), (len(query), gallery)):
             self._search(offset, nodes, metric, feat_norm, block_bytes)
-        self.largest[self.largest <= 0] = 1  # all nodes in one place
+        self.largest[self.largest <= 0] = 1  # all nodes coincide
 
     def _search(self, offset: int, nodes: Tensor, metric: str, feat_norm: bool, block_bytes: int | None) -> None:
         found: list[tuple[IntArray, FloatArray]] = []
@@ -197,13 +230,13 @@ class _Graph:
                 np.maximum(largest[start:stop], block.amax(1).cpu().numpy(), out=largest[start:stop])
             found.append((columns + first, distances))
         columns, distances = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        # Stable: each list is in the order of its columns, and the queries' come first.
+        # A stable sort keeps ties in the order of the columns, in which the queries come first.
         order = np.argsort(distances, axis=1, kind="stable")[:, : self.k]
         self.neighbours[offset : offset + len(nodes)] = np.take_along_axis(columns, order, 1)
         self.distances[offset : offset + len(nodes)] = np.take_along_axis(distances, order, 1)
 
     def take(self, nodes: IntArray) -> Tensor:
-        """Embeddings [K, D] float32 of nodes, of unit length where the metric has them so."""
+        """Embeddings [K, D] float32 of nodes, scaled to unit length if the distances are taken so."""
         query, gallery = self._sets
         taken = torch.empty(len(nodes), query.shape[1], device=gallery.device)
         of_query = nodes < len(query)
@@ -213,7 +246,7 @@ class _Graph:
         return normalize(taken) if self._normalized else taken
 
     def pair_distances(self, a: IntArray, b: IntArray) -> FloatArray:
-        """The distances of pairs of nodes [K]."""
+        """The distances [K] between nodes a[i] and b[i]."""
         result = np.empty(len(a), dtype=np.float32)
         at_once = max(1, _PAIR_BYTES // (4 * self._sets[0].shape[1]))
         for start in range(0, len(a), at_once):
@@ -223,7 +256,7 @@ class _Graph:
         return result
 
     def reciprocal(self, k: int) -> NDArray[np.bool_]:
-        """[size, k] whether a node is among the k nearest of its own k nearest."""
+        """[size, k] bool, whether each of a node's k nearest neighbours has the node among its own k nearest."""
         lists = self.neighbours[:, :k]
         result = np.empty(lists.shape, dtype=np.bool_)
         at_once = max(1, _ENTRIES_AT_ONCE // (k * k))
@@ -235,7 +268,7 @@ class _Graph:
 
 
 def _encode(graph: _Graph, k1: int) -> tuple[IntArray, IntArray, FloatArray]:
-    """Each node's k-reciprocal neighbours, expanded by those of its neighbours, weighted by exp(-distance).
+    """Find each node's k-reciprocal neighbours, add those of its neighbours, and weight them by exp(-distance).
 
     Returns:
         rows, columns and weights of a sparse matrix, sorted by row and column; each row sums to 1.
@@ -256,11 +289,11 @@ def _encode(graph: _Graph, k1: int) -> tuple[IntArray, IntArray, FloatArray]:
     key = np.concatenate(keys)
     rows, columns = np.divmod(key, graph.size)
     weights = np.exp(-_known_or_computed(graph, key) / graph.largest[rows])
-    return rows, columns, _share(rows, weights, graph.size)
+    return rows, columns, _rows_to_unit_sum(rows, weights, graph.size)
 
 
 def _known_or_computed(graph: _Graph, key: IntArray) -> FloatArray:
-    """Distances of pairs of nodes, given as row * size + column in ascending order."""
+    """Distances of pairs of nodes; a pair is row * size + column, and pairs are in ascending order."""
     order = np.argsort(graph.neighbours, axis=1)
     known = (np.take_along_axis(graph.neighbours, order, 1) + np.arange(graph.size)[:, None] * graph.size).ravel()
     place = np.searchsorted(known, key).clip(max=len(known) - 1)
@@ -270,14 +303,14 @@ def _known_or_computed(graph: _Graph, key: IntArray) -> FloatArray:
     return distances
 
 
-def _share(rows: IntArray, weights: FloatArray, size: int) -> FloatArray:
+def _rows_to_unit_sum(rows: IntArray, weights: FloatArray, size: int) -> FloatArray:
     return (weights / np.bincount(rows, weights, minlength=size)[rows]).astype(np.float32)
 
 
 def _average(
     graph: _Graph, k2: int, rows: IntArray, columns: IntArray, weights: FloatArray
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Replace each node's row of the sparse matrix by the mean of its k2 nearest nodes' rows."""
+    """Replace each node's row of the sparse matrix by the mean of the rows of its k2 nearest neighbours."""
     lists = graph.neighbours[:, :k2]
     starts = np.searchsorted(rows, np.arange(graph.size + 1))
     count = np.diff(starts)
@@ -294,7 +327,7 @@ def _average(
 
 
 def _parts(sizes: IntArray, most: int) -> Iterator[slice]:
-    """Cut a list of sizes into slices whose sums are at most ``most``, or that have one entry."""
+    """Cut a list of sizes into slices that sum to at most ``most`` or have a single entry."""
     ends = np.cumsum(sizes)
     start = 0
     while start < len(sizes):

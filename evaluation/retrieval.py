@@ -1,4 +1,4 @@
-"""What everything that ranks takes, and what an evaluation returns."""
+"""The arguments of everything that ranks, and the result of an evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,10 +28,16 @@ class RetrievalSet:
         gallery: [N, D] floating.
         q_pids, g_pids: [M], [N] whole numbers.
         q_camids, g_camids: [M], [N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
-        q_paths, g_paths: M and N image files, where they are known.
+        q_paths, g_paths: M and N image files, if known.
 
     Raises:
-        UserError: an empty side, lengths that do not agree, labels that are not whole numbers; names array and index.
+        UserError: there are no queries or no gallery items, the lengths do not agree, or a label is not a whole number;
+            the message names the array and index.
+
+    Example:
+        >>> images = RetrievalSet([[1.0, 0]], [[0.9, 0], [0, 1]], [7], [7, 8], [0], [1, 1])
+        >>> images.num_query, images.num_gallery
+        (1, 2)
     """
 
     query: Any
@@ -63,21 +69,23 @@ class RetrievalSet:
     def of_rows(
         cls, embeddings: Tensor, pids: Any, camids: Any, num_query: int, paths: Sequence[str] | None = None
     ) -> "RetrievalSet":
-        """The rows of a validation set: M queries, then N gallery images.
+        """Split the rows of a validation set: M queries, then N gallery images.
 
         Args:
             embeddings: [M + N, D] floating.
-            pids, camids: [M + N] whole numbers, or sets of cameras.
+            pids: [M + N] whole numbers.
+            camids: [M + N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
             num_query: M.
             paths: M + N image files.
 
         Raises:
-            UserError: num_query leaves no query or no gallery, or lengths that do not agree.
+            UserError: num_query leaves no queries or no gallery, or the lengths do not agree.
         """
         m = num_query
         if not 0 < m < len(embeddings):
             raise UserError(
-                f"num_query is {m}, but there are {len(embeddings)} embeddings of queries and gallery items."
+                f"num_query is {m}, but there are {len(embeddings)} embeddings of queries and gallery items; "
+                f"expected 1 to {len(embeddings) - 1}."
             )
         check_length("pids", len(pids), len(embeddings), "embeddings")
         check_length("camids", len(camids), len(embeddings), "embeddings")
@@ -86,16 +94,16 @@ class RetrievalSet:
 
     @property
     def num_query(self) -> int:
-        """M."""
+        """Number of queries, M."""
         return len(self.query)
 
     @property
     def num_gallery(self) -> int:
-        """N."""
+        """Number of gallery images, N."""
         return len(self.gallery)
 
     def single_cameras(self) -> IntArray:
-        """The gallery's cameras [N]. Raises UserError where an item has a set of them."""
+        """The gallery's cameras [N]; raises a UserError if an item has a set of them."""
         return int_array("g_camids", self.g_camids, self.num_gallery, "gallery")
 
 
@@ -106,13 +114,17 @@ class RankingOptions:
     Attributes:
         metric: "euclidean" (squared) or "cosine".
         protocol: "instance", "centroid" or "centroid_strict", see :mod:`evaluation.metrics`.
-        keep_camids: in the centroid protocols, whether cameras are looked at.
-        feat_norm: scale embeddings, or centroids once built, to unit length.
-        rerank: k-reciprocal re-ranking of queries and gallery items (in the centroid protocols: centroids).
-        query_expansion: average each query with its nearest gallery images first.
+        keep_camids: in the centroid protocols, take cameras into account.
+        feat_norm: scale embeddings to unit length; in the centroid protocols, scale the centroids once built.
+        rerank: settings of k-reciprocal re-ranking of queries and gallery items; None ranks by the plain distances.
+        query_expansion: settings for averaging each query with its nearest gallery images first; None does not.
 
     Raises:
-        UnknownNameError: another protocol.
+        UnknownNameError: any other protocol.
+
+    Example:
+        >>> RankingOptions(metric="cosine").protocol
+        'instance'
     """
 
     metric: str = "euclidean"
@@ -129,31 +141,38 @@ class RankingOptions:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an evaluation found. V is the number of valid queries: those with at least one relevant item."""
+    """The result of an evaluation with V valid queries: those with at least one relevant item.
+
+    Example:
+        >>> from evaluation.metrics import evaluate
+        >>> result = evaluate(RetrievalSet([[1.0], [5]], [[0.9], [0.2]], [7, 9], [7, 8], [0, 0], [1, 1]))
+        >>> result.mAP, result.num_queries, result.num_skipped
+        (1.0, 2, 1)
+    """
 
     protocol: str
-    cmc: NDArray[np.float32]  # [max_rank] share of valid queries with a relevant item in the first 1, 2, ... ranks
-    mAP: float  # noqa: N815 - the field's name
+    cmc: NDArray[np.float32]  # [max_rank] share of valid queries with a relevant item at rank 1, up to rank 2, ...
+    mAP: float  # noqa: N815 - the usual name in the literature
     mINP: float  # noqa: N815 - mean of (number of relevant items / rank of the last one)
     topk: dict[int, float]  # rank -> share, for TOPK_RANKS
     single_performance: FloatArray  # [V, 3] query index, pid, AP
-    first_match: IntArray  # [V] rank of the first relevant item, 1 is the top
-    inp: FloatArray  # [V]
-    num_relevant: IntArray  # [V]
+    first_match: IntArray  # [V] rank of the first relevant item, counted from 1
+    inp: FloatArray  # [V] the values whose mean is mINP
+    num_relevant: IntArray  # [V] number of relevant items
     num_queries: int
-    num_gallery: int  # items ranked, centroids in the centroid protocols
+    num_gallery: int  # items ranked: images or centroids
 
     @property
     def query_index(self) -> IntArray:
-        """[V] index of each valid query."""
+        """Index of each valid query, [V]."""
         return self.single_performance[:, 0].astype(np.int64)
 
     @property
     def average_precision(self) -> FloatArray:
-        """[V] AP of each valid query."""
+        """AP of each valid query, [V]."""
         return self.single_performance[:, 2]
 
     @property
     def num_skipped(self) -> int:
-        """Queries without a relevant item."""
+        """Number of queries without a relevant item."""
         return self.num_queries - len(self.single_performance)

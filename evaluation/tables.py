@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: its description in two lines, metrics.json and per_query.csv."""
+"""Reports of an evaluation: a two-line description, metrics.json and per_query.csv."""
 
 import csv
 import io
@@ -23,13 +23,13 @@ TITLES = {
     "centroid_strict": "centroids, strict protocol",
 }
 NOTES = {
-    "instance": "Gallery images of the query's identity seen by the query's camera are removed.",
+    "instance": "Gallery images of the query's identity from the query's camera are removed.",
     "centroid": (
-        "Built as in the published code, whose camera look-up error inflates the scores. As a rule one item is "
-        "relevant to a query, and mAP is the mean reciprocal rank."
+        "Built as in the published code, whose camera look-up error inflates the scores. Usually one item is relevant "
+        "to a query, and mAP is then the mean reciprocal rank."
     ),
     "centroid_strict": (
-        "One centroid for each identity; the query's own leaves out the query's camera. One item is relevant, and mAP "
+        "One centroid for each identity; the query's own leaves out the query's camera. One item is relevant, so mAP "
         "is the mean reciprocal rank."
     ),
 }
@@ -38,7 +38,14 @@ _COLUMNS = ("protocol", "query", "path", "pid", "camera", "AP", "first_match_ran
 
 
 def describe(result: EvalResult) -> str:
-    """An evaluation in two lines: the protocol with what its mAP means, and the metrics."""
+    """Describe an evaluation in two lines: the protocol and what its mAP means, then the metrics.
+
+    Example:
+        >>> from evaluation.metrics import evaluate_distances
+        >>> result = evaluate_distances([[0.5, 0.1]], [7], [7, 8], [0], [1, 1])
+        >>> print(describe(result).splitlines()[0])
+        single images (1 queries against 2 items):
+    """
     counts = f"{len(result.first_match)} queries against {result.num_gallery} items"
     skipped = f", {result.num_skipped} without a match left out" if result.num_skipped else ""
     note = "" if result.protocol == "instance" else "; one relevant item, so mAP is the mean reciprocal rank"
@@ -55,19 +62,31 @@ def write_evaluation(
 ) -> tuple[Path, Path]:
     """Write metrics.json and per_query.csv.
 
-    metrics.json holds the logged names at its top level, ``protocols`` with the details of each result, ``settings``,
-    and ``verification`` with thresholds for false accept rates if there is such a table. per_query.csv has one row for
-    each result and query; a query without a match has empty numbers. Cameras count from 0, ranks from 1.
+    metrics.json holds the metrics under their logged names, ``protocols`` with the details of each result,
+    ``settings``, and, if there is a ROC table, ``verification`` with its thresholds. per_query.csv has one row for each
+    result and query; the numbers of a query without a match are empty. Cameras are numbered from 0, ranks from 1.
 
     Args:
-        output_dir: made if missing.
-        results: of ``retrieval``.
-        retrieval: what was evaluated; its queries' files are named where they are known.
+        output_dir: folder for the two files, created if missing.
+        results: one or more evaluations of ``retrieval``.
+        retrieval: what was evaluated; the table names the image files of its queries, if known.
         settings: anything that JSON can hold.
-        verification: of :func:`evaluation.verification.roc_table`.
+        verification: a table from :func:`evaluation.verification.roc_table`.
+
+    Returns:
+        The paths of metrics.json and per_query.csv.
 
     Raises:
-        UserError: results of another number of queries, or a folder that cannot be written to.
+        UserError: results and retrieval have different numbers of queries, or the folder cannot be written to.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from evaluation.metrics import evaluate
+        >>> images = RetrievalSet([[1.0]], [[0.9]], [7], [7], [0], [1], q_paths=["query.jpg"])
+        >>> with TemporaryDirectory() as folder:
+        ...     _, table = write_evaluation(folder, [evaluate(images)], images)
+        ...     print(table.read_text().splitlines()[1])
+        instance,0,query.jpg,7,0,1.000000,1,1.000000,1
     """
     check_length("retrieval", retrieval.num_query, results[0].num_queries, "the evaluation")
     details = {

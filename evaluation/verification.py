@@ -1,4 +1,4 @@
-"""Verification: how many pairs of one identity are accepted where few pairs of two identities are."""
+"""Verification: how many pairs of the same identity are accepted when few pairs of different identities are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +22,21 @@ _ENTRIES_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class RocTable:
-    """Thresholds on the distance: a pair is accepted if its distance is at most the threshold."""
+    """Thresholds on the distance, and their rates: a pair is accepted if its distance is at most the threshold.
 
-    far_levels: NDArray[np.float64]  # [L] as asked for
-    far: NDArray[np.float64]  # [L] false accept rate reached: the largest one not above the level
-    tar: NDArray[np.float64]  # [L] true accept rate there
-    threshold: NDArray[np.float64]  # [L] NaN where no threshold keeps the level
-    edges: NDArray[np.float64]  # [bins + 1]
-    genuine: IntArray  # [bins] pairs of one identity
-    impostor: IntArray  # [bins] pairs of two identities
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[1.0], [0.0]], [7], [7, 8], [0], [1, 1])
+        >>> roc_table(images, far_levels=[0.1]).far.tolist()
+        [0.0]
+    """
+
+    far_levels: NDArray[np.float64]  # [L] levels requested
+    far: NDArray[np.float64]  # [L] false accept rate reached, the largest that does not exceed the level
+    tar: NDArray[np.float64]  # [L] true accept rate at the threshold
+    threshold: NDArray[np.float64]  # [L] NaN if every threshold exceeds the level
+    edges: NDArray[np.float64]  # [bins + 1] distances between which the bins lie
+    genuine: IntArray  # [bins] number of pairs of the same identity
+    impostor: IntArray  # [bins] number of pairs of different identities
 
 
 def roc_table(
@@ -41,20 +47,30 @@ def roc_table(
     bins: int = _BINS,
     block_bytes: int | None = None,
 ) -> RocTable:
-    """TAR at levels of FAR over all pairs of a query and a gallery image, from histograms: no pair is kept.
+    """Compute TAR at given levels of FAR over all pairs of a query and a gallery image, from histograms.
 
-    Pairs of one identity seen by one camera do not count. Thresholds are edges of bins between 0 and the largest
-    distance that the embeddings allow.
+    Pairs of the same identity and the same camera do not count. Thresholds are edges of the bins, which divide the
+    range from 0 to the largest distance that the embeddings allow.
 
     Args:
         retrieval: queries and gallery images.
-        options: distances; the protocol is always that of single images.
+        options: how distances are computed; the protocol is always "instance".
         far_levels: false accept rates in [0, 1].
-        bins: of the histograms.
-        block_bytes: distances held at once.
+        bins: number of bins in the histograms.
+        block_bytes: memory for distances; None is 64 MiB.
+
+    Returns:
+        The rates and thresholds, one for each level.
 
     Raises:
-        UserError: as :func:`evaluation.metrics.evaluate`, or no pair of two identities, or a level outside [0, 1].
+        NoValidQueryError: no pair has the same identity and different cameras.
+        UserError: as for :func:`evaluation.metrics.evaluate`, no pair has different identities, or a level is outside
+            [0, 1].
+
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[1.0], [0.0]], [7], [7, 8], [0], [1, 1])
+        >>> roc_table(images, far_levels=[0.1]).tar.tolist()
+        [1.0]
     """
     levels = np.asarray(far_levels, dtype=np.float64)
     if not ((levels >= 0) & (levels <= 1)).all():
@@ -67,11 +83,14 @@ def roc_table(
     if not genuine.sum():
         raise NoValidQueryError(NO_VALID_QUERY)
     if not impostor.sum():
-        raise UserError("g_pids holds no identity but the queries' own: there are no pairs of two identities.")
+        raise UserError(
+            "g_pids holds no identity but the queries' own, so there are no pairs of different identities; add gallery "
+            "images of other identities."
+        )
     far = impostor.cumsum() / impostor.sum()
     tar = genuine.cumsum() / genuine.sum()
     edges = np.linspace(low, high, bins + 1)
-    place = np.searchsorted(far, levels, side="right") - 1  # the last bin that keeps the level
+    place = np.searchsorted(far, levels, side="right") - 1  # the last bin within the level
     kept = place >= 0
     return RocTable(
         far_levels=levels,

@@ -17,7 +17,14 @@ from utils.distances import DistanceFunc, get_loss_dist_func
 
 
 class CentroidTripletResult(NamedTuple):
-    """The loss and what is logged beside it: scalars, on the device of the features."""
+    """The loss and the values logged with it: scalars on the device of the features.
+
+    Example:
+        >>> loss_fn = CentroidTripletLoss(margin=0.5)
+        >>> result = loss_fn(torch.tensor([[1.0], [2], [5], [6]]), torch.tensor([7, 7, 8, 8]))
+        >>> result.dist_ap.item(), result.dist_an.item(), result.l2_mean_centroid.item()
+        (1.0, 3.5, 3.5)
+    """
 
     loss: Tensor
     dist_ap: Tensor  # mean distance to the hardest positive
@@ -26,16 +33,21 @@ class CentroidTripletResult(NamedTuple):
 
 
 def create_masks_train(class_labels: Tensor) -> tuple[Tensor, list[list[int]]]:
-    """The masks of the K rounds over a batch, and where each identity's images stand.
+    """Build the masks of the K rounds over a batch, and list the rows of each identity.
 
     Args:
-        class_labels: [N] integer identities; K = the largest number of rows of one identity.
+        class_labels: [N] integer identities, N >= 1; K is the largest number of rows of any identity.
 
     Returns:
-        masks [K, N] bool on the labels' device: mask i is False at the i-th image of each identity, the held-out
-        query, and over all rows of an identity that has no i-th image, but for the identity that comes first in the
-        batch, whose rows stay True (as in the original); the row numbers of each identity, in order of first
-        appearance.
+        masks [K, N] bool on the device of the labels, and the row numbers of each identity, in order of first
+        appearance. Mask i is False at the i-th image of each identity, the held-out query. It is also False at every
+        row of an identity that has no i-th image, except for the first identity in the batch, whose rows stay True
+        (as in the original).
+
+    Example:
+        >>> masks, rows = create_masks_train(torch.tensor([7, 7, 8, 8]))
+        >>> masks.int().tolist(), rows
+        ([[0, 1, 0, 1], [1, 0, 1, 0]], [[0, 1], [2, 3]])
     """
     rows, present = identity_table(class_labels)  # [U, K]
     masks = torch.zeros(rows.shape[1], len(class_labels), dtype=torch.bool, device=class_labels.device)
@@ -48,11 +60,16 @@ def create_masks_train(class_labels: Tensor) -> tuple[Tensor, list[list[int]]]:
 
 
 class CentroidTripletLoss(nn.Module):
-    """The K rounds of the centroid triplet loss in one batched computation.
+    """Centroid triplet loss, with its K rounds computed as one batch.
 
     Args:
         margin: margin in units of the distance; None for the soft margin.
         dist_func: "euclidean", "cosine", or a function of [B, M, D] and [B, N, D] that returns [B, M, N] distances.
+
+    Example:
+        >>> loss_fn = CentroidTripletLoss(margin=3.5)
+        >>> loss_fn(torch.tensor([[1.0], [2], [5], [6]]), torch.tensor([7, 7, 8, 8])).loss.item()
+        1.0
     """
 
     def __init__(self, margin: float | None = None, dist_func: str | DistanceFunc = "euclidean") -> None:
@@ -63,35 +80,35 @@ class CentroidTripletLoss(nn.Module):
     def forward(
         self, features: Tensor, labels: Tensor, is_real: Tensor | None = None, layout: BatchLayout | None = None
     ) -> CentroidTripletResult:
-        """Mean over the rounds of the batch-hard triplet loss on [queries; centroids].
+        """Average the batch-hard triplet loss on [queries; centroids] over the rounds.
 
-        An identity takes part in round i if its i-th image is real and a centroid of its other real images is left;
-        a round that fewer than two identities take part in is skipped.
+        An identity takes part in round i if its i-th image is real and its other real images form a valid centroid
+        (see :func:`utils.centroids.leave_one_out_centroids`). A round with fewer than two identities is skipped.
 
         Args:
-            features: [N, D] floating.
+            features: [N, D] floating, N >= 1.
             labels: [N] integer identities.
-            is_real: [N] bool, False for rows that only fill up the batch; all real when None.
-            layout: of these labels; found out here when None, for which an accelerator has to be waited for.
+            is_real: [N] bool, False for rows that only pad the batch; None means that all are real.
+            layout: the layout of these labels; None computes it here, which makes the CPU wait for an accelerator.
 
         Returns:
-            CentroidTripletResult of float32 scalars; all zero, with a gradient of zero, if every round is skipped.
+            CentroidTripletResult of float32 scalars; all zero, with zero gradients, if every round is skipped.
 
         Raises:
-            ValueError: lengths differ.
+            ValueError: features, labels and is_real differ in length.
         """
         if is_real is None:
             is_real = torch.ones_like(labels, dtype=torch.bool)
         if not len(features) == len(labels) == len(is_real):
             raise ValueError(
-                f"features, labels and is_real must be of one length, but have {len(features)}, {len(labels)} and "
+                f"features, labels and is_real must have the same length, but have {len(features)}, {len(labels)} and "
                 f"{len(is_real)} rows."
             )
         layout = batch_layout(labels, is_real) if layout is None else layout
         images, pids = layout.by_identity(features).float(), layout.by_identity(labels)[:, 0]  # [U, K, D], [U]
 
         centroids, valid = leave_one_out_centroids(images, _real_entries(layout, is_real))  # [U, K, D], [U, K]
-        # One round for each K: its queries, then the centroids of the other images.
+        # Round k holds the k-th image of each identity as queries, then the centroids of the other images.
         embeddings = rearrange([images, centroids], "two u k d -> k (two u) d")  # [K, 2U, D]
         taking_part = valid.sum(0) > 1  # [K]
         anchors = repeat(valid & taking_part, "u k -> k (two u)", two=2)  # [K, 2U]
@@ -115,7 +132,7 @@ class CentroidTripletLoss(nn.Module):
 
 
 def _real_entries(layout: BatchLayout, is_real: Tensor) -> Tensor | None:
-    """[U, K] bool, where an identity has a real image; None for everywhere."""
+    """[U, K] bool, True where an identity has a real image; None if it has one everywhere."""
     if layout.present is None and layout.real is None:
         return None
     real = layout.by_identity(is_real)

@@ -1,4 +1,4 @@
-"""Batch-hard triplet loss whose candidates come from the batches of all processes."""
+"""Batch-hard triplet loss that mines positives and negatives from the batches of all processes."""
 
 from torch import Tensor
 
@@ -11,25 +11,36 @@ from utils.mining import mine_hardest
 def gathered_triplet_loss(
     features: Tensor, labels: Tensor, mask: Tensor | None, margin: float | None, dist_func: DistanceFunc
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of this process' anchors, mined among the rows of all processes.
+    """The loss of this process's anchors, with positives and negatives mined from the rows of all processes.
 
-    On process r, with its rows F_r and the rows F of all W processes::
+    On process r, with its own rows F_r and the rows F of all W processes::
 
         L_r = mean over anchors a in F_r of ranking_loss(max d(a, p), min d(a, n)),  p and n in F, y_p = y_a, y_n != y_a
 
-    Each L_r sends gradients to the rows of every process, and DDP averages parameter gradients over the processes, so
-    what is minimised is ``sum_r L_r / W``: where all processes have equally many anchors, the triplet loss of the joint
-    batch at its usual scale.
+    Each L_r sends gradients to the rows of every process, and DDP averages the parameter gradients over the processes,
+    so training minimises ``sum_r L_r / W``. If all processes have the same number of anchors, this is the triplet loss
+    of the joint batch at its usual scale.
 
     Args:
         features: [N, D] floating; N may differ from process to process.
         labels: [N] integer identities; an identity may have rows on several processes.
-        mask: the rows that count as anchors, [N] bool or their numbers; all when None. Dropped rows are still mined.
-        margin: None for the soft margin.
-        dist_func: of two embedding matrices [N, D] and [M, D]; returns [N, M].
+        mask: the rows that count as anchors, as [N] bool or as row numbers; None keeps all. A dropped row is still
+            mined as a positive or negative.
+        margin: margin in units of the distance; None for the soft margin.
+        dist_func: takes two embedding matrices [N, D] and [M, D] and returns distances [N, M].
 
     Returns:
-        As :class:`losses.triplet_loss.TripletLoss`: loss (scalar), dist_ap and dist_an [own anchors].
+        As for :class:`losses.triplet_loss.TripletLoss`: loss (scalar), dist_ap and dist_an [own anchors].
+
+    Example:
+        >>> import torch
+        >>> from utils.distances import euclidean_dist
+        >>> torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        >>> features, labels = torch.tensor([[0.0], [1], [3]]), torch.tensor([7, 7, 8])
+        >>> loss, dist_ap, dist_an = gathered_triplet_loss(features, labels, None, 2.0, euclidean_dist)
+        >>> dist_ap[:2].tolist(), dist_an.tolist()
+        ([1.0, 1.0], [3.0, 2.0, 2.0])
+        >>> torch.distributed.destroy_process_group()
     """
     candidates, _ = gather_with_gradient(features.float())  # [M, D]
     candidate_labels = gather_rows(labels.cpu()).to(labels.device)  # [M]

@@ -38,23 +38,30 @@ def hard_example_mining(
 def hard_example_mining(
     dist_mat: Tensor, labels: Tensor, return_inds: bool = False, valid: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """For each anchor its farthest positive (the anchor itself counts) and its nearest negative.
+    """Find the farthest positive (which may be the anchor itself) and the nearest negative of each anchor.
 
     Args:
-        dist_mat: [..., N, N] float distances, anchors in rows.
+        dist_mat: [..., N, N] floating distances, anchors in rows, N >= 1.
         labels: [N] integer identities.
-        return_inds: also return where they were found.
-        valid: [..., N] bool, the columns that may be chosen; all when None.
+        return_inds: also return the columns of the positives and negatives.
+        valid: [..., N] bool, the columns that may be chosen; None allows all.
 
     Returns:
-        dist_ap and dist_an [..., N], and with return_inds p_inds and n_inds [..., N] int64 column numbers; among equal
-        distances the first column. Without a candidate dist_ap is -inf and dist_an is inf.
+        dist_ap and dist_an [..., N]; with return_inds also p_inds and n_inds [..., N] int64, the column numbers. The
+        first column wins a tie. An anchor without a candidate gets a dist_ap of -inf or a dist_an of inf.
 
     Raises:
         ValueError: dist_mat is not square.
+
+    Example:
+        >>> import torch
+        >>> distances = torch.tensor([[0.0, 1, 3], [1, 0, 2], [3, 2, 0]])
+        >>> dist_ap, dist_an = hard_example_mining(distances, torch.tensor([7, 7, 8]))
+        >>> dist_ap.tolist(), dist_an.tolist()
+        ([1.0, 1.0, 0.0], [3.0, 2.0, 2.0])
     """
     if dist_mat.dim() < 2 or dist_mat.shape[-1] != dist_mat.shape[-2]:
-        raise ValueError(f"dist_mat must be a square matrix [N, N], but its shape is {tuple(dist_mat.shape)}.")
+        raise ValueError(f"dist_mat must be square, [..., N, N], but its shape is {tuple(dist_mat.shape)}.")
     mined = mine_hardest(dist_mat, labels, labels, valid)
     return mined if return_inds else mined[:2]
 
@@ -63,12 +70,17 @@ def ranking_loss(dist_ap: Tensor, dist_an: Tensor, margin: float | None) -> Tens
     """Per-anchor loss ``max(0, dist_ap - dist_an + margin)``, or ``log(1 + exp(dist_ap - dist_an))`` without a margin.
 
     Args:
-        dist_ap: distances to the positives, any shape.
+        dist_ap: distances to the positives, floating, any shape.
         dist_an: distances to the negatives, same shape.
-        margin: None for the soft margin.
+        margin: margin in units of the distance; None for the soft margin.
 
     Returns:
-        Losses >= 0 of the same shape.
+        Losses >= 0 of the same shape; an empty input gives an empty result.
+
+    Example:
+        >>> import torch
+        >>> ranking_loss(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.5]), margin=0.5).tolist()
+        [0.0, 1.0]
     """
     gap = dist_ap - dist_an
     return F.softplus(gap) if margin is None else F.relu(gap + margin)
@@ -80,6 +92,13 @@ class TripletLoss(nn.Module):
     Args:
         margin: margin in units of the distance; None for the soft margin.
         dist_func: "euclidean", "cosine", or a function of two embedding matrices that returns their distances.
+
+    Example:
+        >>> import torch
+        >>> features, labels = torch.tensor([[0.0], [1], [3], [4]]), torch.tensor([7, 7, 8, 8])
+        >>> loss, dist_ap, dist_an = TripletLoss(margin=2.0)(features, labels)
+        >>> loss.item(), dist_ap.tolist(), dist_an.tolist()
+        (0.5, [1.0, 1.0, 1.0, 1.0], [3.0, 2.0, 2.0, 3.0])
     """
 
     def __init__(self, margin: float | None = None, dist_func: str | DistanceFunc = "euclidean") -> None:
@@ -95,12 +114,12 @@ class TripletLoss(nn.Module):
         Args:
             global_feat: [N, D] floating.
             labels: [N] integer identities.
-            mask: the rows that count as anchors, [N] bool or their numbers (int64); all when None. A dropped row is
-                still mined as a positive or negative of the others.
+            mask: the rows that count as anchors, as [N] bool or as row numbers (int64); None keeps all. A dropped row
+                is still mined as a positive or negative of the others.
             normalize_feature: scale the rows to unit length first.
 
         Returns:
-            loss (scalar float32), dist_ap and dist_an [anchors] float32.
+            loss (scalar float32), dist_ap and dist_an [anchors] float32. If the mask keeps no anchor, loss is NaN.
         """
         if normalize_feature:
             global_feat = normalize(global_feat)
@@ -116,7 +135,13 @@ class CrossEntropyLabelSmooth(nn.Module):
     Args:
         num_classes: number of identities, the width of the logits.
         epsilon: share of the target spread over all classes, in [0, 1].
-        use_gpu: accepted for old callers and ignored; the loss computes where its inputs are.
+        use_gpu: accepted for old callers and ignored; the loss is computed on the device of its inputs.
+
+    Example:
+        >>> import torch
+        >>> cross_entropy = CrossEntropyLabelSmooth(num_classes=2, epsilon=0.1)
+        >>> round(cross_entropy(torch.tensor([[0.0, 2.0]]), torch.tensor([1])).item(), 4)
+        0.2269
     """
 
     def __init__(self, num_classes: int, epsilon: float = 0.1, use_gpu: bool = True) -> None:
@@ -125,13 +150,13 @@ class CrossEntropyLabelSmooth(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss over the batch.
+        """Average the loss over the batch.
 
         Args:
             inputs: [N, num_classes] floating logits.
             targets: [N] int64 in [0, num_classes).
 
         Returns:
-            Scalar float32.
+            Scalar float32; NaN for an empty batch.
         """
         return F.cross_entropy(inputs.float(), targets, label_smoothing=self.epsilon)

@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule."""
+"""The optimisers and the learning-rate schedule."""
 
 import math
 from bisect import bisect_right
@@ -23,11 +23,11 @@ def build_optimizer(
     weight_decay: float,
     center_lr: float,
 ) -> list[optim.Optimizer]:
-    """Adam for the network, in one kernel for all parameters where the device has it, and plain SGD for the centres.
+    """Build Adam for the network, fused into one kernel where the device supports that, and plain SGD for the centres.
 
     Args:
-        named_parameters: names and parameters; frozen ones are left out, and a name that contains "center" goes to
-            the centres' group.
+        named_parameters: names and parameters. Frozen parameters are left out; those whose name contains "center" are
+            the centres.
         name: optimiser of the network, one of OPTIMIZERS.
         base_lr: learning rate of the network.
         weight_decay: L2 penalty on the network's parameters.
@@ -37,7 +37,7 @@ def build_optimizer(
         [network optimiser, centre optimiser].
 
     Raises:
-        UnknownNameError: another optimiser name.
+        UnknownNameError: the optimiser is not one of OPTIMIZERS.
     """
     if name not in OPTIMIZERS:
         raise UnknownNameError(f"SOLVER.OPTIMIZER_NAME is {name!r}; valid names: {', '.join(OPTIMIZERS)}.")
@@ -53,7 +53,7 @@ def build_optimizer(
 
 @cache
 def has_fused_adam(device: torch.device) -> bool:
-    """Whether this version of torch has Adam as one kernel for this device."""
+    """Whether this version of torch has a fused Adam kernel for the device."""
     try:
         parameter = nn.Parameter(torch.zeros(1, device=device))
         parameter.grad = torch.zeros(1, device=device)
@@ -68,15 +68,15 @@ def lr_factor(
 ) -> Callable[[int], float]:
     """The learning rate of each epoch as a multiple of the base rate.
 
-    In epochs below ``warmup_epochs`` it is ``(epoch + 1) / warmup_epochs``. Later it is ``gamma ** n`` with n the
-    number of milestones reached (multistep_lr), or
-    ``min_factor + (1 - min_factor) * (1 + cos(pi * epoch / max_epochs)) / 2`` (cosine_annealing).
+    During the warm-up, ``epoch < warmup_epochs``, the factor is ``(epoch + 1) / warmup_epochs``. After it, multistep_lr
+    gives ``gamma ** n``, where n is the number of milestones reached, and cosine_annealing gives
+    ``min_factor + (1 - min_factor) * (1 + cos(pi * epoch / max_epochs)) / 2``.
 
     Args:
         name: one of SCHEDULERS.
         milestones: epochs at which the rate is multiplied by gamma.
-        gamma: factor of each milestone.
-        max_epochs: epochs of the whole run, the half period of the cosine.
+        gamma: factor applied at each milestone.
+        max_epochs: number of epochs in the whole run, half the period of the cosine.
         min_factor: lowest rate of the cosine as a multiple of the base rate.
         warmup_epochs: length of the linear warm-up; 0 for none.
 
@@ -84,7 +84,7 @@ def lr_factor(
         A function of the epoch, counted from 0.
 
     Raises:
-        UnknownNameError: another schedule name.
+        UnknownNameError: the schedule is not one of SCHEDULERS.
     """
     if name not in SCHEDULERS:
         raise UnknownNameError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}; valid names: {', '.join(SCHEDULERS)}.")
@@ -101,12 +101,12 @@ def lr_factor(
 
 
 def build_scheduler(optimizer: optim.Optimizer, factor: Callable[[int], float]) -> LambdaLR:
-    """A schedule that sets ``base_lr * factor(epoch)``; step it once at the end of each epoch."""
+    """Build a schedule that sets ``base_lr * factor(epoch)``; step it once at the end of each epoch."""
     return LambdaLR(optimizer, factor)
 
 
 def set_epoch(scheduler: LambdaLR, epoch: int) -> None:
-    """Put a schedule and its optimiser's rates at ``epoch``, wherever they stood."""
+    """Move a schedule and the rates of its optimiser to ``epoch``, whatever epoch they were at."""
     scheduler.last_epoch = epoch
     rates = [base * factor(epoch) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):

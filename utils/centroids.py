@@ -1,4 +1,4 @@
-"""Means of embeddings, from which the training loss, the evaluation and the inference gallery build centroids."""
+"""Means of embeddings: the centroids of the training loss, the evaluation and the inference gallery."""
 
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from utils.labels import IntArray, check_length, number_by_appearance
 
-_CHUNK_BYTES = 2 << 20  # of float64 copies; on a CPU they stay in the cache
+_CHUNK_BYTES = 2 << 20  # of float64 copies, few enough to stay in the cache of a CPU
 
 
 def leave_one_out_centroids(images: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-    """For each image of an identity the mean of the identity's other real images.
+    """For each image, the mean of the other real images of its identity.
 
     Args:
         images: [U, K, D] floating, K embeddings of each of U identities.
-        real: [U, K] bool, False for entries that do not count; None for all of them, which takes less time.
+        real: [U, K] bool, False for entries that do not count; None means that all are real, which is faster.
 
     Returns:
-        centroids [U, K, D], arbitrary where they do not exist, and valid [U, K] bool: the image itself is real, another
-        one is, and the absolute values of the centroid sum to more than 1e-7.
+        centroids [U, K, D], arbitrary where not valid, and valid [U, K] bool: the image itself and at least one other
+        are real, and the absolute values of the centroid sum to more than 1e-7.
     """
     if real is None:
         centroids = (images.sum(1, keepdim=True) - images) / max(images.shape[1] - 1, 1)
@@ -34,15 +34,15 @@ def leave_one_out_centroids(images: Tensor, real: Tensor | None) -> tuple[Tensor
 
 
 def segment_sums(embeddings: Tensor, segments: IntArray, num_segments: int) -> tuple[Tensor, IntArray]:
-    """Sum the rows of each segment, in float64 where the device has it.
+    """Sum the rows of each segment, in float64 if the device supports it.
 
     Args:
         embeddings: [N, D] floating.
-        segments: [N] in [0, num_segments), or negative for rows that belong to none.
+        segments: [N] in [0, num_segments), or negative for rows that belong to no segment.
         num_segments: S.
 
     Returns:
-        sums [S, D], zero for an empty segment, and how many rows each has [S].
+        sums [S, D], zero for an empty segment, and the number of rows in each segment [S].
     """
     exact = torch.float32 if embeddings.device.type == "mps" else torch.float64  # MPS has no float64
     sums = torch.zeros(num_segments, embeddings.shape[1], dtype=exact, device=embeddings.device)
@@ -56,7 +56,7 @@ def segment_sums(embeddings: Tensor, segments: IntArray, num_segments: int) -> t
 
 
 def rows_at_once(embeddings: Tensor) -> int:
-    """Rows of [N, D] whose float64 copies are made at once."""
+    """How many rows of [N, D] are copied to float64 at a time."""
     chunk = _CHUNK_BYTES if embeddings.device.type == "cpu" else 32 * _CHUNK_BYTES
     return max(1, chunk // (8 * max(embeddings.shape[1], 1)))
 
@@ -69,10 +69,10 @@ def identity_centroids(embeddings: Tensor, ids: Iterable[Hashable]) -> tuple[Ten
         ids: [N] identities: whole numbers or strings.
 
     Returns:
-        centroids [C, D] float32 and the C identities, in the order in which they first appear; empty for no rows.
+        centroids [C, D] float32 and the C identities, in order of first appearance; both empty for no rows.
 
     Raises:
-        UserError: as many ids as embeddings are expected.
+        UserError: there are not as many ids as embeddings.
     """
     names, segments = number_by_appearance(ids)
     check_length("ids", len(segments), len(embeddings), "embeddings")
@@ -81,6 +81,6 @@ def identity_centroids(embeddings: Tensor, ids: Iterable[Hashable]) -> tuple[Ten
 
 
 def divide(sums: Tensor, counts: IntArray) -> Tensor:
-    """Sums [S, D], overwritten, over counts [S]: means [S, D] float32; zero for a segment without rows."""
+    """Divide sums [S, D], in place, by counts [S]: means [S, D] float32, zero for a segment without rows."""
     divisor = torch.from_numpy(np.maximum(counts, 1)).to(sums.device).unsqueeze(1)
     return sums.div_(divisor).to(torch.float32)

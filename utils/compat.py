@@ -1,6 +1,6 @@
-"""The one place where versions of the packages that we build on are told apart.
+"""The one place that depends on the versions of other packages.
 
-Each function does the same with all of them, from the lower end of requirements.txt on, and says what differs.
+Each function behaves alike with every version that requirements.txt allows, or says what differs.
 """
 
 import inspect
@@ -14,25 +14,28 @@ from torch import Tensor, nn
 from utils.errors import UserError
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-# torch 2.9 made the ONNX exporter that builds on torch.export, and needs onnxscript, the usual one.
+# Since torch 2.9, the default ONNX exporter builds on torch.export and needs onnxscript.
 ONNX_NEEDS_ONNXSCRIPT = TORCH >= (2, 9)
-# torch.export of torch 2.1 fixes the number of images in a batch.
+# In torch 2.1, torch.export fixes the number of images in a batch.
 PROGRAMS_TAKE_ANY_BATCH = "dynamic_shapes" in inspect.signature(torch.export.export).parameters
 
 
 def tensor_builders() -> dict[str, Callable[..., Any]]:
-    """The functions of ``torch._utils`` that pickled tensors name; the third is younger than torch 2.1."""
+    """The functions of ``torch._utils`` that pickled tensors refer to; torch 2.1 lacks ``_rebuild_tensor_v3``."""
     names = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")
     return {name: getattr(torch._utils, name) for name in names if hasattr(torch._utils, name)}
 
 
 def pack_convolution(weight: Tensor, geometry: Sequence[Any], shape: Sequence[int]) -> Tensor:
-    """The weight of a convolution in the order in which oneDNN reads it.
+    """Reorder the weight of a convolution into the layout that oneDNN reads.
 
     Args:
         weight: [C', C / groups, h, w] on the CPU.
         geometry: padding, stride, dilation, number of groups.
-        shape: of the images, for which the order is chosen. Older torch chooses without it, or leaves it as it is.
+        shape: the shape of the images, which decides the layout.
+
+    Returns:
+        The reordered weight; older versions of torch ignore ``shape`` or return the weight unchanged.
     """
     try:
         return torch.ops.mkldnn._reorder_convolution_weight.default(weight, *geometry, list(shape))
@@ -43,7 +46,7 @@ def pack_convolution(weight: Tensor, geometry: Sequence[Any], shape: Sequence[in
 def export_onnx(
     network: nn.Module, example: Tensor, path: Path, input_name: str, output_name: str, dynamic_batch: bool
 ) -> None:
-    """Write a network as ONNX, by the exporter that this torch takes for the usual one."""
+    """Write a network as ONNX, using the default exporter of this version of torch."""
     names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
     if ONNX_NEEDS_ONNXSCRIPT:
         names |= {"opset_version": 18, "dynamo": True, "external_data": False, "verbose": False}
@@ -59,15 +62,17 @@ def export_onnx(
 
 
 def export_program(network: nn.Module, example: Tensor, dynamic_batch: bool) -> Any:
-    """torch.export of a network. Raises UserError for a dynamic batch with torch 2.1, which cannot."""
+    """Apply torch.export to a network; raises a UserError for a dynamic batch with torch 2.1, which lacks that."""
     options: dict[str, Any] = {}
     if dynamic_batch:
         if not PROGRAMS_TAKE_ANY_BATCH:
-            raise UserError(f"--dynamic-batch with torch_export needs torch 2.2, and this is {torch.__version__}.")
+            raise UserError(
+                f"--dynamic-batch with torch_export needs torch 2.2 or later, but this is torch {torch.__version__}."
+            )
         options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
     return torch.export.export(network, (example,), **options)
 
 
 def program_module(program: Any) -> Callable[..., Any]:
-    """What runs an exported program: with torch 2.1 the program itself."""
+    """The callable that runs an exported program; with torch 2.1, the program itself."""
     return program.module() if hasattr(program, "module") else program

@@ -1,6 +1,6 @@
-"""The one owner of where and in what precision the project computes, and of how many cores it may use.
+"""The one place that chooses devices and precision, and counts the CPU cores to use.
 
-Imports torch only when a device is asked for.
+It imports torch only when a device is needed.
 """
 
 import os
@@ -12,8 +12,8 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# Precisions as Lightning names them -> what inference computes convolutions in. Pooling and BN neck stay in float32, so
-# that "mixed" and "true" are the same there.
+# Precision, as Lightning names it -> type in which inference computes convolutions. Pooling and BN neck stay in
+# float32, so "mixed" and "true" mean the same.
 INFERENCE_DTYPES = {
     **dict.fromkeys(("32-true", "32"), "float32"),
     **dict.fromkeys(("64-true", "64"), "float64"),
@@ -23,15 +23,15 @@ INFERENCE_DTYPES = {
 
 
 def count_cpus() -> int:
-    """CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_device(device: "str | torch.device") -> "torch.device":
-    """The device of a name; "auto" is CUDA or MPS where there is one, else the CPU.
+    """Find a device by name; "auto" is CUDA if available, else MPS if available, else the CPU.
 
     Raises:
-        UserError: an unknown name, or a device that this machine does not have or that cannot compute.
+        UserError: the name is unknown, or this machine lacks the device, or the device cannot compute.
     """
     import torch
 
@@ -44,9 +44,11 @@ def find_device(device: "str | torch.device") -> "torch.device":
         raise UserError(f"the device is {device!r}; expected auto, cpu, cuda, cuda:N or mps.") from None
     count = torch.cuda.device_count() if cuda else 0
     if (chosen.type == "cuda" and (chosen.index or 0) >= count) or (chosen.type == "mps" and not mps):
-        raise UserError(f"the device is {str(device)!r}, which this machine does not have ({count} CUDA devices).")
+        raise UserError(
+            f"the device is {str(device)!r}, which this machine does not have ({count} CUDA devices); try auto or cpu."
+        )
     try:
-        torch.zeros(1, device=chosen).item()  # the device "meta" gives no values back
+        torch.zeros(1, device=chosen).item()  # the device "meta" returns no values
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the device {str(device)!r} cannot be used: {reason}") from error
@@ -54,15 +56,15 @@ def find_device(device: "str | torch.device") -> "torch.device":
 
 
 def choose_devices(accelerator: str, gpu_ids: Sequence[int], backend: str = "ddp") -> tuple[str, list[int] | int]:
-    """Lightning's ``accelerator`` and ``devices``: the CUDA devices of GPU_IDS, or the CPU where there are none.
+    """Choose Lightning's ``accelerator`` and ``devices``: the CUDA devices in GPU_IDS, or the CPU if there are none.
 
     Args:
         accelerator: TRAINER.ACCELERATOR: auto, cpu, gpu or mps.
-        gpu_ids: GPU_IDS.
+        gpu_ids: GPU_IDS, the numbers of CUDA devices.
         backend: SOLVER.DIST_BACKEND; "ddp_cpu" starts one CPU process for each entry of GPU_IDS.
 
     Raises:
-        UserError: an accelerator or device that this machine does not have.
+        UserError: this machine lacks the accelerator or one of the devices.
     """
     import torch
 
@@ -88,17 +90,17 @@ def choose_devices(accelerator: str, gpu_ids: Sequence[int], backend: str = "ddp
 
 
 def inference_dtype(precision: str, device: "torch.device") -> "torch.dtype":
-    """What convolutions are computed in for a precision as Lightning names it.
+    """The type in which inference computes convolutions, for a precision as Lightning names it.
 
     Raises:
-        UserError: an unknown precision, or one that the device does not have.
+        UserError: the precision is unknown, or the device does not support it.
     """
     import torch
 
     if precision not in INFERENCE_DTYPES:
-        raise UserError(f"the precision is {precision!r}; inference knows {', '.join(INFERENCE_DTYPES)}.")
+        raise UserError(f"the precision is {precision!r}; valid: {', '.join(INFERENCE_DTYPES)}.")
     name = INFERENCE_DTYPES[precision]
     if (name, device.type) in (("float16", "cpu"), ("float64", "mps")):
-        raise UserError(f"the precision {precision} does not work on the device {device.type}; 32-true does.")
+        raise UserError(f"the precision {precision} does not work on the device {device.type}; use 32-true.")
     types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     return {str(dtype).removeprefix("torch."): dtype for dtype in types}[name]

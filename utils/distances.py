@@ -1,4 +1,4 @@
-"""Every distance of the project: losses, metrics and inference import from here."""
+"""All distances of the project; losses, metrics and inference import them from here."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,14 @@ _MIN_DISTANCE = 1e-12
 def normalize(x: Tensor, axis: int = -1) -> Tensor:
     """Scale to unit Euclidean length along ``axis``: ``x / (||x|| + 1e-12)``.
 
-    Unlike ``torch.nn.functional.normalize``, the small constant is added to the norm rather than being its floor.
+    ``torch.nn.functional.normalize`` differs: it uses the small constant as a lower bound of the norm instead.
 
     Args:
         x: [..., D, ...] floating.
         axis: the axis that holds the embedding.
 
     Returns:
-        Same shape and dtype; an all-zero vector stays zero.
+        Same shape and dtype; a zero vector stays zero.
     """
     return x / (torch.linalg.vector_norm(x, 2, axis, keepdim=True) + 1e-12)
 
@@ -45,9 +45,9 @@ def get_euclidean(x: Tensor, y: Tensor) -> Tensor:
 
 
 def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances, with squares clamped at 1e-12 so that the gradient of the root stays finite.
+    """Euclidean distances, with squares clamped at 1e-12 to keep the gradient of the square root finite.
 
-    Computed in float32 whatever the autocast state. Args and Returns as for :func:`get_euclidean`.
+    Computed in float32, whatever the autocast state. Args and Returns as for :func:`get_euclidean`.
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = x.float()
@@ -55,7 +55,7 @@ def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine similarities in [-1, 1] (to rounding), float32 whatever the autocast state.
+    """Cosine similarities in [-1, 1] (up to rounding), in float32 whatever the autocast state.
 
     Args:
         x: [M, D] floating, or [B, M, D]; rows need not have unit length.
@@ -74,7 +74,7 @@ def cosine_dist(x: Tensor, y: Tensor) -> Tensor:
 
 
 def get_cosine(x: Tensor, y: Tensor) -> Tensor:
-    """``1 - similarity``, in [0, 2] to rounding; used by the metrics. Args as for :func:`cosine_similarity`."""
+    """``1 - similarity``, in [0, 2] up to rounding; used by the metrics. Args as for :func:`cosine_similarity`."""
     return 1 - cosine_similarity(x, y)
 
 
@@ -92,7 +92,7 @@ def get_dist_func(func_name: str = "euclidean") -> DistanceFunc:
 
 
 def get_loss_dist_func(func_name: str = "euclidean") -> DistanceFunc:
-    """The distance that the triplet losses use: "euclidean" (rooted) or "cosine" (absolute value, clamped).
+    """The distance that the triplet losses use: "euclidean" (not squared) or "cosine" (absolute value, clamped).
 
     Raises:
         UnknownNameError: any other name (a KeyError and a ValueError).

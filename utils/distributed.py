@@ -1,7 +1,7 @@
-"""Several processes on one task: where this one stands, and how rows and errors pass between them.
+"""Several processes on one task: which one this is, and how they exchange rows and errors.
 
-Everything here is plain ``torch.distributed`` on the group of all processes, with gloo or nccl. All processes must call
-the same functions in the same order.
+Everything here uses ``torch.distributed`` on the group of all processes, with gloo or nccl. All processes must call the
+same functions in the same order.
 """
 
 import os
@@ -20,42 +20,42 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 
-_FIRST_PROCESS = "CENTROIDS_REID_FIRST_PROCESS"  # environment variable: its number with the operating system
-_CHUNK_BYTES = 32 << 20  # of gathered rows that lie on the accelerator at once
+_FIRST_PROCESS = "CENTROIDS_REID_FIRST_PROCESS"  # environment variable with its process id
+_CHUNK_BYTES = 32 << 20  # of gathered rows that are on the accelerator at a time
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that work on one task, as one of them sees them."""
+    """The processes that work on one task, as seen by one of them."""
 
     rank: int  # number of this process, 0 to count - 1
     count: int
-    gather: Callable[[Tensor], Tensor]  # own rows -> those of all processes in the order of their ranks, on the CPU
+    gather: Callable[[Tensor], Tensor]  # own rows -> rows of all processes in the order of their ranks, on the CPU
 
     def share(self, items: int) -> tuple[int, int]:
-        """This process' part of ``items`` things in a row: from, to. The parts differ by one at most."""
+        """This process's range of ``items`` consecutive items: start, stop. Sizes differ by one at most."""
         return self.rank * items // self.count, (self.rank + 1) * items // self.count
 
 
 def running_processes() -> Processes | None:
-    """The group of all processes; None where there is but one."""
+    """The group of all processes; None if there is only one."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     return Processes(dist.get_rank(), dist.get_world_size(), gather_rows)
 
 
 def is_first_process() -> bool:
-    """Whether this is the run's first process, the one that writes; known before the processes have met."""
+    """Whether this is the run's first process, the one that writes; works before the process group exists."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     if "RANK" in os.environ:  # torchrun
         return int(os.environ["RANK"]) == 0
-    # Lightning's own processes have LOCAL_RANK and NODE_RANK, those of SLURM a number in the whole job.
+    # Lightning sets LOCAL_RANK and NODE_RANK for the processes it starts; SLURM numbers those of the whole job.
     return all(int(os.environ.get(name) or 0) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def find_launcher() -> tuple[str, int] | None:
-    """The program that started the processes of this run and how many it started; None if Lightning starts them."""
+    """The program that started the processes of this run, and their number; None if Lightning starts them."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun", int(os.environ["WORLD_SIZE"])
     if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
@@ -64,13 +64,13 @@ def find_launcher() -> tuple[str, int] | None:
 
 
 def end_with_first_process(grace_seconds: float) -> None:
-    """Let the processes that Lightning starts end with the one that starts them, however that comes to its end.
+    """Make the processes that Lightning starts end when the first process does, however it ends.
 
-    Left alone they would wait for it, up to the time-out of their connection, and keep their devices. All call this,
-    the first one before the others are started. torchrun and SLURM look after their processes themselves.
+    Otherwise they would wait for it until their connection times out, and occupy their devices. All processes call
+    this, the first one before it starts the others. torchrun and SLURM manage their processes themselves.
 
     Args:
-        grace_seconds: time that is left for an orderly end.
+        grace_seconds: time that the processes get to end in an orderly way.
     """
     if find_launcher() is not None:
         return
@@ -89,12 +89,12 @@ def _end_after(parent: int, grace_seconds: float) -> None:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks, on the CPU of every process.
+    """Gather the rows of all processes, in the order of their ranks, on the CPU of every process.
 
-    One process after the other sends its rows in chunks, so that the accelerator holds one chunk at most.
+    The processes take turns to send their rows in chunks, so that the accelerator holds one chunk at most.
 
     Args:
-        rows: [n, ...] on the CPU; n may differ from process to process and may be 0, the rest of the shape must not.
+        rows: [n, ...] on the CPU; n may differ between processes and may be 0, but the rest of the shape must be equal.
 
     Returns:
         [sum of n, ...] on the CPU.
@@ -118,46 +118,46 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def gather_in_order(numbers: Tensor, total: int, *arrays: Tensor) -> list[Tensor]:
-    """The rows of all processes in the order of a data set, each sample once.
+    """Gather the rows of all processes in the order of a data set, each sample once.
 
     Args:
-        numbers: [n] int64, the positions in the data set of this process' rows. A sample that several processes have
-            is taken from the first of them.
+        numbers: [n] int64, the positions of this process's rows in the data set. If several processes have a sample,
+            the first of them provides it.
         total: length of the data set.
         *arrays: [n, ...] on the CPU.
 
     Returns:
-        For each array [total, ...].
+        [total, ...] for each array.
 
     Raises:
-        UserError: a sample that no process has.
+        UserError: no process has a sample, or a position is outside the data set.
     """
     places = gather_rows(numbers).numpy()
     found, first = np.unique(places, return_index=True)
     if not np.array_equal(found, np.arange(total)):
         missing = np.setdiff1d(np.arange(total), found)
         raise UserError(
-            f"{len(missing)} of {total} samples of the validation set were embedded by none of the processes"
-            + (f", the first is number {missing[0]}." if len(missing) else "; others have numbers beyond its end.")
-            + " The loader must give each sample's position in the data set, and all samples must be shared out."
+            f"{len(missing)} of {total} samples of the validation set were not embedded by any process"
+            + (f"; the first is number {missing[0]}." if len(missing) else ", but some have numbers beyond its end.")
+            + " The loader must yield each sample's position in the data set, and the processes must share all samples."
         )
     gathered = [gather_rows(array) for array in arrays]
     if len(places) == total and bool((first == np.arange(total)).all()):
-        return gathered  # in order already: no copy
+        return gathered  # already in order, no copy needed
     return [rows[torch.from_numpy(first)] for rows in gathered]
 
 
 def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors by those of the first process, in place; they must lie where the group communicates."""
+    """Overwrite tensors in place with those of the first process; they must be on the group's own device."""
     for tensor in tensors:
         dist.broadcast(tensor.detach(), 0)
 
 
 def of_first_process(compute: Callable[[], T]) -> T:
-    """What ``compute`` returns on the first process, on every process; the others do not call it.
+    """Call ``compute`` on the first process alone, and return its result on every process.
 
     Raises:
-        UserError: the one that the first process met, on every process.
+        UserError: ``compute`` raised it on the first process; every process raises the same.
     """
     outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -172,16 +172,16 @@ def of_first_process(compute: Callable[[], T]) -> T:
 
 
 def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes in the order of their ranks, as a function of the own ones.
+    """Gather the rows of all processes in the order of their ranks, so that gradients flow back to all of them.
 
-    Backward, the gradients that all processes have for this process' rows are added up. Where the parameters' gradients
-    are then averaged over W processes, as DDP does, the losses L_r of the processes act as one loss ``sum_r L_r / W``.
+    The backward pass sums the gradients of all processes for this process's rows. If the gradients of the parameters
+    are then averaged over W processes, as in DDP, the losses L_r of the processes act as one loss ``sum_r L_r / W``.
 
     Args:
-        rows: [n, ...]; n may differ from process to process.
+        rows: [n, ...]; n may differ between processes.
 
     Returns:
-        [sum of n, ...] on the device of the rows, and the place of the first own row.
+        [sum of n, ...] on the device of the rows, and the index of this process's first row.
     """
     counts = _gather_counts(len(rows))
     return _GatherWithGradient.apply(rows, counts), sum(counts[: dist.get_rank()])
@@ -191,7 +191,7 @@ class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
         ctx.start, ctx.count = sum(counts[: dist.get_rank()]), len(rows)
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])  # processes exchange equal shapes
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])  # all_gather needs equal shapes
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
@@ -211,7 +211,7 @@ def _gather_counts(own: int) -> list[int]:
 
 
 def _device() -> torch.device:
-    """Where tensors must lie that processes exchange: nccl knows only CUDA devices."""
+    """The device that exchanged tensors must be on: nccl supports only CUDA devices."""
     if "nccl" in dist.get_backend():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

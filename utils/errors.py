@@ -1,16 +1,16 @@
-"""Errors that the user can mend: entry points print their message and exit with status 2, without a traceback."""
+"""Errors that the user can fix: entry points print the message and exit with status 2, without a traceback."""
 
 
 class UserError(ValueError):
-    """Bad input. The message names the offending file, key or value, what was expected, and the way out."""
+    """Bad input. The message names the offending file, key or value, what was expected, and how to fix it."""
 
     def __str__(self) -> str:
-        # KeyError and FileNotFoundError, mixed in below, would quote or reformat the message.
+        # KeyError and FileNotFoundError, which classes below inherit from, would quote or reformat the message.
         return " ".join(str(arg) for arg in self.args)
 
 
 class NoValidQueryError(UserError):
-    """No query of an evaluation has a gallery item that is relevant to it."""
+    """No query of an evaluation has a relevant gallery item."""
 
 
 class MissingPathError(UserError, FileNotFoundError):
@@ -22,8 +22,8 @@ class UnknownNameError(UserError, KeyError):
 
 
 class ConfigError(UserError):
-    """A bad key, value or configuration file. The message names it, what was expected, and the way out."""
+    """A bad key, value or configuration file. The message names it, what was expected, and how to fix it."""
 
 
 class CheckpointError(UserError):
-    """A file that is not the checkpoint it should be; the message says what it is and what was expected."""
+    """A file that is not the expected kind of checkpoint; the message says what it is and what was expected."""

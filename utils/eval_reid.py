@@ -1,4 +1,4 @@
-"""A door: the names that the original's utils/eval_reid.py had, and those that were published beside them.
+"""A door: the names of the original's utils/eval_reid.py, and later names that were published here.
 
 They live in :mod:`evaluation.metrics` and :mod:`evaluation.retrieval`.
 """

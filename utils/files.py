@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets a half-written one, and the folder that a run writes to."""
+"""Write files so that no reader ever sees a half-written one, and check the folder that a run writes to."""
 
 import os
 import uuid
@@ -14,14 +14,14 @@ StrPath = str | os.PathLike[str]
 
 @contextmanager
 def replacing(path: StrPath, temporary: StrPath | None = None) -> Iterator[Path]:
-    """A temporary name beside ``path``, to be written inside the block; moved to ``path`` when the block ends well.
+    """Yield a temporary path for the block to write, and move it to ``path`` when the block succeeds.
 
-    Makes the folder. Nothing is left when the block raises; what was at ``path`` before then stays. A process that is
-    killed leaves ``.<32 hexadecimal digits>.tmp``, which nobody takes for an image.
+    Creates the folder if missing. If the block raises, the temporary file is removed and ``path`` keeps what it held. A
+    killed process leaves ``.<32 hexadecimal digits>.tmp``, a name that no search for images picks up.
 
     Args:
         path: the file.
-        temporary: another temporary name.
+        temporary: the temporary path; None chooses one beside ``path``.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
@@ -41,55 +41,55 @@ def replacing(path: StrPath, temporary: StrPath | None = None) -> Iterator[Path]
 
 @contextmanager
 def written_whole(path: StrPath, keep_ending: bool = False) -> Iterator[Path]:
-    """As :func:`replacing`, for what a user asked for: errors of the disk are UserErrors.
+    """As :func:`replacing`, for output that a user requested: errors of the disk become UserErrors.
 
     Args:
         path: the file.
-        keep_ending: give the temporary name the ending of ``path``, for writers that go by it.
+        keep_ending: give the temporary name the suffix of ``path``, for writers that choose the format by it.
 
     Raises:
         UserError: the folder cannot be written to, or ``path`` is a folder; the message names the file.
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{str(path)!r} is a folder; the name of a file is expected.")
+        raise UserError(f"{str(path)!r} is a folder; expected the name of a file.")
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}") if keep_ending else None
     try:
         with replacing(path, temporary) as name:
             yield name
     except OSError as error:
-        if isinstance(error, UserError):  # of what the block read
+        if isinstance(error, UserError):  # raised by the block about its own input
             raise
         reason = error.strerror or error
         raise UserError(f"{path} cannot be written ({reason}); choose another output folder.") from error
 
 
 def write_bytes(path: StrPath, data: bytes) -> Path:
-    """Write a file, see :func:`written_whole`."""
+    """Write a file as :func:`written_whole` does, and return its path."""
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)
 
 
 def write_text(path: StrPath, text: str) -> Path:
-    """As :func:`write_bytes`, in UTF-8."""
+    """As :func:`write_bytes`, for text in UTF-8."""
     return write_bytes(path, text.encode("utf-8"))
 
 
 def output_folder(output_dir: str, data_set: str) -> Path:
-    """Where a run writes: OUTPUT_DIR, or logs/{DATASETS.NAMES} if that is empty. The folder is not made."""
+    """The folder that a run writes to: OUTPUT_DIR, or logs/{DATASETS.NAMES} if that is empty. It is not created."""
     return Path(output_dir or Path("logs") / data_set)
 
 
 def require_writable(folder: StrPath, named_by: str) -> Path:
-    """Make a folder, and try whether files can be written there, before a long computation whose results go there.
+    """Create a folder and check that files can be written there, before a long computation fails to save its results.
 
     Args:
         folder: the folder.
         named_by: the key or option that names it, for the message.
 
     Raises:
-        UserError: they cannot.
+        UserError: the folder cannot be created or written to.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -98,6 +98,6 @@ def require_writable(folder: StrPath, named_by: str) -> Path:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"{named_by}: cannot write to {os.fspath(folder)!r} ({reason}); name a folder that you may write to."
+            f"{named_by}: cannot write to {os.fspath(folder)!r} ({reason}); choose a folder that you may write to."
         ) from error
     return Path(folder)

@@ -1,4 +1,4 @@
-"""Reading images: the one place that opens picture files."""
+"""The one place that opens image files."""
 
 import struct
 from collections.abc import Iterator
@@ -10,43 +10,43 @@ from PIL import Image
 
 from utils.errors import MissingPathError, UserError
 
-# File names that count as images where a folder is searched, in any case.
+# Suffixes that mark a file as an image when a folder is searched, in upper or lower case.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-# What Pillow raises on damaged files, by format: most are OSError; PNG and TIFF parsers leak the others.
+# What Pillow raises for damaged files: mostly OSError; the PNG and TIFF parsers raise the others.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def pil_loader(path: str | PathLike[str]) -> Image.Image:
-    """Read a picture file whole, as RGB.
+    """Read an image file completely, as RGB.
 
     Args:
-        path: any format that Pillow reads; grey, palette and transparent pictures are converted, and of 16 bits a
-            pixel the upper eight are kept.
+        path: a file in any format that Pillow reads. Grey, palette and transparent images are converted to RGB, and 16
+            bits a pixel are reduced to the upper eight.
 
     Returns:
-        An RGB picture that no longer holds the file open.
+        An RGB image that no longer holds the file open.
 
     Raises:
-        MissingPathError: no such file.
-        UserError: the file is not a picture, is cut off or damaged, or may not be read; the message names it.
+        MissingPathError: there is no such file.
+        UserError: the file is not an image, is cut off or damaged, or may not be read; the message names it.
     """
     with _opened(path) as image:
         return to_rgb(image)
 
 
 def read_image_size(path: str | PathLike[str]) -> tuple[int, int]:
-    """Width and height that a picture file states, without decoding its pixels.
+    """Read width and height from the header of an image file, without decoding its pixels.
 
     Raises:
-        MissingPathError, UserError: as :func:`pil_loader`; a file that is cut off passes, since its start is whole.
+        MissingPathError, UserError: as for :func:`pil_loader`; a file that is cut off after its header is accepted.
     """
     with _opened(path) as image:
         return image.size
 
 
 def read_jpeg_comment(path: str | PathLike[str]) -> bytes:
-    """The comment in a JPEG file; empty if it has none, or is no picture, or does not exist."""
+    """The comment in a JPEG file; empty if it has none, is not an image, or does not exist."""
     try:
         with _opened(path) as image:
             comment = image.info.get("comment", b"")
@@ -56,12 +56,12 @@ def read_jpeg_comment(path: str | PathLike[str]) -> bytes:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An open picture of any kind as RGB, as :func:`pil_loader` converts a file."""
+    """Convert an open image to RGB, as :func:`pil_loader` does for a file."""
     return _in_8_bits(image).convert("RGB")
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, which Pillow would clip to white, as grey of 8."""
+    """Reduce 16-bit grey, which Pillow would clip to white, to 8 bits; other images pass unchanged."""
     if not image.mode.startswith("I;16") and (image.mode, image.format) not in (("I", "PNG"), ("I", "PPM")):
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -69,7 +69,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: str | PathLike[str]) -> Iterator[Image.Image]:
-    """The picture, with what Pillow raises until it is closed turned into errors that name the file."""
+    """Open an image, and turn whatever Pillow raises until it is closed into errors that name the file."""
     try:
         with Image.open(path) as image:
             yield image

@@ -1,4 +1,4 @@
-"""Identities and cameras as arrays, checked once at the door of the evaluation."""
+"""Identities and cameras as arrays, checked once on entry to the evaluation."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
@@ -14,36 +14,37 @@ BoolArray = NDArray[np.bool_]
 
 
 def int_array(name: str, values: Any, length: int | None = None, owner: str = "") -> IntArray:
-    """``values`` as a one-dimensional int64 array.
+    """Convert ``values`` to a one-dimensional int64 array.
 
     Args:
-        name: what the error messages call it.
+        name: what error messages call the values.
         values: tensor, array or sequence of whole numbers.
-        length: how many there must be.
+        length: the expected length; None accepts any.
         owner: what has that many rows, for the message.
 
     Raises:
-        UserError: a value that is no whole number of 64 bits, more than one dimension, or another length.
+        UserError: a value is not a whole number that fits into 64 bits, or the values are not one-dimensional or have
+            another length.
     """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     array = np.asarray(values)
     if array.ndim != 1:
-        raise UserError(f"{name} must be one-dimensional, got shape {array.shape}.")
+        raise UserError(f"{name} must be one-dimensional, got the shape {list(array.shape)}.")
     if length is not None:
         check_length(name, len(array), length, owner)
     if array.dtype.kind == "b" or not np.can_cast(array.dtype, np.int64):
         for i, value in enumerate(array.tolist()):
             if not _is_whole(value):
                 raise UserError(
-                    f"{name}[{i}] is {value!r}; whole numbers are expected. Give each identity and each camera a "
-                    "number of 64 bits, the same in query and gallery."
+                    f"{name}[{i}] is {value!r}; expected a whole number. Number identities and cameras, alike in "
+                    "query and gallery, with numbers that fit into 64 bits."
                 )
     return array.astype(np.int64)
 
 
 def check_length(name: str, actual: int, expected: int, owner: str) -> None:
-    """Raise a UserError that names the first index without a partner if the lengths differ."""
+    """Raise a UserError if the lengths differ; the message names the first index without a partner."""
     if actual != expected:
         raise UserError(
             f"{name} has {actual} entries but {owner} has {expected}: index {min(actual, expected)} has no partner."
@@ -52,17 +53,17 @@ def check_length(name: str, actual: int, expected: int, owner: str) -> None:
 
 def _is_whole(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and -(2**63) <= value < 2**63 and value == int(value)  # a NaN is within no bounds
+    return is_number and -(2**63) <= value < 2**63 and value == int(value)  # NaN fails every comparison
 
 
 def number_by_appearance(ids: Iterable[Hashable]) -> tuple[list[Any], IntArray]:
-    """Number the distinct ids 0, 1, ... in the order in which they first appear.
+    """Number the distinct ids 0, 1, ... in order of first appearance.
 
     Args:
         ids: [N] hashable values, or an array of numbers or strings.
 
     Returns:
-        the distinct ids, and the number [N] of each entry.
+        The distinct ids, and the number of each entry [N] int64; both empty for no ids.
     """
     values = ids.tolist() if isinstance(ids, np.ndarray | torch.Tensor) else list(ids)
     numbers: dict[Hashable, int] = {}
@@ -71,16 +72,16 @@ def number_by_appearance(ids: Iterable[Hashable]) -> tuple[list[Any], IntArray]:
 
 
 class Cameras:
-    """The cameras of the gallery items: one each, or a set each.
+    """The cameras of gallery items, each of which has one camera or a set of cameras.
 
     Args:
-        name: what the error messages call it.
+        name: what error messages call the cameras.
         values: [N] whole numbers, or N sets, lists or arrays of whole numbers.
         length: N.
         as_sets: whether each item has a set; None decides by the first item.
 
     Raises:
-        UserError: another length, or entries that are no whole numbers.
+        UserError: the length is not N, or an entry is not a whole number.
     """
 
     def __init__(self, name: str, values: Any, length: int, as_sets: bool | None = None) -> None:
@@ -100,7 +101,7 @@ class Cameras:
         self._keys = np.unique(self._item * max(len(self._known), 1) + np.searchsorted(self._known, self._camera))
 
     def contain(self, items: IntArray, cameras: IntArray) -> BoolArray:
-        """Whether each item [K] was seen by the camera [K] beside it."""
+        """[K] bool, whether cameras[i] is a camera of items[i]."""
         if self.single:
             return self._camera[items] == cameras
         return self._contain_in_sets(items, cameras)
@@ -114,7 +115,7 @@ class Cameras:
         return (self._keys[place] == keys) & (self._known[number] == cameras)
 
     def of(self, item: int) -> list[int]:
-        """The cameras of one item, ascending."""
+        """The cameras of one item, in ascending order."""
         start, stop = np.searchsorted(self._item, (item, item + 1))
         return np.unique(self._camera[start:stop]).tolist()
 

@@ -1,4 +1,4 @@
-"""A door: the names that the original's utils/misc.py had.
+"""A door: the names of the original's utils/misc.py.
 
 Runs live in :mod:`engine.run`, the Trainer in :mod:`engine.trainer`, loggers in :mod:`engine.loggers`.
 """

@@ -11,11 +11,11 @@ def require(module: str, extra: str, purpose: str) -> Any:
 
     Args:
         module: dotted name.
-        extra: the extra of this project that installs it.
-        purpose: what needs it, the beginning of the message.
+        extra: the extra of this project that installs the package.
+        purpose: what needs the package; the message starts with it.
 
     Raises:
-        UserError: it cannot be imported; the message names what needs it and the command that installs it.
+        UserError: the module cannot be imported; the message says what needs it and which command installs it.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""A door: the names that the original's utils/reid_metric.py had, over :mod:`evaluation` and :mod:`utils.distances`."""
+"""A door: the names of the original's utils/reid_metric.py, over :mod:`evaluation` and :mod:`utils.distances`."""
 
 from typing import Any
 
@@ -13,14 +13,17 @@ __all__ = ["R1_mAP", "get_cosine", "get_dist_func", "get_euclidean"]
 
 
 class R1_mAP:  # noqa: N801 - the name that other programs import
-    """Rank-1, mAP and their relatives.
+    """CMC, mAP and related metrics.
 
     Args:
-        num_query: how many of the embeddings are queries; they come first.
+        num_query: the number of queries, which are the first embeddings.
         max_rank: length of the CMC.
         feat_norm: scale embeddings to unit length before distances are computed.
         dist_func: "euclidean" (squared) or "cosine".
-        block_bytes: distances held at once, see :func:`evaluation.metrics.evaluate`.
+        block_bytes: memory for distances, see :func:`evaluation.metrics.evaluate`.
+
+    Raises:
+        UnknownNameError: any other dist_func.
     """
 
     def __init__(
@@ -44,21 +47,21 @@ class R1_mAP:  # noqa: N801 - the name that other programs import
         Args:
             feats: [M + N, D] floating, the M queries first; N images or centroids.
             pids: [M + N] whole numbers.
-            camids: M + N whole numbers (entries beyond are not looked at); with respect_camids M + N sets, lists or
-                arrays of cameras, of which a query's has one.
+            camids: M + N whole numbers (surplus entries are ignored); with respect_camids M + N sets, lists or arrays
+                of cameras, and a query's holds one camera.
             respect_camids: gallery items have sets of cameras.
 
         Returns:
-            cmc [max_rank], mAP, shares for the ranks 1, 5, 10, 20, 50.
+            cmc [max_rank], mAP, and the shares for ranks 1, 5, 10, 20 and 50.
 
         Raises:
-            UserError: see :func:`evaluation.metrics.evaluate`.
+            UserError: as for :func:`evaluation.metrics.evaluate`.
         """
         result = self.evaluate(feats, pids, camids, respect_camids)
         return result.cmc, result.mAP, [result.topk[k] for k in TOPK_RANKS]
 
     def evaluate(self, feats: Tensor, pids: Any, camids: Any, respect_camids: bool = False) -> EvalResult:
-        """As :meth:`compute`, but everything that was found."""
+        """As :meth:`compute`, but return the whole result."""
         m = self.num_query
         camids = camids[: len(feats)]
         if respect_camids:

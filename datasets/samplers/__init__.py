@@ -24,6 +24,12 @@ def get_sampler(
 
     Raises:
         UnknownNameError: no sampler of that name (a KeyError and a ValueError).
+
+    Example:
+        >>> images = {7: ["a.jpg", "b.jpg"], 8: ["c.jpg", "d.jpg"]}
+        >>> sampler = get_sampler("random_identity", images, batch_size=2, num_instances=2)
+        >>> sorted(sampler)
+        [7, 8]
     """
     if sampler_name not in _SAMPLERS:
         raise UnknownNameError(f"DATALOADER.SAMPLER is {sampler_name!r}; valid names: {', '.join(sorted(_SAMPLERS))}.")

@@ -21,6 +21,10 @@ class EvaluationShard(DistributedSampler[int]):
         batch_size: images of a batch, >= 1.
         num_replicas: number of processes, >= 1.
         rank: number of this process, 0 to num_replicas - 1.
+
+    Example:
+        >>> [list(EvaluationShard(range(5), batch_size=2, num_replicas=2, rank=rank)) for rank in (0, 1)]
+        [[0, 1], [2, 3, 4]]
     """
 
     def __init__(self, dataset: Sized, batch_size: int, num_replicas: int, rank: int) -> None:

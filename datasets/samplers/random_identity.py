@@ -33,6 +33,13 @@ class RandomIdentitySampler(Sampler[PidDraw]):
 
     Raises:
         UserError: a number is out of its range.
+
+    Example:
+        >>> images = {7: ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], 8: ["e.jpg", "f.jpg", "g.jpg", "h.jpg"]}
+        >>> sampler = RandomIdentitySampler(images, batch_size=2, num_instances=2)
+        >>> pids = list(sampler)
+        >>> sorted(pids[:2]), sorted(pids[2:])
+        ([7, 8], [7, 8])
     """
 
     def __init__(

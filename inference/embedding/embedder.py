@@ -53,6 +53,13 @@ class Embedder:
 
     Raises:
         UserError: a device that is not there, or a precision that is unknown or that the device does not have.
+
+    Example:
+        >>> cfg = {"MODEL": {"NAME": "resnet18", "BACKBONE_EMB_SIZE": 512, "PRETRAINED": False}}
+        >>> model = ModelBase(cfg, num_classes=2)  # random weights; Embedder.from_checkpoint reads trained ones
+        >>> embedder = Embedder(model, "cpu", size=(64, 32))
+        >>> embedder.embed(Image.new("RGB", (20, 40))).shape
+        (1, 512)
     """
 
     def __init__(
