@@ -8,7 +8,7 @@ from typing import Any
 
 from config.cli import build_parser, clean_exit, parse_args
 
-if __name__ == "__main__":  # before the heavy imports: --help and a wrong option answer at once
+if __name__ == "__main__":  # before the heavy imports, so that --help and a wrong option are answered at once
     with clean_exit():
         _, CONFIG = parse_args(build_parser(__doc__))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from config.cli import build_parser, clean_exit, parse_args
 
-if __name__ == "__main__":  # before the heavy imports: --help and a wrong option answer at once
+if __name__ == "__main__":  # before the heavy imports, so that --help and a wrong option are answered at once
     with clean_exit():
         _, CONFIG = parse_args(build_parser(__doc__))
 
@@ -30,14 +30,14 @@ class CTLModel(ModelBase):
     create_masks_train = staticmethod(create_masks_train)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Add the layout of a training batch while it is on the CPU, so that no step waits for an accelerator."""
+        """Work out the layout of a training batch while it is on the CPU, so that no step waits for the accelerator."""
         if not self.trainer.training:
             return batch
         _, labels, _, is_real = batch
         return *batch, batch_layout(labels, is_real, self.device)
 
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> dict[str, Any]:
-        """One step on P identities with K images each; is_real is False for images that only fill an identity up."""
+        """One step on P identities with K images each; is_real is False for images that only pad an identity."""
         solver = self.hparams.SOLVER
         images, labels, _, is_real = batch[:4]  # [P*K, 3, H, W], [P*K], [P*K], [P*K]
         layout = batch[4] if len(batch) > 4 else batch_layout(labels, is_real)

@@ -21,20 +21,20 @@ LATE_SCHEMES = ("sqlite", "http", "https")
 
 
 def quiet_libraries() -> None:
-    """Leave out the messages with which other libraries accompany ordinary work."""
+    """Silence the routine messages of other libraries; their warnings still appear."""
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[Logger]:
-    """TensorBoard under LOG_DIR/name/version, a new one if None, and MLflow unless LOGGING.MLFLOW is False.
+    """TensorBoard in LOG_DIR/name/version (None: a new version), and MLflow unless LOGGING.MLFLOW is False.
 
     Raises:
-        UserError: MLflow refuses the place that LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI names.
+        UserError: MLflow rejects the address in LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI.
     """
     loggers: list[Logger] = [SafeTensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
-    loggers[0].version  # noqa: B018 - settles the folder, which spawned processes would each choose anew
-    # Opening a database makes it: only one process may. Loggers of the others would write nothing.
+    loggers[0].version  # noqa: B018 - fixes the folder, or each spawned process would choose its own
+    # Opening a database creates it, so only one process may; the loggers of the others would write nothing anyway.
     if cfg.LOGGING.MLFLOW and is_first_process():
         loggers.append(_mlflow_logger(cfg.LOGGING.MLFLOW_URI))
     return loggers
@@ -56,13 +56,13 @@ def _connect_now(mlflow: SafeMLFlowLogger) -> None:
         mlflow.connect()
     except MlflowException as error:
         raise UserError(
-            f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {mlflow.tracking_uri!r}, which MLflow refuses: name a "
-            f"server or a database such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. MLflow says: {error}"
+            f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {mlflow.tracking_uri!r}, which MLflow rejects: give the "
+            f"address of a server or database, such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. MLflow says: {error}"
         ) from error
 
 
 def log_places(trainer: Trainer) -> None:
-    """Say where the best checkpoint and the records of a run are, and how many of them were not delivered."""
+    """Log where the best checkpoint and the records of a run are, and how many records were not delivered."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
             rank_zero_info("checkpoint: %s", callback.best_model_path)

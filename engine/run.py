@@ -1,4 +1,4 @@
-"""The run: what a configuration asks for, from where it starts to its last test."""
+"""Carry out the runs of a configuration: find the start, read the data, build the model, train and test."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ RunMetrics = dict[str, dict[str, float]]
 
 
 def run_script(method: type[ModelBase], cfg: CfgNode, logger_save_dir: str) -> None:
-    """What ``python train_*.py`` does once its command line is read; mendable errors end it with status 2."""
+    """Run ``python train_*.py`` after its command line is read; an error that the user can fix exits with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     quiet_libraries()
     end_with_first_process(GRACE_SECONDS)
@@ -43,18 +43,18 @@ def run_script(method: type[ModelBase], cfg: CfgNode, logger_save_dir: str) -> N
 
 
 def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> list[RunMetrics]:
-    """All runs that a configuration asks for: one per seed with REPRODUCIBLE, else REPRODUCIBLE_NUM_RUNS unseeded.
+    """Carry out REPRODUCIBLE_NUM_RUNS runs, each with a seed of its own if REPRODUCIBLE is True, else unseeded.
 
     Args:
-        cfg: configuration; left as it is.
-        method: the model's class.
-        logger_save_dir: name of the folder below LOG_DIR, as a rule the script's stem.
+        cfg: configuration; not modified.
+        method: class of the model.
+        logger_save_dir: name of the folder in LOG_DIR, usually the script's stem.
 
     Returns:
-        For each run what :func:`run_single` returns.
+        What :func:`run_single` returns, for each run.
 
     Raises:
-        UserError: what the configuration names is missing, malformed or does not fit.
+        UserError: something that the configuration names is missing, malformed or does not fit.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -63,7 +63,7 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
         require_writable(cfg.LOG_DIR, "OUTPUT_DIR")
     results = []
     for run in range(cfg.REPRODUCIBLE_NUM_RUNS):
-        # Without REPRODUCIBLE the draws of the data differ from run to run.
+        # Without REPRODUCIBLE each run draws its data differently.
         seed = cfg.REPRODUCIBLE_SEED + run if cfg.REPRODUCIBLE else int.from_bytes(os.urandom(4), "little")
         if cfg.REPRODUCIBLE:
             seed_everything(seed, workers=True)
@@ -72,17 +72,17 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
 
 
 def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed: int = 0, run: int = 0) -> RunMetrics:
-    """One run: training and a test pass with USE_CENTROIDS flipped, or with TEST.ONLY_TEST two test passes.
+    """Train, then test with USE_CENTROIDS flipped; with TEST.ONLY_TEST, test with USE_CENTROIDS as set and flipped.
 
     Args:
         cfg: configuration with LOG_DIR set.
-        method: the model's class.
-        logger_save_dir: name of the folder below LOG_DIR.
-        seed: shifts the draws of identities and images; 0 draws as the original did.
-        run: number of this run among REPRODUCIBLE_NUM_RUNS, by which it finds its own checkpoint again.
+        method: class of the model.
+        logger_save_dir: name of the folder in LOG_DIR.
+        seed: shifts the random draws of identities and images; 0 draws as the original did.
+        run: number of this run, from 0 to REPRODUCIBLE_NUM_RUNS - 1, by which it finds its own checkpoint again.
 
     Returns:
-        The last metrics of each kind of evaluation, under "instances" and "centroids".
+        The final metrics of each kind of evaluation, under "instances" and "centroids".
     """
     check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
     start = find_start(cfg, Path(cfg.LOG_DIR) / logger_save_dir, run, seed)
@@ -108,7 +108,7 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
 
 
 def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
-    """The metrics that a network of random weights reaches; nothing is written."""
+    """The metrics of a network with random weights; writes nothing."""
     if cfg.REPRODUCIBLE:
         seed_everything(cfg.REPRODUCIBLE_SEED)
     cfg = cfg.clone()
@@ -125,7 +125,7 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
 
 
 def _read_data(cfg: CfgNode, start: StartPoint) -> ReidDataModule:
-    """The data set, with what ``python -m datasets.validate`` tells without reading an image said at once."""
+    """The data set, after those checks of ``python -m datasets.validate`` that need not read an image."""
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=start.seed)
     data.setup("fit" if start.trains else "test")
     for finding in check_labels(data.train_pids, data.query_list, data.gallery_list, data.one_numbering):
@@ -137,7 +137,7 @@ def _read_data(cfg: CfgNode, start: StartPoint) -> ReidDataModule:
 
 
 def _settle_cameras(cfg: CfgNode, has_cameras: bool) -> CfgNode:
-    """The configuration, which for data without cameras must not build centroids by camera."""
+    """The configuration, with MODEL.KEEP_CAMID_CENTROIDS switched off for data without cameras."""
     if has_cameras or not cfg.MODEL.KEEP_CAMID_CENTROIDS:
         return cfg
     rank_zero_info("MODEL.KEEP_CAMID_CENTROIDS True is taken as False: the data has no cameras.")
@@ -151,7 +151,7 @@ def _build_model(cfg: CfgNode, method: type[ModelBase], start: StartPoint, data:
     facts: dict[str, Any] = {"num_query": data.num_query, "has_cameras": data.has_cameras}
     if start.kind is Start.TEST:
         model = method.load_from_checkpoint(start.path, cfg=cfg)
-        # The checkpoint's are those of the set it was trained on.
+        # Those in the checkpoint belong to the data set that it was trained on.
         model.hparams.num_query, model.hparams.has_cameras = data.num_query, data.has_cameras
         return model
     model = method(cfg, num_classes=data.num_classes, data_seed=start.seed, run_number=run, **facts)
@@ -177,7 +177,7 @@ def _check_monitor(cfg: CfgNode, model: ModelBase) -> None:
 
 @contextmanager
 def _explained_faults(trainer: Trainer) -> Iterator[None]:
-    """Errors of a run say where it can be continued from; SIGTERM ends it with status 0."""
+    """Add to an error where the run can be continued from; exit with status 0 on SIGTERM."""
     describe = partial(describe_resume, trainer)
     (stop,) = (callback for callback in trainer.callbacks if isinstance(callback, StopOnSigterm))  # type: ignore[attr-defined]
     with stop.watch(describe):

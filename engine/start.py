@@ -1,4 +1,4 @@
-"""Where a run begins: decided once, before any data is read, and handed on as a :class:`StartPoint`."""
+"""Decide where a run begins: once, before any data is read, in the form of a :class:`StartPoint`."""
 
 import logging
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from utils.errors import MissingPathError, UserError
 
 log = logging.getLogger(__name__)
 
-# MODEL.PRETRAIN_PATH "auto": the newest checkpoint of OUTPUT_DIR. "auto:FILE": where there is none, start from FILE.
+# MODEL.PRETRAIN_PATH "auto" is the newest checkpoint in OUTPUT_DIR; "auto:FILE" is the same, or FILE if there is none.
 AUTO = "auto"
 
 
@@ -28,8 +28,8 @@ class Start(Enum):
     FRESH = "random weights"
     FROM_WEIGHTS = "ImageNet weights, or the backbone of a checkpoint"
     CONTINUE = "a checkpoint with epochs left to train"
-    FINISHED = "a checkpoint that has all epochs: only the tests are left"
-    TEST = "a checkpoint that is tested"
+    FINISHED = "a checkpoint that has finished all epochs: only the tests are left"
+    TEST = "a checkpoint to test"
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class StartPoint:
     """What a run starts from.
 
     Attributes:
-        kind: how it begins.
-        seed: of the data's draws; that of the run that is continued, unless runs are seeded.
-        path: the file of weights or the checkpoint; "" for a fresh start.
-        checkpoint: what is continued, as read; None for the other kinds.
-        version: the folder version_N in which a continued run goes on; None for a new one.
-        keep: a checkpoint that the user named and that is never removed; "" for none.
+        kind: how the run begins.
+        seed: seed of the data's random draws; without REPRODUCIBLE a continued run keeps the seed it had.
+        path: file with the weights or the checkpoint; "" for a fresh start.
+        checkpoint: contents of the checkpoint to continue from; None for the other kinds.
+        version: the folder version_N that a continued run writes to; None for a new one.
+        keep: a checkpoint that the user named, which is never deleted; "" for none.
     """
 
     kind: Start
@@ -54,21 +54,21 @@ class StartPoint:
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything but a test to do; a finished run is handed to ``fit`` too, which restores it."""
+        """Whether to call ``fit``, which also restores a finished run although no epoch is left to train."""
         return self.kind is not Start.TEST
 
     @property
     def tests_as_configured(self) -> bool:
-        """Whether no validation will have measured the model as the configuration says."""
+        """Whether to test with USE_CENTROIDS as set, because no validation will have done so."""
         return self.kind in (Start.TEST, Start.FINISHED)
 
     @property
     def ckpt_path(self) -> str | None:
-        """What ``Trainer.fit`` restores before it trains."""
+        """The checkpoint that ``Trainer.fit`` restores before it trains; None for none."""
         return self.path if self.kind in (Start.CONTINUE, Start.FINISHED) else None
 
     def settle(self, cfg: CfgNode) -> CfgNode:
-        """A copy of the configuration in which MODEL.PRETRAIN_PATH and MODEL.RESUME_TRAINING say what is done."""
+        """A copy of the configuration with MODEL.PRETRAIN_PATH and MODEL.RESUME_TRAINING set to what the run does."""
         cfg = cfg.clone()
         cfg.defrost()
         if self.kind is not Start.FRESH:
@@ -79,36 +79,36 @@ class StartPoint:
         return cfg
 
     def check_data(self, num_classes: int) -> None:
-        """Raise a UserError if the run to continue was trained on another number of identities."""
+        """Raise a UserError if the run to continue was trained on a different number of identities."""
         if self.checkpoint is None:
             return
         found = self.checkpoint["state_dict"]["fc_query.weight"].shape[0]
         if found != num_classes:
             raise UserError(
                 f"{self.path} was trained on {found} identities, but the training set here has {num_classes}: resume "
-                "on the data set of its training (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
+                "on the same data set (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
             )
 
     def check_network(self, keys: Iterable[str], name: str) -> None:
-        """Raise a UserError if the run to continue has another network than MODEL.NAME ``name`` with these weights."""
+        """Raise a UserError unless the checkpoint to continue from has exactly the weights ``keys`` of MODEL.NAME."""
         if self.checkpoint is not None and self.checkpoint["state_dict"].keys() != set(keys):
             raise UserError(
                 f"{self.path} holds {describe(self.checkpoint)}, but MODEL.NAME is {name}: set MODEL.NAME and "
-                "MODEL.BACKBONE_EMB_SIZE to those of its training."
+                "MODEL.BACKBONE_EMB_SIZE to the values it was trained with."
             )
 
 
 def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:
-    """What the configuration and the files on disk say that a run starts from.
+    """Find out from the configuration and the files on disk what a run starts from.
 
     Args:
         cfg: configuration.
-        runs: the folder of all runs of a script, ``OUTPUT_DIR/train_ctl_model``.
-        run: number of this run among REPRODUCIBLE_NUM_RUNS.
-        seed: of the data's draws, if nothing is continued.
+        runs: folder of all runs of a script, such as ``OUTPUT_DIR/train_ctl_model``.
+        run: number of this run, from 0 to REPRODUCIBLE_NUM_RUNS - 1.
+        seed: seed of the data's random draws; a continued run may replace it, see :class:`StartPoint`.
 
     Raises:
-        UserError: the file that is to be tested or continued is missing, foreign, or has no epochs left to train.
+        UserError: the file to test or to continue from is missing, no CTL checkpoint, or has no epochs left to train.
     """
     model = cfg.MODEL
     if cfg.TEST.ONLY_TEST:
@@ -135,12 +135,12 @@ def is_auto(path: str) -> bool:
 
 
 def start_weights(path: str) -> str:
-    """The file that "auto:FILE" starts a fresh training from; "" for plain "auto"."""
+    """FILE of "auto:FILE", from which a new run starts; "" for plain "auto"."""
     return path.partition(":")[2]
 
 
 def count_epochs(checkpoint: dict[str, Any]) -> int:
-    """Epochs that a checkpoint, ours or the original's, has finished."""
+    """The number of finished epochs in a checkpoint, ours or the original's."""
     return upgrade_legacy(checkpoint)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
@@ -160,10 +160,10 @@ def _continue(cfg: CfgNode, path: str, seed: int) -> StartPoint:
     checkpoint = load_ctl_checkpoint(path)
     if not checkpoint.get("optimizer_states") or not checkpoint.get("lr_schedulers"):
         raise UserError(
-            f"{path} holds no states of optimisers and schedule, so training cannot continue from it: resume from a "
-            "file in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."
+            f"{path} holds no optimiser and schedule states, so training cannot continue from it: resume from a file "
+            "in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."
         )
-    if not cfg.REPRODUCIBLE:  # go on with the draws of the run that is continued
+    if not cfg.REPRODUCIBLE:  # keep drawing the data as the run did before
         seed = checkpoint["hyper_parameters"].get("data_seed", seed)
     kind = Start.FINISHED if count_epochs(checkpoint) >= cfg.SOLVER.MAX_EPOCHS else Start.CONTINUE
     return StartPoint(kind, seed, path, checkpoint)
@@ -178,8 +178,8 @@ def _continue_named(cfg: CfgNode, path: str, runs: Path, seed: int) -> StartPoin
             f"{path} has finished {done} epochs and SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}: nothing is left to "
             "train. Raise SOLVER.MAX_EPOCHS, or test the checkpoint with TEST.ONLY_TEST True."
         )
-    # Several runs may go on from one file. One that goes back to an earlier epoch would mix with the files of the
-    # epochs after it, and "auto" would take those for its newest state.
+    # Several runs may continue from one file. If one of them goes back to an earlier epoch, its files must not mix with
+    # those of later epochs, which "auto" would take for its newest state.
     version = version_of(path, runs)
     if version and (cfg.REPRODUCIBLE_NUM_RUNS > 1 or has_more_epochs(runs / version, done)):
         version = None

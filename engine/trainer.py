@@ -1,4 +1,4 @@
-"""The Trainer that a configuration asks for."""
+"""Build Lightning's Trainer from a configuration."""
 
 import logging
 import warnings
@@ -29,23 +29,23 @@ log = logging.getLogger(__name__)
 
 
 def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Trainer:
-    """The Trainer of a configuration; a validation every EVAL_PERIOD epochs, our own sampler, safe checkpoints.
+    """The Trainer for a configuration: it validates every EVAL_PERIOD epochs, with our own sampler and checkpoints.
 
     Args:
         cfg: configuration.
         loggers: from :func:`engine.loggers.build_loggers`.
-        keep: a checkpoint that is not removed when newer ones are there.
+        keep: a checkpoint that is kept when newer ones replace the others; "" for none.
     """
     solver = cfg.SOLVER
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, solver.DIST_BACKEND)
     per_machine = devices if isinstance(devices, int) else len(devices)
     check_launch(cfg, per_machine)
-    # The data modules here have no hook of this name that the model's could hide.
+    # The warning is about a data module's hook that the model's would hide; our data modules have none of this name.
     warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
     fast = cfg.TRAINER.FAST_MATH and accelerator == "gpu"
     if fast:
         torch.set_float32_matmul_precision("high")
-    # Operations without a deterministic form on some device are named in a warning instead of ending the run.
+    # An operation without a deterministic implementation causes a warning instead of ending the run.
     deterministic: Literal["warn", False] = "warn" if cfg.REPRODUCIBLE else False
     return Trainer(
         accelerator=accelerator,
@@ -57,7 +57,7 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Traine
         check_val_every_n_epoch=solver.EVAL_PERIOD,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,  # the length of an epoch depends on its draws
+        reload_dataloaders_every_n_epochs=1,  # the length of an epoch depends on its random draws
         logger=loggers,
         log_every_n_steps=cfg.LOGGING.EVERY_N_STEPS,
         benchmark=True if fast and not cfg.REPRODUCIBLE else None,
@@ -78,10 +78,10 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Traine
 
 
 def build_profiler(name: str, folder: Path) -> Profiler | None:
-    """Lightning's profiler of TRAINER.PROFILER, which writes to ``folder`` at the end of a training and a test."""
+    """The profiler that TRAINER.PROFILER names, which writes to ``folder`` at the end of each fit and test."""
     if not name:
         return None
-    log.info("The profile (TRAINER.PROFILER %s) goes to %s.", name, folder)
+    log.info("The profile (TRAINER.PROFILER %s) will be written to %s.", name, folder)
     return {"simple": SimpleProfiler, "pytorch": PyTorchProfiler}[name](dirpath=folder, filename=name)
 
 
@@ -99,13 +99,13 @@ def choose_strategy(backend: str, num_processes: int) -> str:
 
 
 def check_launch(cfg: CfgNode, devices: int) -> None:
-    """Compare the processes that torchrun or SLURM has started with those that the configuration asks for.
+    """Check that torchrun or SLURM started as many processes as the configuration needs.
 
-    Lightning would wait for the missing ones, or train as many times as there are processes.
+    Otherwise Lightning would wait for the missing ones, or each process would train a model of its own.
 
     Args:
         cfg: configuration.
-        devices: number of devices, and processes, on each machine.
+        devices: devices on each machine, with one process for each.
 
     Raises:
         UserError: the numbers differ.
@@ -118,8 +118,8 @@ def check_launch(cfg: CfgNode, devices: int) -> None:
     if processes != devices * nodes:
         raise UserError(
             f"{launcher} started {processes} process(es), but the configuration asks for {devices * nodes}: {devices} "
-            f"for each of TRAINER.NUM_NODES {nodes} machine(s), one for each device of GPU_IDS {list(cfg.GPU_IDS)}; on "
-            f"the CPU a single one, or with SOLVER.DIST_BACKEND ddp_cpu one for each entry. Make {options} agree."
+            f"for each of TRAINER.NUM_NODES {nodes} machine(s), one for each device of GPU_IDS {list(cfg.GPU_IDS)} (on "
+            f"the CPU only one, or with SOLVER.DIST_BACKEND ddp_cpu one for each entry). Set {options} to match."
         )
     if processes > 1 and cfg.SOLVER.DIST_BACKEND == "ddp_spawn":
         raise UserError(f"SOLVER.DIST_BACKEND is 'ddp_spawn', but {launcher} starts the processes; use ddp.")

@@ -1,4 +1,4 @@
-"""A trained model put to use: ``from inference import Embedder``. What is not asked for is not imported."""
+"""Use a trained model: ``from inference import Embedder``. Importing the package alone does not import torch."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["Embedder"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Embedder":  # torch is imported here, not by programs that only build their command line
+    if name == "Embedder":  # imported only here: programs that just read their command line need no torch
         from inference.embedding.embedder import Embedder
 
         return Embedder

@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: options, the model that a configuration names, where they write.
+"""What the scripts in this folder share: options, and the model that a configuration names.
 
 Imports nothing heavy, so that ``--help`` and wrong options are answered at once.
 """
@@ -33,26 +33,26 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "--print-freq",
         type=whole_number(1),
         metavar="N",
-        help="batches from one drawing of the progress bar to the next; default: several drawings a second",
+        help="batches between two updates of the progress bar; default: several updates a second",
     )
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers from ``least`` on."""
+    """A type for argparse: whole numbers, ``least`` or more."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"it is {text!r}; expected a whole number, {least} or more")
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number, {least} or more")
         return int(text)
 
     return parse
 
 
 def embedder_from_config(cfg: CfgNode) -> "Embedder":
-    """The model MODEL.PRETRAIN_PATH on the device, in the precision and with the image size of the configuration.
+    """Load MODEL.PRETRAIN_PATH, with the device, the precision and the image size of the configuration.
 
     Raises:
-        UserError: no such checkpoint, a device that is not there, a precision that inference does not know.
+        UserError: the checkpoint or the device does not exist, or inference does not have the precision.
     """
     path = cfg.MODEL.PRETRAIN_PATH
     if not path or not Path(path).exists():
@@ -77,7 +77,7 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
 
 
 def _warn_of_differences(cfg: CfgNode, hparams: CfgNode, path: str) -> None:
-    """The checkpoint decides on the network, the configuration on how pictures are prepared; say where they differ."""
+    """Warn where they differ: the network comes from the checkpoint, image size and scaling from the configuration."""
     if cfg.MODEL.NAME != hparams.MODEL.NAME:
         logger.warning("MODEL.NAME is %s here, but %s in %s, which is used.", cfg.MODEL.NAME, hparams.MODEL.NAME, path)
     for key in ("SIZE_TEST", "PIXEL_MEAN", "PIXEL_STD"):

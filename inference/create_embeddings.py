@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the packages lie one folder up
+if __package__ in (None, ""):  # run as a file: the packages are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from yacs.config import CfgNode
@@ -37,36 +37,34 @@ def parser() -> argparse.ArgumentParser:
         "--pid_from",
         default="parent",
         metavar="parent|filename|REGEX",
-        help="with MODEL.USE_CENTROIDS True, where the identity of an image is found: in the name of its folder (the "
-        "default), in its file name up to the last '_', or by a regular expression in the path below "
-        "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d'; the first group is the identity",
+        help="with MODEL.USE_CENTROIDS True, where to find the identity of an image: in the name of its folder (the "
+        "default), in its file name up to the last '_', or with a regular expression in the path below "
+        "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
-    made.add_argument(
-        "--resume", action="store_true", help="go on with a run that was cut off, at its last finished batch"
-    )
+    made.add_argument("--resume", action="store_true", help="continue an interrupted run after its last finished batch")
     made.add_argument(
         "--append",
         action="store_true",
-        help="add the images that the gallery in OUTPUT_DIR lacks, at its end; rows of files that have gone stay",
+        help="add the images that the gallery in OUTPUT_DIR lacks, at its end; rows of deleted files stay",
     )
     made.add_argument(
         "--on-error",
         "--on_error",
         choices=("stop", "skip"),
         default="stop",
-        help="at an image that cannot be read: stop (the default), or leave it out and list it in skipped.txt",
+        help="when an image cannot be read: stop (the default), or skip it and list it in skipped.txt",
     )
     return made
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """What the script does once its command line is read.
+    """Create the gallery that a command line describes.
 
     Raises:
         UserError: see :func:`inference.galleries.creation.create_gallery`.
     """
     if args.pid_from != "parent" and not cfg.MODEL.USE_CENTROIDS:
-        logger.warning("--pid-from changes nothing: with MODEL.USE_CENTROIDS False every image has a row of its own.")
+        logger.warning("--pid-from has no effect: with MODEL.USE_CENTROIDS False every image has a row of its own.")
     folder = require_writable(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES), "OUTPUT_DIR")
     from inference.galleries.creation import ImageSource, create_gallery
 
@@ -88,7 +86,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and run; mendable errors end the program with status 2."""
+    """Read the command line and run; an error that the user can fix ends the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with clean_exit():
         run(*parse_args(parser(), argv))

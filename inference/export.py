@@ -6,11 +6,11 @@ import sys
 from config.cli import clean_exit
 from utils.errors import UserError
 
-_DESCRIPTION = """Write backbone, pooling and BN neck of a checkpoint as one file that runs without this code.
+_DESCRIPTION = """Write the backbone, pooling and BN neck of a checkpoint as one file that runs without this code.
 
-The file is run on noise, smooth colours and white, and kept only if it agrees with torch: cosine at least 0.99999,
-relative error at most 0.0001. Image size, mean, deviation, channel order and so on are in its metadata, as JSON under
-"preprocessing" (ONNX: metadata_props; the others: the extra file preprocessing.json)."""
+The file is tried on noise, smooth colours and white, and kept only if it agrees with torch: cosine at least 0.99999,
+relative error at most 0.0001. Its metadata holds image size, mean, standard deviation, channel order and so on, as JSON
+under "preprocessing" (ONNX: metadata_props; the others: the extra file preprocessing.json)."""
 
 _EXAMPLES = """examples:
   python -m inference.export epoch=119.ckpt person.onnx --format onnx --dynamic-batch
@@ -19,7 +19,7 @@ _EXAMPLES = """examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; needs nothing heavy, so that --help is fast."""
+    """The command line; imports nothing heavy, so that --help is fast."""
     parser = argparse.ArgumentParser(
         prog="python -m inference.export",
         description=_DESCRIPTION,
@@ -34,20 +34,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dynamic-batch",
         action="store_true",
-        help="any number of images at once, not one; TorchScript always takes any",
+        help="take any number of images at once instead of one; TorchScript always does",
     )
     parser.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("HEIGHT", "WIDTH"),
-        help="of the images, default: INPUT.SIZE_TEST of the checkpoint",
+        help="size of the images; default: INPUT.SIZE_TEST of the checkpoint",
     )
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; ends the program with status 2 and one line on stderr if it cannot be done."""
+    """Read the command line and export; an error ends the program with status 2 and one line on stderr."""
     args = build_parser().parse_args(argv)
     with clean_exit():
         if args.size and min(args.size) < 32:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file: the packages lie one folder up
+if __package__ in (None, ""):  # run as a file: the packages are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from yacs.config import CfgNode
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--gallery-data",
         required=True,
         metavar="DIR",
-        help="folder that create_embeddings.py has written to",
+        help="folder that create_embeddings.py wrote to",
     )
     made.add_argument(
         "--normalize_features",
@@ -52,11 +52,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """What the script does once its command line is read.
+    """Search the gallery that a command line names.
 
     Raises:
-        UserError: no such gallery, a gallery of another model, a query that cannot be read (the message names it), no
-            threshold for --max-far, and as :func:`inference.searching.search.search`.
+        UserError: the gallery does not exist or does not fit the model, a query cannot be read (the message names it),
+            or --max-far finds no threshold; and as for :func:`inference.searching.search.search`.
     """
     options = options_from_args(args, cfg.SOLVER.DISTANCE_FUNC, args.topk, args.normalize_features)
     folder = require_writable(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES), "OUTPUT_DIR")
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def save_array(path: Path, values: Any) -> None:
-    """Write a .npy file whole."""
+    """Write a .npy file, whole or not at all."""
     import numpy as np
 
     with written_whole(path, keep_ending=True) as temporary:
@@ -92,7 +92,7 @@ def save_array(path: Path, values: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and run; mendable errors end the program with status 2."""
+    """Read the command line and run; an error that the user can fix ends the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with clean_exit():
         run(*parse_args(parser(), argv))

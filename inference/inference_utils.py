@@ -1,13 +1,13 @@
-"""The names that programs import, also from within this folder: ``from inference_utils import run_inference``.
+"""The names that other programs import, even from inside this folder: ``from inference_utils import run_inference``.
 
-What they name lives in :mod:`inference.embedding.loaders`, :mod:`inference.embedding.images` and
+They are defined in :mod:`inference.embedding.loaders`, :mod:`inference.embedding.images` and
 :mod:`inference.galleries.identities`.
 """
 
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # imported as "inference_utils": the packages lie one folder up
+if __package__ in (None, ""):  # imported as "inference_utils": the packages are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from inference.embedding.images import get_all_images

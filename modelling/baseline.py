@@ -15,17 +15,17 @@ logger = logging.getLogger(__name__)
 
 
 class Baseline(nn.Module):
-    """A ResNet and global average pooling.
+    """A ResNet followed by global average pooling.
 
     Args:
-        cfg: the configuration (yacs node or any nested mapping with attribute access). Read are MODEL.NAME,
-            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, RESUME_TRAINING and TEST.ONLY_TEST.
+        cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
+            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, RESUME_TRAINING and TEST.ONLY_TEST are read.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
     Raises:
         UnknownNameError: MODEL.NAME is not one of ours.
-        MissingPathError, CheckpointError: as :func:`load_imagenet_weights`.
+        MissingPathError, CheckpointError: as for :func:`load_imagenet_weights`.
     """
 
     def __init__(self, cfg: Any, load_weights: bool = True) -> None:
@@ -38,11 +38,11 @@ class Baseline(nn.Module):
             load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME)
 
     def choose_computation(self, *, channels_last: bool, grad_checkpoint: bool) -> None:
-        """How the network computes, which its results depend on only by rounding.
+        """Choose how the network computes; this changes its results by rounding only.
 
         Args:
             channels_last: keep images and feature maps with the channel as the innermost axis.
-            grad_checkpoint: compute each block again in the backward pass rather than keep what it needs.
+            grad_checkpoint: recompute each block in the backward pass instead of storing its activations.
         """
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.base.to(memory_format=self.memory_format)
@@ -51,7 +51,7 @@ class Baseline(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""
         feature_map = self.base(x.contiguous(memory_format=self.memory_format))
-        # Autocast computes the map in half precision; means of it keep the digits that tell close images apart.
+        # Autocast computes the map in half precision; its mean needs the digits that tell close images apart.
         return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
 
 
@@ -61,7 +61,7 @@ def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
     Args:
         base: the backbone, changed in place.
         path: MODEL.PRETRAIN_PATH: a torchvision ResNet, an IBN-a network, or a CTL checkpoint of the same network. All
-            layers must be there and fit; fc, classifier and bottleneck are skipped.
+            layers must be present and fit; fc, classifier and bottleneck are skipped.
         name: MODEL.NAME, for messages.
 
     Raises:
@@ -77,24 +77,24 @@ def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
         weights, description = load_backbone_weights(path)
     except CheckpointError as error:
         raise CheckpointError(
-            f"MODEL.PRETRAIN_PATH: {error} Needed are ImageNet weights of {name}; MODEL.PRETRAINED False starts from "
-            "random weights."
+            f"MODEL.PRETRAIN_PATH: {error} Give ImageNet weights of {name}, or set MODEL.PRETRAINED False to start "
+            "from random weights."
         ) from error
     misfit = _misfit(base, weights)
     if misfit:
         raise CheckpointError(
             f"MODEL.PRETRAIN_PATH {path} holds {description}, which MODEL.NAME {name} cannot start from ({misfit}). "
             f"Give the ImageNet weights of {name}, set MODEL.NAME to the network in the file, or set MODEL.PRETRAINED "
-            "False. To go on from a CTL checkpoint set MODEL.RESUME_TRAINING True; to test it, TEST.ONLY_TEST True."
+            "False. To resume from a CTL checkpoint, set MODEL.RESUME_TRAINING True; to test it, TEST.ONLY_TEST True."
         )
     base.load_state_dict(weights, strict=False)
     logger.info("Loaded %s from %s: %d entries into %s.", description, path, len(weights), name)
 
 
 def _misfit(base: nn.Module, weights: dict[str, Tensor]) -> str:
-    """What keeps these weights from filling the backbone, or an empty string."""
+    """Why these weights do not fit the backbone; "" if they do."""
     own = {key: value for key, value in base.state_dict().items() if not key.startswith("fc.")}
-    # Files of torch before 0.4.1 do not count batches.
+    # Files written by torch before 0.4.1 do not have num_batches_tracked.
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unknown = [key for key in weights if key not in own]
     shapes = [key for key in own if key in weights and own[key].shape != weights[key].shape]

@@ -35,7 +35,7 @@ from utils.errors import UserError
 
 
 def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
-    """``base`` with the values of ``overlay`` on top, section by section; both are left as they are."""
+    """``base`` with the values of ``overlay`` on top, section by section; neither is modified."""
     merged = base.clone()
     merged.defrost()
     for key, value in overlay.items():
@@ -50,15 +50,14 @@ class ModelBase(LightningModule):
     """Backbone, BN neck, identity classifier, class centres, and everything around the training step.
 
     Args:
-        cfg: configuration (yacs node or nested dict); the defaults where it is None or lacks a key.
-        test_dataloader: what ``trainer.test(model)`` iterates, if no loader is given there.
-        load_imagenet: False leaves MODEL.PRETRAIN_PATH unread; weights come from elsewhere.
-        **kwargs: ``num_classes`` (identities in training) and ``num_query`` (queries at the head of the validation
-            set), and whatever else a checkpoint recorded. They overlay cfg, unless cfg.TEST.ONLY_TEST, when cfg
-            overlays them.
+        cfg: configuration (yacs node or nested dict); defaults stand in for None and for missing keys.
+        test_dataloader: the loader for ``trainer.test(model)`` when none is passed there.
+        load_imagenet: False leaves MODEL.PRETRAIN_PATH unread, for weights that come from elsewhere.
+        **kwargs: ``num_classes`` (identities in training), ``num_query`` (queries at the start of the validation set),
+            and whatever else a checkpoint recorded. They override cfg; with cfg.TEST.ONLY_TEST, cfg overrides them.
 
     Raises:
-        UserError: num_classes is missing, or the configuration asks for what does not exist.
+        UserError: num_classes is missing, or the configuration names something that does not exist.
     """
 
     losses_names: tuple[str, ...] = ("query_xent", "query_triplet", "query_center")
@@ -109,7 +108,7 @@ class ModelBase(LightningModule):
         self._hyper_parameters = merge_hparams(DEFAULTS, to_plain(value))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep plain containers only, so that any torch reads the file back without running code."""
+        """Store plain containers only, so that any version of torch can read the file without running code."""
         checkpoint["hyper_parameters"] = to_plain(self.hparams)
 
     @classmethod
@@ -121,18 +120,18 @@ class ModelBase(LightningModule):
         weights_only: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """The model of a checkpoint, ours or the original's; never reads ImageNet weights, runs no code of the file.
+        """Load the model of a checkpoint, ours or the original's; reads no ImageNet weights, runs no code of the file.
 
         Args:
             checkpoint_path: file path.
             map_location: device to put the model on; the CPU when None.
-            strict: insist that the weights match exactly.
-            weights_only: accepted for Lightning's callers; reading never runs code, whatever it is.
+            strict: require the weights to match exactly.
+            weights_only: ignored, accepted because Lightning's callers pass it; reading never runs code.
             **kwargs: as for the constructor; ``cfg=`` as described there. The number of training identities is
                 always the checkpoint's.
 
         Raises:
-            UserError: the file is missing, cut off, foreign, or does not fit the configuration.
+            UserError: the file is missing, cut off, not a CTL checkpoint, or does not fit the configuration.
         """
         checkpoint = load_ctl_checkpoint(checkpoint_path)
         weights = checkpoint["state_dict"]
@@ -144,7 +143,7 @@ class ModelBase(LightningModule):
             settings = model.hparams.MODEL
             raise UserError(
                 f"{checkpoint_path} holds {describe(checkpoint)}, which does not fit MODEL.NAME {settings.NAME} with "
-                f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to those of its training."
+                f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to the values it was trained with."
             ) from error
         return model if map_location is None else model.to(map_location)
 
@@ -173,7 +172,7 @@ class ModelBase(LightningModule):
     def query_triplet(
         self, features: Tensor, labels: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Triplet loss of the batch; with SOLVER.GATHER_NEGATIVES mined among the batches of all processes.
+        """Triplet loss of the batch; SOLVER.GATHER_NEGATIVES mines across the batches of all processes.
 
         Args and Returns: as for TripletLoss.
         """
@@ -183,7 +182,7 @@ class ModelBase(LightningModule):
         return self.contrastive_loss(features, labels, mask=mask)
 
     def on_fit_start(self) -> None:
-        """Compile the backbone if MODEL.COMPILE says so; its names, and so checkpoints, stay as they are.
+        """Compile the backbone if MODEL.COMPILE is True; the names in checkpoints do not change.
 
         Raises:
             UserError: there is no C++ compiler.
@@ -192,13 +191,13 @@ class ModelBase(LightningModule):
             compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
             if shutil.which(compiler) is None:
                 raise UserError(
-                    f"MODEL.COMPILE is True, but the C++ compiler {compiler!r} is not on PATH: install one, name it by "
-                    "the environment variable CXX, or set MODEL.COMPILE False."
+                    f"MODEL.COMPILE is True, but the C++ compiler {compiler!r} is not on PATH: install one, name one "
+                    "in the environment variable CXX, or set MODEL.COMPILE False."
                 )
             self.backbone.base.compile()
 
     def on_train_start(self) -> None:
-        """Let an optimiser whose state comes from another machine use what this one has."""
+        """Drop ``fused`` from an optimiser state that comes from another machine, if this one has no fused Adam."""
         for group in self.trainer.optimizers[0].param_groups:
             if group.get("fused") and not has_fused_adam(self.device):
                 group["fused"] = None
@@ -207,7 +206,7 @@ class ModelBase(LightningModule):
         """One backward pass over the sum of the weighted losses; a step of the network, then one of the centres.
 
         Args:
-            losses: name -> scalar, each already times its weight.
+            losses: name -> scalar, each already multiplied by its weight.
             statistics: name -> detached scalar, recorded beside the losses.
 
         Returns:
@@ -247,13 +246,13 @@ class ModelBase(LightningModule):
         return cast(LambdaLR, self.lr_schedulers())
 
     def on_train_epoch_start(self) -> None:
-        """Make the schedule stand at this epoch, also after resuming from a checkpoint saved before its step."""
+        """Set the schedule to this epoch, even after resuming from a checkpoint saved before the schedule's step."""
         set_epoch(self._schedule, self.current_epoch)
         self._results = {}
         self._reset_epoch_records()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, then step the schedule: Lightning does not under manual optimisation."""
+        """Log the epoch, then step the schedule, which Lightning does not do under manual optimisation."""
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._log_train_epoch(lr)
         self._schedule.step()
@@ -262,23 +261,23 @@ class ModelBase(LightningModule):
         names = {"loss": "epoch_train_loss", "step_dist_ap": "epoch_dist_ap", "step_dist_an": "epoch_dist_an"}
         records = {names.get(name, name): values for name, values in self._epoch_records.items()} | self.losses_dict
         means = torch.stack([torch.stack(values).float().mean() for values in records.values()])
-        means = self.trainer.strategy.reduce(means, reduce_op="mean")  # all processes make equally many steps
+        means = self.trainer.strategy.reduce(means, reduce_op="mean")  # all processes take equally many steps
         self._log_epoch(dict(zip(records, means.tolist(), strict=True)) | {"lr": lr})
 
     def _log_epoch(self, metrics: dict[str, float]) -> None:
-        """To every logger with the epoch as the step, and to the callbacks."""
-        # The test pass comes after the last epoch, when current_epoch counts one further.
+        """Pass metrics to every logger, with the epoch as the step, and to the callbacks."""
+        # The test pass comes after the last epoch, when current_epoch is already one higher.
         epoch = self.current_epoch
         if self.trainer.testing:
             epoch = max(epoch - 1, 0)
-        # The callbacks of all processes must decide alike, to the last bit.
+        # The callbacks of all processes must reach the same decisions, so the numbers must agree to the last bit.
         metrics = self.trainer.strategy.broadcast(metrics)
         self.log_dict(metrics, logger=False, sync_dist=True)
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=epoch)
 
     def metric_names(self) -> set[str]:
-        """What a run logs, and SOLVER.MONITOR_METRIC_NAME can name."""
+        """The metrics that a run logs; SOLVER.MONITOR_METRIC_NAME can be any of them."""
         retrieval = {"mAP", *(f"Top-{k}" for k in TOPK_RANKS)}
         if self.hparams.MODEL.USE_CENTROIDS:
             retrieval |= {f"strict_{name}" for name in retrieval}
@@ -289,7 +288,7 @@ class ModelBase(LightningModule):
     # -------------------------------------------------------------------------------------------------- evaluation
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits of the identities by the BN neck and the classifier, without autocast: [B, D] -> [B, num_classes]."""
+        """Identity logits from the BN neck and the classifier, without autocast: [B, D] -> [B, num_classes]."""
         with torch.autocast(features.device.type, enabled=False):
             return self.fc_query(self.bn(features))
 
@@ -300,23 +299,23 @@ class ModelBase(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Keep the embeddings of a batch (images, pids, camids, positions in the data set)."""
-        images, pids, camids, numbers = batch
+        images, pids, camids, positions = batch
         labels = (torch.as_tensor(pids).cpu(), torch.as_tensor(camids).cpu())
-        self._outputs.append((self(images).float().cpu(), *labels, numbers))
+        self._outputs.append((self(images).float().cpu(), *labels, positions))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """As validation_step."""
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what a validation that broke off has left; evaluate the network that is saved, on every process."""
+        """Discard what an interrupted validation left; give every process the network that will be saved."""
         self._outputs.clear()
         if running_processes() is None:
             return
-        # In training each process keeps running statistics of its own batches; the first one's are saved.
+        # In training each process keeps running statistics of its own batches; those of the first process are saved.
         broadcast_from_first(self.buffers())
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
-            # Or else the wrapper's forward pass waits for all processes, which may have different numbers of batches.
+            # Otherwise the wrapper's forward pass waits for all processes, whose numbers of batches may differ.
             self.trainer.strategy.model.require_forward_param_sync = False
 
     def on_test_epoch_start(self) -> None:
@@ -332,22 +331,22 @@ class ModelBase(LightningModule):
         self._evaluate("test", self.trainer.test_dataloaders)
 
     def _collect(self, loader: Any, processes: Processes | None) -> list[Tensor]:
-        """Embeddings, pids and camids of the whole set in its order, from the batches of all processes."""
+        """Embeddings, pids and camids of the whole set, in its order, gathered from all processes."""
         outputs, self._outputs = self._outputs, []
         if processes is None:
             return [torch.cat(parts) for parts in list(zip(*outputs, strict=True))[:3]]
         none = torch.empty(0, dtype=torch.int64)  # this process may have no batch
-        numbers = torch.cat([none, *(torch.as_tensor(output[3]).cpu() for output in outputs)])
+        positions = torch.cat([none, *(torch.as_tensor(output[3]).cpu() for output in outputs)])
         embeddings = torch.cat([torch.empty(0, self.bn.num_features), *(output[0] for output in outputs)])
         pids, camids = (torch.cat([none, *(output[i] for output in outputs)]) for i in (1, 2))
-        return gather_in_order(numbers, len(loader.dataset), embeddings, pids, camids)
+        return gather_in_order(positions, len(loader.dataset), embeddings, pids, camids)
 
     def _evaluate(self, stage: str, loader: Any) -> None:
         loader = loader[0] if isinstance(loader, list) else loader
-        # Where a loader is not shared out, every process has the whole set, and evaluates it.
+        # Unless the loader is divided among the processes, each of them has the whole set and evaluates it.
         processes = running_processes() if isinstance(getattr(loader, "sampler", None), DistributedSampler) else None
         embeddings, pids, camids = self._collect(loader, processes)
-        samples = getattr(loader.dataset, "data", None)  # loaders of other programs may not know their files
+        samples = getattr(loader.dataset, "data", None)  # the loader of another program may not know its files
         paths = None if samples is None else [sample[0] for sample in samples]
         retrieval, left_out = leave_out_unreadable(embeddings, pids, camids, self.hparams.num_query, paths)
         if left_out:
@@ -356,9 +355,10 @@ class ModelBase(LightningModule):
         for result in results.values():
             rank_zero_info("%s, %s", stage, describe_result(result))
         metrics = metrics_dict(*results.values())
-        # What the best checkpoint is chosen by must be there, even where the published protocol finds nothing to rank.
+        # The metric that selects the best checkpoint must exist even if the published protocol has nothing to rank.
         self._log_epoch({name.removeprefix("strict_"): value for name, value in metrics.items()} | metrics)
-        # The tables keep what the same weights reached by the other protocols; the first evaluation names the metrics.
+        # The tables also keep the results of the same weights by the other protocols. They come last, so that metrics
+        # that both have are those of the first evaluation.
         self._results = results | {name: old for name, old in self._results.items() if name not in results}
         if self.trainer.is_global_zero and self.hparams.OUTPUT_DIR:
             write_tables(retrieval, self._results, self.hparams)

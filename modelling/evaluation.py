@@ -1,4 +1,4 @@
-"""From the embeddings of a validation to metrics, tables and strips of ranked images, as a configuration asks."""
+"""Turn the embeddings of a validation into metrics, tables and strips, as a configuration says."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,20 +21,20 @@ from utils.errors import NoValidQueryError, UserError
 def leave_out_unreadable(
     embeddings: Tensor, pids: Tensor, camids: Tensor, num_query: int, paths: Sequence[str] | None
 ) -> tuple[RetrievalSet, str]:
-    """A validation set without the rows of images that could not be read (DATASETS.ON_ERROR skip).
+    """The validation set without images that could not be read (DATASETS.ON_ERROR skip).
 
     Args:
         embeddings: [M + N, D] float32, the M queries first.
         pids: [M + N] int64; UNREADABLE marks an image that could not be read.
         camids: [M + N] int64.
         num_query: M.
-        paths: M + N image files, where they are known.
+        paths: M + N image files; None if unknown.
 
     Returns:
-        The set, and how many rows were left out, in words; "" for none.
+        The set, and a phrase that says how many images were left out; "" for none.
 
     Raises:
-        UserError: no query, or no image of the gallery, could be read.
+        UserError: no query or no gallery image could be read.
     """
     readable = pids != UNREADABLE
     missing = len(readable) - int(readable.sum())
@@ -43,15 +43,16 @@ def leave_out_unreadable(
     kept_queries = int(readable[:num_query].sum())
     queries = num_query - kept_queries
     if not 0 < kept_queries < len(readable) - missing:
-        what = f"{len(readable) - num_query} images of the gallery" if kept_queries else f"{num_query} queries"
+        what = f"{len(readable) - num_query} gallery images" if kept_queries else f"{num_query} queries"
         raise UserError(
-            f"None of the {what} could be read: see the warnings above, which name them, and whether "
+            f"None of the {what} could be read: see the warnings above, which name them, and check that "
             "DATASETS.ROOT_DIR is still there."
         )
     paths = paths and [path for path, keep in zip(paths, readable.tolist(), strict=True) if keep]
     rows = (embeddings[readable], pids[readable], camids[readable])
-    text = f"{missing} of {len(readable)} images left out, which could not be read: {queries} queries, "
-    return RetrievalSet.of_rows(*rows, kept_queries, paths), f"{text}{missing - queries} of the gallery"
+    text = f"{missing} of {len(readable)} images could not be read and were left out "
+    text += f"(queries: {queries}, gallery: {missing - queries})"
+    return RetrievalSet.of_rows(*rows, kept_queries, paths), text
 
 
 def evaluate_protocols(
@@ -60,14 +61,14 @@ def evaluate_protocols(
     """Rank the gallery for every query: single images, or centroids by the published and the strict protocol.
 
     Args:
-        retrieval: the same on every process.
-        hparams: which protocols, distances and options.
-        processes: share out the queries. With re-ranking the first process does all of it, since each would need the
-            graph of all images, and the others wait.
+        retrieval: the same set on every process.
+        hparams: selects the protocols, the distance and the options.
+        processes: processes to divide the queries among. Re-ranking needs the graph of all images, so there the first
+            process does all the work while the others wait.
 
     Returns:
-        Protocol -> result; the protocols that MODEL.USE_CENTROIDS chooses. The published one is left out, with a
-        warning, where its camera look-up leaves no query a centroid to be found; the strict one has no such error.
+        Protocol -> result, for the protocols that MODEL.USE_CENTROIDS selects. The published one is left out, with a
+        warning, if its camera look-up leaves no query a centroid to find; the strict one does not have that error.
 
     Raises:
         NoValidQueryError: no query has a match.
@@ -83,15 +84,15 @@ def evaluate_protocols(
             if protocol != "centroid":
                 raise
             rank_zero_warn(
-                "The published centroid protocol, which looks cameras of the gallery up among those of the queries, "
-                "leaves no query a centroid of its identity from another camera: only the strict protocol is computed, "
+                "The published centroid protocol, which looks up gallery cameras among those of the queries, leaves "
+                "no query a centroid of its identity from another camera: only the strict protocol is computed, "
                 "and its numbers are logged as mAP and Top-k too."
             )
     return results
 
 
 def write_tables(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> None:
-    """OUTPUT_DIR/evaluation/metrics.json and per_query.csv; a metric that several results have is the last one's."""
+    """Write metrics.json and per_query.csv to OUTPUT_DIR/evaluation; of a metric in several results the last counts."""
     settings = {"feat_norm": hparams.TEST.FEAT_NORM, "distance": hparams.SOLVER.DISTANCE_FUNC}
     settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS, "data_set": hparams.DATASETS.NAMES}
     settings |= {"same_camera_filter": hparams.get("has_cameras", True)}
@@ -100,15 +101,15 @@ def write_tables(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hpa
 
 
 def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> list[Path]:
-    """A strip of the ranked results of each query and a page that shows them, the worst queries first.
+    """Write a strip for each query and a page that shows them, the worst queries first.
 
     Args:
-        retrieval: with paths.
+        retrieval: a set with paths.
         results: protocol -> result.
         hparams: TEST.VISUALIZE_TOPK results are shown, of the worst TEST.VISUALIZE_MAX_NUMBER queries.
 
     Returns:
-        The pages: OUTPUT_DIR/visrank/index.html for single images, one folder further down for centroids.
+        The pages: OUTPUT_DIR/visrank/index.html for single images; for centroids, in a subfolder for each protocol.
     """
     assert retrieval.q_paths is not None and retrieval.g_paths is not None
     test, size = hparams.TEST, (hparams.INPUT.SIZE_TEST[0], hparams.INPUT.SIZE_TEST[1])
@@ -126,7 +127,7 @@ def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hpa
 
 
 def ranking_options(hparams: CfgNode, protocol: str) -> RankingOptions:
-    """How a configuration asks for a gallery to be ranked."""
+    """The ranking options of a configuration, for one protocol."""
     test = hparams.TEST
     return RankingOptions(
         metric=hparams.SOLVER.DISTANCE_FUNC,

@@ -26,33 +26,33 @@ Embeddings = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
-    """Embeddings of consecutive inputs, and those of them that could not be read."""
+    """Embeddings of consecutive inputs, and the errors of those that could not be read."""
 
-    start: int  # place of the batch's first input among all
-    embeddings: Embeddings  # [B, D], without rows for what could not be read
-    kept: list[int]  # [B] places of the rows among all inputs
-    errors: dict[int, UserError]  # place among all inputs -> why it could not be read
+    start: int  # position of the batch's first input among all inputs
+    embeddings: Embeddings  # [B, D]; an input that could not be read has no row
+    kept: list[int]  # [B] position of each row among all inputs
+    errors: dict[int, UserError]  # position among all inputs -> why the input could not be read
 
 
 class Embedder:
-    """A trained model that embeds pictures; the numbers are those of ``model(images)`` but for rounding.
+    """A trained model that embeds images; the numbers are those of ``model(images)`` up to rounding.
 
     Batch norm is folded into the convolutions (see :mod:`inference.embedding.folding`), and images are decoded while
-    the network computes. The model given is copied, and stays as it is.
+    the network computes. The given model is copied and not modified.
 
     Args:
         model: a model of this project.
-        device: "auto" (a CUDA device or MPS if there is one, else the CPU), or as torch names them: "cpu", "cuda",
+        device: "auto" (a CUDA device or MPS if there is one, else the CPU), or a device of torch: "cpu", "cuda",
             "cuda:1", "mps".
-        precision: as Lightning names it: 32-true, 64-true, bf16-true, bf16-mixed, 16-true, 16-mixed.
-        size: height and width that pictures are resized to; None takes INPUT.SIZE_TEST of the model.
+        precision: one of Lightning's: 32-true, 64-true, bf16-true, bf16-mixed, 16-true, 16-mixed.
+        size: height and width that images are resized to; None takes INPUT.SIZE_TEST of the model.
         mean, std: of the channels; None takes those of the model.
-        batch_size: pictures in a batch; None takes TEST.IMS_PER_BATCH of the model.
-        num_workers: threads that decode pictures, 0 to decode in between. -1: one for each CPU core; where the network
-            itself runs on the CPU one for eight cores, as more would only take them from it.
+        batch_size: images in a batch; None takes TEST.IMS_PER_BATCH of the model.
+        num_workers: threads that decode images; 0 decodes in the calling thread. -1 takes one thread for each CPU core,
+            or one for every eight if the network runs on the CPU, since more would only slow it down.
 
     Raises:
-        UserError: a device that is not there, or a precision that is unknown or that the device does not have.
+        UserError: the device does not exist, or the precision is unknown or not supported by the device.
 
     Example:
         >>> cfg = {"MODEL": {"NAME": "resnet18", "BACKBONE_EMB_SIZE": 512, "PRETRAINED": False}}
@@ -95,14 +95,14 @@ class Embedder:
     def from_checkpoint(
         cls, path: str | os.PathLike[str], device: str | torch.device = "auto", precision: str = "32-true", **kw: Any
     ) -> "Embedder":
-        """The model of a checkpoint, of this project or of the original; image size and scaling are those in it.
+        """Load a checkpoint of this project or of the original, with the image size and scaling that it records.
 
         Args:
-            path: the file.
+            path: the checkpoint file.
             device, precision, kw: as for the constructor.
 
         Raises:
-            UserError: the file is missing, cut off or foreign; or as the constructor.
+            UserError: the file is missing, cut off or not a CTL checkpoint; or as for the constructor.
         """
         return cls(ModelBase.load_from_checkpoint(path), device, precision, **kw)
 
@@ -124,19 +124,19 @@ class Embedder:
         }
 
     def embed(self, images: Any, batch_size: int | None = None) -> Embeddings:
-        """Embed pictures.
+        """Embed images.
 
         Args:
-            images: one picture or several: paths of image files, PIL images, uint8 arrays [H, W, 3] in the order red,
-                green, blue (or one array [N, H, W, 3]); or a float tensor [N, 3, H, W] that is resized and normalised
-                already.
-            batch_size: of this call.
+            images: one image or several: paths of image files, PIL images, uint8 arrays [H, W, 3] in the order red,
+                green, blue (or one array [N, H, W, 3]); or a float tensor [N, 3, H, W] that is already resized and
+                normalised.
+            batch_size: images in a batch; None takes that of the constructor.
 
         Returns:
-            [N, D] float32; no rows for no pictures.
+            [N, D] float32; [0, D] for no images.
 
         Raises:
-            UserError: a file that cannot be read (the message names it), or something that is no picture.
+            UserError: a file cannot be read (the message names it), or an input is not an image.
         """
         batch_size = batch_size or self.batch_size
         sources = _as_sequence(images)
@@ -161,14 +161,14 @@ class Embedder:
             path: a folder, whose image files are taken in sorted order, or a file.
             in_subfolders: take the images in and below its subfolders instead.
             on_error: "stop" at a file that cannot be read, or "skip" it.
-            print_freq: batches from one drawing of the progress bar to the next.
-            progress: whether there is a progress bar.
+            print_freq: batches between two updates of the progress bar.
+            progress: whether to show a progress bar.
 
         Returns:
             embeddings [N, D] float32, and the paths of the N images, which begin with ``path``.
 
         Raises:
-            UserError: no such folder, no images in it, or a file that cannot be read (the message names it).
+            UserError: the folder does not exist or holds no images, or a file cannot be read (the message names it).
         """
         paths = find_images(path, in_subfolders)
         parts: list[Embeddings] = []
@@ -176,22 +176,22 @@ class Embedder:
         with Progress(len(paths), print_freq, progress) as bar:
             for batch in self.embed_batches(paths, on_error):
                 parts.append(batch.embeddings)
-                kept += [paths[place] for place in batch.kept]
+                kept += [paths[position] for position in batch.kept]
                 bar.update(len(batch.kept) + len(batch.errors))
         return np.concatenate(parts), kept
 
     def embed_batches(
         self, sources: Sequence[Any], on_error: str = "stop", batch_size: int | None = None
     ) -> Generator[EmbeddedBatch, None, None]:
-        """Embed pictures batch by batch, in order, with few of them in memory.
+        """Embed images batch by batch, in order, holding only a few batches in memory.
 
         Args:
             sources: paths, PIL images or arrays, as for :meth:`embed`.
-            on_error: "stop" at a picture that cannot be read, before its batch is computed, or "skip" it.
-            batch_size: pictures in a batch.
+            on_error: "stop" at an image that cannot be read, before its batch is computed, or "skip" it.
+            batch_size: images in a batch; None takes that of the constructor.
 
         Raises:
-            UserError: "stop" and a picture that cannot be read; or another word.
+            UserError: an image cannot be read and on_error is "stop", or on_error is neither.
         """
         if on_error not in ("stop", "skip"):
             raise UserError(f"on_error is {on_error!r}; valid: stop, skip.")
@@ -201,13 +201,13 @@ class Embedder:
         for start, batch in zip(itertools.count(0, size), batches):
             if batch.errors and on_error == "stop":
                 raise batch.errors[min(batch.errors)]
-            good = [place for place in range(len(batch.pixels)) if place not in batch.errors]
+            good = [position for position in range(len(batch.pixels)) if position not in batch.errors]
             pixels = batch.pixels[good] if batch.errors else batch.pixels
             yield EmbeddedBatch(
                 start,
                 self.embed_pixels(pixels) if good else np.empty((0, self.dimension), np.float32),
-                [start + place for place in good],
-                {start + place: error for place, error in sorted(batch.errors.items())},
+                [start + position for position in good],
+                {start + position: error for position, error in sorted(batch.errors.items())},
             )
 
     def embed_pixels(self, pixels: Tensor) -> Embeddings:
@@ -220,7 +220,7 @@ class Embedder:
 
 
 def digest_of(modules: dict[str, torch.nn.Module]) -> str:
-    """SHA-256 of the weights of some modules, the same for the same numbers whatever file they came from."""
+    """SHA-256 of the weights of some modules; equal weights have equal digests, whatever file they came from."""
     digest = hashlib.sha256()
     for owner, module in modules.items():
         for name, value in module.state_dict().items():
@@ -230,7 +230,7 @@ def digest_of(modules: dict[str, torch.nn.Module]) -> str:
 
 
 def _as_sequence(images: Any) -> Sequence[Any] | Tensor:
-    """Pictures one by one, or a normalised batch."""
+    """The images as a sequence, or as one normalised batch."""
     if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
     if isinstance(images, np.ndarray | Tensor) and images.ndim in (2, 3) and not _is_normalised(images):

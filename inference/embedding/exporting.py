@@ -24,23 +24,23 @@ from utils.errors import UnknownNameError, UserError
 from utils.files import written_whole
 from utils.optional import require
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+RunFile = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images -> embeddings, by the written file
 
 FORMATS = ("onnx", "torchscript", "torch_export")
 INPUT, OUTPUT = "images", "embeddings"
 METADATA = "preprocessing"  # the key in ONNX; the file preprocessing.json inside the others
 MIN_COSINE, MAX_RELATIVE_ERROR = 0.99999, 1e-4  # of the written file against torch
 
-_IMAGES = 4  # of noise, and as many of smooth colours and white, that the file is tried with
+_IMAGES = 4  # images of noise, and as many of smooth colours and white, on which the file is tried
 
 
 class EmbeddingNetwork(nn.Module):
-    """Images to embeddings: backbone, pooling, BN neck, and scaling to unit length if asked."""
+    """Images to embeddings: backbone, pooling, BN neck, and optional scaling to unit length."""
 
     def __init__(self, model: ModelBase, unit: bool) -> None:
         super().__init__()
         self.backbone, self.bn, self.unit = model.backbone, model.bn, unit
-        self.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime has its own ways
+        self.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime decides
         if hasattr(self.backbone.base, "fc"):
             del self.backbone.base.fc  # never used
         self.eval().requires_grad_(False)
@@ -61,31 +61,31 @@ def export_checkpoint(
     dynamic_batch: bool = False,
     size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Write the network of a checkpoint, run what was written, and keep it only if it agrees with torch.
+    """Write the network of a checkpoint to a file, run the file, and keep it only if it agrees with torch.
 
     Args:
-        checkpoint: of this project or of the original.
+        checkpoint: checkpoint of this project or of the original.
         output: the file to write.
         format: "onnx", "torchscript" or "torch_export".
         unit: scale embeddings to unit length in the network.
-        dynamic_batch: take any number of images at once; otherwise one. TorchScript always takes any.
+        dynamic_batch: take any number of images at once instead of one; TorchScript always does.
         size: height and width of the images; INPUT.SIZE_TEST of the checkpoint if None.
 
     Returns:
-        the metadata, and what the comparison gave: ``cosine`` (the least) and ``relative_error`` (the greatest
-        difference in an embedding over its greatest value).
+        The metadata, and the results of the comparison: ``cosine`` (the lowest) and ``relative_error`` (the largest
+        absolute difference within an embedding, divided by its largest absolute value).
 
     Raises:
-        UnknownNameError: another format.
+        UnknownNameError: the format is unknown.
         UserError: the checkpoint cannot be used or is the output, a package is missing, the output cannot be written,
             torch fails to write the format, or the written file disagrees with torch.
     """
     if format not in FORMATS:
         raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(FORMATS)}.")
     if Path(output).is_dir():
-        raise UserError(f"{os.fspath(output)!r} is a folder; the name of a file is expected.")
+        raise UserError(f"{os.fspath(output)!r} is a folder; expected the name of a file.")
     if Path(output).exists() and Path(checkpoint).exists() and Path(output).samefile(checkpoint):
-        raise UserError(f"{output} is the checkpoint itself, which would be lost; name another file to write.")
+        raise UserError(f"{output} is the checkpoint itself, which would be overwritten; name another output file.")
     if format == "onnx":
         for package in ("onnx", "onnxruntime"):
             require(package, "export", "--format onnx")
@@ -95,39 +95,39 @@ def export_checkpoint(
     height, width = metadata["image_size"]
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
     with written_whole(output, keep_ending=True) as temporary, torch.no_grad():
-        temporary.touch()  # exporters have words of their own for a folder that cannot be written to
+        temporary.touch()  # report a folder that is not writable in our words, not in the exporter's
         with _quiet():
             run = _write(format, network, example, temporary, dynamic_batch, json.dumps(metadata))
         cosine, error = compare(network, run, metadata)
         if not (cosine >= MIN_COSINE and error <= MAX_RELATIVE_ERROR):
             raise UserError(
-                f"{output} was not written: the exported network disagrees with torch (cosine {cosine:.7f}, at least "
-                f"{MIN_COSINE} is needed; relative error {error:.1e}, at most {MAX_RELATIVE_ERROR:g})."
+                f"{output} was not written: the exported network disagrees with torch (cosine {cosine:.7f}, needed at "
+                f"least {MIN_COSINE}; relative error {error:.1e}, allowed at most {MAX_RELATIVE_ERROR:g})."
             )
     return {**metadata, "cosine": cosine, "relative_error": error}
 
 
-def _write(format: str, network: nn.Module, *args: Any) -> Run:
+def _write(format: str, network: nn.Module, *args: Any) -> RunFile:
     try:
         return _WRITERS[format](network, *args)
     except (UserError, OSError):
         raise
-    except Exception as error:  # exporters raise classes of their own, which differ from torch to torch
+    except Exception as error:  # exporters raise exceptions of their own, which differ between versions of torch
         lines = str(error).strip().splitlines()
         raise UserError(
             f"torch {torch.__version__} cannot write this network as {format} ({type(error).__name__}"
-            f"{f': {lines[0]}' if lines else ''}); take another format or a newer torch."
+            f"{f': {lines[0]}' if lines else ''}); choose another format or a newer torch."
         ) from error
 
 
-def compare(network: nn.Module, run: Run, metadata: dict[str, Any]) -> tuple[float, float]:
-    """Least cosine and greatest relative error of ``run`` against the network, on noise, smooth colours and white."""
+def compare(network: nn.Module, run: RunFile, metadata: dict[str, Any]) -> tuple[float, float]:
+    """Lowest cosine and largest relative error of ``run`` against the network, on noise, smooth colours and white."""
     height, width = metadata["image_size"]
-    prepare = eval_transforms((height, width), metadata["pixel_mean"], metadata["pixel_std"])
+    transform = eval_transforms((height, width), metadata["pixel_mean"], metadata["pixel_std"])
     rng = np.random.default_rng(0)
-    # Few pixels, enlarged: smooth areas and edges as images of the world have them; the last one is all white.
+    # A few pixels, enlarged, give smooth areas and edges as in real images; the last image is all white.
     small = [Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)) for _ in range(_IMAGES - 1)]
-    smooth = [prepare(image) for image in (*small, Image.new("RGB", (width, height), "white"))]
+    smooth = [transform(image) for image in (*small, Image.new("RGB", (width, height), "white"))]
     noise = torch.randn(_IMAGES, 3, height, width, generator=torch.Generator().manual_seed(0))
     images = torch.cat([noise, torch.stack(smooth)])
     counts = [1] * len(images) if metadata["batch"] == 1 else [1, len(images) - 3, 2]
@@ -136,11 +136,13 @@ def compare(network: nn.Module, run: Run, metadata: dict[str, Any]) -> tuple[flo
         expected = network(batch).double()
         found = torch.from_numpy(run(batch.numpy())).double()
         if found.shape != expected.shape:
-            raise UserError(f"the exported network gives {list(found.shape)}; expected is {list(expected.shape)}.")
+            raise UserError(
+                f"the exported network gives the shape {list(found.shape)}; expected {list(expected.shape)}."
+            )
         difference = (found - expected).abs().amax(1)
         error = (difference / expected.abs().amax(1)).nan_to_num(torch.inf)
         cosine = torch.nn.functional.cosine_similarity(found, expected).nan_to_num(-1)
-        # Equal is equal, even if it is zero.
+        # Equal embeddings agree, even if they are all zero.
         errors.append(error.masked_fill(difference == 0, 0).max())
         cosines.append(cosine.masked_fill(difference == 0, 1).min())
     return float(min(cosines)), float(max(errors))
@@ -175,7 +177,7 @@ def _metadata(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of exporters about themselves: what they write is tried afterwards."""
+    """Silence the warnings of exporters about themselves: the file that they write is tried afterwards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -185,7 +187,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
+def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> RunFile:
     if ONNX_NEEDS_ONNXSCRIPT:
         require("onnxscript", "export", "--format onnx")
     export_onnx(network, example, path, INPUT, OUTPUT, dynamic_batch)
@@ -199,27 +201,27 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: 
     return lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
-def _write_torchscript(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
+def _write_torchscript(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> RunFile:
     traced = torch.jit.trace(network, (example,), check_trace=False)
-    buffer = io.BytesIO()  # to a path, torch says of a full disk that a writer failed
+    buffer = io.BytesIO()  # given a path, torch reports a full disk as a failed writer
     torch.jit.save(traced, buffer, _extra_files={f"{METADATA}.json": metadata})
     path.write_bytes(buffer.getvalue())
     loaded = torch.jit.load(str(path))
     return lambda images: loaded(torch.from_numpy(images)).numpy()
 
 
-def _write_torch_export(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> Run:
+def _write_torch_export(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> RunFile:
     program = export_program(network, example, dynamic_batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names folders of this machine
-    buffer = io.BytesIO()  # to a path, torch insists on the ending .pt2
+    buffer = io.BytesIO()  # given a path, torch insists on the suffix .pt2
     torch.export.save(program, buffer, extra_files={f"{METADATA}.json": metadata})
     path.write_bytes(buffer.getvalue())
     module = program_module(torch.export.load(io.BytesIO(path.read_bytes())))
     return lambda images: module(torch.from_numpy(images)).numpy()
 
 
-_Writer = Callable[[nn.Module, Tensor, Path, bool, str], Run]
+_Writer = Callable[[nn.Module, Tensor, Path, bool, str], RunFile]
 _WRITERS: dict[str, _Writer] = {
     "onnx": _write_onnx,
     "torchscript": _write_torchscript,

@@ -1,7 +1,7 @@
 """The network of a trained model as inference runs it: the same function with fewer passes over memory.
 
 Batch norm is folded into the convolutions before it, the BN neck into a scale and a shift. On a CPU the ReLUs and
-residual sums go into the convolutions as well, where torch's oneDNN does that.
+residual sums go into the convolutions as well, if torch's oneDNN supports it.
 """
 
 import copy
@@ -20,14 +20,14 @@ from utils.compat import pack_convolution
 
 
 class FoldedNetwork(nn.Module):
-    """Images to embeddings, equal to ``bn(backbone(images))`` in eval mode but for rounding.
+    """Images to embeddings, equal to ``bn(backbone(images))`` in eval mode up to rounding.
 
-    Pooling and BN neck are computed in float32 (float64 where that is asked for), whatever the convolutions are.
+    Pooling and BN neck are computed in float32 (in float64 if ``dtype`` is that), whatever the convolutions use.
 
     Args:
-        backbone: left as it is; the copy in here shares nothing with it.
+        backbone: not modified; the copy in here shares nothing with it.
         bn: the BN neck.
-        dtype: of convolutions and feature maps.
+        dtype: type of the convolutions and feature maps.
         device: where to compute.
     """
 
@@ -56,7 +56,7 @@ class FoldedNetwork(nn.Module):
 
 
 def fold_batch_norm(base: nn.Module) -> nn.Module:
-    """Fold every batch norm of a backbone that follows a convolution into it, in place.
+    """Fold every batch norm of a backbone that follows a convolution into that convolution, in place.
 
     Args:
         base: a ResNet of this project in eval mode, IBN nets included. Modules of other classes are left alone.
@@ -146,7 +146,7 @@ class FusedConv(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise_.binary(add, *shared, "add", 1.0, unary, [], "")
 
     def _pack(self, x: Tensor) -> Tensor:
-        """The weight in the order in which oneDNN reads it; the first batch shows the shape it is chosen for."""
+        """The weight in the layout that oneDNN reads, which depends on the shape of the first batch."""
         self._packed = pack_convolution(self.conv.weight, (*self._geometry, self.conv.groups), x.shape)
         return self._packed
 
@@ -176,13 +176,13 @@ class FusedBlock(nn.Module):
 
 
 def fuse_activations(base: nn.Module) -> nn.Module:
-    """Put ReLUs and residual sums of a folded backbone on the CPU into its convolutions, in place.
+    """Move the ReLUs and residual sums of a folded backbone on the CPU into its convolutions, in place.
 
-    What comes out holds no gradient. Check with :func:`fuses` that this torch can do it.
+    The result computes no gradients. Check with :func:`fuses` first that this torch can do it.
     """
     for parent in list(base.modules()):
         for name, child in list(parent.named_children()):
-            # An unknown kind of norm keeps its block as it is.
+            # A block with an unknown kind of norm stays as it is.
             if isinstance(child, BasicBlock | Bottleneck) and isinstance(child.bn1, nn.Identity | FoldedIBN):
                 setattr(parent, name, FusedBlock(child))
     return base
@@ -190,7 +190,7 @@ def fuse_activations(base: nn.Module) -> nn.Module:
 
 @lru_cache
 def fuses(dtype: torch.dtype) -> bool:
-    """Whether this torch on this CPU has convolutions with sum and ReLU inside that give the right result.
+    """Whether this torch has, on this CPU, convolutions that include sum and ReLU and give the right result.
 
     The operators are those that torch's own compiler uses; they are not part of its documented interface.
     """

@@ -1,4 +1,4 @@
-"""Image files as a gallery lists them, and whatever stands for a picture as pixels of the network's size."""
+"""List the image files of a folder, and read images of any kind as pixels at the network's size."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,23 +17,23 @@ from utils.errors import MissingPathError, UserError
 from utils.image import IMAGE_SUFFIXES, pil_loader, to_rgb
 
 _BATCHES_AHEAD = 2  # decoded while one is computed
-_PARTS_PER_WORKER = 4  # of a batch: small enough that the workers finish it together
+_PARTS_PER_WORKER = 4  # parts of a batch, small enough that the workers finish at about the same time
 
 
 def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
-    """The image files of a folder, sorted; or the one image file that ``path`` is.
+    """The image files of a folder, sorted; or ``path`` itself if it is a file.
 
     Args:
-        path: folder or file. Of a folder's files those count whose names end like an image's (.jpg, .png, ...).
+        path: folder or file. In a folder, the files with an image's suffix (.jpg, .png, ...) count.
         in_subfolders: take the files in and below the folder's subfolders instead, subfolder after subfolder, in the
-            order of torchvision's ImageFolder. Links to folders are followed, but for those that lead back up.
+            order of torchvision's ImageFolder. Links to folders are followed, except those that lead back up.
 
     Returns:
-        paths that begin with ``path`` as it was given; [] for a folder without images.
+        Paths that begin with ``path`` as it was given; [] for a folder without images.
 
     Raises:
         MissingPathError: there is no such file or folder.
-        UserError: it, or a folder below it, cannot be listed.
+        UserError: the folder, or one below it, cannot be listed.
     """
     path = os.fspath(path)
     if path and Path(path).is_file():
@@ -56,7 +56,7 @@ def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) ->
         ) from error
 
 
-def _stop(error: OSError) -> None:  # os.walk would pass over what it cannot list
+def _stop(error: OSError) -> None:  # os.walk by default skips what it cannot list
     raise error
 
 
@@ -70,23 +70,24 @@ def _walk(
 
 
 def _without_loops(top: str, root: str, names: list[str]) -> list[str]:
-    """The folders of ``root`` without the links to a folder on the way there from ``top``, or to one above those."""
+    """The folders in ``root``, except links to a folder on the way from ``top`` to ``root``, or to one above those."""
     links = {name: link.resolve() for name in names if (link := Path(root, name)).is_symlink()}
     if not links:
         return names
-    way = [Path(root)]
-    while way[-1] != Path(top):
-        way.append(way[-1].parent)
-    real = [folder.resolve() for folder in way]
+    ancestors = [Path(root)]
+    while ancestors[-1] != Path(top):
+        ancestors.append(ancestors[-1].parent)
+    real = [folder.resolve() for folder in ancestors]
     loops = {name for name, target in links.items() if any(folder.is_relative_to(target) for folder in real)}
     return [name for name in names if name not in loops]
 
 
 def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
-    """As :func:`get_all_images`, but a folder without images is an error.
+    """Like :func:`get_all_images`, but a folder without images is an error.
 
     Raises:
-        MissingPathError, UserError: the message names the folder and says where images were looked for.
+        MissingPathError: there is no such file or folder.
+        UserError: the folder cannot be listed or holds no images; the message says where they were looked for.
     """
     images = get_all_images(path, in_subfolders)
     if images:
@@ -99,17 +100,17 @@ def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> li
 
 
 def holds_images(path: str | os.PathLike[str]) -> bool:
-    """Whether there is an image file in a folder or below it; False for what is no folder."""
+    """Whether a folder holds an image file at any depth; False if it is not a folder."""
     return any(_images_among(root, files) for root, files in _walk(os.fspath(path)))
 
 
 def _images_among(folder: str, names: Any) -> list[str]:
-    # os.path.join, not Path: "./images" and "images//a" stay as they were given.
+    # os.path.join, not Path, which would rewrite "./images" and "images//a".
     return [os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES)]  # noqa: PTH118
 
 
 def read_pixels(source: Any, size: Sequence[int]) -> Tensor:
-    """An image resized as everywhere else (see :mod:`datasets.transforms.pixels`), before its values are scaled.
+    """Read an image and resize it as everywhere else (see :mod:`datasets.transforms.pixels`); values are not scaled.
 
     Args:
         source: path of an image file, PIL image, or uint8 array [H, W, 3] in the order red, green, blue.
@@ -119,7 +120,8 @@ def read_pixels(source: Any, size: Sequence[int]) -> Tensor:
         uint8 [3, height, width].
 
     Raises:
-        MissingPathError, UserError: a file that cannot be read, or no image.
+        MissingPathError: the file does not exist.
+        UserError: the file cannot be read, or ``source`` is not an image.
     """
     if isinstance(source, str | os.PathLike):
         return resize_to_planes(pil_loader(source), size)
@@ -142,26 +144,26 @@ def _describe(source: Any) -> str:
 
 @dataclass
 class PixelBatch:
-    """Pictures of one batch; of those that could not be read the error."""
+    """The images of one batch, and the errors of those that could not be read."""
 
     pixels: Tensor  # [B, 3, height, width] uint8; arbitrary where there is an error
-    errors: dict[int, UserError] = field(default_factory=dict)  # by place in the batch
+    errors: dict[int, UserError] = field(default_factory=dict)  # position in the batch -> error
 
 
 def read_batches(
     sources: Sequence[Any], size: Sequence[int], batch_size: int, num_workers: int, pin_memory: bool = False
 ) -> Iterator[PixelBatch]:
-    """Read pictures in threads, a few batches ahead of the caller.
+    """Read images in threads, a few batches ahead of the caller.
 
-    Pillow decodes and resizes without holding Python's lock, so threads do it side by side; unlike worker processes
-    they start at once, and in any program.
+    Pillow decodes and resizes without holding Python's lock, so threads work in parallel; unlike worker processes they
+    start at once, and in any program.
 
     Args:
         sources: as for :func:`read_pixels`.
         size: height and width.
-        batch_size: pictures in a batch; the last may have fewer.
-        num_workers: threads; 0 reads in the caller's.
-        pin_memory: for faster copies to a CUDA device.
+        batch_size: images in a batch; the last may have fewer.
+        num_workers: threads; 0 reads in the calling thread.
+        pin_memory: read into pinned memory, for faster copies to a CUDA device.
     """
     starts = range(0, len(sources), batch_size)
     if not num_workers:
@@ -195,11 +197,11 @@ def _empty_batch(
 
 
 def _fill(batch: PixelBatch, sources: Sequence[Any], start: int, first: int, step: int, size: Sequence[int]) -> None:
-    for place in range(first, len(batch.pixels), step):
+    for position in range(first, len(batch.pixels), step):
         try:
-            batch.pixels[place] = read_pixels(sources[start + place], size)
+            batch.pixels[position] = read_pixels(sources[start + position], size)
         except UserError as error:
-            batch.errors[place] = error
+            batch.errors[position] = error
 
 
 def _finished(batch: PixelBatch, futures: list[Future[None]]) -> PixelBatch:

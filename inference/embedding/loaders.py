@@ -29,12 +29,12 @@ Transform = Callable[[Any], Any]
 
 
 class ImageDataset(Dataset[Item]):
-    """Images without labels: items (image, -1, path).
+    """Images without labels; items are (image, -1, path).
 
     Args:
         dataset: paths of image files; or a folder or one image file, see :func:`get_all_images`.
-        transform: of RGB PIL images.
-        loader: from a path to such an image.
+        transform: applied to each RGB PIL image.
+        loader: reads the file at a path as such an image.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ImageDataset(Dataset[Item]):
 
 
 class ImageFolderWithPaths(ImageFolder):
-    """torchvision's ImageFolder with items (image, number of the subfolder, path). Empty subfolders do not count."""
+    """torchvision's ImageFolder with items (image, number of the subfolder, path); it ignores empty subfolders."""
 
     def __init__(
         self,
@@ -92,16 +92,16 @@ def make_inference_data_loader(
     """A loader over the images of a folder, or over one image file, with the test transforms.
 
     Args:
-        cfg: INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS are read.
+        cfg: configuration, of which INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS are read.
         path: folder or file.
         cls: ImageDataset, which takes the folder's own images, ImageFolderWithPaths, which takes those of its
             subfolders, or another class that is called like them.
 
     Returns:
-        batches (images [B, 3, H, W], labels [B], paths), in order.
+        A loader of batches (images [B, 3, H, W], labels [B], paths), in order.
 
     Raises:
-        UserError: nothing there; while iterating, a file that cannot be read.
+        UserError: there are no images; while iterating, a file cannot be read.
     """
     transform = ReidTransforms(cfg).build_transforms(is_train=False)
     by_folder = isinstance(cls, type) and issubclass(cls, ImageFolder)
@@ -124,10 +124,10 @@ def _inference(model: Any, batch: Sequence[Any], use_cuda: bool | None = None) -
     Args:
         model: in eval mode; ``model.backbone(x)`` returns (feature map, features), ``model.bn`` is the BN neck.
         batch: (images [B, 3, H, W], labels, paths).
-        use_cuda: move the images to the CUDA device; None follows the model.
+        use_cuda: whether to move the images to the CUDA device; None moves them to the model's device.
 
     Returns:
-        embeddings [B, D] on the device of the model, and the paths.
+        Embeddings [B, D] on the device of the model, and the paths.
     """
     images, _, paths = batch
     device = next(model.parameters()).device if use_cuda is None else torch.device("cuda" if use_cuda else "cpu")
@@ -139,20 +139,20 @@ def _inference(model: Any, batch: Sequence[Any], use_cuda: bool | None = None) -
 def run_inference(
     model: Any, loader: Iterable[Any], cfg: CfgNode, print_freq: int = 10, use_cuda: bool | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-    """Embed all batches of a loader. The model is put into eval mode, and onto the device.
+    """Embed all batches of a loader; switches the model to eval mode and moves it to the device.
 
     Args:
         model: as for :func:`_inference`.
-        loader: of :func:`make_inference_data_loader`.
-        cfg: GPU_IDS and TRAINER.PROGRESS_BAR are read.
-        print_freq: batches from one update of the progress bar to the next.
-        use_cuda: None for a CUDA device if there is one and GPU_IDS is not empty.
+        loader: from :func:`make_inference_data_loader`.
+        cfg: configuration, of which GPU_IDS and TRAINER.PROGRESS_BAR are read.
+        print_freq: batches between two updates of the progress bar.
+        use_cuda: whether to use CUDA; None uses it if there is a CUDA device and GPU_IDS is not empty.
 
     Returns:
-        embeddings [N, D] float32 and their paths [N].
+        Embeddings [N, D] float32 and their paths [N].
 
     Raises:
-        UserError: a file that cannot be read, or no images.
+        UserError: a file cannot be read, or there are no images.
     """
     if use_cuda is None:
         use_cuda = torch.cuda.is_available() and len(cfg.GPU_IDS) > 0
@@ -174,5 +174,5 @@ def run_inference(
 def _size_of(loader: Any) -> int | None:
     try:
         return len(loader.dataset)
-    except (AttributeError, TypeError):  # any iterable of batches will do
+    except (AttributeError, TypeError):  # the loader may be any iterable of batches
         return None

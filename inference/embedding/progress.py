@@ -1,4 +1,4 @@
-"""How far an embedding run has come."""
+"""The progress bar of an embedding run."""
 
 from types import TracebackType
 from typing import Self
@@ -10,10 +10,10 @@ class Progress:
     """A bar that counts images and shows images/s.
 
     Args:
-        total: how many there are; None if that is not known.
-        print_freq: batches from one drawing of the bar to the next; None draws it several times a second.
-        shown: False shows nothing.
-        done: images that an earlier run embedded already; they do not count for the speed.
+        total: number of images; None if unknown.
+        print_freq: batches between two updates of the bar; None updates it several times a second.
+        shown: whether to show the bar.
+        done: images that an earlier run embedded; they do not count towards the speed.
     """
 
     def __init__(self, total: int | None, print_freq: int | None = None, shown: bool = True, done: int = 0) -> None:

@@ -1,9 +1,9 @@
 """Galleries on disk: embeddings.npy [N, D] float32, paths.npy [N] text, gallery.json, and the runs that make them.
 
-While a run goes on, its rows stand in ``embeddings.npy.partial`` and a line for each finished batch in
-``embeddings.journal``. A row counts once its line is there, and the line is written after the row; so a run that was
-killed goes on at the first batch without a line. At the end the files get their names, ``paths.npy`` last: a folder
-with ``paths.npy`` holds a whole gallery.
+During a run, ``embeddings.npy.partial`` holds its rows and ``embeddings.journal`` a line for each finished batch. The
+line is written after the rows, and rows count only once their line is there; so a run that was killed continues with
+the first batch that has no line. At the end the files are renamed, ``paths.npy`` last: a folder with ``paths.npy``
+holds a whole gallery.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ StrPath = str | os.PathLike[str]
 EMBEDDINGS, PATHS, ABOUT, SKIPPED = "embeddings.npy", "paths.npy", "gallery.json", "skipped.txt"
 PARTIAL, JOURNAL = "embeddings.npy.partial", "embeddings.journal"
 
-_HEADER_BYTES = 128  # of the .npy files written here: room for any shape
+_HEADER_BYTES = 128  # in the .npy files written here: enough for any shape
 _CHUNK_BYTES = 32 << 20
 
 
@@ -42,31 +42,31 @@ _CHUNK_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Gallery:
-    """A gallery as it lies on disk."""
+    """A gallery on disk."""
 
     embeddings: NDArray[np.float32]  # [N, D], a memory-mapped file
     paths: Sequence[str]  # [N] image files, or names of identities; a memory-mapped array
-    about: dict[str, Any]  # see Run.about; {} for a gallery without gallery.json
+    about: dict[str, Any]  # see EmbeddingRun.about; {} for a gallery without gallery.json
 
     @property
     def of_centroids(self) -> bool:
-        """Whether rows are identities."""
+        """Whether each row is the centroid of an identity."""
         return self.about.get("pid_from") is not None
 
 
 def read_gallery(folder: StrPath) -> Gallery:
-    """Open the gallery of a folder; the embeddings are not read yet.
+    """Open the gallery in a folder, without reading its embeddings yet.
 
     Raises:
-        MissingPathError: embeddings.npy or paths.npy is not there.
-        UserError: they do not fit each other, or are no such files.
+        MissingPathError: embeddings.npy or paths.npy does not exist.
+        UserError: one of them is not a file of its kind, or they do not belong together.
     """
     folder = Path(folder)
     for name in (EMBEDDINGS, PATHS):
         if not (folder / name).is_file():
-            hint = " An unfinished run lies there: --resume finishes it." if (folder / JOURNAL).exists() else ""
+            hint = " There is an unfinished run: --resume finishes it." if (folder / JOURNAL).exists() else ""
             raise MissingPathError(
-                f"{folder / name} does not exist; expected a folder that create_embeddings.py has written to.{hint}"
+                f"{folder / name} does not exist; expected a folder that create_embeddings.py wrote to.{hint}"
             )
     embeddings, paths = _open_array(folder / EMBEDDINGS), _open_array(folder / PATHS)
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
@@ -79,7 +79,7 @@ def read_gallery(folder: StrPath) -> Gallery:
     if len(embeddings) != len(paths):
         raise UserError(
             f"{folder / EMBEDDINGS} has {len(embeddings)} rows but {folder / PATHS} has {len(paths)}: they do not "
-            "belong together; create the gallery anew."
+            "belong together; create the gallery again."
         )
     return Gallery(embeddings, paths, _read_about(folder))
 
@@ -100,13 +100,13 @@ def _read_about(folder: Path) -> dict[str, Any]:
 
 
 def check_same_embedder(expected: dict[str, Any], found: dict[str, Any], what: str, way_out: str) -> None:
-    """Raise a UserError if two sets of embeddings cannot be put together; see ``Embedder.identity``.
+    """Raise a UserError if two sets of embeddings must not be mixed, judging by their ``Embedder.identity``.
 
     Args:
-        expected: of this run.
-        found: of the gallery, or {} if that is not known.
-        what: what holds the gallery.
-        way_out: the end of the message.
+        expected: identity of the embedder of this run.
+        found: identity of the embedder that made the gallery, or {} if unknown.
+        what: the gallery, as the message calls it.
+        way_out: the end of the message: what the user can do.
     """
     for key, value in expected.items():
         if key in found and found[key] != value:
@@ -115,21 +115,21 @@ def check_same_embedder(expected: dict[str, Any], found: dict[str, Any], what: s
 
 
 def check_comparable(gallery: Gallery, embedder: dict[str, Any], folder: StrPath) -> None:
-    """Raise a UserError if queries of an embedder (``Embedder.identity``) have another dimension than a gallery.
+    """Raise a UserError if a gallery and the queries of an embedder (``Embedder.identity``) differ in dimension.
 
-    Weights or image sizes other than those of the gallery are warned of.
+    Other differences, such as the weights or the image size, only cause a warning.
     """
     dimension = gallery.embeddings.shape[1]
     if dimension != embedder["dimension"]:
         raise UserError(
-            f"the gallery in {folder} has {dimension} dimensions, but the model embeds in {embedder['dimension']}: "
-            "embed gallery and queries with one model."
+            f"the gallery in {folder} has {dimension} dimensions, but the queries have {embedder['dimension']}: embed "
+            "both with the same model."
         )
     found = gallery.about.get("embedder", {})
     differing = [key for key, value in embedder.items() if key in found and found[key] != value]
     if differing:
         logger.warning(
-            "The gallery in %s was made with other %s than the queries; distances may mean little.",
+            "The gallery in %s and the queries differ in %s; distances between them may mean little.",
             folder,
             ", ".join(differing),
         )
@@ -138,13 +138,13 @@ def check_comparable(gallery: Gallery, embedder: dict[str, Any], folder: StrPath
 # -------------------------------------------------------------------------------------------------------------- a run
 
 
-class Run:
-    """A run that embeds images into a gallery, and what of it is on disk.
+class EmbeddingRun:
+    """A run that embeds images into a gallery, and its files on disk.
 
     Args:
         folder: where the gallery will be.
         about: ``embedder`` (``Embedder.identity``), ``root`` (the folder of the images), ``in_subfolders``, and
-            ``pid_from`` (None for a gallery of images, else how identities are told, see ``pid_function``).
+            ``pid_from`` (None for a gallery of images, else how to read identities from paths, see ``pid_function``).
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
@@ -162,8 +162,8 @@ class Run:
         return self.about["embedder"]["dimension"]
 
     @classmethod
-    def start(cls, folder: Path, about: dict[str, Any], base: Gallery | None = None) -> "Run":
-        """Begin anew, with the rows of a gallery that is to be extended; discards an unfinished run."""
+    def start(cls, folder: Path, about: dict[str, Any], base: Gallery | None = None) -> "EmbeddingRun":
+        """Start a new run with the rows of ``base``, the gallery to extend; discards an unfinished run."""
         run = cls(folder, about)
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -177,14 +177,14 @@ class Run:
                 run.done = [str(path) for path in base.paths]
                 lines.append(_line({"done": run.done, "skipped": []}))
             _sync(run._rows)
-            # With its first lines at once: a journal is there once the rows of the base are.
+            # Written together with its first lines: a journal exists only once the rows of the base are there.
             _replace(folder / JOURNAL, lines)
             run._journal = (folder / JOURNAL).open("ab")
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> "Run | None":
-        """The unfinished run of a folder, as far as it came; None if there is none."""
+    def open(cls, folder: Path) -> "EmbeddingRun | None":
+        """The unfinished run in a folder, up to its last finished batch; None if there is none."""
         path = folder / JOURNAL
         if not path.exists():
             return None
@@ -207,10 +207,10 @@ class Run:
         return run
 
     def reopen_rows(self) -> None:
-        """Make ready to add rows after those that count.
+        """Open the file of rows, to add more after those that count.
 
         Raises:
-            UserError: fewer rows are there than the journal says.
+            UserError: the file has fewer rows than the journal says.
         """
         with _writing(self.folder):
             length = _HEADER_BYTES + len(self.done) * self.dimension * 4
@@ -222,7 +222,7 @@ class Run:
             self._rows.seek(length)
 
     def add(self, embeddings: NDArray[np.float32], done: Sequence[str], skipped: Sequence[str]) -> None:
-        """Write a batch; once this returns, it is not lost."""
+        """Write a batch; once this returns, killing the process no longer loses it."""
         assert self._rows is not None and self._journal is not None
         with _writing(self.folder):
             self._rows.write(_row_bytes(embeddings))
@@ -233,19 +233,19 @@ class Run:
         self.skipped += skipped
 
     def finish(self, files: Iterable[str] | None = None) -> int:
-        """Give the files their names. May be repeated after it was interrupted.
+        """Give the files their final names; can be repeated after an interruption.
 
         Args:
-            files: all images that were asked for; None where that is not known any more.
+            files: all images that the run was to embed; None if that is no longer known.
 
         Returns:
-            Rows of the gallery.
+            The number of rows in the gallery.
         """
         assert self._journal is not None
         with _writing(self.folder):
             names = self.done
             partial, paths = self.folder / PARTIAL, self.folder / PATHS
-            if self.complete and not partial.exists() and paths.exists():  # all but the journal's end is done
+            if self.complete and not partial.exists() and paths.exists():  # only the journal is left to remove
                 self._end()
                 return len(read_gallery(self.folder).paths)
             if not self.complete:
@@ -310,7 +310,7 @@ class Run:
 
 
 def npy_header(descr: str, shape: tuple[int, ...]) -> bytes:
-    """The head of a .npy file (format version 1.0), of the same length for every shape."""
+    """The header of a .npy file (format version 1.0), with the same length for every shape."""
     text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
     head = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
     return head + text.ljust(_HEADER_BYTES - 11).encode() + b"\n"
@@ -344,11 +344,11 @@ def _chunks(embeddings: Any) -> Iterator[Any]:
 
 
 def _line(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"  # ASCII; file names of any bytes come back as they were
+    return json.dumps(entry).encode() + b"\n"  # ASCII, in which file names with any bytes survive
 
 
 def _read_journal(stream: BufferedRandom) -> tuple[int, list[dict[str, Any]]]:
-    """The whole lines of a journal, and where they end."""
+    """Where the complete lines of a journal end, and the entries in them."""
     length, entries = 0, []
     for line in stream:
         try:
@@ -363,7 +363,7 @@ def _read_journal(stream: BufferedRandom) -> tuple[int, list[dict[str, Any]]]:
 
 
 def _replace(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file whole, under a temporary name that the next run writes over if this one is killed."""
+    """Write a file whole, through a temporary file that the next run overwrites if this one is killed."""
     with replacing(path, path.with_name(f"{path.name}.new")) as temporary, temporary.open("wb") as stream:
         for part in parts:
             stream.write(part)
@@ -382,6 +382,6 @@ def _writing(folder: Path) -> Iterator[None]:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"OUTPUT_DIR: cannot write to {str(folder)!r} ({error.strerror or error}); name a folder that you may "
-            "write to, with room. What was embedded is kept: --resume continues there."
+            f"OUTPUT_DIR: cannot write to {str(folder)!r} ({error.strerror or error}); name a writable folder with "
+            "enough free space. What was embedded is kept: --resume continues from there."
         ) from error

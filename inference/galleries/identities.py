@@ -1,4 +1,4 @@
-"""Which identity an image belongs to, told from its path; centroids of identities."""
+"""Read the identity of an image from its path, and average the images of each identity."""
 
 import os
 import re
@@ -29,21 +29,21 @@ def name_before_underscore(path: str) -> str:
     """
     pid, underscore, _ = Path(path).name.rpartition("_")
     if not underscore:
-        raise UserError(f"{path}: the file name has no '_', so that --pid-from filename finds no identity in it.")
+        raise UserError(f"{path}: the file name has no '_', so --pid-from filename finds no identity in it.")
     return pid
 
 
 def pid_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
-    """How identities are told from paths.
+    """A function that reads the identity of an image from its path.
 
     Args:
         kind: "parent" (name of the folder), "filename" (file name up to its last underscore), or a regular expression;
             it is searched for in the path below ``root``, and its first group (the whole match, if it has none) is the
             identity.
-        root: folder that the paths begin with, which the expression does not see; "" shows it whole paths.
+        root: folder that the paths begin with, which the expression does not see; "" lets it see whole paths.
 
     Raises:
-        UserError: not a regular expression; and from the function itself, no identity in a path.
+        UserError: ``kind`` is not a regular expression; from the returned function: a path holds no identity.
     """
     if kind == "parent":
         return parent_name
@@ -53,7 +53,7 @@ def pid_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
         pattern = re.compile(kind)
     except re.error as error:
         raise UserError(
-            f"--pid-from {kind!r} is no regular expression ({error}); expected parent, filename or an expression."
+            f"--pid-from {kind!r} is not a regular expression ({error}); expected parent, filename or an expression."
         ) from error
     folder = os.fspath(root)
 
@@ -71,11 +71,11 @@ def pid_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
 def create_pid_path_index(
     paths: Iterable[str], func: Callable[[str], Hashable] = parent_name
 ) -> dict[Hashable, list[int]]:
-    """The rows of each identity's images, identities in the order in which they first appear.
+    """The rows of each identity's images, with the identities in order of first appearance.
 
     Args:
         paths: [N] image paths.
-        func: from a path to its identity; by default the name of the folder.
+        func: reads the identity from a path; by default it is the name of the folder.
     """
     index: dict[Hashable, list[int]] = {}
     for row, path in enumerate(paths):
@@ -93,10 +93,10 @@ def calculate_centroids(
         pid_path_index: identity -> rows, as :func:`create_pid_path_index` returns it.
 
     Returns:
-        centroids [C, D] float32 and the C identities, in the order of the index.
+        Centroids [C, D] float32 and the C identities, in the order of the index.
 
     Raises:
-        UserError: a row beyond the embeddings, or an identity without rows.
+        UserError: a row lies outside the embeddings, or an identity has no rows.
     """
     embeddings = torch.as_tensor(embeddings)
     rows = [row for pid_rows in pid_path_index.values() for row in pid_rows]

@@ -1,4 +1,4 @@
-"""A contact sheet: queries with the small pictures of what was found, in one file that opens without a network."""
+"""A contact sheet: queries with thumbnails of their results, in one HTML file that opens offline."""
 
 import base64
 import html
@@ -16,9 +16,9 @@ from utils.errors import UserError
 
 AnyPath = str | os.PathLike[str]
 
-_SIZE = (128, 160)  # of the small pictures at most, width and height in pixels
+_SIZE = (128, 160)  # of a thumbnail at most, width and height in pixels
 _QUALITY = 80
-_REMEMBERED = 4096  # small pictures of gallery items, which often occur in many rows
+_CACHED = 4096  # thumbnails kept in memory, since one gallery item often appears in many rows
 
 
 def write_contact_sheet(
@@ -31,9 +31,9 @@ def write_contact_sheet(
     max_queries: int = 100,
     max_results: int = 20,
 ) -> Path:
-    """Write one HTML file with small pictures inside, so that it can be moved and sent; they link to the image files.
+    """Write one HTML file with the thumbnails inside, so that it can be moved and sent; they link to the image files.
 
-    What is not an image file (an identity's name, a file that has gone) is shown by its name.
+    What is not an image file (an identity's name, a deleted file) is shown by its name.
 
     Args:
         path: the HTML file, written in place.
@@ -41,11 +41,11 @@ def write_contact_sheet(
         gallery_paths: N image files or names.
         indices: [Q, K] integer rows of the gallery, nearest first, or -1.
         distances: [Q, K] floating.
-        max_queries: how many queries are shown, the first ones; the page says how many there are.
-        max_results: how many results of each.
+        max_queries: how many queries are shown, from the first on; the page says how many there are.
+        max_results: how many results are shown for each query.
     """
     path = Path(path)
-    thumbnails = lru_cache(_REMEMBERED)(_thumbnail)
+    thumbnails = lru_cache(_CACHED)(_thumbnail)
     shown = min(len(query_paths), max_queries)
     total = _counted(len(query_paths), "query", "queries")
     note = [f"{shown} of {total}" if shown < len(query_paths) else total]
@@ -73,14 +73,14 @@ def _counted(count: int, one: str, many: str) -> str:
 
 
 def _tile(name: str, caption: str, folder: Path, thumbnails: Any) -> str:
-    picture = thumbnails(name)
+    thumbnail = thumbnails(name)
     label = html.escape(Path(name).name or name)
     caption = html.escape(caption)
-    if picture is None:
+    if thumbnail is None:
         return f'<span class="tile"><span class="name">{label}</span><small>{caption}</small></span>'
     return (
         f'<a class="tile" href="{html.escape(_link(name, folder))}" title="{html.escape(name)}">'
-        f'<img src="{picture}" alt="{label}"><small>{caption}</small></a>'
+        f'<img src="{thumbnail}" alt="{label}"><small>{caption}</small></a>'
     )
 
 
@@ -92,14 +92,14 @@ def _link(name: str, folder: Path) -> str:
 
 
 def _thumbnail(name: str) -> str | None:
-    """A data URI of the small picture, or None if the file cannot be shown."""
+    """The thumbnail as a data URI, or None if the file cannot be shown."""
     from utils.image import pil_loader
 
     try:
         if not Path(name).is_file():
             return None
         image = pil_loader(name)
-    except (UserError, OSError):  # OSError: the name of an identity may be too long for a file's
+    except (UserError, OSError):  # OSError: the name of an identity may be too long for a file name
         return None
     image.thumbnail(_SIZE, Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
@@ -141,7 +141,7 @@ a.tile:focus-visible, a.tile:hover { outline: 2px solid var(--mark); outline-off
 </head>
 <body>
 <h1>Search results</h1>
-<p><!-- note -->. Under each result: rank and distance. A picture links to its image file.</p>
+<p><!-- note -->. Under each result: rank and distance. Each image links to its file.</p>
 <main>
 <!-- rows -->
 </main>

@@ -22,9 +22,9 @@ def write_results(
     indices: Any,
     distances: Any,
 ) -> list[Path]:
-    """Write the results of a search in one or several forms; each file appears whole or not at all.
+    """Write the results of a search in one or several formats; each file appears whole or not at all.
 
-    - ``npy``: results.npy, a dict query path -> {"indices", "paths", "distances"}, arrays of one length; read it with
+    - ``npy``: results.npy, a dict query path -> {"indices", "paths", "distances"}, arrays of equal length; read it with
       ``numpy.load(..., allow_pickle=True).item()``
     - ``jsonl``: results.jsonl, a line for each query: {"query", "results": [{"rank", "index", "path", "distance"}]}
     - ``csv``: results.csv, a row for each result: query, rank, index, path, distance
@@ -33,8 +33,8 @@ def write_results(
     Ranks count from 1, indices are rows of the gallery from 0.
 
     Args:
-        output_dir: made if need be.
-        formats: of the names above.
+        output_dir: created if it does not exist.
+        formats: names from the list above.
         query_paths: Q image files.
         gallery_paths: N image files, or names of identities.
         indices: [Q, K] integer rows of the gallery, nearest first; -1 where a query has fewer results.
@@ -44,8 +44,8 @@ def write_results(
         The files, in the order of ``formats``.
 
     Raises:
-        UnknownNameError: another format.
-        UserError: lengths that do not agree, or a folder that cannot be written to.
+        UnknownNameError: a format is unknown.
+        UserError: the lengths do not agree, or the folder cannot be written to.
     """
     unknown = [name for name in formats if name not in _WRITERS]
     if unknown:
@@ -66,7 +66,7 @@ def write_results(
 
 
 def _rows(query_paths: Paths, indices: Any, distances: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Each query with its indices and distances, without what only fills the row up."""
+    """Each query with its indices and distances, without the padding of their rows."""
     for path, index, distance in zip(query_paths, indices, distances, strict=True):
         found = index >= 0
         yield str(path), index[found], distance[found]
@@ -110,9 +110,9 @@ def _write_html(path: Path, query_paths: Paths, gallery_paths: Paths, indices: A
 
 
 def _digits(distance: float) -> str:
-    return f"{distance:.9g}"  # as many as a float32 needs to come back the same
+    return f"{distance:.9g}"  # as many digits as a float32 needs to be read back unchanged
 
 
 _Writer = Callable[[Path, Paths, Paths, Any, Any], None]
 _WRITERS: dict[str, _Writer] = {"npy": _write_npy, "jsonl": _write_jsonl, "csv": _write_csv, "html": _write_html}
-FORMATS = ("npy", "jsonl", "csv")  # of --format; html has a flag of its own
+FORMATS = ("npy", "jsonl", "csv")  # for --format; html has an option of its own

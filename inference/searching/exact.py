@@ -1,6 +1,6 @@
 """Exact nearest neighbours in blocks of queries and gallery items, with the best so far kept for each query.
 
-The gallery is read once, in order, and may lie in a file that is larger than the memory.
+The gallery is read once, in order, and may be a file that is larger than memory.
 """
 
 import mmap
@@ -18,22 +18,22 @@ from utils.errors import UserError
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
-_BLOCK_BYTES = 16 << 20  # of distances, so that they are looked through before they leave the cache
-_MAX_ROWS = 1024  # queries in a block; more make the products hardly faster
+_BLOCK_BYTES = 16 << 20  # of distances: few enough to be looked through before they leave the CPU's cache
+_MAX_ROWS = 1024  # queries in a block; more hardly speed up the matrix products
 
 
 class GalleryBlocks:
-    """Distances of all queries to one block of the gallery after another.
+    """Distances from all queries to the gallery, one block of the gallery after another.
 
     Args:
         query: [Q, D], on the device that computes.
         gallery: [N, D] tensor, array or memory-mapped array.
         metric, normalize: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
-        block_bytes: of distances, and of embeddings, held at once.
-        least: gallery items in a block at least (as far as there are so many).
+        block_bytes: bytes of distances, and of embeddings, held at once; None for 16 MiB.
+        least: the smallest number of gallery items in a block, if the gallery has as many.
 
     Raises:
-        UserError: block_bytes is not positive; and while iterating, values that are not finite.
+        UserError: block_bytes is not positive; while iterating, a value is not finite.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GalleryBlocks:
         self._query, self._gallery, self._metric, self._normalize = query, gallery, metric, normalize
         self._bytes = _BLOCK_BYTES if block_bytes is None else block_bytes
         if self._bytes <= 0:
-            raise UserError(f"block_bytes is {self._bytes}; a positive number of bytes is expected.")
+            raise UserError(f"block_bytes is {self._bytes}; expected a positive number of bytes.")
         widest = self._bytes // (4 * max(min(len(query), _MAX_ROWS), gallery.shape[1]))
         self.columns = min(max(widest, least, 1), len(gallery))
 
@@ -56,25 +56,25 @@ class GalleryBlocks:
             height = block_height(len(self._query), len(embeddings), self._bytes)
             for start in range(0, len(self._query), height):
                 block = distances(start, min(start + height, len(self._query)))
-                # Rounding leaves squares of equal items a little above or below zero.
+                # Rounding leaves the squared distance of equal items a little above or below zero.
                 yield start, first, block.clamp_(min=0) if self._metric == "euclidean" else block
             _forget_pages(part)
 
 
 def prepare(query: Any, gallery: Any) -> tuple[Tensor, Any]:
-    """Both as [rows, dimensions], the queries on the device of the gallery if it is a tensor.
+    """Queries and gallery as [rows, dimensions], the queries on the device of the gallery if it is a tensor.
 
     Raises:
-        UserError: another shape, no rows, no numbers, or two widths.
+        UserError: one of them has another shape, no rows or no numbers, or their widths differ.
     """
     query = as_embeddings("query", query)
     if not isinstance(gallery, torch.Tensor | np.ndarray):
         gallery = np.asarray(gallery)
-    # One row tells the kind of a large file without reading it.
+    # One row is enough to check what a large file holds, without reading all of it.
     as_embeddings("gallery", gallery[:1] if gallery.ndim == 2 else gallery)
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
-            f"query has {query.shape[1]} dimensions but gallery has {gallery.shape[1]}; embed both with one model."
+            f"query has {query.shape[1]} dimensions but gallery has {gallery.shape[1]}; embed both with the same model."
         )
     return (query.to(gallery.device) if isinstance(gallery, torch.Tensor) else query), gallery
 
@@ -89,7 +89,7 @@ def nearest_items(blocks: GalleryBlocks, num_query: int, count: int, device: tor
         if first == 0:
             distances[rows], indices[rows] = new_distances, new_columns
             continue
-        # What was found before comes from earlier in the gallery, and stands first among equals.
+        # Earlier results come from earlier in the gallery, and go first among equal distances.
         merged, order = torch.cat([distances[rows], new_distances], 1).sort(dim=1, stable=True)
         indices[rows] = torch.cat([indices[rows], new_columns + first], 1).gather(1, order[:, :count])
         distances[rows] = merged[:, :count]
@@ -97,7 +97,7 @@ def nearest_items(blocks: GalleryBlocks, num_query: int, count: int, device: tor
 
 
 def items_within(blocks: GalleryBlocks, num_query: int, max_distance: float) -> Found:
-    """All gallery items at most ``max_distance`` from each query, nearest first; rows are filled up with -1 and inf."""
+    """All gallery items at most ``max_distance`` from each query, nearest first, padded with -1 and infinity."""
     hits = []
     for start, first, block in blocks:
         row, column = (block <= max_distance).nonzero(as_tuple=True)
@@ -114,12 +114,12 @@ def items_within(blocks: GalleryBlocks, num_query: int, max_distance: float) -> 
 
 
 def _closer(block: Tensor, bound: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of each row the entries below its bound, all of them or the ``count`` least: distances and columns [B, W].
+    """The entries of each row below its bound, all or the ``count`` smallest: distances and columns [B, W].
 
-    Among equal distances columns ascend. Rows are filled up with infinity.
+    Equal distances are in the order of their columns. Rows are padded with infinity.
     """
     closer = block < bound
-    if int(closer.count_nonzero()) >= len(block) * count:  # the first block, or a gallery that comes ever closer
+    if int(closer.count_nonzero()) >= len(block) * count:  # the first block, or a gallery whose items come ever closer
         if count >= block.shape[1]:
             ordered = block.sort(dim=1, stable=True)
             return ordered.values, ordered.indices
@@ -136,18 +136,18 @@ def _closer(block: Tensor, bound: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _positions(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the entries that are True, by row and then by column."""
+    """Rows and columns of the True entries, row by row."""
     if mask.device.type != "cpu":
         row, column = mask.nonzero(as_tuple=True)
         return row, column
-    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than torch's
+    flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than torch's nonzero
     row = flat.div(mask.shape[1], rounding_mode="floor")
     return row, flat - row * mask.shape[1]
 
 
 def _forget_pages(part: Any) -> None:
-    """Let the system take back the memory of a part of a mapped file that has been read."""
-    # Not for copy-on-write maps, whose changes exist in memory only.
+    """Let the system reclaim the memory of a part of a mapped file that has been read."""
+    # But not of copy-on-write maps, whose changes exist in memory only.
     if not isinstance(part, np.memmap) or part.mode not in ("r", "r+", "w+") or not part.flags.c_contiguous:
         return
     owner: Any = part

@@ -1,4 +1,4 @@
-"""faiss indexes of a gallery: built once, saved beside it, built anew when the gallery changes."""
+"""faiss indexes of a gallery: built once, saved beside it, and rebuilt when the gallery changes."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 AnyPath = str | os.PathLike[str]
 
 _BLOCK_BYTES = 32 << 20  # of the gallery, read at once
-_SAMPLES, _SAMPLE_ROWS = 64, 4  # places and rows that tell one gallery from another of the same shape
-_POINTS_PER_LIST = 64  # for training; faiss asks for 39 at least
+_SAMPLES, _SAMPLE_ROWS = 64, 4  # positions, and rows at each, that tell one gallery from another of the same shape
+_POINTS_PER_LIST = 64  # for training; faiss wants 39 at least
 _LINKS, _BUILD_EFFORT = 32, 128  # of HNSW
 _SEED = 1234
 
 
 def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, Any]:
-    """What tells a gallery from another: shape, type, a digest of sampled rows, and size and time of its file."""
+    """What tells one gallery from another: shape, type, a digest of sampled rows, and size and time of its file."""
     digest = hashlib.sha256()
     for start in np.unique(np.linspace(0, len(gallery) - 1, _SAMPLES).astype(np.int64)).tolist():
         rows = gallery[start : start + _SAMPLE_ROWS]
@@ -49,10 +49,10 @@ def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, 
 def embedding_blocks(
     name: str, embeddings: Any, unit: bool, block_bytes: int = _BLOCK_BYTES
 ) -> Iterator[NDArray[np.float32]]:
-    """The rows of [N, D] in order, in float32 blocks, scaled to unit length if asked.
+    """The rows of [N, D] in order, in float32 blocks, scaled to unit length if ``unit`` is True.
 
     Raises:
-        UserError: a value is not finite; the message has ``name``, row and column.
+        UserError: a value is not finite; the message gives ``name``, row and column.
     """
     rows = max(1, block_bytes // (4 * embeddings.shape[1]))
     for start in range(0, len(embeddings), rows):
@@ -60,25 +60,25 @@ def embedding_blocks(
         yield _block(name, part, range(start, start + len(part)), unit)
 
 
-def _block(name: str, rows: Any, numbers: Sequence[int], unit: bool) -> NDArray[np.float32]:
-    """Rows in float32; ``numbers`` are their places among all rows."""
+def _block(name: str, rows: Any, positions: Sequence[int], unit: bool) -> NDArray[np.float32]:
+    """Rows in float32; ``positions`` are theirs among all rows."""
     block = rows.detach().cpu().float() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, np.float32))
     finite = block.isfinite()
     if not bool(finite.all()):
         row, column = (~finite).nonzero()[0].tolist()
         value = block[row, column].item()
-        raise UserError(f"{name}[{numbers[row]}, {column}] is {value}: every embedding must be finite.")
+        raise UserError(f"{name}[{positions[row]}, {column}] is {value}: every embedding must be finite.")
     return (normalize(block) if unit else block).numpy()
 
 
 def search_index(
     kind: str, effort: int | None, query: Any, gallery: Any, gallery_file: AnyPath | None, count: int, unit: bool
 ) -> Found:
-    """Search the saved index of a gallery, after building and saving it if need be.
+    """Search the saved index of a gallery; builds and saves it first if there is none.
 
     Args:
         kind: "flat" (exact), "ivf" (inverted lists) or "hnsw" (a graph).
-        effort: lists of IVF or candidates of HNSW to look at; None for a sixteenth of the lists, or twice ``count``.
+        effort: IVF lists or HNSW candidates to look at; None for a sixteenth of the lists, or twice ``count``.
         query: [Q, D].
         gallery: [N, D].
         gallery_file: its .npy file; None saves no index.
@@ -86,12 +86,13 @@ def search_index(
         unit: scale embeddings to unit length.
 
     Returns:
-        ``indices`` [Q, count], -1 where an index finds fewer, and squared Euclidean distances, infinite there.
+        ``indices`` [Q, count], padded with -1 where the index finds fewer, and squared Euclidean distances, padded with
+        infinity.
 
     Raises:
         UserError: faiss is missing, or embeddings are not finite.
     """
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells which instructions it tries
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports which instruction sets it tries
     faiss = require("faiss", "search", f"--index faiss:{kind}")
     index = open_index(faiss, kind, gallery, gallery_file, unit)
     if kind == "ivf":
@@ -106,14 +107,14 @@ def search_index(
 
 
 def index_paths(gallery_file: AnyPath, kind: str, unit: bool) -> tuple[Path, Path]:
-    """Where the index of a gallery lies, and the note about the gallery that it was built from."""
+    """The paths of a gallery's index, and of the note on the gallery that the index was built from."""
     path = Path(gallery_file)
     index = path.with_name(f"{path.stem}.{kind}{'-unit' if unit else ''}.faiss")
     return index, index.with_name(f"{index.name}.json")
 
 
 def open_index(faiss: Any, kind: str, gallery: Any, gallery_file: AnyPath | None, unit: bool) -> Any:
-    """The saved index if it is of this gallery, else a new one, which is saved."""
+    """The saved index if it was built from this gallery, else a new one, which is saved."""
     if gallery_file is None:
         return _build(faiss, kind, gallery, unit)
     path, note = index_paths(gallery_file, kind, unit)
@@ -126,11 +127,11 @@ def open_index(faiss: Any, kind: str, gallery: Any, gallery_file: AnyPath | None
     logger.info("Building the index %s of %d items.", path, len(gallery))
     index = _build(faiss, kind, gallery, unit)
     try:
-        note.unlink(missing_ok=True)  # so that the note never stands beside another index
+        note.unlink(missing_ok=True)  # so that the note never lies beside another index
         with written_whole(path) as temporary:
             faiss.write_index(index, str(temporary))
         write_text(note, json.dumps(wanted, indent=2) + "\n")
-    except (OSError, RuntimeError, UserError) as error:  # a folder that may only be read
+    except (OSError, RuntimeError, UserError) as error:  # a read-only folder
         logger.warning("The index cannot be saved: %s", error)
     return index
 

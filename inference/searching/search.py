@@ -1,7 +1,7 @@
-"""Finding the nearest gallery items: exactly, through a faiss index, or through a vector store.
+"""Find the nearest gallery items: exactly, through a faiss index, or through a vector store.
 
-Imports nothing heavy, so that programs can build their command line from here: torch and the optional packages are
-imported where they are used.
+Imports nothing heavy, so that programs can take options for their command line from here; torch and the optional
+packages are imported where they are used.
 """
 
 import argparse
@@ -36,8 +36,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:hnsw")
-_ROUNDINGS = 16  # by which two computations of a distance may differ, in units of the last place
-RECALL_QUERIES = 50  # whose exact answer is computed beside that of an index or store
+_ROUNDINGS = 16  # how far two computations of a distance may differ, in units in the last place
+RECALL_QUERIES = 50  # queries that are also searched exactly, to measure the recall of an index or store
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class SearchOptions:
 
     Attributes:
         index: "exact", or "faiss:flat", "faiss:ivf", "faiss:hnsw", also with ":NUMBER" (see --index).
-        store: "milvus:URI" searches that instead; "" none.
+        store: "milvus:URI" to search a Milvus store instead; "" for none.
         metric, topk, normalize, max_distance: as for :func:`search_gallery`.
 
     Raises:
-        UserError: index and store together.
+        UserError: both an index and a store are given.
     """
 
     index: str = "exact"
@@ -70,9 +70,9 @@ class SearchResult:
     """The gallery items of each query, nearest first."""
 
     indices: "NDArray[np.int64]"  # [Q, K] rows of the gallery; -1 where a query has fewer results
-    distances: "NDArray[np.float32]"  # [Q, K]; infinite there
+    distances: "NDArray[np.float32]"  # [Q, K]; infinity where the index is -1
     recall: float | None = None  # share of the exact answer that was found; None after an exact search
-    note: str = ""  # what a user should know about how it was done; a line, or nothing
+    note: str = ""  # a line that tells the user how good the search was, or nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_index,
         default="exact",
         metavar="KIND",
-        help=f"{', '.join(INDEXES)}; default exact. A faiss index is saved beside the gallery and built anew when that "
-        "changes; faiss:ivf:64 (lists) or faiss:hnsw:256 (candidates) sets how thoroughly it is searched. "
+        help=f"{', '.join(INDEXES)}; default exact. A faiss index is saved beside the gallery and rebuilt when the "
+        "gallery changes; faiss:ivf:64 (lists) or faiss:hnsw:256 (candidates) sets how thoroughly it is searched. "
         "pip install 'centroids-reid[search]'",
     )
     parser.add_argument(
@@ -95,18 +95,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "from MILVUS_TOKEN. pip install 'centroids-reid[search]'",
     )
     parser.add_argument(
-        "--max-distance", type=_distance, metavar="X", help="leave out results farther than X, in the results' own unit"
+        "--max-distance",
+        type=_distance,
+        metavar="X",
+        help="leave out results farther than X, in the unit of the results",
     )
     parser.add_argument(
         "--max-far",
         nargs=2,
         metavar=("RATE", "FILE"),
-        help="leave out results beyond the distance at which at most RATE of the pairs of two identities are accepted, "
-        "by the table in FILE: the metrics.json of python -m evaluation --roc --output DIR, with the same metric "
-        "and normalisation",
+        help="leave out results beyond the distance that accepts at most RATE of the pairs of different identities, "
+        "according to the table in FILE: the metrics.json of python -m evaluation --roc --output DIR, made with the "
+        "same metric and normalisation",
     )
     parser.add_argument(
-        "--format", type=_formats, default=("npy",), metavar="LIST", help=f"of {','.join(FORMATS)}; default npy"
+        "--format",
+        type=_formats,
+        default=("npy",),
+        metavar="LIST",
+        help=f"one or more of {','.join(FORMATS)}; default npy",
     )
     parser.add_argument("--html", action="store_true", help="also write results.html, a contact sheet")
 
@@ -116,10 +123,10 @@ def options_from_args(args: argparse.Namespace, metric: str, topk: int, normaliz
 
     Args:
         args: the command line.
-        metric, topk, normalize: what it does not say by these arguments.
+        metric, topk, normalize: what the program learns from other options.
 
     Raises:
-        UserError: --index and --store together, or --max-distance and --max-far; no threshold for --max-far.
+        UserError: --index and --store or --max-distance and --max-far are combined, or --max-far finds no threshold.
     """
     limit = args.max_distance
     if args.max_far:
@@ -129,17 +136,17 @@ def options_from_args(args: argparse.Namespace, metric: str, topk: int, normaliz
 
         rate, file = args.max_far
         limit = threshold_from_file(rate, file, metric, normalize)
-        logger.info("Results up to the distance %.6g, for a false accept rate of %s.", limit, rate)
+        logger.info("Keeping results up to the distance %.6g, for a false accept rate of %s.", limit, rate)
     return SearchOptions(args.index, args.store or "", metric, topk, normalize, limit)
 
 
 def formats_from_args(args: argparse.Namespace) -> tuple[str, ...]:
-    """The forms of --format and --html in which results are to be written."""
+    """The formats in which to write results, from --format and --html."""
     return (*args.format, "html") if args.html else args.format
 
 
 def parse_index(text: str) -> tuple[str, int | None]:
-    """``faiss:KIND`` or ``faiss:KIND:EFFORT`` -> the kind, and how thoroughly it is searched (None: the default).
+    """``faiss:KIND`` or ``faiss:KIND:EFFORT`` -> the kind, and how thoroughly to search it (None: the default).
 
     Raises:
         UserError: anything else.
@@ -166,7 +173,7 @@ def parse_store(text: str) -> tuple[str, str]:
         raise UserError(f"the store is {text!r}; valid: milvus:FILE.db and milvus:http://HOST:PORT, with #COLLECTION.")
     name = name or "gallery"
     if not re.fullmatch(r"[A-Za-z_]\w{0,199}", name, re.ASCII):
-        raise UserError(f"the collection of the store is {name!r}; letters, digits and _ are valid, no digit first.")
+        raise UserError(f"the collection of the store is {name!r}; valid: letters, digits and _, with no digit first.")
     return uri, name
 
 
@@ -184,7 +191,7 @@ def _store(text: str) -> str:
 def _checked(parse: Callable[[str], Any], text: str) -> None:
     try:
         parse(text)
-    except UserError as error:  # argparse shows the message of its own error only
+    except UserError as error:  # argparse shows the message of no other exception
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
@@ -218,8 +225,8 @@ def search_gallery(
 ) -> "Found":
     """The nearest gallery items of each query by exact search, nearest first.
 
-    Distances are computed in blocks, on the device of the gallery if it is a tensor, and a gallery that is a
-    memory-mapped file is read once, in order: needed are the queries, the results and a few times ``block_bytes``.
+    Distances are computed in blocks, on the device of the gallery if it is a tensor. A memory-mapped gallery is read
+    once, in order, so that memory holds only the queries, the results and a few times ``block_bytes``.
 
     Args:
         query: [Q, D] tensor or array of any number type; distances are float32.
@@ -227,18 +234,18 @@ def search_gallery(
         metric: "euclidean" (the *squared* distance) or "cosine" (1 - similarity).
         topk: results for each query; 0 for all of them.
         normalize: scale embeddings to unit length first.
-        block_bytes: of distances held at once, default 16 MiB. It changes distances by rounding only.
-        max_distance: leave out what is farther. Distances are sums of rounded squares and products, so that items equal
-            to the query stand at 0 or up to about 1e-6 of its squared length away: 0 need not find all of them.
+        block_bytes: bytes of distances held at once, 16 MiB by default; it changes distances by rounding only.
+        max_distance: leave out items that are farther. Distances are sums of rounded squares and products, so an item
+            equal to the query may have a distance of up to about 1e-6 of its squared length: 0 may miss some.
 
     Returns:
-        ``indices`` [Q, K] int64, rows of the gallery, and ``distances`` [Q, K] float32, ascending; at equal distances
-        in the order of the gallery. K is min(topk, N). With max_distance a row with fewer results ends in index -1 and
-        distance infinity, and with topk 0 as well K is the greatest number of results.
+        ``indices`` [Q, K] int64, rows of the gallery, and ``distances`` [Q, K] float32, ascending, with equal distances
+        in the order of the gallery. K is min(topk, N). With max_distance, rows with fewer results are padded with index
+        -1 and distance infinity; if topk is 0 as well, K is the largest number of results of a query.
 
     Raises:
-        UserError: empty or unusable embeddings, values that are not finite, two widths, or a negative topk.
-        UnknownNameError: any other metric.
+        UserError: embeddings are empty, unusable, not finite or of different widths, or topk is negative.
+        UnknownNameError: the metric is unknown.
     """
     from inference.searching.exact import GalleryBlocks, items_within, nearest_items, prepare
 
@@ -253,7 +260,7 @@ def search_gallery(
 
 def _count(topk: int, num_gallery: int) -> int:
     if topk < 0:
-        raise UserError(f"topk is {topk}; a positive number is expected, or 0 for all.")
+        raise UserError(f"topk is {topk}; expected a positive number, or 0 for all.")
     return min(topk or num_gallery, num_gallery)
 
 
@@ -272,17 +279,17 @@ def search(
     gallery_file: str | os.PathLike[str] | None = None,
     gallery_paths: Sequence[str] = (),
 ) -> SearchResult:
-    """The nearest gallery items of each query, by the means that the options name.
+    """The nearest gallery items of each query, through the index or store that the options name.
 
     Args:
         query, gallery: as for :func:`search_gallery`.
-        options: exact search for the 100 nearest when None.
-        gallery_file: the .npy file of the gallery, beside which an index is saved; None saves none.
-        gallery_paths: N names, kept in the store beside the embeddings.
+        options: None searches exactly for the 100 nearest.
+        gallery_file: the .npy file of the gallery, beside which an index is saved; None saves no index.
+        gallery_paths: N names, which a store keeps beside the embeddings.
 
     Raises:
-        UserError: as :func:`search_gallery`; or a package is missing, the store cannot be reached, its collection
-            belongs to others, or index and store cannot give so many results.
+        UserError: as for :func:`search_gallery`; or a package is missing, the store cannot be reached, its collection
+            belongs to another program, or the index or store cannot return that many results.
     """
     options = options or SearchOptions()
     if options.index == "exact" and not options.store:
@@ -295,7 +302,7 @@ def search(
     get_dist_func(options.metric)  # raises for an unknown name
     query, gallery = prepare(query, gallery)
     count = _count(options.topk, len(gallery))
-    # Both measure the squared Euclidean distance, which between unit vectors is twice the cosine distance.
+    # Index and store measure the squared Euclidean distance, which between unit vectors is twice the cosine distance.
     unit = options.normalize or options.metric == "cosine"
     if options.store:
         from inference.searching.stores import search_store
@@ -307,7 +314,7 @@ def search(
         kind, effort = parse_index(options.index)
         if options.topk == 0 and kind != "flat":
             raise UserError(
-                f"{options.index} finds near items only; topk 0 (all of them) needs the index exact or faiss:flat."
+                f"{options.index} finds only near items; topk 0 (all of them) needs the index exact or faiss:flat."
             )
         found, distances = search_index(kind, effort, query, gallery, gallery_file, count, unit)
     order = np.lexsort((found, distances), axis=1)  # equal distances in the order of the gallery
@@ -331,13 +338,13 @@ def _search_exactly(query: Any, gallery: Any, options: SearchOptions) -> "Found"
 
 
 def _recall(found: Any, distances: Any, query: Any, gallery: Any, options: SearchOptions) -> tuple[float, int]:
-    """The share of results that are among the exact ones or as near, and over how many queries it was taken."""
+    """The share of results that are among the exact ones or as near, and the number of queries that it covers."""
     import numpy as np
 
     step = -(-len(query) // RECALL_QUERIES)
     exact, limits = _search_exactly(query[::step], gallery, replace(options, max_distance=None))
     listed = np.stack([np.isin(row, right) for row, right in zip(found[::step], exact, strict=True)])
-    # Which of several items at the last distance is found does not matter. Two ways of computing that distance differ
+    # It does not matter which of several items at the last distance is found. Two computations of that distance differ
     # by the rounding of the squared lengths, and no item is longer than the query and the distance together.
     limit = limits[:, -1:]
     if options.normalize or options.metric == "cosine":

@@ -1,6 +1,6 @@
 """Galleries in a vector store, which other programs can search as well: Milvus, embedded in a file or on a server.
 
-A gallery NAME is an alias of Milvus for the collection NAME_<digest of the gallery>, with the fields ``id`` (row of the
+The gallery NAME is a Milvus alias for the collection NAME_<digest of the gallery>, with the fields ``id`` (row of the
 gallery), ``path`` and ``embedding``, and the metric L2, which is the squared Euclidean distance. Embeddings of unit
 length are kept beside it under NAME_unit; the distance there is twice the cosine distance.
 """
@@ -24,8 +24,8 @@ from utils.optional import require
 
 logger = logging.getLogger(__name__)
 
-_MOST_RESULTS = 16384  # of Milvus, for each query
-_LONGEST_PATH = 65535  # bytes, of Milvus
+_MOST_RESULTS = 16384  # that Milvus returns for a query
+_LONGEST_PATH = 65535  # bytes that Milvus stores
 _INSERT_BYTES = 4 << 20  # far below the 64 MiB that a server accepts in a message, with room for paths
 _QUERY_ROWS = 64
 _ALL_LISTS = 65536  # the most that Milvus allows
@@ -34,7 +34,7 @@ _ALL_LISTS = 65536  # the most that Milvus allows
 def search_store(
     uri: str, name: str, query: Any, gallery: Any, gallery_paths: Sequence[str], count: int, unit: bool
 ) -> Found:
-    """Search a gallery in Milvus, after writing it there if there is another one under this name, or none.
+    """Search a gallery in Milvus; writes it there first if there is none under this name, or a different one.
 
     Args:
         uri: a file ending in .db, or the address of a server.
@@ -46,14 +46,14 @@ def search_store(
         unit: scale embeddings to unit length.
 
     Returns:
-        ``indices`` [Q, count] and squared Euclidean distances, filled up with -1 and infinity.
+        ``indices`` [Q, count] and squared Euclidean distances, padded with -1 and infinity.
 
     Raises:
-        UserError: a package is missing, the store cannot be reached, count is beyond its limit, the number of paths is
-            not that of embeddings, or a collection of this name was made by another program.
+        UserError: a package is missing, the store cannot be reached, count is beyond its limit, the numbers of paths
+            and embeddings differ, or another program made a collection of this name.
     """
     if count > _MOST_RESULTS:
-        raise UserError(f"Milvus gives at most {_MOST_RESULTS} results for a query, not {count}: reduce --topk.")
+        raise UserError(f"Milvus returns at most {_MOST_RESULTS} results for a query, not {count}: reduce --topk.")
     if len(gallery_paths) != len(gallery):
         raise UserError(f"the gallery has {len(gallery)} embeddings but {len(gallery_paths)} paths.")
     with closing(MilvusStore(uri, f"{name}_unit" if unit else name)) as store:
@@ -65,8 +65,8 @@ class MilvusStore:
     """One gallery in a Milvus server, or in the embedded milvus-lite.
 
     Args:
-        uri: a file ending in .db, or the address of a server (http://host:19530). MILVUS_TOKEN is used if it is set.
-        name: of the gallery.
+        uri: a file ending in .db, or the address of a server (http://host:19530). Its access token is MILVUS_TOKEN.
+        name: name of the gallery.
 
     Raises:
         UserError: a package is missing, or the store cannot be reached.
@@ -76,7 +76,7 @@ class MilvusStore:
         self._uri, self._name = uri, name
         self._milvus = require("pymilvus", "search", "--store milvus:...")
         self._embedded = uri.endswith(".db")
-        for noisy in ("pymilvus", "grpc", "milvus_lite", "faiss"):  # whose errors reach the user through ours
+        for noisy in ("pymilvus", "grpc", "milvus_lite", "faiss"):  # their errors reach the user in ours
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         if self._embedded:
             self._server = require("milvus_lite.server_manager", "search", f"--store milvus:{uri}")
@@ -89,12 +89,12 @@ class MilvusStore:
                 if not self._embedded:
                     raise
                 raise UserError(
-                    f"the store {uri} cannot be opened ({error.message}); expected a store of Milvus Lite, or a name "
-                    "that is free in a folder that you may write to: name another one, --store milvus:FILE.db."
+                    f"the store {uri} cannot be opened ({error.message}); expected a store of Milvus Lite, or an "
+                    "unused file name in a writable folder: name another one, --store milvus:FILE.db."
                 ) from error
 
     def keep(self, gallery: Any, paths: Sequence[str], unit: bool) -> bool:
-        """Make this the gallery of the store; other programs meet the old one or the new one, never a part.
+        """Make this the gallery of the store; other programs see the old one or the new one, never a part of it.
 
         Args:
             gallery: [N, D].
@@ -102,10 +102,10 @@ class MilvusStore:
             unit: scale embeddings to unit length.
 
         Returns:
-            Whether it had to be written.
+            Whether the gallery had to be written.
 
         Raises:
-            UserError: a collection of this name was made by another program.
+            UserError: another program made a collection of this name.
         """
         collection = f"{self._name}_{_digest(gallery, paths)}"
         with self._errors():
@@ -129,7 +129,7 @@ class MilvusStore:
         return True
 
     def search(self, query: Any, count: int, unit: bool) -> Found:
-        """The nearest items and their squared distances [Q, count], filled up with -1 and infinity."""
+        """The nearest items and their squared distances [Q, count], padded with -1 and infinity."""
         indices = np.full((len(query), count), -1, dtype=np.int64)
         distances = np.full((len(query), count), np.inf, dtype=np.float32)
         parameters = {"params": {"nprobe": _ALL_LISTS}} if self._embedded else {}
@@ -145,7 +145,7 @@ class MilvusStore:
         return indices, distances
 
     def close(self) -> None:
-        """Let go of the connection and the file."""
+        """Close the connection and release the file."""
         self._client.close()
         if self._embedded:  # its server runs in this process and locks the file
             self._server.server_manager_instance.release_server(self._uri)
@@ -153,20 +153,20 @@ class MilvusStore:
     def _write(self, collection: str, gallery: Any, paths: Sequence[str], unit: bool) -> None:
         longest = max(len(_text(path).encode()) for path in paths)
         if longest > _LONGEST_PATH:
-            raise UserError(f"a gallery path is {longest} bytes long; Milvus keeps at most {_LONGEST_PATH}.")
+            raise UserError(f"a gallery path is {longest} bytes long; Milvus stores at most {_LONGEST_PATH}.")
         types = self._milvus.DataType
         schema = self._milvus.MilvusClient.create_schema(auto_id=False)
         schema.add_field("id", types.INT64, is_primary=True)
         schema.add_field("path", types.VARCHAR, max_length=max(longest, 1))
         schema.add_field("embedding", types.FLOAT_VECTOR, dim=gallery.shape[1])
         index = self._milvus.MilvusClient.prepare_index_params()
-        # A server knows best which index it has room for. Embedded, inverted lists that are all searched are exact; the
-        # flat index there holds queries x gallery x dimensions in memory.
+        # A server knows best which index it has room for. In an embedded store, inverted lists are exact if all of them
+        # are searched; its flat index would hold queries x gallery x dimensions in memory.
         kind = "IVF_FLAT" if self._embedded else "AUTOINDEX"
         index.add_index("embedding", index_type=kind, metric_type="L2")
         self._client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
         # A loaded collection is indexed in the background while it grows, and the embedded store may read an index that
-        # it is still writing. Released, it is indexed when it is loaded, and loading waits for that.
+        # it is still writing. A released collection is indexed when it is next loaded, and loading waits for that.
         self._client.release_collection(collection)
         start = 0
         for block in embedding_blocks("gallery", gallery, unit, _INSERT_BYTES):
@@ -186,7 +186,7 @@ class MilvusStore:
 
 
 def _text(path: str) -> str:
-    """A path as Milvus takes it; bytes of a file name that are not UTF-8 are replaced."""
+    """A path that Milvus accepts; bytes of a file name that are not UTF-8 are replaced."""
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 

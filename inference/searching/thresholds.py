@@ -1,4 +1,4 @@
-"""Distances up to which results are accepted, from the threshold table of an evaluation."""
+"""Distances up to which to accept results, from the threshold table of an evaluation."""
 
 import json
 from pathlib import Path
@@ -11,40 +11,40 @@ if TYPE_CHECKING:
 
 
 def threshold_at_far(table: "RocTable", far: float) -> float:
-    """The greatest distance at which at most a share ``far`` of pairs of two identities is accepted.
+    """The largest distance that accepts at most a share ``far`` of the pairs of different identities.
 
     Args:
-        table: of :func:`evaluation.verification.roc_table`, made with the metric and normalisation of the search.
+        table: from :func:`evaluation.verification.roc_table`, made with the metric and normalisation of the search.
         far: false accept rate, 0 to 1; it need not be one of the table's levels.
 
     Returns:
-        a value for ``max_distance``.
+        A value for ``max_distance``.
 
     Raises:
-        UserError: far is outside 0 to 1, or even the nearest pairs of two identities are more than that.
+        UserError: far is outside 0 to 1, or the nearest pairs of different identities alone are a larger share.
     """
     if not 0 <= far <= 1:
-        raise UserError(f"far is {far}; a rate from 0 to 1 is expected.")
+        raise UserError(f"far is {far}; expected a rate from 0 to 1.")
     rates = table.impostor.cumsum() / table.impostor.sum()
-    place = int(rates.searchsorted(far, side="right"))  # so many bins keep the rate
-    if not place:
+    bins = int(rates.searchsorted(far, side="right"))  # the first bins, which together keep to the rate
+    if not bins:
         raise UserError(f"no threshold keeps a false accept rate of {far:g}; the lowest possible is {rates[0]:g}.")
-    return float(table.edges[place])
+    return float(table.edges[bins])
 
 
 def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> float:
     """The distance that an evaluation found for a false accept rate.
 
     Args:
-        rate: one of the rates of the table.
+        rate: one of the rates in the table.
         file: metrics.json of ``python -m evaluation --roc --output DIR``.
-        metric, normalize: of the search; the evaluation must have had the same.
+        metric, normalize: those of the search; the evaluation must have used the same.
 
     Returns:
-        a value for ``max_distance``.
+        A value for ``max_distance``.
 
     Raises:
-        UserError: no such file or table, a table of other distances, or a rate that it does not have.
+        UserError: there is no such file or table, or the table is of other distances or lacks the rate.
     """
     if not Path(file).is_file():
         raise MissingPathError(f"{file} does not exist; expected metrics.json of python -m evaluation --roc.")
@@ -59,12 +59,15 @@ def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> f
     wanted = {"metric": metric, "normalize": normalize}
     if found != wanted or other_ranking:
         more = " after re-ranking or query expansion" if other_ranking else ""
-        raise UserError(f"the thresholds in {file} are of {found}{more}, but distances are of {wanted} here.")
+        raise UserError(
+            f"the thresholds in {file} were made with {found}{more}, but this search uses {wanted}; make the table "
+            "with the settings of the search."
+        )
     try:
         threshold = table[float(rate)]
     except (ValueError, KeyError):
         listed = ", ".join(f"{level:g}" for level in table)
         raise UserError(f"the false accept rate is {rate}; {file} has {listed}.") from None
     if threshold is None:
-        raise UserError(f"no threshold keeps a false accept rate of {rate}, says {file}.")
+        raise UserError(f"no threshold keeps a false accept rate of {rate}, according to {file}; give a higher rate.")
     return float(threshold)

@@ -1,4 +1,4 @@
-"""The networks that MODEL.NAME can name."""
+"""The networks that MODEL.NAME can select."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from utils.errors import UnknownNameError, UserError
 
 @dataclass(frozen=True)
 class Backbone:
-    """How a network is built from its last stride, and the number of channels that it ends in."""
+    """How to build a network from its last stride, and how many channels its feature map has."""
 
     build: Callable[[int], ResNet]
     embedding_size: int
@@ -39,10 +39,10 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def get_backbone(name: str) -> Backbone:
-    """The network of this name.
+    """The network with this name.
 
     Raises:
-        UnknownNameError: any other name (a KeyError and a ValueError); the message lists the valid ones.
+        UnknownNameError: there is none (also a KeyError and a ValueError); the message lists the valid names.
     """
     if name not in BACKBONES:
         raise UnknownNameError(f"MODEL.NAME is {name!r}; valid names: {', '.join(BACKBONES)}.")
@@ -50,13 +50,13 @@ def get_backbone(name: str) -> Backbone:
 
 
 def check_embedding_size(name: str, embedding_size: int) -> None:
-    """Raise unless MODEL.BACKBONE_EMB_SIZE is what the network MODEL.NAME ends in.
+    """Raise unless MODEL.BACKBONE_EMB_SIZE is the embedding size of the network MODEL.NAME.
 
-    For whoever starts a run. Baseline itself does not insist: a model may be built for a backbone that is put in later.
+    Every run checks this. Baseline itself does not: a model may be built around a backbone that is put in later.
 
     Raises:
-        UnknownNameError: as get_backbone.
-        UserError: any other size; the message gives the right one.
+        UnknownNameError: as for get_backbone.
+        UserError: the sizes differ; the message gives the right one.
     """
     right = get_backbone(name).embedding_size
     if embedding_size != right:

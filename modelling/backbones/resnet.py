@@ -17,16 +17,16 @@ class ResNet(nn.Module):
 
     Two things differ from torchvision's: there is **no ReLU between bn1 and the max pooling**, as in the published
     person re-identification baselines whose numbers this project keeps, and the stride of layer4 is an argument.
-    Convolution weights are drawn from a normal distribution of deviation sqrt(2 / (k * k * out_channels)); norm layers
-    begin with weight 1 and bias 0, as torch makes them.
+    Convolution weights are drawn from a normal distribution with standard deviation sqrt(2 / (k * k * out_channels));
+    norm layers start with weight 1 and bias 0, as in torch.
 
     Args:
-        last_stride: stride of layer4; 1 doubles the size of the feature map against the usual 2.
+        last_stride: stride of layer4; 1 makes the feature map twice as high and wide as the usual 2.
         block: torchvision's BasicBlock or Bottleneck.
         layers: blocks in layer1 to layer4.
     """
 
-    #: Keep only the input of each block for the backward pass, and compute the rest once more there.
+    #: Keep only the input of each block for the backward pass, and recompute the rest there.
     grad_checkpoint = False
 
     def __init__(self, last_stride: int, block: Block, layers: Sequence[int]) -> None:
@@ -61,16 +61,16 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _without_running_statistics(block)
 
-    # A block draws no random numbers, so that their state need not be kept.
+    # A block draws no random numbers, so there is no random state to preserve.
     return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 @contextmanager
 def _without_running_statistics(block: nn.Module) -> Iterator[None]:
-    """The second computation of a batch must not count in the running statistics again."""
+    """Keep the second forward pass over a batch from updating the running statistics again."""
     norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:  # switched off, they would not be among what autograd keeps, which must be the same both times
+    for norm in norms:  # not track_running_stats: autograd must save the same tensors in both passes
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield

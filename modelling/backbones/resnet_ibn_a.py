@@ -29,7 +29,7 @@ class IBN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] floating -> the same shape and dtype."""
         first, second = x[:, : self.split], x[:, self.split :]
-        # Not torch.promote_types, which the export of torch 2.1 cannot follow.
+        # Not torch.promote_types, which torch 2.1 cannot export.
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         instance = F.instance_norm(
             first.to(wide), weight=self.IN.weight.to(wide), bias=self.IN.bias.to(wide), eps=self.IN.eps
@@ -41,7 +41,7 @@ class ResNetIBNa(ResNet):
     """IBN-Net, variant a (Pan et al., ECCV 2018): in layer1 to layer3 the first norm of every bottleneck is an IBN.
 
     Unlike in :class:`ResNet` there is a ReLU between bn1 and the max pooling. ``fc`` is never used and needs no
-    gradient; it is there because published weights and checkpoints hold it. Initialised as ResNet.
+    gradient; it exists because published weights and checkpoints contain it. Initialised like ResNet.
 
     Args:
         last_stride: stride of layer4.

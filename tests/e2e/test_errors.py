@@ -106,7 +106,7 @@ def test_checkpoint_of_other_identities_and_imagenet_weights_are_told_apart(tiny
         run_main(tiny_cfg(**resume, **{"MODEL.NAME": "resnet34"}), CTLModel, "run")
     content = torch.load(checkpoint, weights_only=True)
     torch.save({k: v for k, v in content.items() if k != "optimizer_states"}, tmp_path / "weights.ckpt")
-    with pytest.raises(UserError, match="weights.ckpt holds no states of optimisers"):
+    with pytest.raises(UserError, match="weights.ckpt holds no optimiser and schedule states"):
         run_main(tiny_cfg(**resume | {"MODEL.PRETRAIN_PATH": str(tmp_path / "weights.ckpt")}), CTLModel, "run")
     # ... and as what they are they start a training
     start = {"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": str(imagenet), "SOLVER.MAX_EPOCHS": 1}

@@ -236,15 +236,13 @@ def test_damaged_images_are_skipped(tiny_cfg, toy, tmp_path, caplog):
         )
     warnings = said(caplog, "skipped: ")
     assert sorted(str(path) for path in chosen) == sorted(line.split()[2] for line in warnings)
-    assert "2 of 26 images left out, which could not be read: 1 queries, 1 of the gallery" in caplog.text
+    assert "2 of 26 images could not be read and were left out (queries: 1, gallery: 1)" in caplog.text
     assert 0 < metrics["instances"]["mAP"] <= 1
     rows = (tmp_path / "out/evaluation/per_query.csv").read_text()
     assert chosen[3].name not in rows
 
 
-@pytest.mark.parametrize(
-    ("split", "what"), [("query", "12 queries"), ("bounding_box_test", "14 images of the gallery")]
-)
+@pytest.mark.parametrize(("split", "what"), [("query", "12 queries"), ("bounding_box_test", "14 gallery images")])
 def test_a_split_without_a_readable_image(split, what, tiny_cfg, toy, tmp_path):
     root = shutil.copytree(toy, tmp_path / "data")
     damage(*(root / "market1501" / split).iterdir())

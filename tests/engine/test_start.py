@@ -134,5 +134,5 @@ def test_data_and_network_of_another_run_are_refused(tmp_path):
 def test_weights_alone_cannot_be_continued(tmp_path):
     path = tmp_path / "run" / "w.pth"
     atomic_save({key: STATE[key] for key in ("state_dict",)} | {"hyper_parameters": {}}, path)
-    with pytest.raises(UserError, match="no states of optimisers and schedule"):
+    with pytest.raises(UserError, match="no optimiser and schedule states"):
         find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", str(path)), tmp_path / "run", 0, 0)

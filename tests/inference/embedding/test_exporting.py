@@ -206,7 +206,7 @@ def test_an_exporter_that_fails_is_quoted(checkpoints, tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit) as ended:
         export.main([str(checkpoints["resnet18"][0]), str(tmp_path / "a.pt"), "--format", "torchscript"])
     assert ended.value.code == 2
-    assert "as torchscript (RuntimeError: unsupported: an operator); take" in capsys.readouterr().err
+    assert "as torchscript (RuntimeError: unsupported: an operator); choose another format" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,7 @@ from inference.embedding.embedder import EmbeddedBatch
 from inference.embedding.images import get_all_images
 from inference.galleries import gallery as gallery_module
 from inference.galleries.creation import ImageSource, create_gallery
-from inference.galleries.gallery import Run, check_comparable, npy_header, read_gallery
+from inference.galleries.gallery import EmbeddingRun, check_comparable, npy_header, read_gallery
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 
@@ -236,7 +236,7 @@ def test_resume_after_a_torn_journal(create, files, tmp_path, torn):
     whole = journal.read_bytes()
     journal.write_bytes(whole + torn)
     partial.write_bytes(partial.read_bytes() + b"rows without a line" * 100)
-    Run.open(out).close()
+    EmbeddingRun.open(out).close()
     assert journal.read_bytes() == whole
     embedder = FakeEmbedder()
     assert create(embedder, resume=True).embedded == 4
@@ -432,7 +432,7 @@ def test_galleries_that_are_not_there(tmp_path, create, files):
     with pytest.raises(MissingPathError, match="embeddings.npy does not exist"):
         read_gallery(tmp_path)
     start_and_stop(create, files)
-    with pytest.raises(MissingPathError, match="unfinished run lies there: --resume finishes it"):
+    with pytest.raises(MissingPathError, match="There is an unfinished run: --resume finishes it"):
         read_gallery(tmp_path / "out")
     (tmp_path / "embeddings.npy").write_bytes(b"\x93NUMPY cut off")
     (tmp_path / "paths.npy").touch()
@@ -446,11 +446,11 @@ def test_comparable(tmp_path, create, caplog):
     check_comparable(found, FakeEmbedder().identity, "g")
     assert not caplog.text
     check_comparable(found, FakeEmbedder(weights="other").identity, "g")
-    assert "made with other weights" in caplog.text
-    with pytest.raises(UserError, match="g has 5 dimensions, but the model embeds in 6"):
+    assert "The gallery in g and the queries differ in weights" in caplog.text
+    with pytest.raises(UserError, match="g has 5 dimensions, but the queries have 6"):
         check_comparable(found, FakeEmbedder(dimension=6).identity, "g")
 
 
 def test_a_journal_that_is_none(tmp_path):
     (tmp_path / "embeddings.journal").write_text("something else\n")
-    assert Run.open(tmp_path) is None
+    assert EmbeddingRun.open(tmp_path) is None
