@@ -1,4 +1,4 @@
-"""An MLflow logger that a training outlives: a server that dies ends nothing. The only module that imports mlflow."""
+"""An MLflow logger that lets training continue when the server fails. The only module that imports mlflow."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ from pytorch_lightning.utilities import rank_zero_only
 
 logger = logging.getLogger(__name__)
 
-# How MLflow asks a server, unless the environment says otherwise: its own defaults wait for many minutes.
+# Request settings for MLflow, unless the environment sets them: its own defaults wait for many minutes.
 MLFLOW_REQUESTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-# Seconds without a try after a failed one, and seconds that one delivery of records that had to wait may take.
+# Seconds to pause after a failed delivery, and the most seconds that one delivery of waiting records may take.
 PAUSE_SECONDS = 20.0
 DELIVERY_SECONDS = 4.0
 
 
 class SafeMLFlowLogger(MLFlowLogger):
-    """Delivers records in order when the server answers; those it does not take wait, and training goes on.
+    """Deliver records in order; while the server does not take them they wait, and training continues.
 
-    The first failure is said in one warning; ``undelivered`` tells at the end of the run whether any was lasting.
+    The first failure is logged as one warning; at the end of the run, ``undelivered`` counts what never got through.
     """
 
     def __init__(self, experiment_name: str, tracking_uri: str) -> None:
@@ -34,34 +34,34 @@ class SafeMLFlowLogger(MLFlowLogger):
         super().__init__(experiment_name=experiment_name, tracking_uri=tracking_uri)
         self._waiting: deque[Callable[[], None]] = deque()
         self._delivering = False
-        self._said = False
+        self._warned = False
         self._next_try = 0.0
 
     @property
     def experiment(self) -> Any:
-        """MLflow's client; a stand-in that does nothing as long as the server has no run of ours."""
-        # Reading the parent's property contacts the server, and Lightning reads it at moments of its own.
+        """MLflow's client, or a stand-in that does nothing while the server has no run of ours."""
+        # Reading the parent's property contacts the server, and Lightning may read it at any time.
         return super().experiment if self._initialized or self._delivering else DummyExperiment()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """As MLFlowLogger; raises nothing."""
+        """Like MLFlowLogger's, but never raises."""
         self._deliver(partial(super().log_hyperparams, params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """As MLFlowLogger; raises nothing."""
+        """Like MLFlowLogger's, but never raises."""
         self._deliver(partial(super().log_metrics, metrics, step))
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Try once more to deliver what waits, and close the run."""
+        """Try once more to deliver the waiting records, and close the run."""
         self._next_try = 0.0
         self._deliver(partial(super().finalize, status))
 
     @property
     def undelivered(self) -> int:
-        """Records that still wait."""
+        """Number of records that are still waiting."""
         return len(self._waiting)
 
     def _deliver(self, record: Callable[[], None]) -> None:
@@ -75,7 +75,7 @@ class SafeMLFlowLogger(MLFlowLogger):
                 self._deliver_first()
         except Exception as error:
             self._next_try = time.monotonic() + PAUSE_SECONDS
-            self._say(error)
+            self._warn(error)
         finally:
             self._delivering = False
 
@@ -85,21 +85,21 @@ class SafeMLFlowLogger(MLFlowLogger):
         except MlflowException as error:
             if not _refused(error):
                 raise
-            self._say(error)  # it would be refused for ever: the others go on without it
+            self._warn(error)  # it would be refused every time: the others go on without it
         self._waiting.popleft()
 
-    def _say(self, error: Exception) -> None:
-        if not self._said:
-            self._said = True
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
             reason = " ".join(str(error).split())[:300]
             logger.warning(
-                "MLflow at %s takes no records (%s). Training goes on, and they are kept for when it does.",
+                "MLflow at %s accepts no records (%s). Training continues; the records are sent once it does.",
                 self._tracking_uri,
                 reason,
             )
 
 
 def _refused(error: MlflowException) -> bool:
-    """Whether the server answered, and said that it does not want this."""
+    """Whether the server answered and rejected the record, so that trying again is pointless."""
     status = error.get_http_status_code()
     return 400 <= status < 500 and status not in (408, 429)

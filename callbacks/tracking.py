@@ -1,4 +1,4 @@
-"""A TensorBoard logger that a training outlives: a folder that cannot be written to ends nothing."""
+"""A TensorBoard logger that lets training continue when its folder cannot be written to."""
 
 import logging
 import threading
@@ -14,46 +14,46 @@ logger = logging.getLogger(__name__)
 
 
 class SafeTensorBoardLogger(TensorBoardLogger):
-    """Writes event files where it can; a folder that cannot be written to is said once, and training goes on."""
+    """Write event files where possible; warn once if the folder cannot be written to, and let training continue."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._said = False
+        self._warned = False
         _quiet_writer_threads()
 
     @property
     def experiment(self) -> Any:
-        """The writer; a stand-in that does nothing where no event file can be opened."""
-        with self._going_on():
+        """The writer, or a stand-in that does nothing if no event file can be opened."""
+        with self._surviving_disk_errors():
             return super().experiment
         return DummyExperiment()
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """As TensorBoardLogger, without errors of the disk."""
-        with self._going_on():
+        """Like TensorBoardLogger's, but disk errors do not raise."""
+        with self._surviving_disk_errors():
             super().log_hyperparams(*args, **kwargs)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """As TensorBoardLogger, without errors of the disk."""
-        with self._going_on():
+        """Like TensorBoardLogger's, but disk errors do not raise."""
+        with self._surviving_disk_errors():
             super().log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:
-        """As TensorBoardLogger, without errors of the disk."""
-        with self._going_on():
+        """Like TensorBoardLogger's, but disk errors do not raise."""
+        with self._surviving_disk_errors():
             super().save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """As TensorBoardLogger, without errors of the disk."""
-        with self._going_on():
+        """Like TensorBoardLogger's, but disk errors do not raise."""
+        with self._surviving_disk_errors():
             super().finalize(status)
 
     @contextmanager
-    def _going_on(self) -> Iterator[None]:
+    def _surviving_disk_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:
@@ -61,20 +61,20 @@ class SafeTensorBoardLogger(TensorBoardLogger):
             if not isinstance(reason, OSError):
                 raise
             self._experiment = None  # the next record tries a new file
-            if not self._said:
-                self._said = True
-                logger.warning("TensorBoard cannot write to %s (%s). Training goes on.", self.log_dir, reason)
+            if not self._warned:
+                self._warned = True
+                logger.warning("TensorBoard cannot write to %s (%s). Training continues.", self.log_dir, reason)
 
 
 def _quiet_writer_threads() -> None:
-    """Leave out the traceback of TensorBoard's threads: the next record raises their error, and it is said there."""
+    """Suppress tracebacks of TensorBoard's threads: the next record raises the same error, which is reported then."""
     former = threading.excepthook
-    if getattr(former, "leaves_out_writers", False):
+    if getattr(former, "is_quiet", False):
         return
 
     def hook(args: threading.ExceptHookArgs) -> None:
         if not (type(args.thread).__name__ == "_AsyncWriterThread" and isinstance(args.exc_value, OSError)):
             former(args)
 
-    hook.leaves_out_writers = True  # type: ignore[attr-defined]
+    hook.is_quiet = True  # type: ignore[attr-defined]
     threading.excepthook = hook
