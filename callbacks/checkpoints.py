@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 
 class ModelCheckpointBest(ModelCheckpoint):
-    """Write ``LOGGER_DIR/checkpoints/epoch={epoch}.ckpt`` after each validation, and keep the best one.
+    """Writes ``LOGGER_DIR/checkpoints/epoch={epoch}.ckpt`` after each validation, and keeps the best one.
 
     The file is saved at the end of the epoch rather than right after validation, so that it includes the schedule's
     step. An epoch that is repeated after an interruption overwrites its file.
@@ -39,7 +39,7 @@ class ModelCheckpointBest(ModelCheckpoint):
 
 
 class ModelCheckpointPeriodic(ModelCheckpoint):
-    """Write ``LOGGER_DIR/auto_checkpoints/checkpoint_{epoch}.pth`` after every epoch, and keep the newest one.
+    """Writes ``LOGGER_DIR/auto_checkpoints/checkpoint_{epoch}.pth`` after every epoch, and keeps the newest one.
 
     MODEL.RESUME_TRAINING continues from this file. Older files are removed once the new one is complete.
 

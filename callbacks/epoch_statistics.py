@@ -14,7 +14,7 @@ except ImportError:  # Windows
 
 
 class EpochStatistics(Callback):
-    """Log three figures for each training epoch, not counting its validation; the epoch is the step:
+    """Logs three figures for each training epoch, not counting its validation; the epoch is the step:
 
     - ``epoch_seconds``: wall-clock seconds,
     - ``images_per_second``: images trained on, over all processes,

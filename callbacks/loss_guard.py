@@ -13,7 +13,7 @@ STEPS_BETWEEN_CHECKS = 100
 
 
 class LossGuard(Callback):
-    """Raise a UserError when a loss is NaN or infinite, naming its parts and the identities of the batch.
+    """Raises a UserError when a loss is NaN or infinite, naming its parts and the identities of the batch.
 
     On the CPU, losses are checked after every step. Elsewhere they are checked every STEPS_BETWEEN_CHECKS steps, before
     a validation and at the end of an epoch, so that steps need not wait for the device; the message still names the

@@ -23,7 +23,7 @@ DELIVERY_SECONDS = 4.0
 
 
 class SafeMLFlowLogger(MLFlowLogger):
-    """Deliver records in order; while the server does not take them they wait, and training continues.
+    """Delivers records in order; while the server does not take them they wait, and training continues.
 
     The first failure is logged as one warning; at the end of the run, ``undelivered`` counts what never got through.
     """

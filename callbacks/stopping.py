@@ -18,7 +18,7 @@ GRACE_SECONDS = 15
 
 
 class StopOnSigterm(Callback):
-    """On SIGTERM, end the process with status 0 after the current batch of training, validation or test.
+    """On SIGTERM, ends the process with status 0 after the current batch of training, validation or test.
 
     Nothing is saved at that moment: a run resumes from the end of the last whole epoch, which is already on disk, and
     continues bit for bit. So no harm is done if a batch, or a process that waits for others, takes too long and is

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class SafeTensorBoardLogger(TensorBoardLogger):
-    """Write event files where possible; warn once if the folder cannot be written to, and let training continue."""
+    """Writes event files where possible; warns once if the folder cannot be written to, and training continues."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

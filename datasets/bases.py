@@ -58,7 +58,7 @@ class Splits(NamedTuple):
 
 
 class ReidDataModule(LightningDataModule):
-    """Read a data set and build its loaders; a subclass says where the images are in :meth:`read_splits`.
+    """Reads a data set and builds its loaders; a subclass says where the images are in :meth:`read_splits`.
 
     After :meth:`setup`: ``train`` and ``val`` (torch data sets), ``train_dict`` {pid: samples} in ascending order,
     ``train_list``, ``query_list``, ``gallery_list``, ``num_query``, ``num_classes``, ``train_pids`` (the data set's own

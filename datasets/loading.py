@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Opener:
-    """Open images; with ``skip``, a file that cannot be read gives None and one warning instead of an error.
+    """Opens images; with ``skip``, a file that cannot be read gives None and one warning instead of an error.
 
     The worker processes of a loader share the record of files that have been warned of.
 

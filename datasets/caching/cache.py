@@ -33,7 +33,7 @@ _SHARE_OF_FREE_MEMORY = 0.5
 
 
 class ImageCache:
-    """Read image files through a folder of entries; call it like ``pil_loader``.
+    """Reads image files through a folder of entries; called like ``pil_loader``.
 
     An entry is named after the path and the size. It begins with a stamp, made from the file's length, its modification
     time and the version of the decoder; the raw pixels follow. An entry with another stamp is rewritten.

@@ -28,7 +28,7 @@ _HALF_WRITTEN_SECONDS = 3600
 
 
 class FolderLease:
-    """Hold a folder in shared memory; the last process that holds it removes it, even if another was killed.
+    """Holds a folder in shared memory; the last process that holds it removes it, even if another was killed.
 
     Folders left behind by runs whose processes have all ended are removed as well.
 

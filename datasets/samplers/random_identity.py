@@ -14,7 +14,7 @@ MIN_IMAGES = 2
 
 
 class RandomIdentitySampler(Sampler[PidDraw]):
-    """Yield identities, ``batch_size`` for each batch; every process yields its own part of the same drawn list.
+    """Yields identities, ``batch_size`` for each batch; every process yields its own part of the same drawn list.
 
     An identity with n images occurs ceil(m / K) times in an epoch, where m is n, or n - 1 if n % K == 1. While at least
     batch_size * world_size identities are left, that many are drawn without replacement; each loses one occurrence.
