@@ -26,7 +26,7 @@ from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E4
 from datasets.readers.coco import read_coco  # noqa: E402
 from scripts.coco_builder import CocoBuilder  # noqa: E402
 from scripts.deep_fashion2reid import build_indexes as index_deep_fashion  # noqa: E402
-from scripts.deep_fashion_lists import read_pictures  # noqa: E402
+from scripts.deep_fashion_lists import read_images  # noqa: E402
 from scripts.street2shop_coco2reid import build_indexes as index_street2shop  # noqa: E402
 from scripts.street2shop_coco2reid import plan  # noqa: E402
 from scripts.street2shop_metadata import CATEGORIES, read_categories  # noqa: E402
@@ -73,7 +73,7 @@ def deep_fashion(folder: Path, annotations: int) -> Part:
         (folder / name).write_text("\n".join([str(len(rows)), "header", *rows]))
 
     def build() -> int:
-        builders = index_deep_fashion([(picture, SIZE) for picture in read_pictures(folder)])
+        builders = index_deep_fashion([(picture, SIZE) for picture in read_images(folder)])
         return sum(len(builders[split].annotations) for split in ("train", "val", "test"))
 
     return build

@@ -31,7 +31,7 @@ from torchvision import transforms as tv  # noqa: E402
 from benchmarks.bench_embedding import picture  # noqa: E402
 from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
-from datasets.caching.cache import PictureCache  # noqa: E402
+from datasets.caching.cache import ImageCache  # noqa: E402
 from datasets.caching.folders import disk_folder  # noqa: E402
 from datasets.transforms import RandomErasing, ReidTransforms  # noqa: E402
 from utils.image import pil_loader  # noqa: E402
@@ -83,10 +83,10 @@ def bench_case(case: str, is_train: bool, images: int, repeats: int, memory: str
         for i, path in enumerate(paths):
             picture(i, height, width).save(path, quality=90)
         places = {"ram": shared, "disk": files}
-        warm = {name: PictureCache(disk_folder(f"{place}/warm"), paths, size) for name, place in places.items()}
+        warm = {name: ImageCache(disk_folder(f"{place}/warm"), paths, size) for name, place in places.items()}
 
         def cold(place: str) -> None:
-            run(paths, PictureCache(disk_folder(f"{place}/cold"), paths, size), ours)
+            run(paths, ImageCache(disk_folder(f"{place}/cold"), paths, size), ours)
 
         functions: dict[str, Callable[[], Any]] = {
             "plain": partial(run, paths, plain_loader, plain),

@@ -16,10 +16,10 @@ from utils.errors import UserError
 
 
 class ModelCheckpointBest(ModelCheckpoint):
-    """After each validation ``LOGGER_DIR/checkpoints/epoch={epoch}.ckpt``; the best one is kept.
+    """Writes ``LOGGER_DIR/checkpoints/epoch={epoch}.ckpt`` after each validation, and keeps the best one.
 
-    Saved with the epoch's end rather than right after validation, so that the schedule has made its step. An epoch that
-    is done again after an interruption writes its file anew.
+    The file is saved at the end of the epoch rather than right after validation, so that it includes the schedule's
+    step. An epoch that is repeated after an interruption overwrites its file.
 
     Args:
         monitor: name of the metric.
@@ -39,13 +39,13 @@ class ModelCheckpointBest(ModelCheckpoint):
 
 
 class ModelCheckpointPeriodic(ModelCheckpoint):
-    """After every epoch ``LOGGER_DIR/auto_checkpoints/checkpoint_{epoch}.pth``; the newest one is kept.
+    """Writes ``LOGGER_DIR/auto_checkpoints/checkpoint_{epoch}.pth`` after every epoch, and keeps the newest one.
 
-    The file is what MODEL.RESUME_TRAINING continues from. Older ones are removed after the new one is complete.
+    MODEL.RESUME_TRAINING continues from this file. Older files are removed once the new one is complete.
 
     Args:
         dirpath: folder of the files; beside ``checkpoints`` in the first logger's folder when None.
-        keep: a file that is never removed: the one that the user named to continue from.
+        keep: a file that is never removed: the one that the user chose to resume from.
     """
 
     FILE_EXTENSION = ".pth"
@@ -63,7 +63,7 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
         self._keep = Path(keep).resolve()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Settle the folder before the parent class would choose ``checkpoints``, shared with the best checkpoint."""
+        """Choose the folder before the parent class falls back to ``checkpoints``, which holds the best checkpoint."""
         if self.dirpath is None:
             root = (trainer.log_dir if trainer.loggers else None) or trainer.default_root_dir
             self.dirpath = str(Path(trainer.strategy.broadcast(root)) / AUTO_FOLDER)
@@ -72,7 +72,7 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, then remove what a kill between saving and removing has left."""
+        """Save, then remove files that an earlier process, killed after saving, could not remove."""
         super().on_train_epoch_end(trainer, pl_module)
         newest = Path(self.best_model_path)
         if trainer.is_global_zero and newest.is_file():
@@ -82,13 +82,13 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
                     path.unlink()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Leave the files of a run in another folder alone: older Lightning removes the one that was resumed from."""
+        """Leave the files of a run in another folder alone: older versions of Lightning remove the one resumed from."""
         if state_dict.get("dirpath") == self.dirpath:
             super().load_state_dict(state_dict)
 
 
 def describe_resume(trainer: Trainer) -> str:
-    """Where a run that was interrupted can be continued from, in a sentence; "" if no epoch was finished."""
+    """Say in one sentence how to resume an interrupted run; "" if no epoch was finished."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpointPeriodic) and callback.dirpath:
             for path in list_checkpoints(callback.dirpath):
@@ -98,25 +98,25 @@ def describe_resume(trainer: Trainer) -> str:
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary name and renames; reads ours and the original's files without running code from them."""
+    """Writes a temporary file and renames it; reads our files and the original's without running code from them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write plain containers, numbers, strings and tensors; the whole file or nothing.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written to; older checkpoints are as they were.
+            UserError: the disk is full or the folder cannot be written to; older checkpoints stay intact.
         """
         try:
             atomic_save(to_plain(checkpoint), path)
         except OSError as error:
             raise UserError(
-                f"Checkpoint {path} cannot be written ({error.strerror or error}): free space on that disk, or mend "
-                "the folder."
+                f"Checkpoint {path} cannot be written ({error.strerror or error}): free space on that disk, or make "
+                "the folder writable."
             ) from error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read onto the CPU; Lightning moves the tensors to where they belong."""
+        """Read onto the CPU; Lightning moves the tensors to their devices."""
         content = load_checkpoint(path)
-        if "fc_query.weight" in content:  # weights alone: how the processes of ddp_spawn hand back what they trained
+        if "fc_query.weight" in content:  # weights alone: what the processes of ddp_spawn hand back after training
             return content
         return upgrade_legacy(load_ctl_checkpoint(path))

@@ -1,4 +1,4 @@
-"""What each epoch cost: time, throughput and memory."""
+"""Measures the time, throughput and memory of each epoch."""
 
 import sys
 import time
@@ -14,12 +14,12 @@ except ImportError:  # Windows
 
 
 class EpochStatistics(Callback):
-    """Logs, with the epoch as the step, for each training epoch without its validation:
+    """Logs three figures for each training epoch, not counting its validation; the epoch is the step:
 
     - ``epoch_seconds``: wall-clock seconds,
     - ``images_per_second``: images trained on, over all processes,
-    - ``peak_memory_mib``: most memory, in MiB: on CUDA what PyTorch allocated in this epoch, elsewhere the largest
-      resident set that this process has had so far (left out on systems that do not count it, such as Windows).
+    - ``peak_memory_mib``: peak memory in MiB: on CUDA, what PyTorch allocated in this epoch; elsewhere, the largest
+      resident set of this process so far (left out on systems that do not report it, such as Windows).
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class EpochStatistics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch; time stands at the last one, so that validation is left out."""
+        """Count the batch and note the time; the last batch sets the epoch's time, so validation does not count."""
         self._images += len(batch[0])
         self._seconds = time.perf_counter() - self._start
 
@@ -55,7 +55,7 @@ class EpochStatistics(Callback):
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory: on CUDA what PyTorch allocated since its last reset, elsewhere of this process; None if unknown."""
+    """Peak memory: on CUDA, allocated by PyTorch since the last reset; elsewhere, of this process; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:

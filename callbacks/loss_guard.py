@@ -1,4 +1,4 @@
-"""Stops a training whose loss or weights are no longer finite."""
+"""Stops training when the loss or the weights are no longer finite."""
 
 from typing import Any
 
@@ -8,46 +8,46 @@ from torch import Tensor
 
 from utils.errors import UserError
 
-# Steps between two looks at the losses of an accelerator: each look waits for the device.
-STEPS_BETWEEN_LOOKS = 100
+# Steps between two checks of the losses on an accelerator: each check waits for the device.
+STEPS_BETWEEN_CHECKS = 100
 
 
 class LossGuard(Callback):
-    """Raises a UserError at a loss that is NaN or infinite, naming its parts and the identities of the batch.
+    """Raises a UserError when a loss is NaN or infinite, naming its parts and the identities of the batch.
 
-    On the CPU after every step. Elsewhere every STEPS_BETWEEN_LOOKS steps, before a validation and at the end of an
-    epoch, so that steps need not wait for the device; the message is about the first bad step all the same. At the
-    end of an epoch, before its checkpoint is written, the weights are looked at too: the last step may have spoiled
-    them.
+    On the CPU, losses are checked after every step. Elsewhere they are checked every STEPS_BETWEEN_CHECKS steps, before
+    a validation and at the end of an epoch, so that steps need not wait for the device; the message still names the
+    first bad step. At the end of an epoch, before its checkpoint is written, the weights are checked too: the last step
+    may have spoiled them.
     """
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []  # of the steps since the last look
+        self._losses: list[Tensor] = []  # of the steps since the last check
         self._pids: list[Tensor] = []
         self._is_real: list[Tensor] = []
-        self._step = 0  # of the epoch; the first that has not been looked at
+        self._step = 0  # first step of the epoch that has not been checked
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an epoch that broke off has left."""
+        """Drop what an aborted epoch left behind."""
         self._losses, self._pids, self._is_real, self._step = [], [], [], 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step, and look if it is time."""
+        """Record the step, and check if it is time."""
         self._losses.append(outputs["loss"].detach())
         self._pids.append(batch[1])
         self._is_real.append(batch[3])
-        if pl_module.device.type == "cpu" or len(self._losses) == STEPS_BETWEEN_LOOKS:
-            self._look(trainer, pl_module)
+        if pl_module.device.type == "cpu" or len(self._losses) == STEPS_BETWEEN_CHECKS:
+            self._check(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before embeddings are computed from weights that may be spoiled."""
-        self._look(trainer, pl_module)
+        """Check before embeddings are computed from weights that may be spoiled."""
+        self._check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the last losses and at the weights; checkpoints are written after this."""
-        self._look(trainer, pl_module)
+        """Check the last losses and the weights; checkpoints are written after this."""
+        self._check(trainer, pl_module)
         state = {name: value for name, value in pl_module.state_dict().items() if value.is_floating_point()}
         finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
         if not all(finite):
@@ -57,7 +57,7 @@ class LossGuard(Callback):
                 f"{name}): lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_EPOCHS."
             )
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         losses, pids, is_real, start = self._losses, self._pids, self._is_real, self._step
         self._losses, self._pids, self._is_real, self._step = [], [], [], start + len(losses)
         finite = torch.stack(losses).isfinite().tolist() if losses else []
@@ -65,13 +65,13 @@ class LossGuard(Callback):
             return
         bad = finite.index(False)
         parts = ", ".join(f"{name} {values[start + bad].item():.6g}" for name, values in _parts(pl_module).items())
-        own = getattr(trainer.datamodule, "train_pids", None)  # type: ignore[attr-defined]  # the data set's numbers
+        own = getattr(trainer.datamodule, "train_pids", None)  # type: ignore[attr-defined]  # the data set's own pids
         labels = sorted(set(pids[bad].tolist()))
         identities = ", ".join(str(own[label] if own else label) for label in labels)
         if not is_real[bad].any():
             raise UserError(
                 f"No image of the batch at step {start + bad} of epoch {trainer.current_epoch} could be read "
-                f"(identities {identities}): see the warnings above, and whether DATASETS.ROOT_DIR is still there."
+                f"(identities {identities}): see the warnings above, and check that DATASETS.ROOT_DIR still exists."
             )
         raise UserError(
             f"The loss is {losses[bad].item()} at step {start + bad} of epoch {trainer.current_epoch}: {parts}; "

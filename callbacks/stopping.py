@@ -1,4 +1,4 @@
-"""What SIGTERM does to a run: schedulers of clusters send it before they take a machine back."""
+"""What SIGTERM does to a run: cluster schedulers send it before they take a machine back."""
 
 import os
 import signal
@@ -13,18 +13,18 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info
 
-# Seconds after which a process ends even in the middle of something: schedulers wait about 30 before they kill.
+# Seconds after which a process ends whatever it is doing: schedulers wait about 30 before they kill it.
 GRACE_SECONDS = 15
 
 
 class StopOnSigterm(Callback):
-    """On SIGTERM the process ends with status 0 after the batch it is at, in training, validation or test.
+    """On SIGTERM, ends the process with status 0 after the current batch of training, validation or test.
 
-    Nothing is saved at that moment: the state to resume from is the one at the end of the last whole epoch, which is
-    on disk already, and from which a run continues bit for bit. So it does no harm either if a batch, or a
-    process that waits for others, takes too long and is ended after GRACE_SECONDS.
+    Nothing is saved at that moment: a run resumes from the end of the last whole epoch, which is already on disk, and
+    continues bit for bit. So no harm is done if a batch, or a process that waits for others, takes too long and is
+    ended after GRACE_SECONDS.
 
-    It takes the place of Lightning's own handler, which makes processes talk to each other from within the handler.
+    This replaces Lightning's own handler, which makes processes communicate from within the handler.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class StopOnSigterm(Callback):
     def watch(self, describe: Callable[[], str]) -> Iterator[None]:
         """Turn whatever ends the block after a SIGTERM into an exit with status 0.
 
-        Errors are expected then: processes that still compute miss those that have left.
+        Errors are expected then: processes that are still computing miss those that have exited.
 
         Args:
-            describe: says where the run can be continued from; "" if it cannot.
+            describe: says how to resume the run; "" if that is impossible.
         """
         try:
             yield
@@ -49,30 +49,30 @@ class StopOnSigterm(Callback):
             raise SystemExit(0) from None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep Lightning from answering SLURM's signal by a checkpoint inside an epoch, which resumes inexactly."""
+        """Keep Lightning from answering SLURM's signal with a mid-epoch checkpoint, which does not resume exactly."""
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signal over from Lightning, which hands it back to its former owner at the end."""
+        """Take the signal over from Lightning, which restores the former handler at the end."""
         self._take_over(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As on_train_start."""
+        """Like on_train_start."""
         self._take_over(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Leave if it is time."""
-        self._leave()
+        """Exit if SIGTERM has arrived."""
+        self._exit_if_received()
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Leave if it is time."""
-        self._leave()
+        """Exit if SIGTERM has arrived."""
+        self._exit_if_received()
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Leave if it is time."""
-        self._leave()
+        """Exit if SIGTERM has arrived."""
+        self._exit_if_received()
 
     def _take_over(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -90,7 +90,7 @@ class StopOnSigterm(Callback):
         timer.daemon = True
         timer.start()
 
-    def _leave(self) -> None:
+    def _exit_if_received(self) -> None:
         if self.received:
             raise SystemExit(0)
 

@@ -33,13 +33,13 @@ class _ConfigArgumentParser(argparse.ArgumentParser):
         return f"{super().format_help()}\nexamples:\n{examples}\n{format_reference()}"
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists what there is)\n")
+        self.exit(2, f"error: {message} (--help lists the options)\n")
 
 
 def build_parser(description: str, examples: Sequence[str] = _EXAMPLES) -> argparse.ArgumentParser:
-    """A parser with ``--config_file`` and the free list of KEY VALUE pairs, for :func:`parse_args`.
+    """Build a parser with ``--config_file`` and any number of KEY VALUE pairs, for :func:`parse_args`.
 
-    Scripts may add options of their own that take no value or a fixed number of them; no positional arguments.
+    Scripts may add options that take a fixed number of values or none, but no positional arguments.
 
     Args:
         description: one sentence about the script.
@@ -69,7 +69,7 @@ def parse_args(
         argv: the arguments without the program's name; None takes those of this process.
 
     Returns:
-        The parsed options, with the pairs as the list ``opts``; and a configuration of its own, checked.
+        The parsed options, with the pairs as the list ``opts``; and a new, checked configuration.
 
     Raises:
         ConfigError: the configuration cannot be used (see :func:`config.load.load_config`).
@@ -82,7 +82,7 @@ def parse_args(
 
 
 def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options with their values, and pairs. argparse alone takes a value such as -1e-4 for an option."""
+    """Separate options and their values from pairs: argparse alone would take a value such as -1e-4 for an option."""
     arity: dict[str, int] = {}
     for action in parser._actions:
         for name in action.option_strings:
@@ -110,9 +110,9 @@ def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[s
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """End the program without a traceback on errors that the user can mend.
+    """End the program without a traceback on errors that the user can fix.
 
-    A UserError (a ConfigError is one) or memory that ran out ends it with status 2 and one line on stderr, an interrupt
+    A UserError (such as ConfigError) or a lack of memory ends it with status 2 and one line on stderr, an interrupt
     (Ctrl-C) with status 130. Every other exception passes through.
     """
     try:
@@ -129,14 +129,14 @@ def clean_exit() -> Iterator[None]:
 
 
 def _out_of_memory(error: Exception) -> str:
-    """What to do about memory that ran out, of the machine or of an accelerator; nothing for any other error."""
+    """What to do if the machine or an accelerator ran out of memory; "" for any other error."""
     lines = str(error).splitlines() or [type(error).__name__]
-    # torch, which is not imported here, has an OutOfMemoryError for accelerators and a RuntimeError for the CPU; from a
-    # worker of a loader that comes with lines before it.
+    # torch, which is not imported here, raises an OutOfMemoryError for accelerators and a RuntimeError for the CPU; a
+    # loader's worker puts other lines before the message.
     said = next((line[line.index(_CPU_ALLOCATOR) :] for line in lines if _CPU_ALLOCATOR in line), "")
     if not said and not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
         return ""
     return (
-        f"memory ran out ({(said or lines[0]).rstrip('.')}); smaller pictures (INPUT.SIZE_TRAIN, "
+        f"memory ran out ({(said or lines[0]).rstrip('.')}); smaller images (INPUT.SIZE_TRAIN, "
         "INPUT.SIZE_TEST) or batches (SOLVER.IMS_PER_BATCH, TEST.IMS_PER_BATCH) need less."
     )

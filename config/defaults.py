@@ -2,7 +2,7 @@
 
 from yacs.config import CfgNode
 
-# Keys that older configuration files hold and that nothing reads; their comments say "accepted, unused".
+# Keys that older configuration files contain but nothing reads; their comments say "accepted, unused".
 UNUSED_KEYS = (
     "SOLVER.MOMENTUM",
     "SOLVER.CLUSTER_MARGIN",
@@ -11,7 +11,7 @@ UNUSED_KEYS = (
     "TEST.WEIGHT",
 )
 
-# Keys that have one allowed value: checking it (config/validate.py) is all that is done with them.
+# Keys with only one allowed value: config/validate.py checks it, and nothing else reads them.
 CHECKED_ONLY_KEYS = ("SOLVER.USE_AUTOMATIC_OPTIM",)
 
 _C = CfgNode()
@@ -20,27 +20,27 @@ _C = CfgNode()
 _C.MODEL = CfgNode()
 # Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a or resnet101_ibn_a.
 _C.MODEL.NAME = "resnet50"
-# Length of the embedding, in numbers: 512 for resnet18 and resnet34, 2048 for the others.
+# Dimension of the embedding: 512 for resnet18 and resnet34, 2048 for the others.
 _C.MODEL.BACKBONE_EMB_SIZE = 2048
-# Stride of the last stage: 1 keeps its feature map at the size of the stage before, 2 halves it.
+# Stride of the last stage: 1 keeps its feature map as large as that of the stage before, 2 halves it.
 _C.MODEL.LAST_STRIDE = 1
 # Start the backbone from the ImageNet weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).
 _C.MODEL.PRETRAINED = True
 # A weights file. ImageNet weights (.pth) for a fresh training; with TEST.ONLY_TEST, MODEL.RESUME_TRAINING or
-# inference, a checkpoint of this project (.ckpt or .pth). With MODEL.RESUME_TRAINING also "auto": the newest checkpoint
-# that this script has written below OUTPUT_DIR, or a training from the start where there is none; "auto:FILE" starts
-# that from the ImageNet weights FILE.
+# inference, a checkpoint of this project (.ckpt or .pth). With MODEL.RESUME_TRAINING, "auto" takes the newest
+# checkpoint that this script wrote below OUTPUT_DIR, or starts a fresh training if there is none; "auto:FILE" starts
+# that training from the ImageNet weights in FILE.
 _C.MODEL.PRETRAIN_PATH = ""
-# Validation: rank the centroids of the gallery identities (True), or its single images (False). The test pass after a
-# training runs with this flipped. In inference: average the embeddings of an identity.
+# Validation: rank the centroids of the gallery identities (True), or single gallery images (False). The test pass after
+# training uses the opposite. In inference: average the embeddings of each identity.
 _C.MODEL.USE_CENTROIDS = False
 # With USE_CENTROIDS: leave images of the query's own camera out of the centroids. False for data without cameras.
 _C.MODEL.KEEP_CAMID_CENTROIDS = True
-# Keep images and feature maps with the channel as the innermost axis, which convolutions compute faster.
+# Store images and feature maps with the channel as the innermost axis, which makes convolutions faster.
 _C.MODEL.CHANNELS_LAST = True
-# Compile the backbone for training by torch.compile. The first steps take minutes; needs a C++ compiler.
+# Compile the backbone for training with torch.compile. The first steps take minutes; needs a C++ compiler.
 _C.MODEL.COMPILE = False
-# Compute each block of the backbone twice instead of keeping what its backward pass needs: less memory, more time.
+# Recompute each block of the backbone in the backward pass instead of storing its activations: less memory, more time.
 _C.MODEL.GRAD_CHECKPOINT = False
 # Continue from the checkpoint MODEL.PRETRAIN_PATH: weights, optimisers, schedule and epoch.
 _C.MODEL.RESUME_TRAINING = False
@@ -69,7 +69,8 @@ _C.DATASETS = CfgNode()
 # of your own. Several names joined by "+" train on the identities of all and test on the first.
 _C.DATASETS.NAMES = "market1501"
 # Folder that holds the data set's own folder (such as market1501), or its train, query and gallery folders (df1,
-# street2shop, folder). csv: what relative paths start from; at its default, or empty, the folder of the CSV file.
+# street2shop, folder). csv: the folder that relative paths start from; if left at the default, or empty, that of the
+# CSV file.
 # In inference: a folder of images, or one image.
 _C.DATASETS.ROOT_DIR = "/home/data"
 # df1 and street2shop: the COCO file of the training set. The query and gallery files lie beside it; their names have
@@ -78,8 +79,8 @@ _C.DATASETS.JSON_TRAIN_PATH = ""
 # csv: a CSV file, or a Parquet file (.parquet, .pq), with the columns path, pid, split (train, query or gallery) and,
 # optionally, camid.
 _C.DATASETS.CSV_PATH = ""
-# At an image that cannot be read: stop with an error that names it, or skip it with one warning per file. In training
-# another image of the identity takes its place; a validation leaves it out and says how many it left out.
+# If an image cannot be read: stop with an error that names it, or skip it with one warning per file. In training,
+# another image of the identity takes its place; validation leaves it out and reports how many were left out.
 _C.DATASETS.ON_ERROR = "stop"
 
 # Batches.
@@ -93,19 +94,19 @@ _C.DATALOADER.SAMPLER = "random_identity"
 _C.DATALOADER.NUM_INSTANCE = 4
 # Drop a last training batch that has fewer than SOLVER.IMS_PER_BATCH identities.
 _C.DATALOADER.DROP_LAST = True
-# An identity that has fewer than NUM_INSTANCE images left in an epoch: draw some again (True), or fill the batch with
-# blank images that the losses leave out (False).
+# If an identity has fewer than NUM_INSTANCE images left in an epoch: draw some again (True), or fill the batch with
+# blank images that the losses ignore (False).
 _C.DATALOADER.USE_RESAMPLING = True
-# Keep pictures decoded and resized, so that each file is decoded once: none, ram (shared by all processes of this
-# machine, gone when they end) or disk (kept for later runs in CACHE_DIR). Pixels are the same as without.
+# Cache decoded and resized images, so that each file is decoded only once: none, ram (shared by all processes of this
+# machine, gone when they end) or disk (kept in CACHE_DIR for later runs). The pixels are the same as without a cache.
 _C.DATALOADER.CACHE = "none"
-# Size of that cache in gigabytes (10^9 bytes), 0 or more; a picture takes 3 x height x width bytes. Pictures beyond it
-# are decoded each time.
+# Size of that cache in gigabytes (10^9 bytes), 0 or more; an image takes 3 x height x width bytes. Images that do not
+# fit are decoded each time.
 _C.DATALOADER.CACHE_GB = 8.0
 # Folder of the disk cache. Empty: centroids-reid in XDG_CACHE_HOME, or in ~/.cache.
 _C.DATALOADER.CACHE_DIR = ""
 
-# Losses, optimisation and the course of a training.
+# Losses, optimisation and the training schedule.
 _C.SOLVER = CfgNode()
 # Optimiser of everything but the class centres: Adam.
 _C.SOLVER.OPTIMIZER_NAME = "Adam"
@@ -113,11 +114,11 @@ _C.SOLVER.OPTIMIZER_NAME = "Adam"
 _C.SOLVER.MAX_EPOCHS = 120
 # Learning rate after the warm-up, 0 or more.
 _C.SOLVER.BASE_LR = 1e-4
-# Lowest learning rate, which cosine_annealing ends at, 0 or more.
+# Learning rate at the end of cosine_annealing, 0 or more.
 _C.SOLVER.MIN_LR = 0.0
 # Accepted, unused.
 _C.SOLVER.MOMENTUM = 0.9
-# Margin of the triplet losses, 0 or more; None takes the soft margin, log(1 + exp(positive - negative)).
+# Margin of the triplet losses, 0 or more; None uses the soft margin, log(1 + exp(positive - negative)).
 _C.SOLVER.MARGIN = 0.5
 # Distance between embeddings: euclidean or cosine. Rankings with euclidean use its square.
 _C.SOLVER.DISTANCE_FUNC = "euclidean"
@@ -131,7 +132,7 @@ _C.SOLVER.CENTER_LOSS_WEIGHT = 0.0005
 _C.SOLVER.WEIGHT_DECAY = 0.0005
 # Accepted, unused.
 _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0005
-# Course of the learning rate: multistep_lr (times GAMMA after each of LR_STEPS) or cosine_annealing (a half cosine
+# Schedule of the learning rate: multistep_lr (times GAMMA after each of LR_STEPS) or cosine_annealing (half a cosine
 # wave from BASE_LR down to MIN_LR over MAX_EPOCHS).
 _C.SOLVER.LR_SCHEDULER_NAME = "multistep_lr"
 # Factor of multistep_lr, above 0.
@@ -150,13 +151,13 @@ _C.SOLVER.MONITOR_METRIC_MODE = "max"
 _C.SOLVER.CHECKPOINT_PERIOD = 50
 # Epochs from one validation to the next, 1 or more.
 _C.SOLVER.EVAL_PERIOD = 5
-# Identities in a training batch of one process, that is of one device (P), 1 or more. The batch holds P times
-# DATALOADER.NUM_INSTANCE images; several processes take a step on that many each.
+# Identities (P) in a training batch of one process, that is, of one device; 1 or more. The batch holds P times
+# DATALOADER.NUM_INSTANCE images; with several processes, each has a batch of that size.
 _C.SOLVER.IMS_PER_BATCH = 64
 # How several devices or machines train together: ddp, ddp_spawn, or ddp_cpu (ddp on the CPU).
 _C.SOLVER.DIST_BACKEND = "ddp"
-# With several processes: the triplet loss between images looks for its positives and negatives in the batches of all
-# processes (True), or in its own (False). The other losses keep to their own batch.
+# With several processes: the triplet loss between images takes positives and negatives from the batches of all
+# processes (True), or only from its own (False). The other losses always use their own batch.
 _C.SOLVER.GATHER_NEGATIVES = False
 # Weight of the classification loss (cross-entropy with label smoothing), 0 or more.
 _C.SOLVER.QUERY_XENT_WEIGHT = 1.0
@@ -177,23 +178,23 @@ _C.TEST.WEIGHT = ""
 _C.TEST.FEAT_NORM = True
 # Test the checkpoint MODEL.PRETRAIN_PATH and train nothing.
 _C.TEST.ONLY_TEST = False
-# Write a picture of the ranked results of each query, and a page that shows them, to OUTPUT_DIR/visrank in test passes:
-# yes or no.
+# In test passes, write a strip for each query (a PNG of the query and its ranked results), and a page that shows them
+# all, to OUTPUT_DIR/visrank: yes or no.
 _C.TEST.VISUALIZE = "no"
-# Results in such a picture, 1 or more.
+# Results in a strip, 1 or more.
 _C.TEST.VISUALIZE_TOPK = 10
-# Largest number of such pictures, 0 or more; the queries with the lowest average precision come first.
+# Largest number of strips, 0 or more; the queries with the lowest average precision come first.
 _C.TEST.VISUALIZE_MAX_NUMBER = 1000000
-# Re-rank by k-reciprocal neighbours (Zhong et al. 2017) before measuring. It uses the other queries: say so when you
-# report such numbers.
+# Re-rank by k-reciprocal neighbours (Zhong et al. 2017) before computing the metrics. Re-ranking uses the other
+# queries: say so when you report such numbers.
 _C.TEST.RERANK = False
-# Re-ranking: neighbours that may be reciprocal, 1 or more.
+# Re-ranking: nearest neighbours among which reciprocal ones are sought, 1 or more.
 _C.TEST.RERANK_K1 = 20
 # Re-ranking: neighbours whose encodings are averaged, 1 or more.
 _C.TEST.RERANK_K2 = 6
 # Re-ranking: share of the original distance in the final one, 0 to 1.
 _C.TEST.RERANK_LAMBDA = 0.3
-# Alpha query expansion: average each query with this many nearest gallery images before ranking; 0 for none.
+# Alpha query expansion: average each query with this many of its nearest gallery images before ranking; 0 for none.
 _C.TEST.QUERY_EXPANSION = 0
 
 # The Lightning Trainer.
@@ -206,15 +207,15 @@ _C.TRAINER.NUM_NODES = 1
 _C.TRAINER.PRECISION = ""
 # CUDA: multiply float32 matrices as TF32 and let cuDNN pick the fastest convolutions. Faster, but numbers change.
 _C.TRAINER.FAST_MATH = False
-# Find out where the time goes: simple (seconds of each part of the training) or pytorch (each operation, with a trace
-# for a browser), written to the folder "profile" of the output. Empty: neither.
+# Profile the run: simple (seconds spent in each part of the training) or pytorch (each operation, with a trace to open
+# in a browser); the results go to the folder "profile" of the output. Empty: no profiling.
 _C.TRAINER.PROFILER = ""
 # Show a progress bar.
 _C.TRAINER.PROGRESS_BAR = True
 
 # Experiment tracking. TensorBoard files are always written.
 _C.LOGGING = CfgNode()
-# Steps from one update of the progress bar to the next, 1 or more. An accelerator is waited for only then.
+# Steps from one update of the progress bar to the next, 1 or more. Training waits for an accelerator only then.
 _C.LOGGING.EVERY_N_STEPS = 10
 # Log to MLflow as well.
 _C.LOGGING.MLFLOW = True
@@ -230,7 +231,7 @@ _C.LOG_DIR = "logs"
 _C.USE_MIXED_PRECISION = True
 # Folder for everything that a run writes. Empty: logs/{DATASETS.NAMES}.
 _C.OUTPUT_DIR = ""
-# Seed the runs, so that they can be repeated: run i has the seed REPRODUCIBLE_SEED + i. Operations take their
+# Seed the runs so that they can be repeated: run i has the seed REPRODUCIBLE_SEED + i. Operations take their
 # deterministic forms, which can be slower on CUDA; those that have none are named in a warning.
 _C.REPRODUCIBLE = False
 # Number of runs, one after the other, seeded or not, 1 or more.

@@ -1,4 +1,4 @@
-"""Plain views of a configuration tree."""
+"""Turns a configuration tree into a flat dictionary."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from yacs.config import CfgNode
 
 
 def flatten_config(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """Every key of the tree by its dotted name, in the order of the tree.
+    """Map every key of the tree, by its dotted name, to its value, in the order of the tree.
 
     Args:
         node: a whole tree, or one of its sections.
-        prefix: what the names begin with, such as "SOLVER." for a section.
+        prefix: text before each name, such as "SOLVER." for a section.
 
     Returns:
         {"MODEL.NAME": "resnet50", ...}; an empty tree gives an empty dictionary.

@@ -22,17 +22,17 @@ OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
 
 
 def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[Any] = ()) -> CfgNode:
-    """The shared ``cfg`` overlaid by a YAML file and then by pairs, in order. ``cfg`` itself stays as it is.
+    """Copy the shared ``cfg``, then merge a YAML file and the pairs, in order, into the copy.
 
-    Values are converted to the type of the default where nothing is lost: an integer for a number, a tuple for a list,
-    32 for a text key.
+    Values are converted to the type of the default where nothing is lost: an integer to a float, a tuple to a list,
+    32 to text.
 
     Args:
         config_file: a YAML file; "" for none.
         opts: [KEY, VALUE, KEY, VALUE, ...]; values are text as typed on a command line, or Python objects.
 
     Returns:
-        A mutable tree of its own, checked by :func:`config.validate.check_config`.
+        A new, mutable tree, checked by :func:`config.validate.check_config`.
 
     Raises:
         ConfigError: a file that is missing or malformed, an unknown key, a key without a value, a value that does not
@@ -56,7 +56,7 @@ def _merge_pairs(config: CfgNode, opts: Sequence[Any]) -> None:
 
 
 def missing_value_error(opts: Sequence[Any]) -> ConfigError:
-    """The error for an odd list. A key that is followed by a key is taken to be the one without a value."""
+    """The error for an odd number of items; it blames the key that is followed by another key."""
     keys = flatten_config(cfg)
     lacking = (
         key for key, value in zip(opts[0::2], opts[1::2], strict=False) if str(key) in keys and str(value) in keys
@@ -65,7 +65,7 @@ def missing_value_error(opts: Sequence[Any]) -> ConfigError:
 
 
 def _merge_yaml(config: CfgNode, path: Path) -> None:
-    """Read through YAML's nodes rather than its values: they know their lines, and text as it was written."""
+    """Merge a file by its YAML nodes rather than its values: nodes know their lines, and the text as written."""
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
         root = loader.get_single_node()
@@ -96,7 +96,7 @@ def _merge_yaml(config: CfgNode, path: Path) -> None:
 def _leaves(
     config: CfgNode, mapping: yaml.MappingNode, loader: yaml.SafeLoader, path: Path, prefix: str = ""
 ) -> Iterator[tuple[str, yaml.Node]]:
-    """Dotted names and value nodes of a YAML mapping. An empty section is allowed."""
+    """Yield the dotted names and value nodes of a YAML mapping. An empty section is allowed."""
     loader.flatten_mapping(mapping)  # resolves "<<: *anchor"
     for key_node, value_node in mapping.value:
         where = f"{path}, line {key_node.start_mark.line + 1}"
@@ -113,7 +113,7 @@ def _leaves(
 def _yaml_value(config: CfgNode, key: str, node: yaml.Node, loader: yaml.SafeLoader) -> Any:
     is_text = isinstance(flatten_config(config)[key], str) and isinstance(node, yaml.ScalarNode)
     if is_text and node.tag != "tag:yaml.org,2002:null":
-        return node.value  # as written: YAML would make a boolean of yes, and a number of 2024_01
+        return node.value  # as written: YAML would turn yes into a boolean and 2024_01 into a number
     return loader.construct_object(node, deep=True)
 
 
@@ -139,7 +139,7 @@ def _require_leaf(config: CfgNode, key: str, where: str) -> None:
 
 
 def nearest_key(name: str, keys: Sequence[str]) -> str:
-    """The valid key that is most like a wrong one: a slip of the pen, else the same name in another section."""
+    """The valid key closest to a wrong one: a likely typo first, then the same name in another section."""
     wanted = name.upper()
     same_name = [key for key in keys if key.rpartition(".")[2] == wanted.rpartition(".")[2]]
     typos = difflib.get_close_matches(wanted, keys, n=1, cutoff=0.9)
@@ -163,7 +163,7 @@ def _assign(config: CfgNode, key: str, value: Any, where: str) -> None:
 
 
 def _convert(value: Any, like: Any) -> Any:
-    """``value`` as the type of ``like``. Raises TypeError where it does not fit."""
+    """Convert ``value`` to the type of ``like``. Raises TypeError if it does not fit."""
     if like is None:
         return value
     if isinstance(like, str):

@@ -1,4 +1,4 @@
-"""The list of configuration keys that ``--help`` prints, made from the comments in defaults.py."""
+"""The list of configuration keys that ``--help`` prints, built from the comments in defaults.py."""
 
 import re
 import textwrap
@@ -19,7 +19,7 @@ class Key:
 
 @dataclass
 class Section:
-    """A section ("" for the keys outside of any), its comment, and its keys in order."""
+    """A section ("" for the keys outside any), its comment, and its keys in order."""
 
     name: str
     comment: str
@@ -27,7 +27,7 @@ class Section:
 
 
 def read_reference() -> list[Section]:
-    """The sections of defaults.py with their keys, in the order of the file; the keys outside of any come last."""
+    """Read the sections of defaults.py with their keys, in file order; the keys outside any section come last."""
     sections: dict[str, Section] = {}
     outside = Section("", "General.")
     comment: list[str] = []
@@ -48,7 +48,7 @@ def read_reference() -> list[Section]:
 
 
 def format_reference(width: int = 100) -> str:
-    """The reference as text: each key with its default, its comment indented below."""
+    """Format the reference as text: each key with its default, and its comment indented below."""
     lines = ["config keys, with their defaults:"]
     for section in read_reference():
         lines += ["", f"{section.name}: {section.comment}" if section.name else section.comment]

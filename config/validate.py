@@ -1,4 +1,4 @@
-"""What a configuration may say, as far as that can be told without data, weights or devices."""
+"""Checks a configuration as far as is possible without data, weights or devices."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     ),
 }
 
-# Strategies of Lightning 1 that Lightning 2 has not.
+# Strategies of Lightning 1 that Lightning 2 no longer has.
 GONE_BACKENDS = ("dp", "ddp2")
 
 MINIMA: dict[str, int] = {
@@ -73,9 +73,9 @@ MAXIMA: dict[str, int] = {
 
 
 def check_config(config: CfgNode) -> None:
-    """Raise a ConfigError that names the key, its value and what is allowed, at the first value that cannot work.
+    """Raise a ConfigError at the first value that cannot work, naming the key, its value and what is allowed.
 
-    Keys that the tree lacks, such as those of a tree saved by an older version, are not asked for.
+    Keys that the tree lacks, such as those added since it was saved by an older version, are not required.
     """
     values = flatten_config(config)
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""Data sets by name. What is not asked for is not imported: a command line is answered without torch."""
+"""Data sets by name. Each is imported on first use, so that a wrong command line is answered without torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,11 @@ def __getattr__(name: str) -> Any:
 def init_dataset(
     name: str, cfg: CfgNode | None = None, num_workers: int | None = None, **kwargs: Any
 ) -> "ReidDataModule":
-    """Build the data module of the data set called ``name``; nothing is read before its ``setup()``.
+    """Build the data module for the data set ``name``; nothing is read before its ``setup()``.
 
     Args:
         name: one of the names above; several, joined by "+", train on all and test on the first.
-        cfg: the whole tree; None takes the shared one.
+        cfg: the whole configuration; None uses the shared one.
         num_workers: overrides DATALOADER.NUM_WORKERS.
         kwargs: further arguments of :class:`~datasets.bases.ReidDataModule`, such as ``seed``.
 

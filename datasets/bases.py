@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
-from datasets.caching.cache import picture_loaders
+from datasets.caching.cache import image_loaders
 from datasets.counts import Published, batch_advice, count, find_count_problem, is_subset, statistics_table
 from datasets.loading import (
     BaseDatasetLabelled,
@@ -48,7 +48,7 @@ NO_CAMERAS = "No cameras: the same-camera filter is off; every gallery image of 
 class Splits(NamedTuple):
     """The three subsets of a data set as read from disk, none of them empty.
 
-    Without cameras all images of the gallery have camid 1 and all others 0, so that none is left out for its camera.
+    Without cameras, gallery images have camid 1 and all others 0, so that the same-camera filter removes none.
     """
 
     train: list[Annotation]
@@ -58,21 +58,22 @@ class Splits(NamedTuple):
 
 
 class ReidDataModule(LightningDataModule):
-    """Reads a data set and makes its loaders; a subclass says where the images are by :meth:`read_splits`.
+    """Reads a data set and builds its loaders; a subclass says where the images are in :meth:`read_splits`.
 
     After :meth:`setup`: ``train`` and ``val`` (torch data sets), ``train_dict`` {pid: samples} in ascending order,
     ``train_list``, ``query_list``, ``gallery_list``, ``num_query``, ``num_classes``, ``train_pids`` (the data set's own
-    pids of the training set, ascending). A sample is (path, pid, camid,
-    number): pids of the training set count from 0 in ascending order of the data set's own; the number is the position
-    in ``train_list``, or in ``query_list + gallery_list``. ``has_cameras`` is False for data sets without cameras.
+    pids of the training set, ascending). A sample is (path, pid, camid, number): pids of the training set count from 0
+    in ascending order of the data set's own; the number is the position in ``train_list``, or in
+    ``query_list + gallery_list``. ``has_cameras`` is False for data sets without cameras.
 
-    A subclass may name the ``published`` counts, and a ``family`` of data sets that show the same identities.
+    A subclass may set ``published``, the published counts, and ``family``, a name shared by data sets that show the
+    same identities.
 
     Args:
-        cfg: the whole tree; None takes the shared one.
-        num_workers: overrides DATALOADER.NUM_WORKERS; -1 shares the CPU cores among the processes of this machine.
-        seed: seed of the run; which images and augmentations are drawn depends on it.
-        kwargs: ignored, for callers that pass options of other data modules.
+        cfg: the whole configuration; None uses the shared one.
+        num_workers: overrides DATALOADER.NUM_WORKERS; -1 divides the CPU cores among the processes of this machine.
+        seed: seed of the run; the draws of images and augmentations depend on it.
+        kwargs: ignored, so that callers may pass options of other data modules.
     """
 
     train: BaseDatasetLabelledPerPid
@@ -103,11 +104,11 @@ class ReidDataModule(LightningDataModule):
         self._loaders: dict[tuple[Any, ...], LateStartLoader] = {}
 
     def read_splits(self) -> Splits:
-        """Read the subsets from disk. Raises UserError if they are not there or not as expected."""
+        """Read the subsets from disk. Raises UserError if they are missing or malformed."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data set, once; further calls do nothing. Logs the table of what was found.
+        """Read the data set and log a table of its counts; further calls do nothing.
 
         Raises:
             UserError: a folder or file is missing, malformed or empty.
@@ -148,9 +149,9 @@ class ReidDataModule(LightningDataModule):
 
     @rank_zero_only
     def check_published(self, splits: Splits) -> None:
-        """Warn where the counts are not the published ones.
+        """Warn if the counts differ from the published ones.
 
-        A set with less than half of the published images is taken for a subset drawn from it, which is only noted.
+        A set with less than half of the published images is taken for a subset, which is logged without a warning.
         """
         if self.published is None:
             return
@@ -169,13 +170,13 @@ class ReidDataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> LateStartLoader:
-        """The training loader of this process; one and the same for as long as the processes do not change.
+        """The training loader of this process; the same object as long as the processes do not change.
 
-        Its length is that of the epoch to come, and follows ``loader.sampler.set_epoch``. A Trainer that is to see each
-        epoch's length needs ``reload_dataloaders_every_n_epochs=1``; the workers live on all the same.
+        Its length is that of the next epoch, and follows ``loader.sampler.set_epoch``. For a Trainer to see the length
+        of each epoch, it needs ``reload_dataloaders_every_n_epochs=1``; the workers are kept all the same.
 
         Raises:
-            UserError: too few identities for one batch of every process.
+            UserError: too few identities for one batch on every process.
         """
         self.setup()
         world_size, rank = self._find_place()
@@ -191,7 +192,7 @@ class ReidDataModule(LightningDataModule):
     def val_dataloader(self) -> LateStartLoader:
         """Query then gallery, in order: images [B, 3, H, W], pids [B], camids [B], numbers of the samples [B].
 
-        Under a Trainer with several processes this process' share of them: whole batches, see
+        Under a Trainer with several processes, this process's share of them in whole batches; see
         :class:`~datasets.samplers.EvaluationShard`.
         """
         self.setup()
@@ -213,8 +214,8 @@ class ReidDataModule(LightningDataModule):
 
     def _build_train_loader(self, world_size: int, rank: int) -> LateStartLoader:
         if self.trainer is not None and world_size > 1:
-            # An unseeded run has a seed of its own in each process, but all must draw from one list: with others the
-            # epochs differ in length, and the processes wait for each other for ever.
+            # In an unseeded run each process has its own seed, but all must draw from one list: otherwise their epochs
+            # differ in length, and the processes wait for each other forever.
             self.seed = self.train.seed = self.trainer.strategy.broadcast(self.seed)
         options = self.cfg.DATALOADER
         batch_size = self.cfg.SOLVER.IMS_PER_BATCH
@@ -245,11 +246,11 @@ class ReidDataModule(LightningDataModule):
     def _open_cache(self, train: Sequence[Sample], evaluated: Sequence[Sample]) -> list[Load]:
         options, sizes = self.cfg.DATALOADER, (self.cfg.INPUT.SIZE_TRAIN, self.cfg.INPUT.SIZE_TEST)
         paths = ([sample[0] for sample in samples] for samples in (train, evaluated))
-        return picture_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, list(zip(paths, sizes, strict=True)))
+        return image_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, list(zip(paths, sizes, strict=True)))
 
     def _loader_options(self) -> dict[str, Any]:
         workers, pin_memory = self._find_resources()
-        # A generator of its own: without one, every pass takes a number from torch's global generator.
+        # The loader's own generator: without one, every pass draws a number from torch's global generator.
         return {
             "num_workers": workers,
             "pin_memory": pin_memory,
@@ -258,7 +259,7 @@ class ReidDataModule(LightningDataModule):
         }
 
     def _find_place(self) -> tuple[int, int]:
-        """Number of processes of the whole run, and the global rank of this one."""
+        """Number of processes in the whole run, and the global rank of this one."""
         if self.trainer is not None:
             return self.trainer.world_size, self.trainer.global_rank
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -266,7 +267,7 @@ class ReidDataModule(LightningDataModule):
         return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
     def _find_resources(self) -> tuple[int, bool]:
-        """Worker processes for one loader of this process, and whether batches go to CUDA by pinned memory."""
+        """Worker processes for one loader of this process, and whether batches go to CUDA through pinned memory."""
         if self.trainer is not None:
             processes = self.trainer.num_devices
             pin_memory = self.trainer.strategy.root_device.type == "cuda"
@@ -284,7 +285,7 @@ class ReidDataModule(LightningDataModule):
 
 
 def _relabel(images: Sequence[Annotation]) -> list[Sample]:
-    """Pids become 0..n-1 in ascending order."""
+    """Renumber pids to 0..n-1 in ascending order."""
     labels = {pid: label for label, pid in enumerate(sorted({pid for _, pid, _ in images}))}
     return [(path, labels[pid], camid, number) for number, (path, pid, camid) in enumerate(images)]
 

@@ -1,13 +1,13 @@
-"""What the subsets of a data set hold, whether that is what was published, and whether it can be evaluated at all."""
+"""Counts of a data set's subsets, compared with the published ones, and whether the set can be evaluated at all."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-# (path, pid, camid), or a sample, of which these are the first three
+# (path, pid, camid), or a sample, which begins with these three
 Labelled = tuple[Any, ...]
 
-# A set with fewer of its published images than this share is taken for a subset drawn from it, not for a broken copy.
+# A set with less than this share of the published images is taken for a subset, not for a broken copy.
 SUBSET_SHARE = 0.5
 
 
@@ -38,11 +38,11 @@ def count(images: Sequence[Sequence[Any]], has_cameras: bool = True) -> Counts:
 
 
 def statistics_table(subsets: Mapping[str, Sequence[Labelled]], has_cameras: bool = True) -> str:
-    """A table of identities, images and cameras.
+    """Format a table of identities, images and cameras.
 
     Args:
-        subsets: samples by the name of the subset, in the order of the rows.
-        has_cameras: False prints a dash for their number.
+        subsets: samples by name of the subset, in the order of the rows.
+        has_cameras: False prints a dash for the number of cameras.
 
     Returns:
         Lines of equal width, without a line break at the end.
@@ -56,36 +56,36 @@ def statistics_table(subsets: Mapping[str, Sequence[Labelled]], has_cameras: boo
 
 
 def batch_advice(identities: int, world_size: int) -> str:
-    """What to do where a batch on each of ``world_size`` processes needs more identities than there are."""
+    """What to do when a batch on each of ``world_size`` processes needs more identities than there are."""
     if identities >= world_size:
         return f"Set SOLVER.IMS_PER_BATCH to at most {identities // world_size}."
     if identities:
         return (
             f"Use at most {identities} processes (GPU_IDS, TRAINER.NUM_NODES): SOLVER.IMS_PER_BATCH times their number "
-            f"may be {identities} at most."
+            f"must not exceed {identities}."
         )
     return "Training needs identities with two or more images: add some."
 
 
 def is_subset(found: Published, published: Published) -> bool:
-    """Whether so few of the published images are there that they are a drawn subset rather than a broken copy."""
+    """Whether so few of the published images are present that this is a subset rather than a broken copy."""
     images, expected = (sum(counts.images for counts in side) for side in (found, published))
     return images < SUBSET_SHARE * expected
 
 
 def find_count_problem(found: Published, published: Published) -> str | None:
-    """Which subsets differ from what was published, with both counts; None if none does."""
+    """Name the subsets that differ from the published ones, with both counts; None if none does."""
     problems = []
     for name, actual, expected in zip(Published._fields, found, published, strict=True):
         if expected.cameras is None:
             actual = actual._replace(cameras=None)
         if actual != expected:
-            problems.append(f"{name} has {actual}, published are {expected}")
+            problems.append(f"{name} has {actual} (published: {expected})")
     return "; ".join(problems) or None
 
 
 def count_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> int:
-    """Queries that cannot be scored: no gallery image of their identity is from another camera.
+    """Count the queries that cannot be scored: no gallery image of their identity is from another camera.
 
     Args:
         query: samples (path, pid, camid, ...).
@@ -98,9 +98,9 @@ def count_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> i
 
 
 def find_evaluation_problem(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> str | None:
-    """Why no query could be scored: gallery images of the query's own identity and camera do not count as matches.
+    """Say why no query can be scored: gallery images of the query's own identity and camera do not count as matches.
 
-    Data without cameras has camera 0 for its queries and 1 for its gallery, so that nothing is left out.
+    Data without cameras has camid 0 for its queries and 1 for its gallery, so that no image is left out.
 
     Args:
         query: samples (path, pid, camid, ...), not empty.

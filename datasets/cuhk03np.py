@@ -17,7 +17,7 @@ class CUHK03NPLabeled(FolderDataModule):
 
 
 class CUHK03NPDetected(CUHK03NPLabeled):
-    """ROOT_DIR/cuhk03-np/detected (or CUHK03-NP/detected): boxes found by a detector; named as the labeled ones.
+    """ROOT_DIR/cuhk03-np/detected (or CUHK03-NP/detected): boxes found by a detector; named like the labeled ones.
 
     Published: train 767 identities, 7365 images; query 700, 1400; gallery 700, 5332; two cameras in each.
     """

@@ -1,4 +1,4 @@
-"""Which images a draw takes, and under which random state: functions of (seed, epoch, identity, occurrence) alone."""
+"""Which images a draw takes, and with which random state: functions of (seed, epoch, identity, occurrence) alone."""
 
 import hashlib
 import random
@@ -9,14 +9,14 @@ import torch
 
 
 class PidDraw(int):
-    """A pid that knows which draw it is: it equals and hashes as the plain pid, and carries the epoch to the data set.
+    """A pid that carries its draw to the data set; it compares and hashes like the plain pid.
 
     The epoch must travel with the index, because worker processes that outlive an epoch hold copies of the data set.
 
     Args:
         pid: the identity.
         epoch: the epoch that draws it.
-        occurrence: how often the same epoch has drawn it before, on any process.
+        occurrence: how many times the same epoch has drawn it before, on any process.
     """
 
     epoch: int
@@ -42,7 +42,7 @@ def derive_seed(purpose: str, *parts: int) -> int:
 
 
 def draw_images(count: int, size: int, seed: int, epoch: int, pid: int, occurrence: int) -> list[int]:
-    """The images of one draw: slice ``[o*size, (o+1)*size)`` of the permutation that belongs to (seed, epoch, pid).
+    """Choose the images of one draw: slice ``[o*size, (o+1)*size)`` of the permutation for (seed, epoch, pid).
 
     Args:
         count: images of the identity, n >= 1.
@@ -66,12 +66,12 @@ def draw_images(count: int, size: int, seed: int, epoch: int, pid: int, occurren
 
 
 def resample_images(count: int, missing: int, seed: int, epoch: int, pid: int, occurrence: int) -> list[int]:
-    """``missing`` positions out of 0 .. count-1 drawn with replacement. Other Args as for :func:`draw_images`."""
+    """Draw ``missing`` positions out of 0 .. count-1 with replacement. Other Args as for :func:`draw_images`."""
     return random.Random(derive_seed("resample", seed, epoch, pid, occurrence)).choices(range(count), k=missing)
 
 
 def order_substitutes(count: int, position: int, seed: int, epoch: int, pid: int, occurrence: int) -> list[int]:
-    """The positions 0 .. count-1 but ``position``, in the order in which they may stand for it. Args as draw_images."""
+    """The positions 0 .. count-1 except ``position``, in the order in which they replace it. Args as draw_images."""
     others = [other for other in range(count) if other != position]
     random.Random(derive_seed("substitute", seed, epoch, pid, occurrence, position)).shuffle(others)
     return others
@@ -79,7 +79,7 @@ def order_substitutes(count: int, position: int, seed: int, epoch: int, pid: int
 
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed Python's and torch's CPU generator inside the block, and put both back as they were after it.
+    """Seed Python's and torch's CPU generators inside the block, and restore both after it.
 
     ``torch.manual_seed`` would reseed every accelerator as well; the transforms draw on the CPU only.
     """

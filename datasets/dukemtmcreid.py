@@ -1,4 +1,4 @@
-"""DukeMTMC-reID (arXiv:1609.01775 and arXiv:1701.07717), and its partly hidden people (Occluded-Duke)."""
+"""DukeMTMC-reID (arXiv:1609.01775 and arXiv:1701.07717), and Occluded-Duke, a split of it with occluded queries."""
 
 from datasets.counts import Counts, Published
 from datasets.readers.named_files import FolderDataModule, NameRule
@@ -18,7 +18,7 @@ class DukeMTMCreID(FolderDataModule):
 
 
 class OccludedDuke(DukeMTMCreID):
-    """ROOT_DIR/Occluded_Duke (or Occluded-Duke): images of DukeMTMC-reID in another division, named as there.
+    """ROOT_DIR/Occluded_Duke (or Occluded-Duke): the images of DukeMTMC-reID, same names, split differently.
 
     "Pose-Guided Feature Alignment for Occluded Person Re-Identification" (ICCV 2019). Published: train 702 identities,
     15618 images; query 519, 2210, all occluded; gallery 1110, 17661; eight cameras in each.

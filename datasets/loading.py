@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from datasets.draws import PidDraw, derive_seed, draw_images, order_substitutes, resample_images, seeded_globals
-from datasets.transforms.pixels import Picture
+from datasets.transforms.pixels import DecodedImage
 from utils.errors import UserError
 from utils.image import pil_loader
 
 # path of the image, pid, camid (from 0), number of the sample within its list
 Sample = tuple[str, int, int, int]
-# how a file becomes a picture: pil_loader, or a cache in front of it
-Load = Callable[[str], Picture]
+# how a file is decoded: pil_loader, or a cache in front of it
+Load = Callable[[str], DecodedImage]
 Transform = Callable[[Any], Tensor]
 # image [3, H, W], pid, camid, number of the sample (-1: a blank image), whether there is a real image
 TrainRow = tuple[Tensor, int, int, int, bool]
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 
 class Opener:
-    """Opens pictures; with ``skip`` a file that cannot be read is None instead of an error, and warned of once.
+    """Opens images; with ``skip``, a file that cannot be read gives None and one warning instead of an error.
 
-    The worker processes of a loader share the list of files that were warned of.
+    The worker processes of a loader share the record of files that have been warned of.
 
     Args:
-        load: from a path to an RGB picture.
+        load: from a path to an RGB image.
         num_samples: samples of the data set.
         skip: DATASETS.ON_ERROR is "skip".
     """
@@ -47,8 +47,8 @@ class Opener:
         self.skip = skip
         self._warned = torch.zeros(num_samples if skip else 0, dtype=torch.bool).share_memory_()
 
-    def __call__(self, sample: Sample) -> Picture | None:
-        """The picture of a sample. Raises UserError, naming the file, if it cannot be read and ``skip`` is False."""
+    def __call__(self, sample: Sample) -> DecodedImage | None:
+        """The image of a sample. Raises UserError, naming the file, if it cannot be read and ``skip`` is False."""
         path, _, _, number = sample
         try:
             return self.load(path)
@@ -62,13 +62,13 @@ class Opener:
 
 
 class BaseDatasetLabelled(Dataset[tuple[Tensor, int, int, int]]):
-    """One image an item: (image [3, H, W], pid, camid, number of the sample), in the order of the samples.
+    """One image per item: (image [3, H, W], pid, camid, number of the sample), in the order of the samples.
 
     Args:
         data: the samples, each numbered by its position.
         transform: from what ``load`` returns to a tensor.
-        load: from a path to an RGB picture.
-        skip_unreadable: in place of an image that cannot be read stands a black one with the pid UNREADABLE.
+        load: from a path to an RGB image.
+        skip_unreadable: replace an image that cannot be read with a black one whose pid is UNREADABLE.
     """
 
     def __init__(
@@ -88,34 +88,34 @@ class BaseDatasetLabelled(Dataset[tuple[Tensor, int, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int, int]:
         _, pid, camid, number = self.data[index]
-        picture = self._open(self.data[index])
-        if picture is None:
-            picture, pid = Image.new("RGB", (1, 1)), UNREADABLE
-        return self.transform(picture), pid, camid, number
+        image = self._open(self.data[index])
+        if image is None:
+            image, pid = Image.new("RGB", (1, 1)), UNREADABLE
+        return self.transform(image), pid, camid, number
 
 
 class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
-    """One item is K images of one identity; it depends on (seed, epoch, identity, occurrence) and on nothing else.
+    """K images of one identity per item; an item depends on (seed, epoch, identity, occurrence) and nothing else.
 
-    Within an epoch the images of an identity are used without replacement, K for each occurrence. A last occurrence
-    with fewer is filled: by images drawn again with replacement (``resample``), or by blank images, zeros that have the
-    pid and camid of the item's first image, number -1 and is_real False. Nothing is kept between items, and the global
-    random states are left as they were.
+    Within an epoch the images of an identity are drawn without replacement, K per occurrence. If fewer are left for the
+    last occurrence, it is filled with images drawn again with replacement (``resample``), or with blank images: zeros
+    that have the pid and camid of the item's first image, number -1 and is_real False. Nothing is kept between items,
+    and the global random states are restored.
 
-    With ``skip_unreadable`` another image of the identity, drawn likewise, takes the place of one that cannot be read;
-    the item is blank as a whole if there is none.
+    With ``skip_unreadable``, another image of the identity, drawn in the same way, takes the place of one that cannot
+    be read; if there is none, the whole item is blank.
 
-    Index it by what RandomIdentitySampler yields. A plain pid stands for its first occurrence in the epoch last set by
+    Index it with what RandomIdentitySampler yields. A plain pid means its first occurrence in the epoch last set by
     :meth:`set_epoch`.
 
     Args:
         data: the samples of each identity.
         transform: from what ``load`` returns to a tensor; may draw from Python's and torch's global generators.
         num_instances: images of an item (K), >= 1.
-        resample: how a short last occurrence is filled.
+        resample: fill a short last occurrence with images drawn again, rather than with blank ones.
         seed: seed of the run.
-        load: from a path to an RGB picture.
-        skip_unreadable: go on at an image that cannot be read; the samples are numbered from 0 then.
+        load: from a path to an RGB image.
+        skip_unreadable: continue if an image cannot be read; the samples must then be numbered from 0.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
         self._open = Opener(load, sum(map(len, data.values())), skip_unreadable)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of items that are indexed by a plain pid."""
+        """Choose the epoch of items that are indexed with a plain pid."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -161,17 +161,17 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
         return rows + [blank] * (self.num_instances - len(rows))
 
     def _load(self, samples: Sequence[Sample], position: int, draw: tuple[int, int, int, int]) -> TrainRow | None:
-        """The row of a sample, or of the one that takes its place; None if none of the identity can be read."""
-        picture, sample = self._open(samples[position]), samples[position]
-        if picture is None:
+        """The row of a sample, or of its substitute; None if no image of the identity can be read."""
+        image, sample = self._open(samples[position]), samples[position]
+        if image is None:
             for substitute in order_substitutes(len(samples), position, *draw):
-                picture, sample = self._open(samples[substitute]), samples[substitute]
-                if picture is not None:
+                image, sample = self._open(samples[substitute]), samples[substitute]
+                if image is not None:
                     break
             else:
                 return None
         _, pid, camid, number = sample
-        return self.transform(picture), pid, camid, number, True
+        return self.transform(image), pid, camid, number, True
 
     def _blank(self, sample: Sample) -> TrainRow:
         _, pid, camid, _ = sample
@@ -197,27 +197,27 @@ _WORKER_DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is
 
 
 def explain_worker_death(error: BaseException) -> str | None:
-    """What torch's error about a loader process that died means, or None for any other error.
+    """Explain torch's error about a loader process that died; None for any other error.
 
-    torch raises it wherever the process is at that moment, not only in the loader.
+    torch raises it wherever the process happens to be at that moment, not only in the loader.
     """
     match = _WORKER_DEATH.search(str(error))
     if match is None:
         return None
-    # The loader's own error says "exited unexpectedly", and may have come of one that knows the signal.
+    # The loader's own error says "exited unexpectedly"; its cause, if any, may name the signal.
     match = _WORKER_DEATH.search(str(error.__cause__)) or match
     how = f"was killed ({match[2].strip()})" if match[2] else "ended unexpectedly"
     return (
-        f"A process that loads images, DataLoader worker {match[1]}, {how}. As a rule memory ran out, or shared memory "
-        "(/dev/shm): give more of it, or lower DATALOADER.NUM_WORKERS or the batch size."
+        f"A process that loads images, DataLoader worker {match[1]}, {how}. Usually memory or shared memory (/dev/shm) "
+        "ran out: provide more of it, or lower DATALOADER.NUM_WORKERS or the batch size."
     )
 
 
 class LateStartLoader(DataLoader[Any]):
-    """A DataLoader that asks its sampler for the epoch at the first batch, not already when ``iter()`` is called.
+    """A DataLoader that starts its sampler at the first batch, not when ``iter()`` is called.
 
-    The Trainer calls ``iter()`` before it tells the sampler the epoch; worker processes would have been sent the old
-    epoch's first draws by then. Errors of bad input that workers meet arrive with their own message.
+    The Trainer calls ``iter()`` before it tells the sampler the epoch; by then, worker processes would already have the
+    old epoch's first draws. A UserError raised in a worker arrives with its own message.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -233,10 +233,10 @@ class LateStartLoader(DataLoader[Any]):
 
 
 class EvaluationLoader(LateStartLoader):
-    """The loader of one process' share of a validation set, which may be empty.
+    """The loader of one process's share of a validation set, which may be empty.
 
-    Its length is that of the share, but at least 1: the Trainer leaves out a loop of length 0 with all its hooks, and
-    the other processes would wait for this one for ever.
+    Its length is that of the share, but at least 1: the Trainer skips a loop of length 0 with all its hooks, and the
+    other processes would wait for this one forever.
     """
 
     def __len__(self) -> int:
@@ -244,5 +244,5 @@ class EvaluationLoader(LateStartLoader):
 
 
 def _own_message(error: UserError) -> str:
-    # torch wraps the message of a worker's error into the text of its traceback, which ends with it.
+    # torch replaces the message of a worker's error with the text of its traceback, which ends with that message.
     return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()

@@ -1,4 +1,4 @@
-"""Several data sets at once: the training identities of all, the test of the first."""
+"""Several data sets at once: trains on the identities of all, tests on the first."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from utils.errors import UserError
 
 
 def merge_splits(parts: Sequence[Splits]) -> Splits:
-    """Training images of all parts, query and gallery of the first.
+    """Join the training images of all parts, and keep query and gallery of the first.
 
-    Identities and cameras of a part are numbered on from those of the part before it, so that none is shared; labels of
-    the first part's identities are what they would be without the others.
+    Identities and cameras of each part are numbered on from those of the part before it, so that none is shared; the
+    identities of the first part have the labels that they would have without the others.
 
     Args:
         parts: one or more.
@@ -27,14 +27,14 @@ def merge_splits(parts: Sequence[Splits]) -> Splits:
 
 
 class MergedDataModule(ReidDataModule):
-    """DATASETS.NAMES such as market1501+dukemtmcreid; all are read by the same DATASETS keys.
+    """DATASETS.NAMES such as market1501+dukemtmcreid; the same DATASETS keys apply to all.
 
     Args:
         parts: the data modules of the names, in their order; none of them set up.
         kwargs: as for :class:`~datasets.bases.ReidDataModule`.
 
     Raises:
-        UserError: two parts show the same identities, which as different classes would contradict each other.
+        UserError: two parts show the same identities, which would contradict each other as different classes.
     """
 
     one_numbering = False  # merge_splits numbers the training identities anew

@@ -8,7 +8,7 @@ from datasets.readers.files import check_images, read_list
 from utils.errors import UserError
 
 NUM_CAMERAS = 15
-# Identities are numbered from 0 in training and again in the test; those of the test count on from these.
+# The lists number the identities of training and of test from 0 each; ours of the test count on from this number.
 TRAIN_IDENTITIES = 1041
 
 
@@ -40,9 +40,7 @@ class MSMT17V1(ReidDataModule):
 
 
 class MSMT17V2(MSMT17V1):
-    """ROOT_DIR/MSMT17_V2 with {mask_train_v2, mask_test_v2}: the images of V1 with faces blurred, listed and counted
-    as there.
-    """
+    """ROOT_DIR/MSMT17_V2 with {mask_train_v2, mask_test_v2}: the images and lists of V1, with faces blurred."""
 
     folder = "MSMT17_V2"
     train_folder, test_folder = "mask_train_v2", "mask_test_v2"

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     _Outcome = tuple[list[str], list[Finding]]
 
-_DESCRIPTION = """Read a whole data set, every picture once, and say what is wrong with it, before a training is paid
-for. Writes report.txt and histograms.png. Exit status: 0 if there are no errors (warnings do not count), 1 if there
-are, 2 if the command line or the configuration is wrong."""
+_DESCRIPTION = """Read a whole data set, every image once, and report what is wrong with it before you spend time on
+training. Writes report.txt and histograms.png. Exit status: 0 if there are no errors (warnings do not count), 1 if
+there are, 2 if the command line or the configuration is wrong."""
 _EXAMPLES = (
     "--config_file configs/256_resnet50.yml DATASETS.ROOT_DIR /data",
     "--config_file configs/256_resnet50.yml --out check --world-size 4 DATASETS.ROOT_DIR /data",
@@ -44,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(_DESCRIPTION, _EXAMPLES)
     parser.prog = "-m datasets.validate"
     parser.usage = "python -m datasets.validate [--config_file PATH] [--out DIR] [--world-size N] [KEY VALUE ...]"
-    parser.add_argument("--out", metavar="DIR", default="", help="where the report is written, default: OUTPUT_DIR")
+    parser.add_argument("--out", metavar="DIR", default="", help="folder of the report (default: OUTPUT_DIR)")
     parser.add_argument(
         "--world-size",
         type=_positive,
         metavar="N",
-        help="processes of the training; default: as GPU_IDS and TRAINER.NUM_NODES say",
+        help="processes of the training (default: from GPU_IDS and TRAINER.NUM_NODES)",
     )
     with clean_exit():
         args, cfg = parse_args(parser, argv)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def configured_world_size(cfg: CfgNode) -> int:
-    """Training processes that a configuration asks for, on a machine that has the devices it names."""
+    """Number of training processes that a configuration starts, on a machine that has the devices it names."""
     on_one_device = cfg.TRAINER.ACCELERATOR in ("cpu", "mps") and cfg.SOLVER.DIST_BACKEND != "ddp_cpu"
     return (1 if on_one_device else max(1, len(cfg.GPU_IDS))) * cfg.TRAINER.NUM_NODES
 
@@ -68,8 +68,8 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
     """Check a data set, print the report, and write it and the histograms into a folder.
 
     Args:
-        cfg: the whole tree.
-        folder: made if it is not there.
+        cfg: the whole configuration.
+        folder: created if missing.
         world_size: processes of the training.
 
     Returns:
@@ -79,14 +79,14 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
         UserError: an unknown data set, or a folder that cannot be written to.
     """
     head = f"{cfg.DATASETS.NAMES} (DATASETS.ROOT_DIR {cfg.DATASETS.ROOT_DIR})"
-    write_text(folder / "report.txt", f"{head}\n\nnot finished\n")  # a folder that cannot be written to is met now
+    write_text(folder / "report.txt", f"{head}\n\nnot finished\n")  # fails early if the folder cannot be written to
     module = init_dataset(cfg.DATASETS.NAMES, cfg=cfg)
     from datasets.checking.charts import chart_text, draw_charts
     from datasets.checking.checks import Finding
 
     try:
         splits = module.read_splits()
-    except UserError as error:  # the labels cannot be read, so there is nothing else to look at
+    except UserError as error:  # the labels cannot be read, so there is nothing else to check
         text = "\n".join([head, "", *_describe([Finding(True, str(error))], None)])
         write_text(folder / "report.txt", text + "\n")
         sys.stdout.write(text + "\n")
@@ -94,11 +94,11 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
     tables, findings = _check(cfg, module, splits, world_size)
     charts = _charts(splits)
     body = [head, *tables, *("\n" + chart_text(chart) for row in charts for chart in row), ""]
-    picture = io.BytesIO()
-    draw_charts(charts).save(picture, format="PNG")
+    histograms = io.BytesIO()
+    draw_charts(charts).save(histograms, format="PNG")
     written = [
         write_text(folder / "report.txt", "\n".join([*body, *_describe(findings, None)]) + "\n"),
-        write_bytes(folder / "histograms.png", picture.getvalue()),
+        write_bytes(folder / "histograms.png", histograms.getvalue()),
     ]
     lines = [*body, *_describe(findings, _DETAILS_SHOWN), *(f"written: {path}" for path in written)]
     sys.stdout.write("\n".join(lines) + "\n")
@@ -106,10 +106,10 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
 
 
 def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size: int) -> "_Outcome":
-    """The tables of the report, and everything that was found."""
+    """The tables of the report, and all findings."""
     from datasets.bases import NO_CAMERAS
     from datasets.checking.checks import check_batches, check_counts, check_files, check_labels
-    from datasets.checking.scan import scan_pictures
+    from datasets.checking.scan import scan_images
     from datasets.counts import statistics_table
 
     subsets = _by_name(splits)
@@ -120,14 +120,14 @@ def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size:
     findings += check_counts(splits, module.published)
     batches, more = check_batches(trained, identities, instances, world_size)
     findings += more
-    facts = scan_pictures((image[0] for images in subsets.values() for image in images), workers)
+    facts = scan_images((image[0] for images in subsets.values() for image in images), workers)
     sizes = {name: cfg.INPUT.SIZE_TRAIN if name == "train" else cfg.INPUT.SIZE_TEST for name in subsets}
     findings += check_files(subsets, facts, sizes)
     tables = ["", statistics_table(subsets, splits.has_cameras), ""]
     if not splits.has_cameras:
         tables.append(NO_CAMERAS)
     if not module.one_numbering:
-        tables.append("Identities of training and test are not compared: they are numbered apart.")
+        tables.append("Identities of training and test are not compared: they are numbered separately.")
     return tables + _describe_batches(batches, identities, instances, world_size), findings
 
 
@@ -157,7 +157,7 @@ def _charts(splits: "Splits") -> "list[list[Chart]]":
 
 
 def _describe(findings: "Sequence[Finding]", limit: int | None) -> list[str]:
-    """Errors, then warnings, each with its details, up to a limit."""
+    """Format errors, then warnings, each with its details, up to a limit."""
     lines = []
     for title, is_error in (("error", True), ("warning", False)):
         chosen = [finding for finding in findings if finding.is_error == is_error]
@@ -166,7 +166,7 @@ def _describe(findings: "Sequence[Finding]", limit: int | None) -> list[str]:
             lines.append(f"  {title}: {finding.text}")
             lines += [f"    {detail}" for detail in finding.details[:limit]]
             if limit is not None and len(finding.details) > limit:
-                lines.append(f"    and {len(finding.details) - limit} more (report.txt names all)")
+                lines.append(f"    and {len(finding.details) - limit} more (all are in report.txt)")
     return lines
 
 

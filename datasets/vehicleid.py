@@ -12,10 +12,10 @@ from utils.errors import UserError
 
 
 def split_test_list(images: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Queries and gallery of a test list: one image of each identity, drawn at random, goes to the gallery.
+    """Split a test list into queries and gallery: one image of each identity, drawn at random, goes to the gallery.
 
-    The published protocol draws anew for each of ten repetitions. Here the draw depends on the identity and the names
-    of its images alone: it is the same in every run, for any seed, on any machine, and in every list.
+    The published protocol draws again for each of ten repetitions. Here the draw depends only on the identity and the
+    names of its images: it is the same in every run, for any seed, on any machine, and in every list.
 
     Args:
         images: (name, identity).
@@ -36,8 +36,8 @@ class VehicleID800(ReidDataModule):
     A line of a list is the name of an image without .jpg and the identity: 0000001 1. There are no cameras.
     :func:`split_test_list` says which test images are the gallery.
 
-    The lists as released hold: train 13164 identities, 113346 images; small test (800) 6493 images, of which 800 are
-    the gallery. The paper itself, of an earlier version, names slightly other numbers.
+    The released lists contain: train 13164 identities, 113346 images; small test (800) 6493 images, of which 800 are
+    the gallery. The paper describes an earlier version and gives slightly different numbers.
     """
 
     test_list = "test_list_800.txt"
@@ -51,7 +51,7 @@ class VehicleID800(ReidDataModule):
         query, gallery = split_test_list(read_list(lists / self.test_list))
         if not query:
             raise UserError(f"{lists / self.test_list} has one image of each identity; queries need a second one.")
-        # Without cameras, the gallery has one of its own, so that no image shares that of the query.
+        # There are no cameras: the gallery gets camid 1, so that no image shares the query's.
         splits = Splits(_locate(folder, train, 0), _locate(folder, query, 0), _locate(folder, gallery, 1), False)
         check_images((path for path, _, _ in splits.train), lists / "train_list.txt")
         check_images((path for path, _, _ in splits.query + splits.gallery), lists / self.test_list)
@@ -59,14 +59,14 @@ class VehicleID800(ReidDataModule):
 
 
 class VehicleID1600(VehicleID800):
-    """As VehicleID800 with test_list_1600.txt: 13377 images of 1600 identities, of which 1600 are the gallery."""
+    """VehicleID800 with test_list_1600.txt: 13377 images of 1600 identities, of which 1600 are the gallery."""
 
     test_list = "test_list_1600.txt"
     published = VehicleID800.published._replace(query=Counts(1600, 11777, None), gallery=Counts(1600, 1600, None))
 
 
 class VehicleID2400(VehicleID800):
-    """As VehicleID800 with test_list_2400.txt: 19777 images of 2400 identities, of which 2400 are the gallery."""
+    """VehicleID800 with test_list_2400.txt: 19777 images of 2400 identities, of which 2400 are the gallery."""
 
     test_list = "test_list_2400.txt"
     published = VehicleID800.published._replace(query=Counts(2400, 17377, None), gallery=Counts(2400, 2400, None))

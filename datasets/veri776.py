@@ -8,8 +8,8 @@ class VeRi776(FolderDataModule):
     """ROOT_DIR/VeRi (or VeRi-776) with {image_train, image_query, image_test}; files such as 0001_c001_00016450_0.jpg.
 
     Published: train 576 identities, 37778 images; query 200, 1678; gallery 200, 11579; 20 cameras in all, not given
-    for query and gallery alone. The query images are part of the gallery; those of the query's own camera, itself among
-    them, are not counted as matches.
+    for query and gallery alone. The query images are part of the gallery; gallery images from the query's own camera,
+    including the query itself, are not counted as matches.
     """
 
     folders = ("VeRi", "VeRi-776")

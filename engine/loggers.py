@@ -16,7 +16,7 @@ from utils.errors import UserError
 log = logging.getLogger(__name__)
 
 DEFAULT_MLFLOW_URI = "sqlite:///mlflow.db"
-# Places that MLflow knows: it is asked for them only after the first epoch.
+# Kinds of places that MLflow accepts: contacted only after the first epoch.
 LATE_SCHEMES = ("sqlite", "http", "https")
 
 
@@ -49,7 +49,7 @@ def _mlflow_logger(uri: str) -> Logger:
 
 
 def _connect_now(mlflow: SafeMLFlowLogger) -> None:
-    """For a place that MLflow may refuse: say so before the training rather than after its first epoch."""
+    """Report a place that MLflow may reject before the training rather than after its first epoch."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -57,7 +57,8 @@ def _connect_now(mlflow: SafeMLFlowLogger) -> None:
     except MlflowException as error:
         raise UserError(
             f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {mlflow.tracking_uri!r}, which MLflow rejects: give the "
-            f"address of a server or database, such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. MLflow says: {error}"
+            f"address of a server or database, such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. "
+            f"MLflow says: {error}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The COCO files that our scripts write: every image and every annotation goes through here."""
+"""Builds the COCO files that the scripts write."""
 
 import json
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ LICENSES = {"id": 0, "name": "", "url": ""}
 
 
 def category(number: int, name: str, supercategory: str = "fashion") -> dict[str, Any]:
-    """One entry of the list of categories."""
+    """Build one entry of the list of categories."""
     return {"id": number, "name": name, "supercategory": supercategory}
 
 
 class CocoBuilder:
-    """Collects the images and annotations of one COCO file; adding one costs the same however many there are.
+    """Collects the images and annotations of one COCO file; adding one takes constant time.
 
     Args:
-        header: what stands in the file beside images and annotations.
+        header: what the file holds besides images and annotations.
     """
 
     def __init__(self, header: Mapping[str, Any] | None = None) -> None:
@@ -66,10 +66,10 @@ class CocoBuilder:
             image_id: id of its image.
             category_id: id of its category.
             pair_id: the identity.
-            style: what is told apart within a pair.
+            style: tells apart the items of one pair.
             source: "user" or "shop".
             area: pixels of the box that was cut out; 0 if there was none.
-            bbox: left, top, width, height within the image; empty: the whole.
+            bbox: left, top, width, height within the image; empty for the whole image.
         """
         self._annotate(
             number, image_id, category_id, area, bbox, {"pair_id": pair_id, "style": style, "source": source}

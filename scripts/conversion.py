@@ -1,4 +1,4 @@
-"""What the conversion scripts share: their command line, work on all cores with a bar, and the list of failures."""
+"""What the conversion scripts share: their command line, parallel work with a progress bar, and failure reports."""
 
 import argparse
 import math
@@ -16,7 +16,7 @@ from utils.errors import MissingPathError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MAX_WORKERS = 128  # threads; beyond, they only wait for each other, and the system may refuse them
+MAX_WORKERS = 128  # threads; more would only wait for each other, and the system may refuse to start them
 MAX_SIDE = 65_500  # pixels; the limit of libjpeg
 _LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the temporary names of utils.files
 
@@ -29,13 +29,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists what there is)\n")
+        self.exit(2, f"error: {message} (--help lists the options)\n")
 
     def add_workers(self, option: str = "--num-workers", default: int | None = None) -> None:
-        """Add the option for the number of pictures that are worked on at once."""
+        """Add the option for the number of images to process at once."""
         shown = "one per core" if default is None else "%(default)s"
         default = default or count_cpus()
-        text = f"pictures worked on at once, at most {MAX_WORKERS} (default: {shown})"
+        text = f"images processed at once, at most {MAX_WORKERS} (default: {shown})"
         self.add_argument(option, type=positive, default=default, metavar="N", dest="workers", help=text)
 
     def add_size(self) -> None:
@@ -47,21 +47,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> int:
-    """A whole number of one or more, for argparse."""
+    """Parse a whole number, 1 or more, for argparse."""
     if not text.isdecimal() or len(text) > 9 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of 1 to 999999999")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to 999999999")
     return int(text)
 
 
 def side(text: str) -> int:
-    """Width or height of a JPEG file in pixels, for argparse."""
+    """Parse the width or height of a JPEG file in pixels, for argparse."""
     if positive(text) > MAX_SIDE:
         raise argparse.ArgumentTypeError(f"{text!r} is more than the {MAX_SIDE} pixels that a JPEG file can have")
     return int(text)
 
 
 def not_negative(text: str) -> float:
-    """A finite number of 0 or more, for argparse."""
+    """Parse a finite number, 0 or more, for argparse."""
     try:
         value = float(text)
     except ValueError:
@@ -74,7 +74,7 @@ def not_negative(text: str) -> float:
 def run(convert: Callable[[argparse.Namespace], int], parser: Parser) -> None:
     """Parse the command line, convert, and end the program.
 
-    The status is what ``convert`` returns, 2 after bad input, 130 after Ctrl-C.
+    The exit status is what ``convert`` returns, 2 after bad input, or 130 after Ctrl-C.
     """
     args = parser.parse_args()
     with clean_exit():
@@ -82,13 +82,16 @@ def run(convert: Callable[[argparse.Namespace], int], parser: Parser) -> None:
 
 
 def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers: int, label: str) -> list[Result]:
-    """The results of ``function``, in the order of the items; Pillow frees the interpreter while it decodes and scales.
+    """Call ``function`` on the items in threads: Pillow releases the interpreter while it decodes and scales.
 
     Args:
-        function: is called in threads.
+        function: what to call.
         items: its arguments.
-        workers: how many are worked on at once, at least 1; never more than MAX_WORKERS.
-        label: stands before the bar on stderr.
+        workers: number of threads; the call uses at least 1 and at most MAX_WORKERS.
+        label: text before the progress bar on stderr.
+
+    Returns:
+        The results, in the order of the items.
     """
     from tqdm import tqdm
 
@@ -98,24 +101,24 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], workers:
 
 
 def report_failures(messages: Iterable[str], consequence: str) -> int:
-    """Name each failure on stderr, then their number and the consequence. Returns the status: 1 if there are any."""
+    """Print each failure to stderr, then their number and the consequence. Returns the exit status: 1 if any."""
     messages = list(messages)
     for message in messages:
         print(message, file=sys.stderr)
     if messages:
-        print(f"{len(messages)} picture(s) failed, named above: {consequence}.", file=sys.stderr)
+        print(f"{len(messages)} image(s) failed, named above: {consequence}.", file=sys.stderr)
     return 1 if messages else 0
 
 
 def require_folder(path: Path, what: str) -> Path:
-    """The path. Raises MissingPathError if it is no folder; ``what`` says what should be there."""
+    """Return the path. Raises MissingPathError if it is not a folder; ``what`` says what it should hold."""
     if not path.is_dir():
         raise MissingPathError(f"Folder {path} does not exist; expected {what}.")
     return path
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Remove what a killed run left half-written in these folders; whole files stay."""
+    """Remove the half-written files that a killed run left in these folders; complete files stay."""
     for folder in folders:
         for path in folder.glob(".*.tmp"):
             if _LEFTOVER.fullmatch(path.name):

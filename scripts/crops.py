@@ -1,4 +1,4 @@
-"""Cutting, fitting and saving pictures. A file that an earlier run finished in the same way is not made again."""
+"""Crops, fits and saves images. A file that an earlier run made in the same way is not made again."""
 
 import hashlib
 import re
@@ -17,23 +17,23 @@ from utils.image import pil_loader, read_jpeg_comment
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
 
-CROP_QUALITY = 75  # of JPEG: Pillow's default, which the original's crops have
-COPY_QUALITY = 95  # of pictures that are to be cut later
+CROP_QUALITY = 75  # JPEG quality: Pillow's default, as in the original's crops
+COPY_QUALITY = 95  # JPEG quality of images that will be cropped later
 
 _RECIPE = re.compile(rb" of \d+ bytes, .*fitted into ")  # in the comment of every file made here, by any version
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One file to make: which part of which picture, and where it goes."""
+    """One file to make: which part of which image it shows, and where it goes."""
 
     source: Path
     target: Path
-    box: Box | None = None  # left, top, right, bottom in pixels; None: the whole picture
+    box: Box | None = None  # left, top, right, bottom in pixels; None: the whole image
 
 
 def fit(image: Image.Image, size: Size) -> Image.Image:
-    """The picture shrunk, never enlarged, into ``size`` (width, height), in the middle of a white canvas."""
+    """Shrink the image, but never enlarge it, to fit ``size`` (width, height), centred on a white canvas."""
     image = image.copy()
     image.thumbnail(size, Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", size, "white")
@@ -48,13 +48,13 @@ def make_crops(
 
     Args:
         crops: what to make; no target occurs twice.
-        size: width and height to fit each into; None leaves them as large as they are, and compresses them less.
+        size: width and height to fit each into; None keeps their size, and compresses them less.
         workers: how many are made at once.
-        label: stands before the bar.
-        keep_others: a target that holds a whole picture which was not made here is kept, and that is the reason given.
+        label: text before the progress bar.
+        keep_others: keep a target that holds a complete image not made here, and give that as the reason.
 
     Returns:
-        For each crop an empty text, or the reason why it could not be made, which names the picture.
+        For each crop "", or the reason why it could not be made, which names the image.
 
     Raises:
         UserError: a target's folder cannot be written to.
@@ -63,14 +63,14 @@ def make_crops(
 
 
 def make_crop(crop: Crop, size: Size | None, keep_others: bool = False) -> str:
-    """Make one file (see :func:`make_crops`), unless its comment says that it has been made in just this way."""
+    """Make one file (see :func:`make_crops`), unless its comment says that it was made in exactly this way."""
     try:
         recipe = _recipe(crop, size)
         comment = read_jpeg_comment(crop.target)
         if comment == recipe:
             return ""
         if keep_others and not _RECIPE.search(comment) and _is_whole(crop.target):
-            return f"Image {crop.source}: {crop.target} is another picture, not made from it; move that away first."
+            return f"Image {crop.source}: {crop.target} is another image, not made from this one; move it away first."
         image = pil_loader(crop.source)
     except FileNotFoundError:
         return f"Image {crop.source} does not exist."
@@ -93,9 +93,10 @@ def make_crop(crop: Crop, size: Size | None, keep_others: bool = False) -> str:
 
 
 def _recipe(crop: Crop, size: Size | None) -> bytes:
-    """How the file is made, in words that change with the source's bytes, the box and the size.
+    """Describe how the file is made, in words that change with the source's bytes, the box and the size.
 
-    Not with the time of the source: copies of a data set often lose it, and other pictures may come with the same.
+    They do not depend on the source's modification time: copies of a data set often lose it, and another image may have
+    the same.
     """
     with crop.source.open("rb") as stream:
         digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -105,7 +106,7 @@ def _recipe(crop: Crop, size: Size | None) -> bytes:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether there is a picture that can be read to its end."""
+    """Whether the file is an image that can be read to its end."""
     try:
         pil_loader(path)
     except UserError:

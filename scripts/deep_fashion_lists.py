@@ -1,4 +1,4 @@
-"""The two lists of DeepFashion Consumer-to-Shop: boxes of the pictures, and their division into splits."""
+"""Reads the two lists of DeepFashion Consumer-to-Shop: the boxes of the images, and their splits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from utils.errors import MissingPathError, UserError
 
 SOURCES = {"1": "shop", "2": "user"}
 SPLITS = ("train", "val", "test")
-MAX_CORNER = 2**31  # pixels; no picture is larger
+MAX_CORNER = 2**31  # pixels; no image is larger
 Corners = tuple[int, int, int, int]
 
 
@@ -18,12 +18,12 @@ class BoxRow:
 
     style: str
     source: str  # "shop" or "user"
-    corners: Corners  # x1, y1, x2, y2 in the low-resolution picture
+    corners: Corners  # x1, y1, x2, y2 in the low-resolution image
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of a split."""
+class ListedImage:
+    """An image that the lists name."""
 
     path: str  # as the lists name it: img/CLOTHING/<type>/<item>/<file>
     split: str
@@ -39,7 +39,7 @@ class Picture:
 
 
 def read_boxes(path: Path) -> dict[str, BoxRow]:
-    """Picture -> its row in Anno/list_bbox_consumer2shop.txt. Raises as :func:`read_pictures`."""
+    """Read the row of each image in Anno/list_bbox_consumer2shop.txt. Raises as :func:`read_images`."""
     boxes = {}
     for where, (name, style, source, *corners) in _rows(path, 7):
         if source not in SOURCES:
@@ -50,37 +50,37 @@ def read_boxes(path: Path) -> dict[str, BoxRow]:
         except ValueError:
             raise UserError(f"{where}: clothes type and corners must be whole numbers: {style} {corners}.") from None
         if max(map(abs, (x1, y1, x2, y2))) >= MAX_CORNER:
-            raise UserError(f"{where}: a corner lies outside of every picture: {corners}; expected pixels.")
-        boxes[_picture_path(name, where)] = BoxRow(style, SOURCES[source], (x1, y1, x2, y2))
+            raise UserError(f"{where}: a corner lies outside any image: {corners}; expected pixels.")
+        boxes[_image_path(name, where)] = BoxRow(style, SOURCES[source], (x1, y1, x2, y2))
     return boxes
 
 
 def read_partition(path: Path) -> dict[str, dict[str, str]]:
-    """Split -> its pictures, each with the file and line that name it first, in the order of the file.
+    """Read the images of each split, each with the file and line that first name it, in file order.
 
-    Raises as :func:`read_pictures`.
+    Raises as :func:`read_images`.
     """
     splits: dict[str, dict[str, str]] = {}
     for where, (first, second, _, split) in _rows(path, 4):
         if split not in SPLITS:
             raise UserError(f"{where}: split {split!r}; expected one of {', '.join(SPLITS)}.")
-        pictures = splits.setdefault(split, {})
+        images = splits.setdefault(split, {})
         for name in (first, second):
-            pictures.setdefault(_picture_path(name, where), where)
+            images.setdefault(_image_path(name, where), where)
     return splits
 
 
-def read_pictures(root: Path) -> list[Picture]:
-    """All pictures, in the order in which they are numbered; takes little more than time in proportion to the lists.
+def read_images(root: Path) -> list[ListedImage]:
+    """Read all images, in the order in which they are numbered; the time grows little faster than the lists.
 
     Raises:
         MissingPathError: a list does not exist.
-        UserError: a list is cut off, a row is malformed, a picture has no box, or two crops would have one name; the
+        UserError: a list is cut off, a row is malformed, an image has no box, or two crops would have one name; the
             message names file and line.
     """
     box_list = root / "Anno" / "list_bbox_consumer2shop.txt"
     splits, boxes = read_partition(root / "Eval" / "list_eval_partition.txt"), read_boxes(box_list)
-    pictures: list[Picture] = []
+    images: list[ListedImage] = []
     pair_count = 0
     for split, wheres in splits.items():
         items = sorted({_item(path) for path in wheres})
@@ -89,28 +89,28 @@ def read_pictures(root: Path) -> list[Picture]:
         for path in sorted(wheres, key=lambda path: (_item(path).rpartition("/")[2], path)):
             if path not in boxes:
                 raise UserError(f"{wheres[path]}: {path} has no row in {box_list}.")
-            pictures.append(Picture(path, split, pair_ids[_item(path)], boxes[path], wheres[path]))
-    _refuse_same_names(pictures)
-    return pictures
+            images.append(ListedImage(path, split, pair_ids[_item(path)], boxes[path], wheres[path]))
+    _refuse_same_names(images)
+    return images
 
 
 def scaled_box(corners: Corners, low: tuple[int, int], high: tuple[int, int], mode: str) -> Corners:
-    """The part of the high-resolution picture to cut out: left, top, right, bottom.
+    """The part of the high-resolution image to crop: left, top, right, bottom.
 
     Args:
-        corners: x1, y1, x2, y2 in the low-resolution picture.
-        low: width and height of that.
-        high: width and height of the high-resolution one.
+        corners: x1, y1, x2, y2 in the low-resolution image.
+        low: width and height of the low-resolution image.
+        high: width and height of the high-resolution image.
         mode: "corners" scales them; "original" takes the scaled (x2, y2) for width and height, as the first release of
             the method did, so that its crops are larger than the boxes.
     """
-    # Division first: where its rounding error takes a pixel off, the recorded crops lack it too.
+    # Divide first: where the rounding error costs a pixel, the recorded crops lack it too.
     x1, y1, x2, y2 = (int(value / low[i % 2] * high[i % 2]) for i, value in enumerate(corners))
     return (x1, y1, x1 + x2, y1 + y2) if mode == "original" else (x1, y1, x2, y2)
 
 
 def _rows(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
-    """File and line, and the fields, of every row after the count and the header."""
+    """Yield file and line, and the fields, of every row after the count and the header."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -133,21 +133,21 @@ def _rows(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
         raise UserError(f"{path}, line 1: says {first} rows, found {count}; is the file cut off?")
 
 
-def _picture_path(name: str, where: str) -> str:
+def _image_path(name: str, where: str) -> str:
     parts = name.split("/")
     if parts[0] != "img" or len(parts) < 3 or not {"", ".", ".."}.isdisjoint(parts):
-        raise UserError(f"{where}: picture {name!r}; expected img/<clothes>/<type>/<item>/<file>.")
+        raise UserError(f"{where}: image {name!r}; expected img/<clothes>/<type>/<item>/<file>.")
     return name
 
 
 def _item(path: str) -> str:
-    """The folder of a picture, which stands for the item."""
+    """The folder of an image, which identifies the item."""
     return path.rpartition("/")[0]
 
 
-def _refuse_same_names(pictures: list[Picture]) -> None:
+def _refuse_same_names(images: list[ListedImage]) -> None:
     paths: dict[str, str] = {}
-    for picture in pictures:
-        other = paths.setdefault(picture.name, picture.path)
-        if other != picture.path:
-            raise UserError(f"{picture.where}: {picture.path} and {other} would both be cropped to {picture.name}.")
+    for image in images:
+        other = paths.setdefault(image.name, image.path)
+        if other != image.path:
+            raise UserError(f"{image.where}: {image.path} and {other} would both be cropped to {image.name}.")

@@ -1,4 +1,4 @@
-"""The whole course on a drawn data set: draw, evaluate an untrained network, train, evaluate, embed, search.
+"""The whole workflow on a drawn data set: draw, evaluate an untrained network, train, evaluate, embed, search.
 
 python -m scripts.demo --output demo_output
 """
@@ -16,11 +16,13 @@ METRICS = ("mAP", "Top-1", "Top-5", "mINP", "strict_mAP", "strict_Top-1")
 
 
 def main() -> None:
-    """Run the demonstration and print where its results lie."""
+    """Run the demonstration and print where its results are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="demo_output", help="folder for the data set, logs and results")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set and of the training")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys and values on top of the demo's own")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="config keys and values that override the demo's own"
+    )
     args = parser.parse_args()
     start = time.perf_counter()
     output = Path(args.output).resolve()
@@ -52,7 +54,7 @@ def demonstrate(data: Path, output: Path, seed: int, opts: list[str]) -> dict[st
     (trained,) = run_main(cfg, CTLModel, "train_ctl_model")
     checkpoint = max(output.glob("training/**/auto_checkpoints/*.pth"), key=lambda path: path.stat().st_mtime)
     only_test = ["TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", str(checkpoint), "TEST.VISUALIZE", "yes"]
-    say("The same from the saved checkpoint, with pictures: TEST.ONLY_TEST True MODEL.PRETRAIN_PATH " + str(checkpoint))
+    say("The same from the saved checkpoint, with strips: TEST.ONLY_TEST True MODEL.PRETRAIN_PATH " + str(checkpoint))
     cfg = load_config(
         str(ROOT / CONFIG),
         [*common, "OUTPUT_DIR", str(output / "test"), *opts, *only_test, "TEST.VISUALIZE_MAX_NUMBER", 12],
@@ -74,23 +76,23 @@ def search(data: Path, output: Path, checkpoint: Path) -> None:
 
 
 def summarize(results: dict[str, dict[str, dict[str, float]]], output: Path, seconds: float) -> None:
-    """Print the metrics before and after training, and where everything lies."""
+    """Print the metrics before and after training, and where the results are."""
     print(f"\n{'':34}" + "".join(f"{name:>14}" for name in METRICS))
     for stage, kinds in results.items():
         for kind, metrics in kinds.items():
             row = (f"{metrics[name]:14.4f}" if name in metrics else f"{'-':>14}" for name in METRICS)
             print(f"{stage + ', ' + kind:34}" + "".join(row))
     print(
-        "\ninstances: each gallery image is ranked. centroids: mAP, Top-k by the published protocol, which inflates;\n"
-        "strict_*: one centroid per identity, without images of the query's camera. README.md tells more."
+        "\ninstances: each gallery image is ranked. centroids: mAP, Top-k by the published protocol, which inflates\n"
+        "them; strict_*: one centroid per identity, without images of the query's camera. See README.md."
     )
-    print(f"\ndone in {seconds:.0f} s; everything lies under {output}:")
+    print(f"\ndone in {seconds:.0f} s; everything is under {output}:")
     for title, pattern in (
         ("best checkpoint", "training/**/checkpoints/*.ckpt"),
         ("newest checkpoint, to resume from", "training/**/auto_checkpoints/*.pth"),
         ("TensorBoard (tensorboard --logdir)", "training/train_ctl_model"),
         ("MLflow (mlflow ui --backend-store-uri sqlite:///...)", "mlflow.db"),
-        ("ranked results as pictures", "test/visrank/index.html"),
+        ("strips of ranked results", "test/visrank/index.html"),
         ("embeddings of the gallery", "gallery/embeddings.npy"),
         ("images most similar to each query", "search/results.html"),
     ):

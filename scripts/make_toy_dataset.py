@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Draw a small person re-identification data set, to try the code without real pictures of people.
+"""Draw a small person re-identification data set, to try the code without images of real people.
 
 Each identity is a combination of clothes, patterns, hair, skin, hat and bag; each camera has its own background, light,
-colour cast, blur and noise, which change the pixels more than the identity does. Every image has a seed of its own, of
-(--seed, kind, identity, number): the bytes of a file do not depend on which files were drawn before it.
+colour cast, blur and noise, which change the pixels more than the identity does. Every image has its own seed, derived
+from (--seed, kind, identity, number), so the bytes of a file do not depend on which files were drawn before it.
 
     python scripts/make_toy_dataset.py data/toy
     python scripts/make_toy_dataset.py data/toy_coco --layout coco --ids 60 --seed 3
@@ -43,8 +43,8 @@ Point = tuple[float, float]
 CAST = 0.14
 SUPERSAMPLING = 2  # figures are drawn larger and averaged down: smooth edges from PIL's jagged primitives
 JPEG_QUALITY = 92
-COMMENT = b"drawn by make_toy_dataset.py"  # in every picture, so that --force replaces no others
-DESCRIPTION = "drawn people for re-identification"  # in the COCO files, for the same
+COMMENT = b"drawn by make_toy_dataset.py"  # in every image, so that --force replaces only those
+DESCRIPTION = "drawn people for re-identification"  # in the COCO files, for the same reason
 MAX_CAMERAS = 6  # Market-1501 numbers its cameras 1..6
 MAX_IDS = 1501  # and its identities 1..1501
 
@@ -57,7 +57,7 @@ LAYOUTS: dict[str, tuple[str, str, str]] = {
     "folder": ("train", "query", "gallery"),
 }
 
-# First entry of each derived seed: which thing it is drawn for.
+# First part of each derived seed: what it is for.
 SEED_IDENTITY, SEED_CAMERA, SEED_IMAGE, SEED_DISTRACTOR, SEED_JUNK = range(5)
 
 CLOTH_COLOURS: dict[str, Colour] = {
@@ -83,7 +83,7 @@ VIEWS = ("front", "back", "side")
 
 
 class ToyDatasetError(UserError):
-    """A wish that cannot be met; the message names the argument or the path, and the way out."""
+    """The data set cannot be drawn as requested; the message names the argument or the path, and the way out."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Shot:
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """Random numbers of their own for each (seed, key)."""
+    """A separate random generator for each (seed, key)."""
     return np.random.default_rng((seed, *key))
 
 
@@ -178,7 +178,7 @@ def random_identity(rng: np.random.Generator) -> Identity:
 
 
 def make_identities(count: int, seed: int) -> list[Identity]:
-    """Identities no two of which agree in all but one visible part, while many share several.
+    """Draw identities that differ from each other in at least two visible parts, though many share several.
 
     The n-th identity is the same for every count.
     """
@@ -199,7 +199,7 @@ def tint(hue: float, saturation: float, value: float) -> Colour:
 
 
 def make_cameras(count: int, seed: int) -> list[Camera]:
-    """Cameras whose casts and backgrounds are spread over the colour wheel, so that every two differ clearly."""
+    """Draw cameras whose casts and backgrounds are spread over the colour wheel, so that any two differ clearly."""
     spread = generator(seed, SEED_CAMERA)
     start, exposures = spread.random(), spread.permutation(np.linspace(0.88, 1.06, count))
     textures = ("tiles", "bricks", "planks", "grass", "panes", "plain")
@@ -303,7 +303,7 @@ class Pose:
 
 
 def random_pose(rng: np.random.Generator, width: int, height: int, zoom: float = 1.0) -> Pose:
-    """A pose with crop jitter; a zoom beyond 1 cuts parts of the body off."""
+    """Draw a pose with crop jitter; a zoom above 1 cuts off parts of the body."""
     scale = height * rng.uniform(0.82, 0.97) * zoom
     return Pose(
         view=pick(rng, VIEWS),
@@ -347,7 +347,7 @@ class Figure:
         self.hip = (0.080 if self.side else 0.100) * person.build
 
     def paint(self) -> None:
-        """All parts, from the farthest to the nearest."""
+        """Draw all parts, from the farthest to the nearest."""
         backpack, back = self.person.bag == "backpack", self.pose.view == "back"
         if backpack and not back:
             self.backpack()
@@ -370,7 +370,7 @@ class Figure:
         (draw or self.draw).polygon([self.pose.at(self.pose.facing * u, v) for u, v in points], fill=fill)
 
     def blob(self, u: float, v: float, ru: float, rv: float, fill: Colour) -> None:
-        """An ellipse around (u, v)."""
+        """Draw an ellipse around (u, v)."""
         x, y = self.pose.at(self.pose.facing * u, v)
         ru, rv = ru * self.pose.scale, rv * self.pose.scale
         self.draw.ellipse((x - ru, y - rv, x + ru, y + rv), fill=fill)
@@ -378,7 +378,7 @@ class Figure:
     def limb(
         self, points: list[Point], thick: float, fill: Colour | int, draw: ImageDraw.ImageDraw | None = None
     ) -> None:
-        """A thick line with round ends and joints."""
+        """Draw a thick line with round ends and joints."""
         draw = draw or self.draw
         pixels = [self.pose.at(self.pose.facing * u, v) for u, v in points]
         wide = max(1, round(thick * self.pose.scale))
@@ -405,7 +405,7 @@ class Figure:
             self.polygon([(-self.hip, 0.47), (self.hip, 0.47), (flare, 0.73), (-flare, 0.73)], colour)
 
     def torso(self) -> None:
-        """Trunk and arms; the cloth's second colour is laid over both through one mask."""
+        """Draw trunk and arms; the cloth's second colour covers both through one mask."""
         person, pose = self.person, self.pose
         mask = Image.new("L", self.image.size, 0)
         cut = ImageDraw.Draw(mask)
@@ -471,11 +471,11 @@ class Figure:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The picture
+# The image
 
 
 def occlude(image: Image.Image, rng: np.random.Generator) -> None:
-    """Something in front of the person: a post, a low wall, or a bush."""
+    """Draw something in front of the person: a post, a low wall, or a bush."""
     width, height = image.size
     draw = ImageDraw.Draw(image)
     colour = tint(rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.2, 0.9))
@@ -496,7 +496,7 @@ def pick_side(rng: np.random.Generator) -> float:
 
 
 def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:
-    """The camera's light, cast, contrast, blur and noise, with a small change from image to image."""
+    """Apply the camera's light, cast, contrast, blur and noise, slightly varied from image to image."""
     width, height = image.size
     if camera.blur > 0.05:
         image = image.filter(ImageFilter.GaussianBlur(camera.blur * height / 128 * rng.uniform(0.6, 1.4)))
@@ -514,7 +514,7 @@ def expose(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Imag
 
 
 def draw_shot(shot: Shot, size: tuple[int, int], seed: int) -> Image.Image:
-    """One image of `size` (height, width)."""
+    """Draw one image of `size` (height, width)."""
     rng = generator(seed, shot.kind, *shot.key)
     height, width = (SUPERSAMPLING * side for side in size)
     place = scene(shot.camera, width, height, seed)
@@ -562,7 +562,7 @@ class Options:
         if min(self.train_ids, self.ids - self.train_ids) < 2:
             raise ToyDatasetError(
                 f"--train-fraction {self.train_fraction:g} of {self.ids} identities leaves {self.train_ids} for "
-                f"training and {self.ids - self.train_ids} for the test; each needs 2 at least"
+                f"training and {self.ids - self.train_ids} for the test; each needs at least 2"
             )
 
     @property
@@ -571,14 +571,14 @@ class Options:
 
 
 def cameras_of(pid: int, cameras: list[Camera], options: Options) -> list[Camera]:
-    """The camera of each image of an identity: two images at least from every camera that sees it."""
+    """The camera of each image of an identity: at least two images from every camera that sees it."""
     seen = min(len(cameras), options.images_per_id // 2)
     order = generator(options.seed, SEED_IDENTITY, pid, 1).permutation(len(cameras))[:seen]
     return [cameras[order[number % seen]] for number in range(options.images_per_id)]
 
 
 def plan(options: Options) -> list[Shot]:
-    """Every image of the data set, identities 1..train_ids for training and the others for the test."""
+    """Plan every image of the data set: identities 1..train_ids for training, the others for the test."""
     people = make_identities(options.ids, options.seed)
     cameras = make_cameras(options.cameras, options.seed)
     folders = LAYOUTS[options.layout]
@@ -681,7 +681,7 @@ def find_foreign(target: Path) -> Path | None:
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a file is a picture or a COCO file of this script."""
+    """Whether a file is an image or a COCO file that this script made."""
     if path.is_symlink() or not path.is_file():
         return False
     if path.suffix == ".jpg":
@@ -694,7 +694,7 @@ def is_drawn(path: Path) -> bool:
 
 @contextlib.contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A temporary folder beside the targets, on the same file system; gone at the end, whatever happens."""
+    """A temporary folder beside the targets, on the same file system; always removed at the end."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".toy_dataset_", dir=out))
@@ -714,17 +714,17 @@ def make_toy_dataset(
     """Draw a data set below `out`, complete or not at all.
 
     Args:
-        out: the folder that becomes DATASETS.ROOT_DIR; made if it is missing.
+        out: the folder that becomes DATASETS.ROOT_DIR; created if missing.
         options: what to draw.
         force: replace a data set of the same layout that this script has drawn.
-        progress: show a bar on stderr.
+        progress: show a progress bar on stderr.
 
     Returns:
         Subset folder -> its shots, in the order drawn.
 
     Raises:
-        ToyDatasetError: something is there already and force is False, or it was not all drawn here; or the folder
-            cannot be written.
+        ToyDatasetError: a data set exists and force is False, or not all of it was drawn by this script; or the folder
+            cannot be written to.
     """
     out = Path(out)
     targets = targets_of(out, options.layout)
@@ -760,11 +760,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     add, default = parser.add_argument, Options()
     add("out", metavar="OUT", type=Path, help="folder to write to, later DATASETS.ROOT_DIR")
-    add("--ids", type=int, default=default.ids, help="identities in all (default %(default)s)")
-    add("--cameras", type=int, default=default.cameras, help=f"2 to {MAX_CAMERAS} (default %(default)s)")
+    add("--ids", type=int, default=default.ids, help="number of identities (default %(default)s)")
+    add(
+        "--cameras",
+        type=int,
+        default=default.cameras,
+        help=f"number of cameras, 2 to {MAX_CAMERAS} (default %(default)s)",
+    )
     add("--images-per-id", type=int, default=default.images_per_id, help="4 or more (default %(default)s)")
-    add("--size", type=int, nargs=2, default=default.size, metavar=("HEIGHT", "WIDTH"), help="pixels (default 128 64)")
-    add("--seed", type=int, default=default.seed, help="another seed, other people and cameras (default %(default)s)")
+    add(
+        "--size",
+        type=int,
+        nargs=2,
+        default=default.size,
+        metavar=("HEIGHT", "WIDTH"),
+        help="in pixels (default 128 64)",
+    )
+    add("--seed", type=int, default=default.seed, help="seed of people and cameras (default %(default)s)")
     add(
         "--layout",
         choices=tuple(LAYOUTS),
@@ -775,12 +787,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--train-fraction",
         type=float,
         default=default.train_fraction,
-        help="share of the identities (default %(default)s)",
+        help="share of the identities for training (default %(default)s)",
     )
     add(
         "--force",
         action="store_true",
-        help="replace a data set that this script drew; refused where other files are among it",
+        help="replace a data set that this script drew; refused if it contains other files",
     )
     return parser
 

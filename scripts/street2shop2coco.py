@@ -20,7 +20,7 @@ from scripts.street2shop_metadata import CATEGORIES, Category, read_categories, 
 from utils.errors import MissingPathError, UserError
 from utils.files import write_text
 
-UNREADABLE = (1, 1)  # the size that stands for a photo that cannot be read
+UNREADABLE = (1, 1)  # the size recorded for a photo that cannot be read
 
 
 def build_parser() -> Parser:
@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     add("--root-dir-path", type=Path, required=True, metavar="DIR", help="folder of the data set")
     add("--metadata-dir", default="meta", metavar="DIR", help="holds json/*_pairs_*.json (default: %(default)s)")
     add("--images-dir", default="images_jpg", metavar="DIR", help="photos, 9 digits and .jpg (default: %(default)s)")
-    add("--save-dir", default="meta", metavar="DIR", help="is written to (default: %(default)s)")
+    add("--save-dir", default="meta", metavar="DIR", help="folder to write to (default: %(default)s)")
     parser.add_workers()
     return parser
 
@@ -47,7 +47,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def measure(paths: list[Path], workers: int) -> list[tuple[int, int] | None]:
-    """Width and height of each photo; None if it cannot be read, which is said on stderr."""
+    """Width and height of each photo; None if it cannot be read, which is reported on stderr."""
     from utils.image import read_image_size
 
     def size(path: Path) -> tuple[int, int] | str:
@@ -61,12 +61,14 @@ def measure(paths: list[Path], workers: int) -> list[tuple[int, int] | None]:
     for message in failures:
         print(message, file=sys.stderr)
     if failures:
-        print(f"{len(failures)} photo(s) cannot be read, named above: 1 x 1 stands for their size.", file=sys.stderr)
+        print(
+            f"{len(failures)} photo(s) cannot be read, named above: their size is recorded as 1 x 1.", file=sys.stderr
+        )
     return [None if isinstance(result, str) else result for result in results]
 
 
 def build_index(categories: list[Category], photos: list[str], sizes: list[tuple[int, int] | None]) -> CocoBuilder:
-    """The COCO file of the street photos.
+    """Build the COCO file of the street photos.
 
     Args:
         categories: the metadata.
@@ -81,7 +83,7 @@ def build_index(categories: list[Category], photos: list[str], sizes: list[tuple
         known[number] = size or UNREADABLE
         builder.add_image(number, photo, known[number])
     pairs = [(one.number, pair) for one in categories for pair in one.train]
-    # The original gives all test pairs the last category. Nothing reads it, and so the files stay equal.
+    # The original gives all test pairs the last category. Nothing reads it; doing the same keeps the files equal.
     pairs += [(categories[-1].number, pair) for one in categories for pair in one.test]
     for number, (category_id, pair) in enumerate(pairs):
         bbox = pair.bbox or (0, 0, *known[pair.photo])

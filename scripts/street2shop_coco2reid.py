@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Cut the products out of the photos of Street2Shop, and write the COCO files that training reads.
+"""Crop the products from the photos of Street2Shop, and write the COCO files that training reads.
 
     python scripts/street2shop_coco2reid.py --train-json-path data/street2shop/meta/all_street_train.json \\
         --root-dir-path data/street2shop
 
 All paths but --root-dir-path are relative to it; --train-json-path may also be relative to the current folder. Photos
-that cannot be read are named and left out; the exit status is then 1. A run that was interrupted goes on where it was.
+that cannot be read are reported and left out; the exit status is then 1. An interrupted run continues where it stopped.
 """
 
 import argparse
@@ -56,16 +56,16 @@ def build_parser() -> Parser:
     add("--root-dir-path", type=Path, required=True, metavar="DIR", help="folder of the data set")
     add("--metadata-dir", default="meta", metavar="DIR", help="holds json/*_pairs_*.json (default: %(default)s)")
     add("--images-dir", default="images_jpg", metavar="DIR", help="photos, 9 digits and .jpg (default: %(default)s)")
-    add("--save-dir", default="meta", metavar="DIR", help="the COCO files are written to (default: %(default)s)")
+    add("--save-dir", default="meta", metavar="DIR", help="folder for the COCO files (default: %(default)s)")
     parser.add_size()
-    text = "smaller boxes are dropped, in pixels (default: %(default)s)"
+    text = "drop boxes with a smaller area, in pixels (default: %(default)s)"
     add("--minimum-bbox-area", type=not_negative, default=1, metavar="AREA", help=text)
     parser.add_workers()
     return parser
 
 
 def plan(categories: Iterable[Category], minimum_area: float) -> list[Entry]:
-    """All crops, in the order in which they are numbered; takes time in proportion to the metadata.
+    """Plan all crops, in the order in which they are numbered; the time is proportional to the metadata.
 
     Args:
         categories: the metadata.
@@ -105,12 +105,12 @@ def _plan_subset(
 
 
 def build_indexes(entries: Sequence[Entry], size: tuple[int, int], header: dict[str, Any]) -> dict[str, CocoBuilder]:
-    """The COCO file of each set, in one pass.
+    """Build the COCO file of each set, in one pass.
 
     Args:
         entries: the crops that exist, in the order of :func:`plan`.
         size: width and height of each.
-        header: what the files hold beside images and annotations.
+        header: what the files hold besides images and annotations.
     """
     builders = {subset: CocoBuilder(header) for subset in SUBSETS}
     pair_ids: dict[tuple[int, int], int] = {}
@@ -121,7 +121,7 @@ def build_indexes(entries: Sequence[Entry], size: tuple[int, int], header: dict[
             len(builder.annotations) + 1,
             image_id,
             entry.category,
-            # A product of two categories is two identities.
+            # A product in two categories counts as two identities.
             pair_id=pair_ids.setdefault((entry.category, entry.sighting.product), len(pair_ids)),
             style=entry.category,
             source=entry.source,
@@ -131,11 +131,11 @@ def build_indexes(entries: Sequence[Entry], size: tuple[int, int], header: dict[
 
 
 def read_header(path: Path, root: Path) -> dict[str, Any]:
-    """Info, licences and categories of the COCO file of the street photos, which stands at ``path`` or below ``root``.
+    """Read info, licences and categories from the COCO file of the street photos, at ``path`` or ``root / path``.
 
     Raises:
         MissingPathError: it does not exist.
-        UserError: it is not such a file.
+        UserError: it is not such a COCO file.
     """
     found = next((choice for choice in (path, root / path) if choice.is_file()), None)
     if found is None:
@@ -165,7 +165,7 @@ def convert(args: argparse.Namespace) -> int:
     crops = [Crop(images / one.sighting.file_name, target / one.subset / one.file_name, one.box) for one in entries]
     failures = make_crops(crops, size, args.workers, "cropping")
     if all(failures):
-        raise UserError(failures[0] if failures else f"The metadata below {root} name no photo with a usable box.")
+        raise UserError(failures[0] if failures else f"The metadata below {root} names no photo with a usable box.")
     made = [entry for entry, failure in zip(entries, failures, strict=True) if not failure]
     for subset, builder in build_indexes(made, size, header).items():
         builder.write(root / args.save_dir / f"{subset}_coco_reid.json")

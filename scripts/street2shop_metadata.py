@@ -11,7 +11,7 @@ CATEGORIES = (
     *("bags", "belts", "dresses", "eyewear", "footwear", "hats"),
     *("leggings", "outerwear", "pants", "skirts", "tops"),
 )
-_MAX_SIDE = 2**31  # pixels; no picture is larger, and products of two stay finite
+_MAX_SIDE = 2**31  # pixels; no image is larger, and products of two stay finite
 _SIDES = ("left", "top", "width", "height")
 
 
@@ -40,7 +40,7 @@ class Category:
 
 
 def read_categories(metadata: Path) -> list[Category]:
-    """The 11 categories, in order.
+    """Read the 11 categories, in order.
 
     Raises:
         MissingPathError: one of the files does not exist.
@@ -60,7 +60,7 @@ def read_categories(metadata: Path) -> list[Category]:
 
 
 def read_sightings(path: Path) -> list[Sighting]:
-    """The entries of one file, in order. Raises as :func:`read_categories`."""
+    """Read the entries of one file, in order. Raises as :func:`read_categories`."""
     entries = read_json(path)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of photos, found a {type(entries).__name__}.")
@@ -68,7 +68,7 @@ def read_sightings(path: Path) -> list[Sighting]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises MissingPathError or UserError, which names the line."""
+    """Read a JSON file. Raises MissingPathError or UserError, which names the line."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -2,13 +2,13 @@
 #
 # Environment of every experiment:
 #   PYTHON  the Python program (default: python)
-# Further arguments, KEY VALUE pairs or options of the training script, are passed on and override the experiment.
+# Any further arguments (KEY VALUE pairs or options of the training script) are passed on and override the experiment's.
 
 set -euo pipefail
 
 REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)
 
-# absolute PATH: PATH as seen from the folder that the user stands in; '' and absolute paths stay as they are.
+# absolute PATH: print PATH, relative to the user's current folder, as an absolute path; '' stays ''.
 absolute() {
   local path=$1
   case $path in [\'\"]*[\'\"]) path=${path:1:${#path}-2} ;; esac # quotes that belong to the value
@@ -16,7 +16,7 @@ absolute() {
   printf '%s' "$path"
 }
 
-# train SCRIPT CONFIG_FILE [KEY VALUE ...]: run SCRIPT in the repository root, in place of this shell.
+# train SCRIPT CONFIG_FILE [KEY VALUE ...]: run SCRIPT in the repository root, replacing this shell.
 train() {
   local script=$1 config_file=$2 python=${PYTHON:-python} previous='' argument
   local arguments=()

@@ -1,7 +1,8 @@
-"""Pictures kept decoded and resized (DATALOADER.CACHE): one small file each, in shared memory or on disk.
+"""The cache of decoded and resized images (DATALOADER.CACHE): one small file each, in shared memory or on disk.
 
-Files rather than one block of memory: worker processes, the training processes of one machine and other runs find the
-same entry by its name; each entry is there whole or not at all; and where there is no room left, decoding goes on.
+It consists of files rather than one block of memory, so that worker processes, the training processes of one machine
+and other runs find the same entry by its name, and an entry is either complete or absent. Images that do not fit are
+decoded each time.
 """
 
 import errno
@@ -20,28 +21,28 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from datasets.caching.folders import FolderLease, disk_folder, free_bytes, prune, shared_folder
-from datasets.transforms.pixels import Picture, resize_to_planes
+from datasets.transforms.pixels import DecodedImage, resize_to_planes
 from utils.image import pil_loader
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _STAMP_BYTES = 16
-# Worker processes hand over their batches in the same memory; where it is full, they die.
+# Worker processes hand over their batches in the same memory; when it is full, they die.
 _SHARE_OF_FREE_MEMORY = 0.5
 
 
-class PictureCache:
-    """Reads picture files through a folder of entries; called like ``pil_loader``.
+class ImageCache:
+    """Reads image files through a folder of entries; called like ``pil_loader``.
 
-    An entry is named by path and size; it begins with a stamp of the file's length and time of change, and of what
-    decoded it, and holds the pixels as they are. One whose stamp differs is written anew.
+    An entry is named after the path and the size. It begins with a stamp, made from the file's length, its modification
+    time and the version of the decoder; the raw pixels follow. An entry with another stamp is rewritten.
 
     Args:
         folder: from :mod:`datasets.caching.folders`.
-        paths: the files that may be kept; others are decoded each time.
-        size: height and width of the pictures.
-        lease: what keeps the folder alive, if anything must.
+        paths: the files that may be cached; others are decoded each time.
+        size: height and width of the images.
+        lease: keeps the folder alive, if it needs that.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class PictureCache:
         self._base = str(Path.cwd())
         self._writes = True
 
-    def __call__(self, path: str) -> Picture:
-        """The picture of a file: uint8 [3, height, width] if it may be kept, else as ``pil_loader`` returns it.
+    def __call__(self, path: str) -> DecodedImage:
+        """Read an image: uint8 [3, height, width] if it may be cached, else as ``pil_loader`` returns it.
 
         Raises:
             MissingPathError, UserError: as ``pil_loader``.
@@ -65,7 +66,7 @@ class PictureCache:
         try:
             status = os.stat(path)  # noqa: PTH116 - a Path would cost more than the call
         except OSError:
-            return pil_loader(path)  # which says what is wrong
+            return pil_loader(path)  # raises the error that says what is wrong
         entry = self.entry_of(path)
         stamp = _digest(f"{status.st_size} {status.st_mtime_ns} {PIL.__version__} {_FORMAT}")
         pixels = self._read(entry, stamp)
@@ -75,12 +76,12 @@ class PictureCache:
         return pixels
 
     def entry_of(self, path: str) -> str:
-        """The file that holds, or would hold, the pixels of a picture."""
+        """The file that holds, or would hold, the pixels of an image."""
         name = _digest(f"{os.path.join(self._base, path)} {self.size}").hex()  # noqa: PTH118 - as above
         return f"{self.folder}/{name[0]}/{name[1:]}"
 
     def _read(self, entry: str, stamp: bytes) -> Tensor | None:
-        data = bytearray(_STAMP_BYTES + _picture_bytes(self.size))
+        data = bytearray(_STAMP_BYTES + _image_bytes(self.size))
         try:
             with open(entry, "rb", buffering=0) as file:  # noqa: PTH123 - as above
                 length = file.readinto(data)
@@ -98,27 +99,27 @@ class PictureCache:
             temporary.write_bytes(stamp + pixels.numpy().tobytes())
             temporary.replace(entry)
         except OSError as error:
-            # Without the folder the run is at its end: what removed it is the last process that held it.
+            # If the folder is gone, the run has ended: the last process that held the folder removed it.
             self._writes = False
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             if error.errno != errno.ENOENT:
-                log.warning("Cache %s: cannot write (%s); further pictures are not kept.", self.folder, error.strerror)
+                log.warning("Cache %s: cannot write (%s); further images are not cached.", self.folder, error.strerror)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_lease": None}  # the process that made it keeps it
+        return self.__dict__ | {"_lease": None}  # stays with the process that took it
 
 
-def picture_loaders(
+def image_loaders(
     kind: str, gigabytes: float, folder: str, wanted: Sequence[tuple[Sequence[str], Sequence[int]]]
-) -> list[Callable[[str], Picture]]:
-    """What reads the pictures of each part of a data set.
+) -> list[Callable[[str], DecodedImage]]:
+    """Build a function for each part of a data set that reads its images.
 
     Args:
         kind: none, ram or disk.
-        gigabytes: room for all parts together; the first pictures of the first parts get it.
-        folder: of the disk cache; "" for the usual one.
-        wanted: for each part its paths and the height and width of its pictures.
+        gigabytes: room for all parts together; it goes to the first images of the first parts.
+        folder: of the disk cache; "" for the default one.
+        wanted: for each part its paths and the height and width of its images.
 
     Raises:
         UserError: the folder cannot be used.
@@ -138,9 +139,9 @@ def picture_loaders(
     left = room
     for paths, size in wanted:
         distinct = list(dict.fromkeys(paths))
-        kept = distinct[: left // _picture_bytes(size)]
-        left -= len(kept) * _picture_bytes(size)
-        caches.append(PictureCache(place, kept, size, lease))
+        kept = distinct[: left // _image_bytes(size)]
+        left -= len(kept) * _image_bytes(size)
+        caches.append(ImageCache(place, kept, size, lease))
     if kind == "disk":
         rank_zero_only(prune)(place, {cache.entry_of(path) for cache in caches for path in cache.paths}, left)
     _report(kind, place, caches, sum(len(set(paths)) for paths, _ in wanted), room < limit)
@@ -148,23 +149,23 @@ def picture_loaders(
 
 
 @rank_zero_only
-def _report(kind: str, place: Path, caches: Sequence[PictureCache], pictures: int, is_cramped: bool) -> None:
+def _report(kind: str, place: Path, caches: Sequence[ImageCache], images: int, is_cramped: bool) -> None:
     kept = sum(len(cache.paths) for cache in caches)
-    gigabytes = sum(len(cache.paths) * _picture_bytes(cache.size) for cache in caches) / 1e9
-    log.info("Cache (%s, %s): %d of %d pictures, %.2f GB.", kind, place, kept, pictures, gigabytes)
-    if kept == pictures:
+    gigabytes = sum(len(cache.paths) * _image_bytes(cache.size) for cache in caches) / 1e9
+    log.info("Cache (%s, %s): %d of %d images, %.2f GB.", kind, place, kept, images, gigabytes)
+    if kept == images:
         return
     if is_cramped:
         log.warning(
-            "Cache %s: only half of what is free there may be filled, so %d pictures are decoded each time; give the "
+            "Cache %s: only half of the free space there may be used, so %d images are decoded each time; give the "
             "machine more shared memory (docker: --shm-size), or set DATALOADER.CACHE disk.",
-            *(place, pictures - kept),
+            *(place, images - kept),
         )
     else:
-        log.warning("Cache: %d pictures are beyond DATALOADER.CACHE_GB and are decoded each time.", pictures - kept)
+        log.warning("Cache: %d images do not fit in DATALOADER.CACHE_GB and are decoded each time.", images - kept)
 
 
-def _picture_bytes(size: Sequence[int]) -> int:
+def _image_bytes(size: Sequence[int]) -> int:
     return 3 * int(size[0]) * int(size[1])
 
 

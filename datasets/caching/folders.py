@@ -1,4 +1,4 @@
-"""Where a cache of pictures lies, who removes it, and how it stays within its room."""
+"""Where an image cache is stored, who removes it, and how its size stays within its limit."""
 
 import hashlib
 import os
@@ -28,15 +28,15 @@ _HALF_WRITTEN_SECONDS = 3600
 
 
 class FolderLease:
-    """Holds a folder in shared memory; the last process that holds it removes it, also if another was killed.
+    """Holds a folder in shared memory; the last process that holds it removes it, even if another was killed.
 
-    Folders of runs of which no process is left are removed on the way.
+    Folders left behind by runs whose processes have all ended are removed as well.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
 
     Raises:
-        UserError: the folder cannot be made, or is someone else's; or this system has no file locks.
+        UserError: the folder cannot be created or belongs to someone else, or this system has no file locks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +57,7 @@ class FolderLease:
 
 
 def shared_folder(key: str) -> Path:
-    """A folder in memory, the same for every process of this user that asks with the same key; it is not made."""
+    """Path of a folder in memory, the same for all processes of this user with the same key; it is not created."""
     memory = Path("/dev/shm")  # Linux; elsewhere temporary files are the nearest thing
     base = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
@@ -65,13 +65,13 @@ def shared_folder(key: str) -> Path:
 
 
 def disk_folder(folder: str) -> Path:
-    """The folder of the disk cache, made if it is not there.
+    """The folder of the disk cache, created if missing.
 
     Args:
         folder: DATALOADER.CACHE_DIR; "" for the user's cache folder.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: it cannot be created or written to.
     """
     if folder:
         base = Path(folder).expanduser()
@@ -83,15 +83,15 @@ def disk_folder(folder: str) -> Path:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that may still be written to the file system of a folder."""
+    """Bytes that can still be written to the file system of a folder."""
     return shutil.disk_usage(folder).free
 
 
 def prune(folder: Path, keep: set[str], room: int) -> None:
-    """Remove entries of other data sets and sizes, the oldest first, until they take up ``room`` bytes at most.
+    """Remove entries of other data sets and sizes, the oldest first, until they take up at most ``room`` bytes.
 
     Args:
-        folder: of :func:`disk_folder`; files in it that are no entries are left alone.
+        folder: from :func:`disk_folder`; files in it that are not entries are left alone.
         keep: paths of entries that stay.
         room: bytes.
     """
@@ -119,7 +119,7 @@ def _make_parts(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Hold the folder together with others; returns the descriptor that the hold lasts as long as."""
+    """Share a lock on the folder; returns the open descriptor, which holds the lock until it is closed."""
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
@@ -152,7 +152,7 @@ def _release(folder: Path, descriptor: int, owner: int) -> None:
 def _remove_if_alone(folder: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Under another name first: a worker process that still writes finds no folder, and leaves nothing behind.
+        # Rename it first: a worker process that is still writing then finds no folder, and leaves nothing behind.
         gone = folder.rename(folder.with_name(f"{_PREFIX}-{os.getuid()}-{uuid.uuid4().hex}"))
         shutil.rmtree(gone, ignore_errors=True)
     except OSError:  # others hold it

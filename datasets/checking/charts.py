@@ -1,4 +1,4 @@
-"""Bar charts as text and as a picture."""
+"""Bar charts as text and as an image."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _GREY = "#404040"
 
 
 class Chart(NamedTuple):
-    """Counts by the label of a bar, in the order of the bars."""
+    """One bar chart: ``counts`` maps the label of each bar to its height, in the order of the bars."""
 
     split: str
     title: str
@@ -20,7 +20,7 @@ class Chart(NamedTuple):
 
 
 def chart_text(chart: Chart) -> str:
-    """One line a bar: label, count, and a bar in proportion; no line break at the end."""
+    """Format a chart as one line per bar: label, count and a bar in proportion; no line break at the end."""
     largest = max(chart.counts.values(), default=0)
     label_width = max((len(label) for label in chart.counts), default=0)
     lines = [f"{chart.split}: {chart.title}"]
@@ -31,14 +31,14 @@ def chart_text(chart: Chart) -> str:
 
 
 def draw_charts(rows: Sequence[Sequence[Chart]]) -> Image.Image:
-    """All charts in one RGB picture, as a table."""
+    """Draw all charts into one RGB image, laid out in these rows."""
     columns = max(len(row) for row in rows)
-    picture = Image.new("RGB", (columns * _WIDTH, len(rows) * _HEIGHT), "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (columns * _WIDTH, len(rows) * _HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
     for i, row in enumerate(rows):
         for j, chart in enumerate(row):
             _draw_chart(draw, chart, j * _WIDTH, i * _HEIGHT)
-    return picture
+    return image
 
 
 def _draw_chart(draw: ImageDraw.ImageDraw, chart: Chart, left: int, top: int) -> None:

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: findings from its labels, and from its files once they have been read."""
+"""What can be wrong with a data set: findings from its labels, and from its files once they have been scanned."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from datasets.bases import Splits
-from datasets.checking.scan import PictureFacts
+from datasets.checking.scan import ImageFacts
 from datasets.counts import (
     Labelled,
     Published,
@@ -21,18 +21,18 @@ from datasets.counts import (
 )
 from datasets.samplers import RandomIdentitySampler
 
-# A side below this part of the network's input: the picture is little more than its enlargement.
+# An image is tiny if a side is below 1/_TINY of the network's input: resizing would mostly enlarge it.
 _TINY = 8
-# Height to width this many times that of the median picture, or less than its inverse.
+# An image is odd if its ratio of height to width is more than _ODD times the median ratio, or less than 1/_ODD of it.
 _ODD = 3.0
 _EPOCHS_COUNTED = 5
 
 
 class Finding(NamedTuple):
-    """One thing that was found.
+    """One problem that was found.
 
-    An error makes the scores of a training worthless, a fatal one the training impossible; anything else is a warning,
-    and may be meant. ``details`` names what it is about.
+    An error makes the scores of a training worthless, a fatal error makes training impossible; anything else is a
+    warning, and may be intended. ``details`` lists the identities or files concerned.
     """
 
     is_error: bool
@@ -44,13 +44,13 @@ class Finding(NamedTuple):
 def check_labels(
     train_pids: Iterable[int], query: Sequence[Labelled], gallery: Sequence[Labelled], one_numbering: bool
 ) -> list[Finding]:
-    """Findings that need no file: queries that cannot be scored, and identities that are trained and tested on.
+    """Check what needs no files: queries that cannot be scored, and identities in both training and test.
 
     Args:
         train_pids: identities of the training set, numbered as those of the test set.
         query: not empty.
         gallery: not empty.
-        one_numbering: whether a pid means the same identity in all of them; else those are not compared.
+        one_numbering: whether a pid means the same identity in training and test; if not, they are not compared.
     """
     findings = []
     unmatched = count_unmatched(query, gallery)
@@ -72,27 +72,27 @@ def check_labels(
 
 
 def check_counts(splits: Splits, published: Published | None) -> list[Finding]:
-    """Whether a published data set is whole; one of which less than half is there is taken for a subset of it."""
+    """Check that a published data set is complete; one with less than half of its images passes as a subset."""
     if published is None:
         return []
     found = Published(*(count(images, splits.has_cameras) for images in splits[:3]))
     problem = None if is_subset(found, published) else find_count_problem(found, published)
-    return [Finding(False, f"The counts are not the published ones: {problem}.")] if problem else []
+    return [Finding(False, f"The counts differ from the published ones: {problem}.")] if problem else []
 
 
 def check_batches(
     train_pids: Iterable[int], identities: int, instances: int, world_size: int
 ) -> tuple[list[int], list[Finding]]:
-    """How many batches an epoch has.
+    """Count the batches of an epoch.
 
     Args:
         train_pids: identity of each training image.
-        identities: P, of a batch on one process.
-        instances: K, images of each.
+        identities: P, identities of a batch on one process.
+        instances: K, images of each identity.
         world_size: processes.
 
     Returns:
-        The batches of each process in the first epochs, and what is wrong.
+        The number of batches on each process in each of the first epochs, and the findings.
     """
     findings = []
     counts = Counter(train_pids)
@@ -101,7 +101,7 @@ def check_batches(
         text = f"{_count(len(single), 'training identity has', 'training identities have')} one image only and "
         findings.append(Finding(False, text + "will not be trained on.", [f"identity {pid}" for pid in single]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the sampler's own words on the same
+        warnings.simplefilter("ignore")  # the sampler warns of the same
         images = {pid: range(counts[pid]) for pid in sorted(counts)}
         sampler = RandomIdentitySampler(images, identities, instances, world_size)
     if sampler.num_identities < identities * world_size:
@@ -124,10 +124,10 @@ def check_batches(
 
 def check_files(
     splits: Mapping[str, Sequence[Labelled]],
-    facts: Mapping[str, PictureFacts],
+    facts: Mapping[str, ImageFacts],
     sizes: Mapping[str, Sequence[int]],
 ) -> list[Finding]:
-    """Findings from the files: unreadable, tiny and oddly shaped pictures, and the same file twice.
+    """Check the files: unreadable, tiny and oddly shaped images, and copies of the same file.
 
     Args:
         splits: train, query and gallery.
@@ -139,14 +139,14 @@ def check_files(
     every = list(dict.fromkeys(path for part in paths.values() for path in part))
     broken = [facts[path].error for path in every if facts[path].error]
     if broken:
-        findings.append(Finding(True, f"{_count(len(broken), 'picture')} of {len(every)} cannot be read.", broken))
+        findings.append(Finding(True, f"{_count(len(broken), 'image')} of {len(every)} cannot be read.", broken))
     findings += _check_tiny(paths, facts, sizes)
     findings += _check_shapes(every, facts)
     return findings + _check_duplicates(splits, facts)
 
 
 def _check_tiny(
-    paths: Mapping[str, Sequence[str]], facts: Mapping[str, PictureFacts], sizes: Mapping[str, Sequence[int]]
+    paths: Mapping[str, Sequence[str]], facts: Mapping[str, ImageFacts], sizes: Mapping[str, Sequence[int]]
 ) -> list[Finding]:
     tiny = [
         f"{path} ({facts[path].width} x {facts[path].height})"
@@ -157,11 +157,11 @@ def _check_tiny(
     ]
     if not tiny:
         return []
-    text = f"{_count(len(tiny), 'picture is', 'pictures are')} tiny: a side is below 1/{_TINY} of what the network sees"
+    text = f"{_count(len(tiny), 'image is', 'images are')} tiny: a side is below 1/{_TINY} of what the network sees"
     return [Finding(False, f"{text} (INPUT.SIZE_TRAIN, INPUT.SIZE_TEST).", tiny)]
 
 
-def _check_shapes(paths: Sequence[str], facts: Mapping[str, PictureFacts]) -> list[Finding]:
+def _check_shapes(paths: Sequence[str], facts: Mapping[str, ImageFacts]) -> list[Finding]:
     aspects = {path: facts[path].height / facts[path].width for path in paths if not facts[path].error}
     if not aspects:
         return []
@@ -173,12 +173,12 @@ def _check_shapes(paths: Sequence[str], facts: Mapping[str, PictureFacts]) -> li
     ]
     if not odd:
         return []
-    text = f"{_count(len(odd), 'picture has', 'pictures have')} a ratio of height to width that is {_ODD:g} times "
+    text = f"{_count(len(odd), 'image has', 'images have')} a ratio of height to width that is {_ODD:g} times "
     return [Finding(False, f"{text}more or less than the usual {usual:.2f}; resizing will distort them.", odd)]
 
 
-def _check_duplicates(splits: Mapping[str, Sequence[Labelled]], facts: Mapping[str, PictureFacts]) -> list[Finding]:
-    """The same bytes in more than one place. What they have in common is told by the worst of their pairs."""
+def _check_duplicates(splits: Mapping[str, Sequence[Labelled]], facts: Mapping[str, ImageFacts]) -> list[Finding]:
+    """Find files with the same bytes; the worst pair of a group decides which finding it belongs to."""
     groups: defaultdict[bytes, list[tuple[str, Labelled]]] = defaultdict(list)
     for name, images in splits.items():
         for image in images:
@@ -189,14 +189,14 @@ def _check_duplicates(splits: Mapping[str, Sequence[Labelled]], facts: Mapping[s
         if len(group) > 1:
             found[_kind_of(group)].append(" = ".join(f"{name}: {image[0]}" for name, image in group))
     texts = {
-        "leak": (True, "trained on and in query or gallery as well; scores will be too high."),
+        "leak": (True, "both in the training set and in query or gallery; scores will be too high."),
         "conflict": (True, "in query and gallery under different identities or cameras; scores will be wrong."),
         "same": (False, "in query and gallery with the same identity and camera; they do not count as matches."),
         "labels": (False, "in one split under different identities."),
         "copies": (False, "in one split more than once."),
     }
     return [
-        Finding(is_error, f"{_count(len(found[kind]), 'picture is', 'pictures are')} {text}", found[kind])
+        Finding(is_error, f"{_count(len(found[kind]), 'image is', 'images are')} {text}", found[kind])
         for kind, (is_error, text) in texts.items()
         if found[kind]
     ]

@@ -1,4 +1,4 @@
-"""Reading every file of a data set once, on all cores."""
+"""Reads every file of a data set once, on all cores."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,12 @@ from utils.errors import UserError
 from utils.image import pil_loader
 
 _BATCH = 32
-# With fewer pictures than this, starting processes takes longer than reading.
+# With fewer images than this, starting processes takes longer than reading.
 _WORTH_A_PROCESS = 256
 
 
-class PictureFacts(NamedTuple):
-    """What reading a file tells: its size in pixels and a digest of its bytes, or why it cannot be read."""
+class ImageFacts(NamedTuple):
+    """What reading a file reveals: its size in pixels and a digest of its bytes, or why it cannot be read."""
 
     path: str
     width: int = 0
@@ -26,41 +26,41 @@ class PictureFacts(NamedTuple):
     error: str = ""
 
 
-def read_facts(path: str) -> PictureFacts:
+def read_facts(path: str) -> ImageFacts:
     """Read and decode a file as training would."""
     try:
-        picture = pil_loader(path)
+        image = pil_loader(path)
         digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except UserError as error:
-        return PictureFacts(path, error=str(error))
+        return ImageFacts(path, error=str(error))
     except OSError as error:  # between the first reading and the second
-        return PictureFacts(path, error=f"Image {path} cannot be read ({error.strerror}).")
-    return PictureFacts(path, *picture.size, digest)
+        return ImageFacts(path, error=f"Image {path} cannot be read ({error.strerror}).")
+    return ImageFacts(path, *image.size, digest)
 
 
-class _Files(Dataset[PictureFacts]):
+class _Files(Dataset[ImageFacts]):
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> PictureFacts:
+    def __getitem__(self, index: int) -> ImageFacts:
         return read_facts(self.paths[index])
 
 
-def scan_pictures(paths: Iterable[str], num_workers: int) -> dict[str, PictureFacts]:
-    """The facts of every file, each read once, in the order of ``paths``; shows a progress bar on a terminal.
+def scan_images(paths: Iterable[str], num_workers: int) -> dict[str, ImageFacts]:
+    """Read every file once, in the order of ``paths``; shows a progress bar on a terminal.
 
     Args:
-        paths: of picture files; repetitions do not count.
-        num_workers: processes; 0, or few files: this one.
+        paths: of image files; repeated ones are read once.
+        num_workers: worker processes; with 0, or with few files, this process reads them itself.
     """
     distinct = list(dict.fromkeys(paths))
     workers = min(num_workers, len(distinct) // _WORTH_A_PROCESS)
     batches = DataLoader(_Files(distinct), batch_size=_BATCH, num_workers=workers, collate_fn=list)
-    facts: dict[str, PictureFacts] = {}
-    with tqdm(total=len(distinct), unit="img", desc="reading", disable=None, dynamic_ncols=True) as bar:
+    facts: dict[str, ImageFacts] = {}
+    with tqdm(total=len(distinct), unit="image", desc="reading", disable=None, dynamic_ncols=True) as bar:
         for batch in batches:
             facts.update((fact.path, fact) for fact in batch)
             bar.update(len(batch))

@@ -13,7 +13,7 @@ MAX_PID = 2**63  # identities become tensors of int64
 
 
 def derive_json_path(train_path: str, subset: str) -> Path:
-    """The file beside the training set's whose name has ``subset`` in place of "train"; folders are not renamed.
+    """The path of another subset's file: ``subset`` replaces "train" in the file name; folders keep their names.
 
     Raises:
         UserError: the path is empty, or the file name does not contain "train".
@@ -30,11 +30,11 @@ def derive_json_path(train_path: str, subset: str) -> Path:
 
 
 def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotation]:
-    """One image for each annotation, in the order of the annotations.
+    """Read one image for each annotation, in the order of the annotations.
 
     Args:
         json_path: the COCO file.
-        image_folder: what the file names are relative to.
+        image_folder: the folder that file names are relative to.
         camid: camera of all images.
 
     Returns:
@@ -42,7 +42,7 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
 
     Raises:
         MissingPathError: the file, the folder or one of the images does not exist.
-        UserError: not JSON, a key is missing or holds something else, an annotation refers to no image, or no
+        UserError: not JSON, a key is missing or has a wrong value, an annotation refers to no image, or no
             annotations.
     """
     content = _load_json(json_path)
@@ -56,10 +56,12 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
     for i, annotation in enumerate(_get_list(content, "annotations", json_path)):
         image_id = _get_id(annotation, "image_id", json_path, "annotations", i)
         if image_id not in file_names:
-            raise UserError(f"{json_path}: annotations[{i}] refers to image_id {image_id!r}, which images do not have.")
+            raise UserError(f"{json_path}: annotations[{i}] refers to image_id {image_id!r}, which no image has.")
         pid = _get(annotation, "pair_id", json_path, "annotations", i)
         if not isinstance(pid, int) or isinstance(pid, bool) or not -MAX_PID <= pid < MAX_PID:
-            raise UserError(f"{json_path}: annotations[{i}] has pair_id {pid!r}; expected an integer of 64 bits.")
+            raise UserError(
+                f"{json_path}: annotations[{i}] has pair_id {pid!r}; expected an integer that fits in 64 bits."
+            )
         annotations.append((str(image_folder / str(file_names[image_id])), pid, camid))
     if not annotations:
         raise UserError(f"{json_path} has no annotations; expected at least one.")
@@ -68,7 +70,7 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
 
 
 def drop_single_images(annotations: list[Annotation], json_path: Path) -> list[Annotation]:
-    """Leave out identities that have one image only. Raises UserError if none is left."""
+    """Leave out identities that have only one image. Raises UserError if none is left."""
     counts = Counter(pid for _, pid, _ in annotations)
     kept = [annotation for annotation in annotations if counts[annotation[1]] > 1]
     if not kept:
@@ -79,7 +81,7 @@ def drop_single_images(annotations: list[Annotation], json_path: Path) -> list[A
 class CocoDataModule(ReidDataModule):
     """JSON_TRAIN_PATH and its query and gallery siblings, with images in ROOT_DIR/{train, query, gallery}.
 
-    Training and query images are of camera 0, gallery images of camera 1. Training identities with one image are left
+    Training and query images have camid 0, gallery images camid 1. Training identities with only one image are left
     out.
     """
 
@@ -122,5 +124,5 @@ def _get(entry: Any, key: str, path: Path, section: str, position: int) -> Any:
 def _get_id(entry: Any, key: str, path: Path, section: str, position: int) -> float | str:
     value = _get(entry, key, path, section, position)
     if not isinstance(value, int | float | str) or isinstance(value, bool):  # tables often write 1.0 for 1
-        raise UserError(f"{path}: {section}[{position}] has {key} {value!r}; expected a number or a text.")
+        raise UserError(f"{path}: {section}[{position}] has {key} {value!r}; expected a number or text.")
     return value

@@ -1,4 +1,4 @@
-"""Finding folders and images, and reading the text files that list images."""
+"""Finds folders and images, and reads the text files that list images."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,13 @@ def find_folder(root: Path, names: Sequence[str]) -> Path:
 
 
 def check_images(paths: Iterable[str], named_by: str | os.PathLike[str]) -> None:
-    """Raise MissingPathError, with the first of them and their number, if images do not exist.
+    """Raise MissingPathError if images do not exist, naming the first one and how many are missing.
 
     Args:
         paths: image files.
-        named_by: what names them, for the message.
+        named_by: the file that names them, for the message.
     """
-    # Listing a folder once is far quicker than asking for each of its files.
+    # Listing a folder once is far quicker than checking each of its files.
     names_in: dict[str, set[str]] = {}
     missing = []
     for path in paths:
@@ -41,14 +41,14 @@ def _list_names(folder: str) -> set[str]:
 
 
 def read_list(path: Path) -> list[tuple[str, int]]:
-    """The lines of a file that lists images: a name, white space, the number of the identity.
+    """Read a file that lists images, one per line: a name, white space, the number of the identity.
 
     Returns:
         (name, identity) of each line; never empty.
 
     Raises:
         MissingPathError: no such file.
-        UserError: a line of another form, or no lines.
+        UserError: a malformed line, or no lines.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

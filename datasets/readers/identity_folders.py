@@ -1,4 +1,4 @@
-"""Data of the user's own in folders: ROOT_DIR/{train, query, gallery}/<identity>/<images>."""
+"""The user's own data in folders: ROOT_DIR/{train, query, gallery}/<identity>/<images>."""
 
 import re
 from pathlib import Path
@@ -12,12 +12,12 @@ _CAMERA = re.compile(r"_c(\d+)")
 
 
 def read_identity_folders(folder: Path) -> list[Entry]:
-    """The images of all identities, in order of their paths; a folder's name is the identity, ``_c3`` is camera 3.
+    """Read the images of all identities, sorted by path; the folder's name is the identity, ``_c3`` is camera 3.
 
-    Hidden files and folders, files other than images, and folders further down are passed over.
+    Hidden files and folders, files other than images, and deeper folders are ignored.
 
     Raises:
-        UserError: an image that lies in the folder itself, so that it has no identity.
+        UserError: an image lies in the folder itself, so that it has no identity.
     """
     entries = []
     for identity in _visible(folder):
@@ -26,7 +26,7 @@ def read_identity_folders(folder: Path) -> list[Entry]:
             entries += [Entry(str(path), identity.name, _camera_of(path)) for path in images]
         elif _is_image(identity):
             raise UserError(
-                f"{identity} lies in no identity's folder; expected {folder / '<identity>' / identity.name}."
+                f"{identity} is not in the folder of an identity; expected {folder / '<identity>' / identity.name}."
             )
     return entries
 
@@ -51,7 +51,7 @@ class OwnFolder(ReidDataModule):
                 entries[subset] = []
             else:
                 raise MissingPathError(
-                    f"Folder {folder} does not exist; DATASETS.ROOT_DIR must hold train, query and gallery, and these "
+                    f"Folder {folder} does not exist; DATASETS.ROOT_DIR must hold train, query and gallery, each with "
                     "a folder of images for each identity."
                 )
             if not entries[subset] and folder.is_dir():

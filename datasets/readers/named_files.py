@@ -1,4 +1,4 @@
-"""Data sets whose file names tell identity and camera: 0002_c1s1_000451_03.jpg is identity 2 seen by camera 1."""
+"""Data sets whose file names give identity and camera: 0002_c1s1_000451_03.jpg is identity 2 seen by camera 1."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from utils.errors import MissingPathError, UserError
 
 @dataclass(frozen=True)
 class NameRule:
-    """How the file names of a data set read; cameras are numbered from 1 in them."""
+    """How to read the file names of a data set; they number cameras from 1."""
 
     num_cameras: int
     max_pid: int | None = None  # greatest identity; None for no limit
@@ -22,7 +22,7 @@ class NameRule:
 
 
 def read_folder(folder: Path, rule: NameRule) -> list[Annotation]:
-    """The images of a folder in order of their names; it is not searched recursively.
+    """Read the images of a folder, sorted by name; subfolders are not searched.
 
     Returns:
         (path, pid, camid) of each image, camid from 0; never empty.

@@ -1,4 +1,4 @@
-"""Data of the user's own: what its identities and cameras, written in any way, become."""
+"""Numbers the identities and cameras of the user's own data, however they are written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -18,19 +18,19 @@ class Entry(NamedTuple):
 
 
 def build_splits(entries: Mapping[str, Sequence[Entry]], source: str, may_lack_training: bool = False) -> Splits:
-    """Number identities and cameras.
+    """Number identities and cameras, and build the splits.
 
-    Identities that are all whole numbers keep them; otherwise all are numbered from 0 in the order of their names.
-    Cameras are numbered from 0 in the order of their numbers, or names. They matter in query and gallery, where either
-    all images have one or none has; training images without one are of camera 0.
+    If all identities are whole numbers, they keep them; otherwise all are numbered from 0 in the order of their names.
+    Cameras are numbered from 0 in the order of their numbers, or else of their names. In query and gallery, either all
+    images have a camera or none has; training images without one get camid 0.
 
     Args:
         entries: subset -> images.
-        source: what the messages call the data.
-        may_lack_training: for a test alone; otherwise there must be training images.
+        source: name of the data in messages.
+        may_lack_training: whether training images may be missing, as they may for a run that only tests.
 
     Raises:
-        UserError: an empty subset, cameras of some images only, or two names of one number, such as 7 and 007.
+        UserError: an empty subset, cameras for only some images, or two names for one number, such as 7 and 007.
     """
     for subset in SUBSETS:
         if not entries[subset] and not (subset == "train" and may_lack_training):
@@ -50,14 +50,14 @@ def build_splits(entries: Mapping[str, Sequence[Entry]], source: str, may_lack_t
 
 
 def number_identities(names: Iterable[str], source: str) -> dict[str, int]:
-    """Name -> pid: its own number if all names are whole numbers below 10^18, else its place among the sorted names."""
+    """Map name to pid: the number itself if all names are whole numbers below 10^18, else the place in sorted order."""
     names = sorted(names)
     numbers = _as_numbers(names, "identities", source)
     return numbers if numbers is not None else {name: place for place, name in enumerate(names)}
 
 
 def number_cameras(names: Iterable[str], source: str) -> dict[str, int]:
-    """Name -> camid: its place among the names, sorted as numbers if all are."""
+    """Map name to camid: its place in sorted order; names that are all numbers are sorted as numbers."""
     names = sorted(names)
     numbers = _as_numbers(names, "cameras", source)
     if numbers is not None:
@@ -73,7 +73,7 @@ def _as_numbers(names: Sequence[str], what: str, source: str) -> dict[str, int] 
         other = first_of.setdefault(int(name), name)
         if other != name:
             raise UserError(
-                f"{source} has the {what} {other!r} and {name!r}, which are one number; write it in one way."
+                f"{source} has the {what} {other!r} and {name!r}, which are one number; write it in only one way."
             )
     return {name: number for number, name in first_of.items()}
 

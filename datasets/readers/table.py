@@ -1,4 +1,4 @@
-"""Data of the user's own in a table: a CSV or Parquet file with the columns path, pid, split and, optionally, camid."""
+"""The user's own data in a table: a CSV or Parquet file with the columns path, pid, split and, optionally, camid."""
 
 import csv
 import math
@@ -16,20 +16,20 @@ from utils.optional import require
 COLUMNS = ("path", "pid", "split")
 OPTIONAL_COLUMN = "camid"
 PARQUET_SUFFIXES = (".parquet", ".pq")
-# DATASETS.ROOT_DIR as it is when nobody sets it.
+# The default of DATASETS.ROOT_DIR.
 DEFAULT_ROOT_DIR = "/home/data"
 
 
 def read_table(path: Path, image_folder: str) -> dict[str, list[Entry]]:
-    """Subset -> its images, in the order of the rows. Further columns are passed over.
+    """Read the images of each subset, in the order of the rows; other columns are ignored.
 
     Args:
-        path: a file that ends in .parquet or .pq, or else a CSV file in UTF-8 with commas.
-        image_folder: what relative paths of images start from.
+        path: a Parquet file if it ends in .parquet or .pq, otherwise a comma-separated CSV file in UTF-8.
+        image_folder: the folder that relative image paths start from.
 
     Raises:
         MissingPathError: the file does not exist.
-        UserError: it cannot be read, lacks a column, or a row is not as expected; names file and row.
+        UserError: it cannot be read, lacks a column, or has a malformed row; the message names file and row.
     """
     rows = _read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv(path)
     entries: dict[str, list[Entry]] = {subset: [] for subset in SUBSETS}
@@ -40,7 +40,7 @@ def read_table(path: Path, image_folder: str) -> dict[str, list[Entry]]:
                 raise UserError(f"{path}, {place}: {column} is empty.")
         if subset not in entries:
             raise UserError(f"{path}, {place}: split is {subset!r}; expected one of {', '.join(SUBSETS)}.")
-        entries[subset].append(Entry(os.path.join(image_folder, image), pid, camera))  # noqa: PTH118 (absolute: as it is)
+        entries[subset].append(Entry(os.path.join(image_folder, image), pid, camera))  # noqa: PTH118 (keeps absolute paths)
     return entries
 
 
@@ -56,7 +56,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 if len(cells) != len(header):
                     raise UserError(
                         f"{path}, line {reader.line_num}: {len(cells)} values for {len(header)} columns; put values "
-                        "that hold a comma in double quotes."
+                        "that contain a comma in double quotes."
                     )
                 yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _to_text(value: Any) -> str:
-    """A cell of a typed table as a CSV file would hold it; numbers that gaps have made fractional are whole again."""
+    """A cell as a CSV file would hold it; integers that became floats because of empty cells are integers again."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -100,7 +100,7 @@ def _check_columns(path: Path, header: list[str]) -> None:
         )
     twice = next((name for name in (*COLUMNS, OPTIONAL_COLUMN) if header.count(name) > 1), None)
     if twice:
-        raise UserError(f"{path} has two columns {twice}.")
+        raise UserError(f"{path} has two columns named {twice}.")
 
 
 def _missing(path: Path) -> MissingPathError:
@@ -110,7 +110,7 @@ def _missing(path: Path) -> MissingPathError:
 class OwnTable(ReidDataModule):
     """DATASETS.NAMES csv: the images that DATASETS.CSV_PATH names.
 
-    Relative paths start from DATASETS.ROOT_DIR; if that is left at its default or empty, from the folder of the table.
+    Relative paths start from DATASETS.ROOT_DIR or, if that is left at its default or empty, from the table's folder.
     """
 
     @property

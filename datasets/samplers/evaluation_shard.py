@@ -10,14 +10,14 @@ from torch.utils.data.distributed import DistributedSampler
 class EvaluationShard(DistributedSampler[int]):
     """A contiguous part of a data set in whole batches: every sample on one process, none repeated, none dropped.
 
-    The parts of all processes, one after the other, are the data set in its order. They are made of the batches that a
-    single process would form, because the embedding of an image may differ in its last bit with the images beside it.
-    Their numbers of batches differ by one at most; with fewer batches than processes, some have none.
+    The parts of all processes, joined in order of rank, are the data set in its order. They consist of the batches that
+    a single process would form, because the last bit of an embedding may depend on the other images of its batch. Their
+    numbers of batches differ by at most one; with fewer batches than processes, some have none.
 
-    It is a DistributedSampler, so that no Trainer replaces it.
+    It is a DistributedSampler so that the Trainer does not replace it.
 
     Args:
-        dataset: what is sampled; only its length is looked at.
+        dataset: the data set; only its length is used.
         batch_size: images of a batch, >= 1.
         num_replicas: number of processes, >= 1.
         rank: number of this process, 0 to num_replicas - 1.

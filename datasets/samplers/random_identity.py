@@ -1,4 +1,4 @@
-"""Identity-balanced sampling: P identities a batch, each standing for K of its images."""
+"""Identity-balanced sampling: P identities per batch, with K images of each."""
 
 import random
 import warnings
@@ -9,30 +9,30 @@ from torch.utils.data import Sampler
 from datasets.draws import PidDraw, derive_seed
 from utils.errors import UserError
 
-# Fewer images cannot give a positive pair.
+# Fewer images cannot form a positive pair.
 MIN_IMAGES = 2
 
 
 class RandomIdentitySampler(Sampler[PidDraw]):
-    """Yields identities, ``batch_size`` of them for each batch, every process its own part of the same drawn list.
+    """Yields identities, ``batch_size`` for each batch; every process yields its own part of the same drawn list.
 
-    An identity with n images occurs ceil(m / K) times an epoch, m = n, or n - 1 if n % K == 1. While at least
+    An identity with n images occurs ceil(m / K) times in an epoch, where m is n, or n - 1 if n % K == 1. While at least
     batch_size * world_size identities are left, that many are drawn without replacement; each loses one occurrence.
-    The list depends on (seed, epoch) alone; its length differs from epoch to epoch, and ``len()`` follows it.
+    The list depends only on (seed, epoch); its length varies from epoch to epoch, and ``len()`` follows it.
 
-    What it yields are :class:`~datasets.draws.PidDraw`: pids to anyone, and a full description of the draw to
+    It yields :class:`~datasets.draws.PidDraw` objects: plain pids to most code, but a full description of the draw to
     :class:`~datasets.bases.BaseDatasetLabelledPerPid`.
 
     Args:
-        data_source: the images of each identity; only their number is looked at. The order of the identities counts.
+        data_source: the images of each identity; only their number is used. The order of the identities matters.
         batch_size: identities of a batch on one process (P), >= 1.
         num_instances: images that an identity contributes to a batch (K), >= 1.
         world_size: number of processes, >= 1.
         rank: global rank of this process, 0 .. world_size-1.
-        seed: another seed gives other lists; 0 draws epoch e by ``random.Random(e)``.
+        seed: another seed gives other lists; 0 draws epoch e with ``random.Random(e)``.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a number is out of range.
 
     Example:
         >>> images = {7: ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], 8: ["e.jpg", "f.jpg", "g.jpg", "h.jpg"]}
@@ -79,7 +79,7 @@ class RandomIdentitySampler(Sampler[PidDraw]):
         return len(self._occurrences)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose list is drawn next; the Trainer calls it before each epoch."""
+        """Choose the epoch whose list is drawn next; the Trainer calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

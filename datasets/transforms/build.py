@@ -1,4 +1,4 @@
-"""What happens to a picture between the file and the network."""
+"""What happens to an image between the file and the network."""
 
 from collections.abc import Sequence
 
@@ -23,12 +23,12 @@ def train_transforms(
         size: height and width of the result, pixels.
         flip_probability: chance of a horizontal flip, 0 to 1.
         padding: black border added on each side before the crop, pixels, >= 0.
-        erase_probability: chance that a rectangle is filled with ``mean``, 0 to 1.
+        erase_probability: chance of filling a rectangle with ``mean``, 0 to 1.
         mean: of each channel of pixels scaled to 0..1.
         std: of each channel, > 0.
 
     Returns:
-        A function from an RGB PIL image, or one resized already (uint8 [3, H, W]), to a float32 tensor [3, H, W].
+        A function from an RGB PIL image, or one already resized (uint8 [3, H, W]), to a float32 tensor [3, H, W].
     """
     return transforms.Compose(
         [
@@ -46,10 +46,10 @@ def eval_transforms(size: Sequence[int], mean: Sequence[float], std: Sequence[fl
 
 
 class ReidTransforms:
-    """The transforms that a configuration asks for.
+    """Builds the transforms of a configuration.
 
     Args:
-        cfg: the whole tree; its section INPUT is read.
+        cfg: the whole configuration; its section INPUT is read.
     """
 
     def __init__(self, cfg: CfgNode) -> None:

@@ -1,8 +1,8 @@
 """The one way from an image to the network's input, in training, validation, inference and export alike.
 
-On planes of bytes for as long as possible: they are a quarter of the size of floats, and what the cache keeps. The
-steps draw and compute what torchvision's Resize, RandomHorizontalFlip, Pad, RandomCrop, ToTensor and Normalize do, bit
-for bit.
+Images stay planes of bytes for as long as possible: those take a quarter of the memory of floats, and the cache stores
+them. The steps draw and compute what torchvision's Resize, RandomHorizontalFlip, Pad, RandomCrop, ToTensor and
+Normalize do, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -13,29 +13,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-Picture = Image.Image | Tensor
+DecodedImage = Image.Image | Tensor
 
 
-def resize_to_planes(picture: Image.Image, size: Sequence[int]) -> Tensor:
-    """Resize a picture by Pillow's bilinear filter, which averages when it shrinks.
+def resize_to_planes(image: Image.Image, size: Sequence[int]) -> Tensor:
+    """Resize an image with Pillow's bilinear filter, which averages when it shrinks.
 
     Args:
-        picture: RGB.
+        image: RGB.
         size: height and width, pixels.
 
     Returns:
         uint8 [3, height, width].
     """
     height, width = size
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
     planes = np.empty((3, height, width), np.uint8)
-    cv2.split(np.asarray(picture), list(planes))  # a quarter of the time of a transposed copy
+    cv2.split(np.asarray(image), list(planes))  # takes a quarter of the time of a transposed copy
     return torch.from_numpy(planes)
 
 
 class ResizedPlanes:
-    """As :func:`resize_to_planes`; what is in planes already, such as a picture from the cache, is passed on.
+    """Like :func:`resize_to_planes`, but images that are planes already, such as those from the cache, pass unchanged.
 
     Args:
         size: height and width, pixels.
@@ -44,15 +44,15 @@ class ResizedPlanes:
     def __init__(self, size: Sequence[int]) -> None:
         self.size = tuple(size)
 
-    def __call__(self, picture: Picture) -> Tensor:
-        return picture if isinstance(picture, Tensor) else resize_to_planes(picture, self.size)
+    def __call__(self, image: DecodedImage) -> Tensor:
+        return image if isinstance(image, Tensor) else resize_to_planes(image, self.size)
 
     def __repr__(self) -> str:
         return f"ResizedPlanes(size={self.size})"
 
 
 class RandomFlipAndShift:
-    """Flip horizontally; then pad by black and crop back to the size, which shifts the picture.
+    """Flip at random; then pad with black and crop back to the size, which shifts the image.
 
     Draws from torch's global generator: one number for the flip, then, with padding, the crop's top and left.
 
@@ -78,7 +78,7 @@ class RandomFlipAndShift:
         return shifted
 
     def _draw_shift(self, side: int) -> tuple[slice, slice]:
-        """Where a side's pixels come to lie, and which of them stay in the picture."""
+        """Draw a shift along one side: where its pixels go, and which of them stay in the image."""
         start = int(torch.randint(0, 2 * self.padding + 1, size=(1,))) - self.padding
         before, after = min(max(0, -start), side), min(max(0, start), side)
         return slice(before, side - after), slice(after, side - before)
@@ -88,7 +88,7 @@ class RandomFlipAndShift:
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Bytes to numbers: ``(value / 255 - mean) / std`` of each channel.
+    """Normalise bytes: ``(value / 255 - mean) / std`` in each channel.
 
     Args:
         pixels: uint8 [..., C, H, W].
@@ -102,7 +102,7 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 class Normalise:
-    """:func:`normalise` with given numbers.
+    """:func:`normalise` with a fixed mean and standard deviation.
 
     Args:
         mean: of each channel of pixels scaled to 0..1.

@@ -11,14 +11,14 @@ from torch import Tensor
 class RandomErasing:
     """Fill a random rectangle of an image with one colour ("Random Erasing Data Augmentation", arXiv:1708.04896).
 
-    Draws from Python's global ``random``: one number for whether, then for each try area and aspect, then the corner.
+    Draws from Python's global ``random``: first whether to erase, then area and aspect for each try, then the corner.
 
     Args:
-        probability: chance that an image is touched, 0 to 1.
+        probability: chance that an image is changed, 0 to 1.
         value: colour of the rectangle, one number for each channel, on the scale of the (normalised) image.
         area: least and greatest share of the image that the rectangle covers, 0 to 1.
         min_aspect: least ratio of height to width; the greatest is its inverse.
-        tries: how many rectangles are drawn before the image is left as it is; one that does not fit is drawn anew.
+        tries: how many rectangles are drawn, until one fits, before the image is left unchanged.
     """
 
     def __init__(

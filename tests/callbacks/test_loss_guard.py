@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from callbacks.loss_guard import STEPS_BETWEEN_LOOKS, LossGuard
+from callbacks.loss_guard import STEPS_BETWEEN_CHECKS, LossGuard
 from utils.errors import UserError
 
 TRAINER = SimpleNamespace(current_epoch=3, datamodule=SimpleNamespace(train_pids=[10, 20, 30]))
@@ -30,11 +30,11 @@ BAD = r"The loss is nan at step 4 of epoch 3: query_xent nan, query_triplet 0.5;
 def test_an_accelerator_is_asked_late_and_the_first_bad_step_is_named(module, moment):
     guard = LossGuard()
     guard.on_train_epoch_start(TRAINER, module)
-    for number in range(STEPS_BETWEEN_LOOKS - 1):
+    for number in range(STEPS_BETWEEN_CHECKS - 1):
         step(guard, module, number, torch.nan if number in (4, 7) else 1.0)  # nothing is raised yet
     with pytest.raises(UserError, match=BAD):
         if moment == "steps":
-            step(guard, module, STEPS_BETWEEN_LOOKS - 1, 1.0)
+            step(guard, module, STEPS_BETWEEN_CHECKS - 1, 1.0)
         elif moment == "validation":
             guard.on_validation_start(TRAINER, module)
         else:
@@ -65,8 +65,8 @@ def test_a_batch_of_unreadable_images_is_called_that(module):
 def test_steps_are_counted_over_looks(module):
     guard = LossGuard()
     guard.on_train_epoch_start(TRAINER, module)
-    for number in range(STEPS_BETWEEN_LOOKS + 3):
+    for number in range(STEPS_BETWEEN_CHECKS + 3):
         step(guard, module, number, 1.0)
-    step(guard, module, STEPS_BETWEEN_LOOKS + 3, torch.inf)
-    with pytest.raises(UserError, match=f"The loss is inf at step {STEPS_BETWEEN_LOOKS + 3} of"):
+    step(guard, module, STEPS_BETWEEN_CHECKS + 3, torch.inf)
+    with pytest.raises(UserError, match=f"The loss is inf at step {STEPS_BETWEEN_CHECKS + 3} of"):
         guard.on_validation_start(TRAINER, module)

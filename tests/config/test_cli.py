@@ -206,7 +206,7 @@ def test_memory_that_ran_out_is_one_line_with_a_way_out(error, said: str, capsys
         error()
     assert caught.value.code == 2
     shown = capsys.readouterr().err
-    assert re.fullmatch(r"error: memory ran out \(.*\); smaller pictures \(INPUT[^\n]+\n", shown)
+    assert re.fullmatch(r"error: memory ran out \(.*\); smaller images \(INPUT[^\n]+\n", shown)
     assert said in shown
 
 

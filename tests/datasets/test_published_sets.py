@@ -220,9 +220,9 @@ FIVE = Published(Counts(2, 4, 2), Counts(1, 2, None), Counts(1, 2, 2))
     [
         (FIVE, None),
         (FIVE._replace(query=Counts(1, 2, 9)), None),  # cameras of the query are not published
-        (FIVE._replace(train=Counts(2, 3, 2)), "train has 2 ids, 3 images, 2 cameras, published are 2 ids, 4 images"),
-        (FIVE._replace(query=Counts(2, 2, 1)), "query has 2 ids, 2 images, published are 1 ids, 2 images"),
-        (FIVE._replace(gallery=Counts(1, 2, 1)), "gallery has 1 ids, 2 images, 1 cameras, published are 1 ids"),
+        (FIVE._replace(train=Counts(2, 3, 2)), "train has 2 ids, 3 images, 2 cameras (published: 2 ids, 4 images"),
+        (FIVE._replace(query=Counts(2, 2, 1)), "query has 2 ids, 2 images (published: 1 ids, 2 images"),
+        (FIVE._replace(gallery=Counts(1, 2, 1)), "gallery has 1 ids, 2 images, 1 cameras (published: 1 ids"),
     ],
 )
 def test_counts_are_compared(found, problem):
@@ -241,8 +241,8 @@ def test_cameras_are_not_counted_where_there_are_none():
         (
             Published(Counts(6, 24, 6), Counts(2, 3, 3), Counts(4, 37, 4)),
             "WARNING",
-            "Market1501 differs from the published data set: gallery has 4 ids, 5 images, 4 cameras, published are "
-            "4 ids, 37 images, 4 cameras.",
+            "Market1501 differs from the published data set: gallery has 4 ids, 5 images, 4 cameras (published: "
+            "4 ids, 37 images, 4 cameras).",
         ),
         (
             Published(Counts(6, 24, 6), Counts(2, 3, 3), Counts(4, 38, 4)),

@@ -294,7 +294,7 @@ def test_street2shop_leaves_unreadable_photos_out_and_names_them(fashion, capsys
     assert convert_street2shop(root) == 1
     err = capsys.readouterr().err
     assert all(str(path) in err for path in (missing, broken, cut))
-    assert "3 picture(s) failed" in err
+    assert "3 image(s) failed" in err
     index = json.loads((root / "meta/all_street_train.json").read_text())
     sizes = {image["id"]: (image["width"], image["height"]) for image in index["images"]}
     assert (sizes[3], sizes[10]) == ((1, 1), (1, 1))
@@ -319,7 +319,7 @@ def test_deep_fashion_names_missing_pictures_with_their_line(fashion, capsys):
     assert f"list_eval_partition.txt, line 13: Image {high} does not exist." in err
     assert f"list_eval_partition.txt, line 25: Image {low} does not exist." in err
     assert "id_00000011/shop_01.jpg cannot be read" in err
-    assert "3 picture(s) failed" in err
+    assert "3 image(s) failed" in err
     for name, count in (("train", 20), ("val", 10), ("test", 20), ("query", 11), ("gallery", 13)):
         content = json.loads((root / f"{name}_reid_cropped_64_64.json").read_text())
         assert len(content["images"]) == len(content["annotations"]) == count
@@ -345,7 +345,7 @@ def test_convert_to_jpg(tmp_path, capsys):
     out = capsys.readouterr()
     assert str(source / "broken.jpg") in out.err
     assert "a.webp: " in out.err
-    assert "2 picture(s) failed" in out.err
+    assert "2 image(s) failed" in out.err
     assert "5 of 7 files converted" in out.out
     assert sorted(path.name for path in target.iterdir()) == [f"{stem}.jpg" for stem in "abcde"]
     for path in target.iterdir():
@@ -391,7 +391,7 @@ def test_convert_to_jpg_keeps_pictures_of_others_and_mends_half_ones(tmp_path, c
         assert to_jpg(source, target) == 1
         out = capsys.readouterr()
         assert "2 of 3 files converted" in out.out
-        assert f"{source / 'mine.png'}: {mine} is another picture" in out.err
+        assert f"{source / 'mine.png'}: {mine} is another image" in out.err
         assert mine.read_bytes() == before
         assert pil_loader(half).size == pil_loader(old).size == (9, 7)
     mine.unlink()
@@ -424,12 +424,12 @@ def edit(path, old, new):
         (PARTITION, "46\n", "many\n", "line 1: expected the number of rows, found 'many'"),
         (PARTITION, "  id_00000001  train", "  id_00000001", "line 3: expected 4 fields, found 3"),
         (PARTITION, "id_00000003  val", "id_00000003  valid", "line 9: split 'valid'"),
-        (PARTITION, "img/CLOTHING/Blouse/id_00000001/comsumer_01.jpg", "/etc/x/y.jpg", "3: picture '/etc/x/y.jpg'"),
+        (PARTITION, "img/CLOTHING/Blouse/id_00000001/comsumer_01.jpg", "/etc/x/y.jpg", "3: image '/etc/x/y.jpg'"),
         (PARTITION, "id_00000001/shop_02.jpg", "id_00000001/shop_09.jpg", "line 4: .*shop_09.jpg has no row in .*bbox"),
         (BOXES, "2  2  5 0 18 18", "2  3  5 0 18 18", "list_bbox_consumer2shop.txt, line 3: source type '3'"),
         (BOXES, "2  2  5 0 18 18", "2  2  5 0 18 x", "line 3: clothes type and corners"),
-        (BOXES, "2  2  5 0 18 18", f"2  2  5 0 18 {'9' * 400}", "line 3: a corner lies outside of every picture"),
-        (BOXES, "2  2  5 0 18 18", f"2  2  5 -{'9' * 10} 18 18", "line 3: a corner lies outside of every picture"),
+        (BOXES, "2  2  5 0 18 18", f"2  2  5 0 18 {'9' * 400}", "line 3: a corner lies outside any image"),
+        (BOXES, "2  2  5 0 18 18", f"2  2  5 -{'9' * 10} 18 18", "line 3: a corner lies outside any image"),
         (PARTITION, "46\n", "9" * 5000 + "\n", "line 1: expected the number of rows, found '9999"),
         (BOXES, "2  2  5 0 18 18", "2  2  5 0 18", "line 3: expected 7 fields, found 6"),
     ],

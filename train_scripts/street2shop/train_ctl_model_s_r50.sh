@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The CTL model with ResNet-50 and images of 256 x 128 pixels on Street2Shop.
-#   DATA_ROOT        folder that holds train/, query/ and gallery/ (default: data/street2shop/images_reid_cropped_320_320 in the
-#                    repository)
+#   DATA_ROOT        folder that holds train/, query/ and gallery/ (default:
+#                    data/street2shop/images_reid_cropped_320_320 in the repository)
 #   JSON_TRAIN_PATH  COCO file of the training set (default: meta/train_coco_reid.json beside DATA_ROOT)
 #   OUTPUT_DIR       folder for logs and checkpoints (default: logs/street2shop/train_ctl_model_s_r50 in the repository)
 set -euo pipefail

@@ -15,7 +15,7 @@ import torch
 
 import datasets.caching.cache
 from datasets import init_dataset
-from datasets.caching.cache import PictureCache, picture_loaders
+from datasets.caching.cache import ImageCache, image_loaders
 from datasets.caching.folders import FolderLease, disk_folder, prune, shared_folder
 from datasets.transforms.pixels import ResizedPlanes, resize_to_planes
 from tests.datasets.conftest import write_image
@@ -40,7 +40,7 @@ def paths(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, paths):
-    return PictureCache(disk_folder(str(tmp_path / "cache")), paths, SIZE)
+    return ImageCache(disk_folder(str(tmp_path / "cache")), paths, SIZE)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_workers_fill_one_cache_together(market, make_cfg, tmp_path, no_decoding
 
 
 def test_a_picture_of_another_size_is_another_entry(tmp_path, paths, cache):
-    small = PictureCache(cache.folder, paths, (4, 6))
+    small = ImageCache(cache.folder, paths, (4, 6))
     for _ in range(2):
         assert torch.equal(cache(paths[0]), expect(paths[0]))
         assert torch.equal(small(paths[0]), expect(paths[0], (4, 6)))
@@ -177,22 +177,22 @@ def test_errors_are_those_of_the_plain_loader(tmp_path, paths, cache):
 def test_the_first_pictures_get_the_room(tmp_path, paths, pictures, kept, caplog):
     caplog.set_level(logging.INFO, "datasets.caching.cache")
     wanted = [(paths + paths[:5], SIZE), (paths[:3], list(SIZE))]
-    loaders = picture_loaders("disk", (pictures * PICTURE + 1) / 1e9, str(tmp_path / "cache"), wanted)
+    loaders = image_loaders("disk", (pictures * PICTURE + 1) / 1e9, str(tmp_path / "cache"), wanted)
     assert tuple(len(loader.paths) for loader in loaders) == kept
     for loader, (part, _) in zip(loaders, wanted, strict=True):
         for path in part:
             assert torch.equal(ResizedPlanes(SIZE)(loader(path)), expect(path))
     # The second part's pictures are the first's, of the same size: the same entries.
     assert len(entries(tmp_path / "cache")) == max(kept[0], kept[1])
-    assert f"{sum(kept)} of 15 pictures" in caplog.text
-    assert ("beyond DATALOADER.CACHE_GB" in caplog.text) is (sum(kept) < 15)
+    assert f"{sum(kept)} of 15 images" in caplog.text
+    assert ("do not fit in DATALOADER.CACHE_GB" in caplog.text) is (sum(kept) < 15)
 
 
 def test_memory_is_filled_by_half_only(paths, memory, monkeypatch, caplog):
     monkeypatch.setattr(datasets.caching.cache, "free_bytes", lambda folder: 10 * PICTURE)
-    (loader,) = picture_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (loader,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
     assert len(loader.paths) == 5
-    assert "7 pictures are decoded each time" in caplog.text
+    assert "7 images are decoded each time" in caplog.text
     assert "--shm-size" in caplog.text
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk_ends_the_writing_not_the_run(paths, cache, monkeypatch, cap
 
 def test_old_entries_of_other_runs_give_way_and_other_files_stay(tmp_path, paths):
     folder = disk_folder(str(tmp_path / "cache"))
-    old, own = PictureCache(folder, paths[:6], SIZE), PictureCache(folder, paths[6:], SIZE)
+    old, own = ImageCache(folder, paths[:6], SIZE), ImageCache(folder, paths[6:], SIZE)
     for number, path in enumerate(paths):
         (old if number < 6 else own)(path)
         entry = Path(old.entry_of(path))
@@ -228,10 +228,10 @@ def test_old_entries_of_other_runs_give_way_and_other_files_stay(tmp_path, paths
 
 
 def test_a_run_makes_room_for_itself(tmp_path, paths):
-    picture_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[:6], SIZE)])[0](paths[0])
-    picture_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[6:], SIZE)])
+    image_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[:6], SIZE)])[0](paths[0])
+    image_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[6:], SIZE)])
     assert len(entries(tmp_path / "cache")) == 1  # there is room for both
-    picture_loaders("disk", 6 * PICTURE / 1e9, str(tmp_path / "cache"), [(paths[6:], SIZE)])
+    image_loaders("disk", 6 * PICTURE / 1e9, str(tmp_path / "cache"), [(paths[6:], SIZE)])
     assert not entries(tmp_path / "cache")
 
 
@@ -257,7 +257,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, paths, value):
     (tmp_path / "file").write_text("")
     folder = str(tmp_path / value)
     with pytest.raises(UserError, match=f"DATALOADER.CACHE_DIR: cannot write to '{folder}"):
-        picture_loaders("disk", 1.0, folder, [(paths, SIZE)])
+        image_loaders("disk", 1.0, folder, [(paths, SIZE)])
 
 
 def test_the_usual_folder_is_the_users_cache(tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_several_processes_write_the_same_entries(paths, cache):
 
 
 def test_a_copy_sent_to_another_process_does_not_end_the_cache(paths, memory):
-    (loader,) = picture_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (loader,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
     copy = pickle.loads(pickle.dumps(loader))
     fill(copy, paths)
     folder = loader.folder
@@ -299,9 +299,9 @@ def test_a_copy_sent_to_another_process_does_not_end_the_cache(paths, memory):
 
 
 def test_the_last_holder_removes_the_folder(paths, memory, no_decoding):
-    (first,) = picture_loaders("ram", 1.0, "", [(paths, SIZE)])
-    (second,) = picture_loaders("ram", 1.0, "", [(paths, SIZE)])
-    (other,) = picture_loaders("ram", 1.0, "", [(paths[:3], SIZE)])
+    (first,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (second,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (other,) = image_loaders("ram", 1.0, "", [(paths[:3], SIZE)])
     fill(first, paths)
     assert first.folder == second.folder != other.folder
     del first
@@ -369,7 +369,7 @@ def test_names_of_shared_folders_tell_data_sets_apart():
 
 
 def test_after_the_end_nothing_is_left_behind(paths, memory):
-    (loader,) = picture_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (loader,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
     worker = pickle.loads(pickle.dumps(loader))
     del loader
     fill(worker, paths)  # a worker that outlives the run decodes, and writes nothing

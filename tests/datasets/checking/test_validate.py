@@ -22,7 +22,7 @@ from datasets.checking.checks import (
     images_per_camera,
     images_per_identity,
 )
-from datasets.checking.scan import PictureFacts, scan_pictures
+from datasets.checking.scan import ImageFacts, scan_images
 from datasets.counts import Published, count, count_unmatched, find_evaluation_problem
 from datasets.validate import configured_world_size, main
 from tests.datasets.conftest import write_folders, write_image
@@ -138,14 +138,18 @@ def test_every_identity_is_in_the_bin_of_its_size(sizes):
 
 
 def facts_of(**sizes_and_digests):
-    return {path: PictureFacts(path, *size, digest.encode()) for path, (size, digest) in sizes_and_digests.items()}
+    return {path: ImageFacts(path, *size, digest.encode()) for path, (size, digest) in sizes_and_digests.items()}
 
 
 @pytest.mark.parametrize(
     ("placed", "is_error", "word"),
     [
-        ([("train", 1, 0), ("query", 1, 0)], True, "trained on and in query or gallery"),
-        ([("train", 1, 0), ("gallery", 7, 1), ("query", 7, 2)], True, "trained on and in query or gallery"),
+        ([("train", 1, 0), ("query", 1, 0)], True, "both in the training set and in query or gallery"),
+        (
+            [("train", 1, 0), ("gallery", 7, 1), ("query", 7, 2)],
+            True,
+            "both in the training set and in query or gallery",
+        ),
         ([("query", 7, 0), ("gallery", 7, 0)], False, "same identity and camera"),
         ([("query", 7, 0), ("gallery", 7, 1)], True, "different identities or cameras"),
         ([("query", 7, 0), ("gallery", 8, 0)], True, "different identities or cameras"),
@@ -166,7 +170,7 @@ def test_the_same_bytes_twice(placed, is_error, word):
         return
     (finding,) = findings
     assert finding.is_error is is_error
-    assert finding.text.startswith("1 picture is ")
+    assert finding.text.startswith("1 image is ")
     assert word in finding.text
     (detail,) = finding.details
     assert all(f"{name}: copy{number}" in detail for number, (name, _, _) in enumerate(placed))
@@ -210,8 +214,8 @@ def test_files_are_read_alike_by_any_number_of_processes(tmp_path, monkeypatch):
     paths = [str(write_image(tmp_path / f"{i}.png", i % 7, (4 + i % 3, 8))) for i in range(40)]
     Path(paths[3]).write_bytes(b"none")
     missing = str(tmp_path / "missing.png")
-    facts = scan_pictures([*paths, *paths[:5], missing], num_workers=2)
-    assert facts == scan_pictures([*paths, missing], num_workers=0)
+    facts = scan_images([*paths, *paths[:5], missing], num_workers=2)
+    assert facts == scan_images([*paths, missing], num_workers=0)
     assert list(facts) == [*paths, missing]
     assert (facts[paths[5]].width, facts[paths[5]].height) == (6, 8)
     assert len({fact.digest for fact in facts.values() if not fact.error}) == 21
@@ -289,9 +293,9 @@ def test_all_errors_are_listed_and_files_named(tmp_path, capsys):
         assert "1 training identity is in query or gallery as well" in text
         assert "    identity 4\n" in text
         assert "Too few identities for one batch: SOLVER.IMS_PER_BATCH is 3 for each of 2" in text
-        assert "7 pictures of 21 cannot be read" in text
+        assert "7 images of 21 cannot be read" in text
         assert f"    train: {train[-1]} = gallery: {gallery[0]}\n" in text
-    assert "and 2 more (report.txt names all)" in output
+    assert "and 2 more (all are in report.txt)" in output
     assert sum(f"Image {path} cannot be read" in report for path in train[:7]) == 7
     assert sum(f"Image {path} cannot be read" in output for path in train[:7]) == 5
 
@@ -349,7 +353,7 @@ def test_counts_other_than_the_published_ones_are_a_warning(missing, warned):
     findings = check_counts(kept, published)
     assert check_counts(kept, None) == []
     assert [finding.is_error for finding in findings] == [False] * warned
-    assert all("train has 3 ids, 5 images, 2 cameras, published are 3 ids, 6 images" in f.text for f in findings)
+    assert all("train has 3 ids, 5 images, 2 cameras (published: 3 ids, 6 images" in f.text for f in findings)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,9 @@ def test_parquet_errors_are_named(tmp_path, read, monkeypatch):
     with pytest.raises(UserError, match=r"list.pq, row 1: pid is empty"):
         read("csv", *options)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"reading it needs the package pyarrow.*: pip install"):
+    with pytest.raises(
+        UserError, match=r"list.pq is a Parquet file: reading it needs the package pyarrow, .*: pip install"
+    ):
         read("csv", *options)
 
 
@@ -158,7 +160,7 @@ def test_parquet_errors_are_named(tmp_path, read, monkeypatch):
     [
         ("", "has no column path, pid, split; found nothing"),
         ("path;pid;split\n", "has no column path, pid, split; found path;pid;split, expected path, pid, split"),
-        ("path,pid,split,pid\n", "has two columns pid"),
+        ("path,pid,split,pid\n", "has two columns named pid"),
         ("path,pid,split\n1.jpg,4\n", "line 2: 2 values for 3 columns"),
         ("path,pid,split\n1.jpg,4,train\n1,1.jpg,4,train\n", "line 3: 4 values for 3 columns; put values"),
         ("path,pid,split\n1.jpg,4,test\n", "line 2: split is 'test'; expected one of train, query, gallery"),
@@ -222,7 +224,7 @@ def test_folders_without_cameras_or_with_numbers(tmp_path, read):
         (("gallery", None), "/gallery does not exist"),
         (("query/cid/a_c12.jpg", None), "/query holds no images"),
         (("query/cid/a_c12.jpg", "query/cid/a.jpg"), "has a camera .*, but .*query/cid/a.jpg has none"),
-        (("query/cid/a_c12.jpg", "query/a_c12.jpg"), "query/a_c12.jpg lies in no identity's folder"),
+        (("query/cid/a_c12.jpg", "query/a_c12.jpg"), "query/a_c12.jpg is not in the folder of an identity"),
         (("gallery/eve/d_c2.jpg", "gallery/eve/d_c012.jpg"), "cameras '012' and '12', which are one number"),
     ],
 )
