@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import subprocess
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
@@ -21,7 +19,7 @@ from checkpoints.reading import load_backbone_weights, load_checkpoint, load_ctl
 from checkpoints.weights import describe
 from checkpoints.writing import atomic_save
 from tests.checkpoints.pickle_files import call, write_row, write_zip
-from tests.support import ROOT
+from tests.launch import run_code
 from utils.errors import CheckpointError, MissingPathError, UserError
 
 
@@ -52,9 +50,8 @@ def test_reading_needs_neither_lightning_nor_yacs_nor_torch_load(legacy_path: Pa
         "torch.load = None\n"
         "from checkpoints.reading import load_ctl_checkpoint; print(load_ctl_checkpoint(sys.argv[1])['epoch'])"
     )
-    command = [sys.executable, "-c", program, str(legacy_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "4\n"
+    done = run_code(program, legacy_path)
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
 
 
 class Gadget:

@@ -3,8 +3,6 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from config.cli import load_config
 from config.flatten import flatten_config
 from config.reference import format_reference, read_reference
 from config.validate import CHOICES, MAXIMA, MINIMA, check_config
+from tests.launch import run_code
 from tests.support import GOLDEN, ROOT
 
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
@@ -77,7 +76,8 @@ def test_cfg_is_the_one_shared_mutable_tree() -> None:
         "assert config.defaults._C.SOLVER.BASE_LR == 1e-4 and config.cfg.GPU_IDS == []\n"
         "assert config.cli.load_config().MODEL.PRETRAIN_PATH == 'a.ckpt'\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+    done = run_code(program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_key_is_documented_with_its_default() -> None:

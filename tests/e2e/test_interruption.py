@@ -11,6 +11,7 @@ import torch
 from tests.e2e import forked
 from tests.e2e.faults import fault
 from tests.e2e.test_training import assert_same_state
+from tests.small import small_options
 
 EPOCHS = 3
 AUTO = {
@@ -38,10 +39,7 @@ def whole(toy, tmp_path_factory):
     done = {}
 
     def uninterrupted(processes):
-        from tests.e2e.conftest import TINY
-
-        values = TINY | AUTO | {"DATASETS.ROOT_DIR": str(toy)} | (TWO if processes == 2 else {})
-        options = [part for pair in values.items() for part in pair]
+        options = small_options(**AUTO, **{"DATASETS.ROOT_DIR": str(toy)}, **(TWO if processes == 2 else {}))
         if processes not in done:
             folder = tmp_path_factory.mktemp("whole")
             assert set(forked.run([*options, "OUTPUT_DIR", str(folder)], folder / "log", processes=processes)) == {0}

@@ -10,11 +10,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from config import cfg as shared_cfg
-from config.cli import load_config
 from engine.trainer import build_profiler
 from modelling.backbones import get_backbone
 from solver.build import has_fused_adam
+from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -81,9 +80,7 @@ class Pixels(nn.Module):
 
 
 def make_model(kind=CTLModel, backbone=True, **opts):
-    cfg = shared_cfg.clone()
-    options = {"MODEL.PRETRAINED": False, "MODEL.NAME": "resnet18", "MODEL.BACKBONE_EMB_SIZE": 16 if backbone else 512}
-    cfg.merge_from_list([part for pair in (options | opts).items() for part in pair])
+    cfg = small_config(**{"MODEL.BACKBONE_EMB_SIZE": 16 if backbone else 512} | opts)
     torch.manual_seed(0)
     model = kind(cfg, num_classes=6, num_query=2)
     if backbone:
@@ -242,9 +239,9 @@ def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(
     ("name", "pattern", "content"), [("simple", "fit-*.txt", "training_step"), ("pytorch", "*.json", "conv")]
 )
 def test_profiles_are_written(tmp_path, name, pattern, content):
-    cfg = load_config("", ["TRAINER.PROFILER", name])
+    cfg = small_config(**{"TRAINER.PROFILER": name})
     cfg.LOG_DIR = str(tmp_path)
-    assert build_profiler(load_config("", [])) is None
+    assert build_profiler(small_config()) is None
     fit(make_model(), batch(), copies=8, profiler=build_profiler(cfg))
     (file,) = (tmp_path / "profile").glob(pattern)
     assert content in file.read_text()

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -17,8 +16,7 @@ from evaluation.retrieval import RetrievalSet
 from losses.triplet_loss import TripletLoss
 from modelling.evaluation import evaluate_protocols
 from tests import workers
-from tests.processes import run_processes
-from tests.support import ROOT
+from tests.launch import run_processes, start_python
 from utils.distributed import Processes, find_launcher, is_first_process, running_processes
 from utils.errors import UserError
 
@@ -147,8 +145,7 @@ else:
 
 def test_a_process_that_lightning_started_ends_with_the_first(launched):
     launched()
-    command = [sys.executable, "-c", FIRST_AND_SECOND, FIRST_AND_SECOND]
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    first = start_python("-c", FIRST_AND_SECOND, FIRST_AND_SECOND, stdout=subprocess.PIPE)
     assert [first.stdout.readline() for _ in range(2)] == ["started\n", "ready\n"]
     first.kill()
     assert first.wait() == -signal.SIGKILL

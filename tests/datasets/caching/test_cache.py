@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from datasets.caching.cache import PictureCache, picture_loaders
 from datasets.caching.folders import FolderLease, disk_folder, prune, shared_folder
 from datasets.transforms.pixels import ResizedPlanes, resize_to_planes
 from tests.datasets.conftest import write_image
-from tests.support import ROOT
+from tests.launch import start_python
 from utils.errors import MissingPathError, UserError
 from utils.image import pil_loader
 
@@ -333,9 +332,9 @@ time.sleep(60 if sys.argv[2] == "wait" else 0)
 
 
 def start_holder(folder, what):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder), what], cwd=ROOT, stdout=subprocess.PIPE)
+    process = start_python("-c", HOLDER, folder, what, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"held\n"
+    assert process.stdout.readline() == "held\n"
     return process
 
 

@@ -1,7 +1,5 @@
 """The check before a training: what it finds in labels and files, what it writes, and how it ends."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from datasets.checking.scan import PictureFacts, scan_pictures
 from datasets.counts import Published, count, count_unmatched, find_evaluation_problem
 from datasets.validate import configured_world_size, main
 from tests.datasets.conftest import write_folders, write_image
-from tests.support import ROOT
+from tests.launch import forbid_modules, run_module
 from utils.errors import UserError
 
 GOOD = {
@@ -386,9 +384,8 @@ def test_the_configured_number_of_processes(tmp_path, make_cfg, options, expecte
 def test_exit_status(tmp_path, arguments, status, words):
     make(tmp_path)
     (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "datasets.validate"]
-    command += [argument.format(root=tmp_path) for argument in arguments] + ["OUTPUT_DIR", str(tmp_path / "logs")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    given = [argument.format(root=tmp_path) for argument in arguments]
+    done = run_module("datasets.validate", *given, "OUTPUT_DIR", tmp_path / "logs")
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     if status == 2:
@@ -399,10 +396,7 @@ def test_exit_status(tmp_path, arguments, status, words):
 
 
 def test_help_needs_no_torch(tmp_path):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    command = [sys.executable, "-m", "datasets.validate", "--help"]
-    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    done = run_module("datasets.validate", "--help", env=forbid_modules(tmp_path, "torch"))
     assert done.returncode == 0, done.stderr
     assert "--world-size" in done.stdout
     assert "python -m datasets.validate --config_file" in done.stdout
