@@ -21,10 +21,10 @@ BlockFunc = Callable[[int, int], Tensor]
 
 DEFAULT_BLOCK_BYTES = 64 << 20
 _TILE_BYTES = 128 << 20
-_MAX_TILE = 1024  # higher products are hardly faster
+MAX_TILE = 1024  # higher products are hardly faster
 _TORCH_TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
 _STEP = 16  # the height is a multiple of this, so that every tile starts at the same alignment
-_CHUNK_BYTES = 32 << 20  # of a gallery that must be converted to float32 on the way
+CHUNK_BYTES = 32 << 20  # of a gallery that must be converted to float32 on the way
 _CACHED_BYTES = (
     120 << 10
 )  # on a CPU, sums over parts that stay in the cache and are too small to be worth several threads
@@ -74,7 +74,7 @@ def row_squares(name: str, x: Tensor) -> Tensor:
         UserError: a row with a NaN or an infinite value, or too large for float32 distances.
     """
     squares = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    for start, part in _float_chunks(x, _CACHED_BYTES if x.device.type == "cpu" else _CHUNK_BYTES):
+    for start, part in _float_chunks(x, _CACHED_BYTES if x.device.type == "cpu" else CHUNK_BYTES):
         squares[start : start + len(part)] = part.square().sum(1)
     limit = torch.finfo(torch.float32).max / 8  # so that sums of squares stay finite
     bad = (~(squares < limit)).nonzero()
@@ -96,7 +96,7 @@ def _float_chunks(x: Tensor, chunk_bytes: int) -> Iterator[tuple[int, Tensor]]:
 
 def tile_height(num_query: int, num_gallery: int) -> int:
     """The number of queries in every matrix product, from the two sizes alone; little of the last tile is empty."""
-    most = min(_MAX_TILE, max(_TILE_BYTES // (4 * max(num_gallery, 1)) // _STEP * _STEP, _STEP))
+    most = min(MAX_TILE, max(_TILE_BYTES // (4 * max(num_gallery, 1)) // _STEP * _STEP, _STEP))
     tiles = -(-num_query // most)
     return -(-num_query // tiles // _STEP) * _STEP
 
@@ -162,7 +162,7 @@ class DistanceBlocks:
             self._buffer = torch.empty(rows, len(self.gallery), device=self.gallery.device)
         with exact_float32():
             for offset in range(0, rows, self.tile):
-                self._fill(self._buffer[offset : offset + self.tile], start + offset)
+                self.fill_tile(self._buffer[offset : offset + self.tile], start + offset)
         return self._buffer[: stop - start]
 
     def bounds(self) -> tuple[float, float]:
@@ -172,7 +172,8 @@ class DistanceBlocks:
         longest = self._longest_query + float(self._squares.max()) ** 0.5
         return 0.0, longest**2
 
-    def _fill(self, out: Tensor, start: int) -> None:
+    def fill_tile(self, out: Tensor, start: int) -> None:
+        """Write the distances of the tile of queries from ``start`` on to ``out`` [tile, N]: one matrix product."""
         part = self.query[start : start + self.tile]
         x = torch.zeros(self.tile, part.shape[1], device=out.device)
         x[: len(part)] = part
@@ -195,5 +196,5 @@ class DistanceBlocks:
         if self.gallery.dtype == torch.float32:
             yield slice(0, len(self.gallery)), self.gallery
             return
-        for start, part in _float_chunks(self.gallery, _CHUNK_BYTES):
+        for start, part in _float_chunks(self.gallery, CHUNK_BYTES):
             yield slice(start, start + len(part)), part

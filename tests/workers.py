@@ -66,7 +66,7 @@ def meet():
 def pass_rows_around(counts):
     """Every function of utils.distributed, on ``counts[rank]`` rows."""
     rank, world = meet()
-    distributed._CHUNK_BYTES = 40  # several chunks, the last one shorter
+    distributed.CHUNK_BYTES = 40  # several chunks, the last one shorter
     start = sum(counts[:rank])
     own = range(start, start + counts[rank])
     numbers = torch.tensor(own, dtype=torch.int64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from utils.labels import IntArray, check_length, number_by_appearance
 
-_CHUNK_BYTES = 2 << 20  # of float64 copies; on a CPU they stay in the cache
+CHUNK_BYTES = 2 << 20  # of float64 copies; on a CPU they stay in the cache
 
 
 def leave_one_out_centroids(images: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def segment_sums(embeddings: Tensor, segments: IntArray, num_segments: int) -> t
 
 def rows_at_once(embeddings: Tensor) -> int:
     """Rows of [N, D] whose float64 copies are made at once."""
-    chunk = _CHUNK_BYTES if embeddings.device.type == "cpu" else 32 * _CHUNK_BYTES
+    chunk = CHUNK_BYTES if embeddings.device.type == "cpu" else 32 * CHUNK_BYTES
     return max(1, chunk // (8 * max(embeddings.shape[1], 1)))
 
 

@@ -82,7 +82,7 @@ def test_identity_without_images_of_a_camera_has_the_same_centroid_with_and_with
 
 
 def test_identities_that_are_numbers_and_half_precision(monkeypatch):
-    monkeypatch.setattr("utils.centroids._CHUNK_BYTES", 7 * 6 * 8)
+    monkeypatch.setattr("utils.centroids.CHUNK_BYTES", 7 * 6 * 8)
     rng = np.random.default_rng(0)
     embeddings = torch.from_numpy(rng.normal(size=(50, 6)).astype(np.float16))
     ids = rng.integers(0, 5, 50)

@@ -204,7 +204,7 @@ def test_tiny_is_measured_by_what_the_network_sees_of_that_split():
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_files_are_read_alike_by_any_number_of_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.checking.scan._WORTH_A_PROCESS", 5)
+    monkeypatch.setattr("datasets.checking.scan.WORTH_A_PROCESS", 5)
     paths = [str(write_image(tmp_path / f"{i}.png", i % 7, (4 + i % 3, 8))) for i in range(40)]
     Path(paths[3]).write_bytes(b"none")
     missing = str(tmp_path / "missing.png")

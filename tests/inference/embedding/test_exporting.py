@@ -179,13 +179,13 @@ def test_a_file_that_disagrees_is_not_kept(fault, checkpoints, tmp_path, monkeyp
         "shape": lambda x: x[:, :-1],
         "nan": lambda x: x * np.nan,
     }
-    write = exporting._WRITERS["torchscript"]
+    write = exporting.WRITERS["torchscript"]
 
     def write_faulty(*args):
         run = write(*args)
         return lambda batch: faults[fault](run(batch))
 
-    monkeypatch.setitem(exporting._WRITERS, "torchscript", write_faulty)
+    monkeypatch.setitem(exporting.WRITERS, "torchscript", write_faulty)
     with pytest.raises(SystemExit) as ended:
         export.main([str(checkpoints["resnet18"][0]), str(tmp_path / "a.pt"), "--format", "torchscript"])
     assert ended.value.code == 2
@@ -199,7 +199,7 @@ def test_an_exporter_that_fails_is_quoted(checkpoints, tmp_path, monkeypatch, ca
     def fail(*args):
         raise RuntimeError("unsupported: an operator\nmore of it")
 
-    monkeypatch.setitem(exporting._WRITERS, "torchscript", fail)
+    monkeypatch.setitem(exporting.WRITERS, "torchscript", fail)
     with pytest.raises(SystemExit) as ended:
         export.main([str(checkpoints["resnet18"][0]), str(tmp_path / "a.pt"), "--format", "torchscript"])
     assert ended.value.code == 2
