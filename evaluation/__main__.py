@@ -136,9 +136,13 @@ def _run(args: argparse.Namespace) -> None:
 def _read(args: argparse.Namespace) -> "RetrievalSet":
     from evaluation.retrieval import RetrievalSet
     from utils.devices import find_device
+    from utils.errors import UserError
 
     query, gallery = (_load(path, args.ignore_cameras) for path in (args.query, args.gallery))
-    device = find_device(args.device)
+    try:
+        device = find_device(args.device)
+    except UserError as error:
+        raise UserError(f"--device: {error}") from error
     paths = query["paths"].tolist() if "paths" in query else None
     return RetrievalSet(
         _embeddings("query", query, device),

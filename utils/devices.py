@@ -100,4 +100,5 @@ def inference_dtype(precision: str, device: "torch.device") -> "torch.dtype":
     name = INFERENCE_DTYPES[precision]
     if (name, device.type) in (("float16", "cpu"), ("float64", "mps")):
         raise UserError(f"the precision {precision} does not work on the device {device.type}; 32-true does.")
-    return getattr(torch, name)
+    types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    return {str(dtype).removeprefix("torch."): dtype for dtype in types}[name]

@@ -19,10 +19,7 @@ from utils.errors import ConfigError
 STUB = """
 import sys
 from config.cli import build_parser, clean_exit, parse_args
-
-
-class UserError(ValueError):
-    pass
+from utils.errors import UserError
 
 
 def main():

@@ -143,15 +143,15 @@ def spoil_output(folder):
         (change("g.npz", "camids", lambda x: x.astype(np.uint64) + np.uint64(2**63)), "g.npz: camids[0] is 9223372036"),
         (change("g.npz", "camids", lambda x: x[1:]), "g.npz: camids has 59 entries but gallery has 60"),
         (change("q.npz", "pids", lambda x: x[0], "--ignore-cameras"), "q.npz: pids must be one-dimensional"),
-        (change("q.npz", "paths", lambda x: x[1:], "--output", "{}/o"), "q.npz: paths has 19 entries but pids has 20"),
-        (spoil_output, "cannot be written"),
+        (change("q.npz", "paths", lambda x: x[1:], "--output", "{}/o"), "q.npz: paths has 19 entries but query has 20"),
+        (spoil_output, "cannot write to"),
         (lambda folder: ["--rerank", "--k1", "0"], "k1 0"),
         (lambda folder: ["--query-expansion", "-1"], "k of 1 or more"),
         (lambda folder: ["--max-rank", "0"], "max_rank is 0"),
         (lambda folder: ["--max-rank", "100000000000"], "--max-rank is 100000000000; 1000000 at most"),
-        (lambda folder: ["--device", "meta"], "--device meta cannot be used"),
-        (lambda folder: ["--device", "hpu"], "--device hpu cannot be used"),
-        (lambda folder: ["--device", "nonsense"], "--device nonsense cannot be used"),
+        (lambda folder: ["--device", "meta"], "--device: the device 'meta' cannot be used"),
+        (lambda folder: ["--device", "hpu"], "--device: the device 'hpu' cannot be used"),
+        (lambda folder: ["--device", "nonsense"], "--device: the device is 'nonsense'; expected auto, cpu, cuda"),
     ],
 )
 def test_errors_are_one_line(files, spoil, message, capsys):
@@ -166,9 +166,9 @@ def test_errors_are_one_line(files, spoil, message, capsys):
 def test_a_folder_that_cannot_be_written_is_met_before_the_work(files, monkeypatch, capsys):
     arguments, _, folder = files
     (folder / "file").write_text("")
-    monkeypatch.setattr("evaluation.metrics.evaluate_embeddings", lambda *_, **__: pytest.fail("was called"))
+    monkeypatch.setattr("evaluation.metrics.evaluate", lambda *_, **__: pytest.fail("was called"))
     assert main([*arguments, "--output", str(folder / "file" / "below")]) == 2
-    assert f"{folder / 'file' / 'below'} cannot be written to" in capsys.readouterr().err
+    assert f"--output: cannot write to '{folder / 'file' / 'below'}'" in capsys.readouterr().err
 
 
 def test_the_metrics_are_printed_before_they_are_written(files, capsys):

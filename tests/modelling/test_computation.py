@@ -239,11 +239,9 @@ def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(
     ("name", "pattern", "content"), [("simple", "fit-*.txt", "training_step"), ("pytorch", "*.json", "conv")]
 )
 def test_profiles_are_written(tmp_path, name, pattern, content):
-    cfg = small_config(**{"TRAINER.PROFILER": name})
-    cfg.LOG_DIR = str(tmp_path)
-    assert build_profiler(small_config()) is None
-    fit(make_model(), batch(), copies=8, profiler=build_profiler(cfg))
-    (file,) = (tmp_path / "profile").glob(pattern)
+    assert build_profiler("", tmp_path) is None
+    fit(make_model(), batch(), copies=8, profiler=build_profiler(name, tmp_path))
+    (file,) = tmp_path.glob(pattern)
     assert content in file.read_text()
 
 

@@ -53,7 +53,7 @@ def test_bad_input():
     for num_query in (0, 4, 5):
         with pytest.raises(UserError, match=f"num_query is {num_query}"):
             R1_mAP(num_query).compute(feats, [1, 1, 1, 1], [0, 1, 2, 3])
-    with pytest.raises(UserError, match="pids has 3 entries but feats has 4"):
+    with pytest.raises(UserError, match="pids has 3 entries but embeddings has 4"):
         R1_mAP(1).compute(feats, [1, 1, 1], [0, 1, 2, 3])
     with pytest.raises(UserError, match=r"camids\[0\] has 2 cameras; a query has one"):
         R1_mAP(1).compute(feats, [1, 1, 1, 1], [[0, 1], [2], [3], [4]], respect_camids=True)

@@ -255,7 +255,7 @@ def test_a_test_run_gives_all_room_to_the_test_pictures(market, make_cfg, tmp_pa
 def test_a_folder_that_cannot_be_used_is_named(tmp_path, paths, value):
     (tmp_path / "file").write_text("")
     folder = str(tmp_path / value)
-    with pytest.raises(UserError, match=f"DATALOADER.CACHE_DIR: cannot write to {folder}"):
+    with pytest.raises(UserError, match=f"DATALOADER.CACHE_DIR: cannot write to '{folder}"):
         picture_loaders("disk", 1.0, folder, [(paths, SIZE)])
 
 
