@@ -53,7 +53,7 @@ def by_torchvision(image, size, padding, is_train):
     return tv.Compose([*steps, RandomErasing(0.5, mean)] if is_train else steps)(image)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     *(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.tuples(st.integers(1, 30), st.integers(1, 30))),
     *(st.integers(0, 50), st.booleans(), st.integers(0, 10**6)),
@@ -109,7 +109,7 @@ def test_sizes_and_constants_are_those_of_the_configuration():
         assert set(channel.unique().tolist()) <= {0.0, border}
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6))
 def test_one_rectangle_within_the_bounds_is_filled_with_the_value(seed):
     random.seed(seed)

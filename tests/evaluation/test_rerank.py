@@ -57,7 +57,7 @@ def tensors(*arrays):
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     m=st.integers(1, 15),

@@ -123,7 +123,7 @@ def test_scripts_run_from_any_folder_and_other_folder_names_work(fashion):
 # ------------------------------------------------------------------------------------------------ beside plain loops
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(
     st.tuples(st.integers(1, 90), st.integers(1, 90)), st.tuples(st.integers(1, 40), st.integers(1, 40)), st.integers(0)
 )

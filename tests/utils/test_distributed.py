@@ -81,7 +81,7 @@ def test_mining_in_all_batches_has_the_gradient_of_the_joint_loss(tmp_path, coun
         assert anchors == real[end - count : end].sum()
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(0, 40), st.integers(1, 7))
 def test_shares_are_contiguous_and_differ_by_one_at_most(items, count):
     shares = [Processes(rank, count, torch.clone).share(items) for rank in range(count)]

@@ -55,7 +55,7 @@ def files(root, folder):
 label = st.tuples(st.just("x.jpg"), st.integers(0, 3), st.integers(0, 2))
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(max_examples=100)
 @given(st.lists(label, min_size=1, max_size=6), st.lists(label, min_size=1, max_size=6), st.sets(st.integers(0, 5)))
 def test_labels_are_checked_as_a_plain_loop_does(query, gallery, trained):
     unmatched = sum(not any(g[1] == q[1] and g[2] != q[2] for g in gallery) for q in query)
@@ -118,7 +118,7 @@ def test_too_few_identities_are_fatal():
     )
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 40), max_size=20))
 def test_every_identity_is_in_the_bin_of_its_size(sizes):
     images = [("x.jpg", pid, pid % 3) for pid, size in enumerate(sizes) for _ in range(size)]
