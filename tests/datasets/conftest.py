@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,8 +72,8 @@ def make_cfg() -> Callable[..., CfgNode]:
     even_smaller = {"INPUT.SIZE_TRAIN": [16, 8], "INPUT.SIZE_TEST": [16, 8], "TEST.IMS_PER_BATCH": 4}
     batches = {"SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_INSTANCE": 2}
 
-    def make(root: Path, *options: object) -> CfgNode:
+    def make(root: Path, *options: Any) -> CfgNode:
         given = dict(zip(options[::2], options[1::2], strict=True))
-        return small_config(**even_smaller | batches | {"DATASETS.ROOT_DIR": str(root)} | given)
+        return small_config(**{**even_smaller, **batches, "DATASETS.ROOT_DIR": str(root), **given})
 
     return make
