@@ -1,3 +1,5 @@
+"""The centroid triplet loss against the recorded masks and a plain loop."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Batches of P identities with K images each: told from others, and handled as they are."""
+
 import pytest
 import torch
 from hypothesis import given, settings

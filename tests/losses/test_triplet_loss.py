@@ -1,3 +1,5 @@
+"""Triplet loss, label smoothing and hard mining against the recordings and a plain loop."""
+
 import pytest
 import torch
 from hypothesis import given, settings

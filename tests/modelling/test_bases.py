@@ -1,3 +1,5 @@
+"""The whole model: entries, optimisers and hyper-parameters, from a configuration and from a checkpoint."""
+
 import json
 import lzma
 
@@ -74,7 +76,8 @@ def test_legacy_checkpoint_with_and_without_configuration(legacy):
     assert (model.hparams.num_classes, model.hparams.num_query, model.hparams.MODEL.NAME) == (10, 160, "resnet18")
     assert model.hparams.SOLVER.MIN_LR == 0.0  # a key that it did not know
     assert not any(value.any() for value in model.state_dict().values())  # its weights are zeroed
-    cfg = small_config(**{"TEST.ONLY_TEST": True, "TEST.IMS_PER_BATCH": 7})
+    only_test = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(legacy)}
+    cfg = small_config(**only_test, **{"TEST.IMS_PER_BATCH": 7})
     model = CTLModel.load_from_checkpoint(str(legacy), cfg=cfg, num_classes=99)
     assert (model.hparams.TEST.IMS_PER_BATCH, model.fc_query.out_features) == (7, 10)
     with torch.inference_mode():
@@ -89,7 +92,8 @@ def test_loading_never_needs_the_imagenet_file(legacy):
 
 
 def test_configuration_of_another_network_is_named(legacy):
-    cfg = small_config(**{"MODEL.NAME": "resnet50", "MODEL.BACKBONE_EMB_SIZE": 2048, "TEST.ONLY_TEST": True})
+    resnet50 = {"MODEL.NAME": "resnet50", "MODEL.BACKBONE_EMB_SIZE": 2048}
+    cfg = small_config(**resnet50, **{"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(legacy)})
     with pytest.raises(UserError, match="CTL checkpoint of resnet18, which does not fit MODEL.NAME resnet50"):
         CTLModel.load_from_checkpoint(legacy, cfg=cfg)
 

@@ -238,7 +238,8 @@ def test_a_bad_tree_is_named(tmp_path, read, change, message):
 def test_a_test_alone_needs_no_training_images(tmp_path, read, name):
     write_tree(tmp_path, TREE[-4:])
     write_csv(tmp_path / "list.csv", ROWS[3:])
-    options = ("DATASETS.CSV_PATH", str(tmp_path / "list.csv"), "TEST.ONLY_TEST", True)
+    only_test = ("TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", "any.ckpt")
+    options = ("DATASETS.CSV_PATH", str(tmp_path / "list.csv"), *only_test)
     module = read(name, tmp_path, *options)
     assert (module.num_classes, len(module.val)) == (0, 3)
     with pytest.raises(UserError, match="train"):

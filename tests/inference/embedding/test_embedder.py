@@ -1,3 +1,5 @@
+"""Images to embeddings: against the recorded ones, for every kind of input, and what cannot be read."""
+
 import os
 import shutil
 

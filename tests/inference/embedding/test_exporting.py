@@ -1,3 +1,5 @@
+"""Exported networks, run by a program without this code; exports that fail leave no file."""
+
 import errno
 import json
 import lzma

@@ -1,3 +1,5 @@
+"""Batch norms folded into convolutions give what the plain network gives."""
+
 import pytest
 import torch
 from torch import nn

@@ -1,3 +1,5 @@
+"""faiss indexes beside the exact search, and when a saved one is built anew."""
+
 import json
 import os
 import sys

@@ -1,3 +1,5 @@
+"""The exact search against plain loops, the options of the command line, and thresholds."""
+
 import argparse
 import csv
 import json

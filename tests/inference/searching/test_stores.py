@@ -1,3 +1,5 @@
+"""Galleries in Milvus: the same results, written once, replaced whole."""
+
 import sqlite3
 import sys
 from contextlib import closing
