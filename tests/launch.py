@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -136,6 +136,20 @@ def run_processes(worker, count, folder, *arguments, timeout=240):
         results.append(result)
     assert not hanging
     return results
+
+
+def run_forked(function: Callable[..., Any], *arguments: Any, count: int = 1, timeout: float = 60) -> list[int | None]:
+    """The exit statuses of ``count`` forks of this very process, with all that it holds; None where one still ran.
+
+    For objects that are to survive a fork, as they do in the workers of a loader.
+    """
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=function, args=arguments, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout)
+    return [process.exitcode for process in processes]
 
 
 def free_port() -> int:
