@@ -38,13 +38,13 @@ class UnreadableError(ValueError):
 class _Function:
     """Calls a function, and keeps the pickle from setting its attributes."""
 
-    __slots__ = ("_function",)
+    __slots__ = ("function",)
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+        self.function = function
 
     def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
+        return self.function(*args)
 
     def __setstate__(self, state: Any) -> None:
         raise UnreadableError("holds a pickle that changes a function, which is refused")
@@ -72,7 +72,7 @@ def _numpy_number(kind: _NumpyType, data: bytes) -> Any:
     return np.frombuffer(data, kind.dtype)[0].item()
 
 
-_ALLOWED: dict[str, Any] = {
+ALLOWED: dict[str, Any] = {
     "collections.OrderedDict": _Dict,
     "collections.Counter": _Dict,
     "yacs.config.CfgNode": _Dict,
@@ -96,8 +96,8 @@ _ALLOWED: dict[str, Any] = {
 class _Unpickler(pickle._Unpickler):  # the one in C would allocate whatever size a damaged file claims
     def find_class(self, module: str, name: str) -> Any:
         path = f"{'builtins' if module == '__builtin__' else module}.{name}"  # Python 2
-        if path in _ALLOWED:
-            return _ALLOWED[path]
+        if path in ALLOWED:
+            return ALLOWED[path]
         if module in _TORCH_MODULES and name.endswith("Storage"):
             # An untyped storage is plain bytes; the tensor itself says what type they have.
             dtype = torch.uint8 if name == "UntypedStorage" else StorageType(name).dtype

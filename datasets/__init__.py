@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["ReidDataModule", "init_dataset"]
 
 # name: module and class
-_DATASETS = {
+DATASETS = {
     "market1501": ("market1501", "Market1501"),
     "dukemtmcreid": ("dukemtmcreid", "DukeMTMCreID"),
     "occluded_duke": ("dukemtmcreid", "OccludedDuke"),
@@ -55,15 +55,16 @@ def init_dataset(
     """
     names = [part.strip() for part in name.split("+")]
     for part in names:
-        if part not in _DATASETS:
+        if part not in DATASETS:
             found = repr(name) if len(names) == 1 else f"{name!r}, which joins {part!r}"
-            raise UnknownNameError(f"DATASETS.NAMES is {found}; valid names: {', '.join(sorted(_DATASETS))}.")
+            raise UnknownNameError(f"DATASETS.NAMES is {found}; valid names: {', '.join(sorted(DATASETS))}.")
     from datasets.merged import MergedDataModule
 
-    parts = [_find_class(part)(cfg=cfg, num_workers=num_workers, **kwargs) for part in names]
+    parts = [find_class(part)(cfg=cfg, num_workers=num_workers, **kwargs) for part in names]
     return parts[0] if len(parts) == 1 else MergedDataModule(parts, cfg=cfg, num_workers=num_workers, **kwargs)
 
 
-def _find_class(name: str) -> "type[ReidDataModule]":
-    module, kind = _DATASETS[name]
+def find_class(name: str) -> "type[ReidDataModule]":
+    """The class of a name of DATASETS; its module is imported now."""
+    module, kind = DATASETS[name]
     return getattr(import_module(f"datasets.{module}"), kind)

@@ -21,10 +21,10 @@ BlockFunc = Callable[[int, int], Tensor]
 
 DEFAULT_BLOCK_BYTES = 64 << 20
 _TILE_BYTES = 128 << 20
-_MAX_TILE = 1024  # taller products are hardly faster
+MAX_TILE = 1024  # taller products are hardly faster
 _TORCH_TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
 _STEP = 16  # tile heights are multiples of this, so that all tiles have the same alignment
-_CHUNK_BYTES = 32 << 20  # of a gallery that has to be converted to float32
+CHUNK_BYTES = 32 << 20  # of a gallery that has to be converted to float32
 # On a CPU, sums run over parts that stay in the cache and are too small for several threads.
 _CACHED_BYTES = 120 << 10
 
@@ -97,7 +97,7 @@ def row_squares(name: str, x: Tensor) -> Tensor:
         [25.0]
     """
     squares = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    for start, part in _float_chunks(x, _CACHED_BYTES if x.device.type == "cpu" else _CHUNK_BYTES):
+    for start, part in _float_chunks(x, _CACHED_BYTES if x.device.type == "cpu" else CHUNK_BYTES):
         squares[start : start + len(part)] = part.square().sum(1)
     limit = torch.finfo(torch.float32).max / 8  # keeps sums of squares finite
     bad = (~(squares < limit)).nonzero()
@@ -124,7 +124,7 @@ def tile_height(num_query: int, num_gallery: int) -> int:
         >>> tile_height(num_query=100, num_gallery=1000)
         112
     """
-    most = min(_MAX_TILE, max(_TILE_BYTES // (4 * max(num_gallery, 1)) // _STEP * _STEP, _STEP))
+    most = min(MAX_TILE, max(_TILE_BYTES // (4 * max(num_gallery, 1)) // _STEP * _STEP, _STEP))
     tiles = -(-num_query // most)
     return -(-num_query // tiles // _STEP) * _STEP
 
@@ -203,7 +203,7 @@ class DistanceBlocks:
             self._buffer = torch.empty(rows, len(self.gallery), device=self.gallery.device)
         with exact_float32():
             for offset in range(0, rows, self.tile):
-                self._fill(self._buffer[offset : offset + self.tile], start + offset)
+                self.fill_tile(self._buffer[offset : offset + self.tile], start + offset)
         return self._buffer[: stop - start]
 
     def bounds(self) -> tuple[float, float]:
@@ -213,7 +213,8 @@ class DistanceBlocks:
         longest = self._longest_query + float(self._squares.max()) ** 0.5
         return 0.0, longest**2
 
-    def _fill(self, out: Tensor, start: int) -> None:
+    def fill_tile(self, out: Tensor, start: int) -> None:
+        """Write the distances of the tile of queries from ``start`` on to ``out`` [tile, N]: one matrix product."""
         part = self.query[start : start + self.tile]
         x = torch.zeros(self.tile, part.shape[1], device=out.device)
         x[: len(part)] = part
@@ -236,5 +237,5 @@ class DistanceBlocks:
         if self.gallery.dtype == torch.float32:
             yield slice(0, len(self.gallery)), self.gallery
             return
-        for start, part in _float_chunks(self.gallery, _CHUNK_BYTES):
+        for start, part in _float_chunks(self.gallery, CHUNK_BYTES):
             yield slice(start, start + len(part)), part

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from utils.labels import BoolArray, Cameras, IntArray
 
-_FEW = 192  # up to this many relevant items, comparing is faster than searching
-_PAIRS_AT_ONCE = 1 << 18
-_SEARCH_BYTES = 32 << 20
+FEW = 192  # up to this many relevant items, comparing is faster than searching
+PAIRS_AT_ONCE = 1 << 18
+SEARCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class SameIdentity:
         spans, begin = [], start
         while begin < stop:
             before = ends[begin - start - 1] if begin > start else 0
-            end = start + int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, side="right"))
+            end = start + int(np.searchsorted(ends, before + PAIRS_AT_ONCE, side="right"))
             spans.append((begin, max(end, begin + 1)))
             begin = spans[-1][1]
         return spans
@@ -146,7 +146,7 @@ def count_before(block: Tensor, row: IntArray, column: IntArray, distance: NDArr
         [2]
     """
     counts = np.bincount(row, minlength=len(block))
-    searched = counts > (_FEW if block.device.type == "cpu" else 0)
+    searched = counts > (FEW if block.device.type == "cpu" else 0)
     by_search = searched[row]
     before = np.empty(len(row), dtype=np.int64)
     compared = ~by_search
@@ -174,7 +174,7 @@ def _count_by_search(block: Tensor, row: IntArray, column: IntArray, distance: N
     before = []
     rows, starts = np.unique(row, return_index=True)
     stops = np.append(starts[1:], len(row))
-    at_once = max(1, _SEARCH_BYTES // (32 * max(block.shape[1], 1)))
+    at_once = max(1, SEARCH_BYTES // (32 * max(block.shape[1], 1)))
     for i in range(0, len(rows), at_once):
         span = slice(starts[i], stops[min(i + at_once, len(rows)) - 1])
         local = np.searchsorted(rows[i : i + at_once], row[span])
@@ -215,7 +215,7 @@ def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:
     """
     columns = np.empty((len(block), count), dtype=np.int64)
     distances = np.empty((len(block), count), dtype=np.float32)
-    at_once = max(1, _SEARCH_BYTES // (16 * block.shape[1]))  # if all distances are equal, every entry is listed
+    at_once = max(1, SEARCH_BYTES // (16 * block.shape[1]))  # if all distances are equal, every entry is listed
     for start in range(0, len(block), at_once):
         part = block[start : start + at_once]
         farthest = part.topk(count, dim=1, largest=False).values[:, -1:]

@@ -19,8 +19,9 @@ from utils.labels import IntArray
 
 FloatArray = NDArray[np.float32]
 
-_ENTRIES_AT_ONCE = 1 << 19
-_PAIR_BYTES = 8 << 20
+# How much is held at once; the results do not depend on it.
+ENTRIES_AT_ONCE = 1 << 19
+PAIR_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class RerankedDistances:
         return 0.0, 1.0
 
     def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        at_once = max(1, _ENTRIES_AT_ONCE // len(self.gallery))
+        at_once = max(1, ENTRIES_AT_ONCE // len(self.gallery))
         for begin in range(start, stop, at_once):
             yield begin, min(begin + at_once, stop)
 
@@ -190,7 +191,7 @@ class RerankedDistances:
         row = np.repeat(np.arange(stop - start), np.diff(self._query_start[start : stop + 1]))
         count = self._item_start[columns + 1] - self._item_start[columns]
         shared = np.zeros((stop - start) * len(self.gallery))
-        for part in _parts(count, _ENTRIES_AT_ONCE):
+        for part in _parts(count, ENTRIES_AT_ONCE):
             at = _ragged(self._item_start[columns[part]], count[part])
             smaller = np.minimum(np.repeat(weights[part], count[part]), self._item_weight[at])
             key = np.repeat(row[part], count[part]) * len(self.gallery) + self._item[at]
@@ -248,7 +249,7 @@ class _Graph:
     def pair_distances(self, a: IntArray, b: IntArray) -> FloatArray:
         """The distances [K] between nodes a[i] and b[i]."""
         result = np.empty(len(a), dtype=np.float32)
-        at_once = max(1, _PAIR_BYTES // (4 * self._sets[0].shape[1]))
+        at_once = max(1, PAIR_BYTES // (4 * self._sets[0].shape[1]))
         for start in range(0, len(a), at_once):
             x, y = self.take(a[start : start + at_once]), self.take(b[start : start + at_once])
             pairs = 1 - (x * y).sum(1) if self._metric == "cosine" else (x - y).square().sum(1)
@@ -259,7 +260,7 @@ class _Graph:
         """[size, k] bool, whether each of a node's k nearest neighbours has the node among its own k nearest."""
         lists = self.neighbours[:, :k]
         result = np.empty(lists.shape, dtype=np.bool_)
-        at_once = max(1, _ENTRIES_AT_ONCE // (k * k))
+        at_once = max(1, ENTRIES_AT_ONCE // (k * k))
         for start in range(0, self.size, at_once):
             part = lists[start : start + at_once]
             nodes = np.arange(start, start + len(part))
@@ -277,7 +278,7 @@ def _encode(graph: _Graph, k1: int) -> tuple[IntArray, IntArray, FloatArray]:
     lists, half_lists = graph.neighbours[:, :k], graph.neighbours[:, :half]
     mutual, half_mutual = graph.reciprocal(k), graph.reciprocal(half)
     keys = []
-    at_once = max(1, _ENTRIES_AT_ONCE // (k * half * k))
+    at_once = max(1, ENTRIES_AT_ONCE // (k * half * k))
     for start in range(0, graph.size, at_once):
         part, own = lists[start : start + at_once], mutual[start : start + at_once]  # [B, k]
         theirs, valid = half_lists[part], half_mutual[part]  # [B, k, half] neighbours of each neighbour
@@ -315,7 +316,7 @@ def _average(
     starts = np.searchsorted(rows, np.arange(graph.size + 1))
     count = np.diff(starts)
     keys, values = [], []
-    for part in _parts(count[lists].sum(1), _ENTRIES_AT_ONCE):
+    for part in _parts(count[lists].sum(1), ENTRIES_AT_ONCE):
         nodes = lists[part].ravel()
         at = _ragged(starts[nodes], count[nodes])
         own = np.repeat(np.arange(part.start, part.start + len(lists[part])), lists.shape[1])

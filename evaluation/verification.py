@@ -17,7 +17,7 @@ from utils.labels import IntArray
 
 FAR_LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _BINS = 1 << 16
-_ENTRIES_AT_ONCE = 1 << 20
+ENTRIES_AT_ONCE = 1 << 20  # distances counted into the histograms at once
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _histograms(
     everything, genuine, removed = (np.zeros(bins, dtype=np.int64) for _ in range(3))
     num_query = len(candidates.q_pids)
     height = block_height(num_query, candidates.width, block_bytes)
-    rows = max(1, _ENTRIES_AT_ONCE // candidates.width)
+    rows = max(1, ENTRIES_AT_ONCE // candidates.width)
     for start in range(0, num_query, height):
         block = candidates.distances(start, min(start + height, num_query))
         for begin in range(start, start + len(block), rows):

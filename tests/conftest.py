@@ -1,17 +1,26 @@
 import lzma
 import os
+import random
 
 # Workers of a parallel run share the cores; one thread each also makes float sums repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.support import GOLDEN
+
+# The same examples in every run; a failing one is printed in a form that repeats it.
+settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

@@ -1,12 +1,11 @@
 """Imports run one way through the rooms, never in a circle, and never through a door."""
 
 import ast
-import subprocess
-import sys
 from functools import cache
 
 import pytest
 
+from tests.launch import forbid_modules, run_code, run_script
 from tests.support import ROOT
 
 # From the top downwards; a room may import those below it. docs/ARCHITECTURE.md tells what is in them.
@@ -113,7 +112,7 @@ def test_every_room_and_every_door_is_walked():
 def test_light_modules_stay_light(statement):
     heavy = "{'torch', 'pytorch_lightning', 'mlflow', 'cv2', 'numpy'}"
     code = f"{statement}; import sys; sys.exit(len({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert run_code(code).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -128,17 +127,13 @@ def test_light_modules_stay_light(statement):
 )
 def test_what_is_not_used_is_not_imported(modules, forbidden):
     code = f"import sys, {', '.join(modules.split())}; print(sorted(set({forbidden.split()}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_code(code)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
 @pytest.mark.parametrize("script", [f"{name}.py" for name in PROGRAMS])
 def test_help_needs_no_torch(script, tmp_path):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), "--help"],
-        capture_output=True, text=True, check=False, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+    done = run_script(script, "--help", cwd=tmp_path, env=forbid_modules(tmp_path, "torch"))
     assert done.returncode == 0, done.stderr
     assert "SOLVER.BASE_LR" in done.stdout
     assert "--config_file" in done.stdout

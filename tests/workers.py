@@ -1,4 +1,4 @@
-"""What the processes of tests of distributed code do (see tests.processes)."""
+"""What the processes of tests of distributed code do (see tests.launch)."""
 
 import torch
 import torch.distributed as dist
@@ -11,25 +11,26 @@ from engine.run import run_main
 from evaluation.retrieval import RetrievalSet
 from losses.gathered_triplet import gathered_triplet_loss
 from modelling.evaluation import evaluate_protocols
+from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils import distributed
 from utils.distances import euclidean_dist
 from utils.errors import UserError
 
-CENTROIDS = ("MODEL.USE_CENTROIDS", True)
+CENTROIDS = {"MODEL.USE_CENTROIDS": True}
 # queries, gallery images, identities, options; 2600 queries are three tiles, the least that is shared out
 EVALUATIONS = {
-    "instances": (2600, 150, 40, ()),
-    "cosine": (2600, 150, 40, ("SOLVER.DISTANCE_FUNC", "cosine")),
+    "instances": (2600, 150, 40, {}),
+    "cosine": (2600, 150, 40, {"SOLVER.DISTANCE_FUNC": "cosine"}),
     "centroids": (2600, 150, 40, CENTROIDS),
-    "centroids without cameras": (2600, 150, 40, (*CENTROIDS, "MODEL.KEEP_CAMID_CENTROIDS", False)),
-    "query expansion": (2600, 150, 40, ("TEST.QUERY_EXPANSION", 3)),
-    "re-ranking": (40, 90, 12, (*CENTROIDS, "TEST.RERANK", True, "TEST.RERANK_K1", 5, "TEST.RERANK_K2", 2)),
-    "uneven": (5, 13, 4, ()),
-    "fewer than processes": (1, 1, 1, ()),
-    "matches on the last process only": (2600, 150, -1, ()),
-    "no match": (3, 9, 0, ()),
+    "centroids without cameras": (2600, 150, 40, CENTROIDS | {"MODEL.KEEP_CAMID_CENTROIDS": False}),
+    "query expansion": (2600, 150, 40, {"TEST.QUERY_EXPANSION": 3}),
+    "re-ranking": (40, 90, 12, CENTROIDS | {"TEST.RERANK": True, "TEST.RERANK_K1": 5, "TEST.RERANK_K2": 2}),
+    "uneven": (5, 13, 4, {}),
+    "fewer than processes": (1, 1, 1, {}),
+    "matches on the last process only": (2600, 150, -1, {}),
+    "no match": (3, 9, 0, {}),
 }
 
 
@@ -45,7 +46,7 @@ def small_evaluation(num_query, num_gallery, identities, options):
     if identities <= 0:
         pids[:num_query] = 7
         pids[num_query - 1] += 7 * identities
-    return (embeddings, pids, camids), num_query, load_config("", options)
+    return (embeddings, pids, camids), num_query, small_config(**options)
 
 
 def joint_rows(count):
@@ -65,7 +66,7 @@ def meet():
 def pass_rows_around(counts):
     """Every function of utils.distributed, on ``counts[rank]`` rows."""
     rank, world = meet()
-    distributed._CHUNK_BYTES = 40  # several chunks, the last one shorter
+    distributed.CHUNK_BYTES = 40  # several chunks, the last one shorter
     start = sum(counts[:rank])
     own = range(start, start + counts[rank])
     numbers = torch.tensor(own, dtype=torch.int64)
@@ -141,7 +142,7 @@ def average_gradients(method_name, options, gather):
     rank, world = meet()
     method = {"CTLModel": CTLModel, "BaseModel": BaseModel}[method_name]
     torch.manual_seed(rank)  # DDP must make the networks equal
-    cfg = load_config("", [*options, "MODEL.PRETRAINED", False, "SOLVER.GATHER_NEGATIVES", gather])
+    cfg = small_config(**options, **{"SOLVER.GATHER_NEGATIVES": gather})
     losses = _Losses(method(cfg, num_classes=9).train())
     wrapped = DistributedDataParallel(losses)
     for _ in range(2):  # a parameter without gradient is noticed at the second

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from utils.labels import IntArray, check_length, number_by_appearance
 
-_CHUNK_BYTES = 2 << 20  # of float64 copies, few enough to stay in the cache of a CPU
+CHUNK_BYTES = 2 << 20  # of float64 copies, few enough to stay in the cache of a CPU
 
 
 def leave_one_out_centroids(images: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def segment_sums(embeddings: Tensor, segments: IntArray, num_segments: int) -> t
 
 def rows_at_once(embeddings: Tensor) -> int:
     """How many rows of [N, D] are copied to float64 at a time."""
-    chunk = _CHUNK_BYTES if embeddings.device.type == "cpu" else 32 * _CHUNK_BYTES
+    chunk = CHUNK_BYTES if embeddings.device.type == "cpu" else 32 * CHUNK_BYTES
     return max(1, chunk // (8 * max(embeddings.shape[1], 1)))
 
 

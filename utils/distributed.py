@@ -21,7 +21,7 @@ from utils.errors import UserError
 T = TypeVar("T")
 
 _FIRST_PROCESS = "CENTROIDS_REID_FIRST_PROCESS"  # environment variable with its process id
-_CHUNK_BYTES = 32 << 20  # of gathered rows that are on the accelerator at a time
+CHUNK_BYTES = 32 << 20  # of gathered rows that are on the accelerator at a time
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     device = _device()
     counts = _gather_counts(len(rows))
     gathered = torch.empty(sum(counts), *rows.shape[1:], dtype=rows.dtype)
-    at_once = max(1, _CHUNK_BYTES // max(1, gathered[:1].nbytes))
+    at_once = max(1, CHUNK_BYTES // max(1, gathered[:1].nbytes))
     start = 0
     for source, count in enumerate(counts):
         part = gathered[start : start + count]

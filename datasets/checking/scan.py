@@ -13,7 +13,7 @@ from utils.image import pil_loader
 
 _BATCH = 32
 # With fewer images than this, starting processes takes longer than reading.
-_WORTH_A_PROCESS = 256
+WORTH_A_PROCESS = 256
 
 
 class ImageFacts(NamedTuple):
@@ -57,7 +57,7 @@ def scan_images(paths: Iterable[str], num_workers: int) -> dict[str, ImageFacts]
         num_workers: worker processes; with 0, or with few files, this process reads them itself.
     """
     distinct = list(dict.fromkeys(paths))
-    workers = min(num_workers, len(distinct) // _WORTH_A_PROCESS)
+    workers = min(num_workers, len(distinct) // WORTH_A_PROCESS)
     batches = DataLoader(_Files(distinct), batch_size=_BATCH, num_workers=workers, collate_fn=list)
     facts: dict[str, ImageFacts] = {}
     with tqdm(total=len(distinct), unit="image", desc="reading", disable=None, dynamic_ncols=True) as bar:

@@ -109,7 +109,7 @@ def export_checkpoint(
 
 def _write(format: str, network: nn.Module, *args: Any) -> RunFile:
     try:
-        return _WRITERS[format](network, *args)
+        return WRITERS[format](network, *args)
     except (UserError, OSError):
         raise
     except Exception as error:  # exporters raise exceptions of their own, which differ between versions of torch
@@ -222,7 +222,7 @@ def _write_torch_export(network: nn.Module, example: Tensor, path: Path, dynamic
 
 
 _Writer = Callable[[nn.Module, Tensor, Path, bool, str], RunFile]
-_WRITERS: dict[str, _Writer] = {
+WRITERS: dict[str, _Writer] = {
     "onnx": _write_onnx,
     "torchscript": _write_torchscript,
     "torch_export": _write_torch_export,

@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 AnyPath = str | os.PathLike[str]
 
-_BLOCK_BYTES = 32 << 20  # of the gallery, read at once
+BLOCK_BYTES = 32 << 20  # of the gallery, read at once
 _SAMPLES, _SAMPLE_ROWS = 64, 4  # positions, and rows at each, that tell one gallery from another of the same shape
-_POINTS_PER_LIST = 64  # for training; faiss wants 39 at least
+POINTS_PER_LIST = 64  # for training; faiss wants 39 at least
 _LINKS, _BUILD_EFFORT = 32, 128  # of HNSW
 _SEED = 1234
 
@@ -47,7 +47,7 @@ def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, 
 
 
 def embedding_blocks(
-    name: str, embeddings: Any, unit: bool, block_bytes: int = _BLOCK_BYTES
+    name: str, embeddings: Any, unit: bool, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[NDArray[np.float32]]:
     """The rows of [N, D] in order, in float32 blocks, scaled to unit length if ``unit`` is True.
 
@@ -116,7 +116,7 @@ def index_paths(gallery_file: AnyPath, kind: str, unit: bool) -> tuple[Path, Pat
 def open_index(faiss: Any, kind: str, gallery: Any, gallery_file: AnyPath | None, unit: bool) -> Any:
     """The saved index if it was built from this gallery, else a new one, which is saved."""
     if gallery_file is None:
-        return _build(faiss, kind, gallery, unit)
+        return build_index(faiss, kind, gallery, unit)
     path, note = index_paths(gallery_file, kind, unit)
     wanted = {"format": 1, "kind": kind, "unit": unit, "gallery": fingerprint(gallery, gallery_file)}
     with suppress(OSError, ValueError, RuntimeError):  # missing or damaged: build
@@ -125,7 +125,7 @@ def open_index(faiss: Any, kind: str, gallery: Any, gallery_file: AnyPath | None
             if (index.ntotal, index.d) == tuple(gallery.shape):
                 return index
     logger.info("Building the index %s of %d items.", path, len(gallery))
-    index = _build(faiss, kind, gallery, unit)
+    index = build_index(faiss, kind, gallery, unit)
     try:
         note.unlink(missing_ok=True)  # so that the note never lies beside another index
         with written_whole(path) as temporary:
@@ -136,14 +136,15 @@ def open_index(faiss: Any, kind: str, gallery: Any, gallery_file: AnyPath | None
     return index
 
 
-def _build(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
+def build_index(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
+    """A new faiss index of the gallery, trained where its kind is; the same gallery gives the same index."""
     lists = max(1, min(round(2 * math.sqrt(len(gallery))), len(gallery) // 39))
     recipe = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "hnsw": f"HNSW{_LINKS},Flat"}[kind]
     index = faiss.index_factory(gallery.shape[1], recipe)
     if kind == "hnsw":
         index.hnsw.efConstruction = _BUILD_EFFORT
     elif kind == "ivf":
-        draw = np.random.default_rng(_SEED).choice(len(gallery), min(len(gallery), _POINTS_PER_LIST * lists), False)
+        draw = np.random.default_rng(_SEED).choice(len(gallery), min(len(gallery), POINTS_PER_LIST * lists), False)
         draw.sort()
         index.train(_block("gallery", gallery[draw], draw.tolist(), unit))
     for block in embedding_blocks("gallery", gallery, unit):

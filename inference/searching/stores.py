@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_RESULTS = 16384  # that Milvus returns for a query
 _LONGEST_PATH = 65535  # bytes that Milvus stores
-_INSERT_BYTES = 4 << 20  # far below the 64 MiB that a server accepts in a message, with room for paths
+INSERT_BYTES = 4 << 20  # far below the 64 MiB that a server accepts in a message, with room for paths
 _QUERY_ROWS = 64
 _ALL_LISTS = 65536  # the most that Milvus allows
 
@@ -169,7 +169,7 @@ class MilvusStore:
         # it is still writing. A released collection is indexed when it is next loaded, and loading waits for that.
         self._client.release_collection(collection)
         start = 0
-        for block in embedding_blocks("gallery", gallery, unit, _INSERT_BYTES):
+        for block in embedding_blocks("gallery", gallery, unit, INSERT_BYTES):
             rows = enumerate(zip(paths[start : start + len(block)], block, strict=True), start)
             self._client.insert(collection, [{"id": i, "path": _text(path), "embedding": x} for i, (path, x) in rows])
             start += len(block)

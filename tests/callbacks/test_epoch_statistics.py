@@ -1,3 +1,5 @@
+"""What each epoch logs of its time, its images and its memory."""
+
 from types import SimpleNamespace
 
 import psutil

@@ -1,34 +1,19 @@
-"""Checkpoints: the recorded one of the original, refusals with a canary, every wrong file, and saving."""
+"""Reading checkpoints: the recorded one of the original, refusals with a canary, and every wrong file."""
 
 import os
 import pickle
-import subprocess
-import sys
-from collections import Counter, OrderedDict
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from pytorch_lightning.utilities.parsing import AttributeDict
-from yacs.config import CfgNode
 
-from checkpoints.plain import to_plain
 from checkpoints.reading import load_backbone_weights, load_checkpoint, load_ctl_checkpoint
-from checkpoints.weights import describe
-from checkpoints.writing import atomic_save
 from tests.checkpoints.pickle_files import call, write_row, write_zip
-from tests.support import ROOT
+from tests.checkpoints.plain_data import assert_plain
+from tests.launch import run_code
 from utils.errors import CheckpointError, MissingPathError, UserError
-
-
-def assert_plain(obj: Any) -> None:
-    assert type(obj) in {dict, list, tuple, str, int, float, bool, bytes, type(None), torch.Tensor}
-    for part in [*obj, *obj.values()] if isinstance(obj, dict) else obj if isinstance(obj, list | tuple) else []:
-        assert_plain(part)
 
 
 def test_the_recorded_checkpoint_is_read_as_plain_data(legacy_path: Path) -> None:
@@ -52,9 +37,8 @@ def test_reading_needs_neither_lightning_nor_yacs_nor_torch_load(legacy_path: Pa
         "torch.load = None\n"
         "from checkpoints.reading import load_ctl_checkpoint; print(load_ctl_checkpoint(sys.argv[1])['epoch'])"
     )
-    command = [sys.executable, "-c", program, str(legacy_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "4\n"
+    done = run_code(program, legacy_path)
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
 
 
 class Gadget:
@@ -193,68 +177,3 @@ def test_backbone_weights_lose_their_prefix_and_their_heads(tmp_path: Path, pref
     torch.save({"state_dict": state, "epoch": 1} if wrapped else state, tmp_path / "w.pth")
     weights, _ = load_backbone_weights(tmp_path / "w.pth")
     assert list(weights) == ["conv1.weight"]
-
-
-def test_describes_the_recorded_checkpoint(legacy_path: Path) -> None:
-    assert describe(load_checkpoint(legacy_path)) == "a CTL checkpoint of resnet18"
-
-
-class Colour(StrEnum):
-    RED = "red"
-
-
-def test_to_plain_makes_every_class_plain() -> None:
-    node = CfgNode({"A": CfgNode({"B": (1, 2)}), "C": ["x"]})
-    shared = {"w": torch.nn.Parameter(torch.ones(2))}
-    plain = to_plain(
-        {
-            "node": node,
-            "attributes": AttributeDict(a=AttributeDict(b=1)),
-            "numbers": [np.float64(0.5), np.int64(2), np.bool_(True), np.float32(0.25)],
-            "array": np.arange(3),
-            "ordered": OrderedDict(b=1, a=2),
-            "counter": Counter("aab"),
-            "set": {7},
-            "path": Path("a") / "b",
-            "device": torch.device("cpu"),
-            "size": torch.Size([1, 2]),
-            "enum": Colour.RED,
-            "version": torch.__version__,
-            "shared": [shared, shared],
-            torch.nn.Linear: None,
-        }
-    )
-    assert_plain(plain)
-    assert plain["node"] == {"A": {"B": (1, 2)}, "C": ["x"]}
-    assert plain["numbers"] == [0.5, 2, True, 0.25]
-    assert plain["array"].tolist() == [0, 1, 2]
-    assert (plain["set"], plain["path"], plain["device"], plain["size"]) == ([7], "a/b", "cpu", (1, 2))
-    assert (plain["enum"], plain["counter"]) == ("red", {"a": 2, "b": 1})
-    assert plain["shared"][0] is plain["shared"][1] and not plain["shared"][0]["w"].requires_grad
-    assert "torch.nn.modules.linear.Linear" in plain
-
-
-@pytest.mark.parametrize("value", [object(), lambda: 0, open], ids=["object", "function", "builtin"])
-def test_to_plain_names_what_it_cannot_save_and_where(value: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"holds a .* at \['callbacks'\]\[1\]"):
-        to_plain({"callbacks": [0, value]})
-
-
-def test_saving_and_loading_again(tmp_path: Path) -> None:
-    checkpoint = {"state_dict": OrderedDict(w=torch.randn(3)), "hyper_parameters": CfgNode({"A": CfgNode({"B": 1})})}
-    path = tmp_path / "new" / "folder" / "epoch=0.ckpt"
-    atomic_save(to_plain(checkpoint), path)
-    loaded = load_checkpoint(path)
-    assert loaded["hyper_parameters"] == {"A": {"B": 1}}
-    assert torch.equal(loaded["state_dict"]["w"], checkpoint["state_dict"]["w"])
-    assert torch.load(path, weights_only=True).keys() == loaded.keys()
-    assert [entry.name for entry in path.parent.iterdir()] == ["epoch=0.ckpt"]
-
-
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    atomic_save({"epoch": 1}, path)
-    with pytest.raises((AttributeError, pickle.PicklingError)):
-        atomic_save({"epoch": 2, "tensor": torch.ones(3), "function": lambda: 0}, path)
-    assert load_checkpoint(path) == {"epoch": 1}
-    assert list(tmp_path.iterdir()) == [path]

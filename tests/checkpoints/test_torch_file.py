@@ -158,15 +158,15 @@ def attributes_of_what_files_may_name() -> dict[str, Any]:
     """Everything that a change by a file could show in."""
     kinds = {
         *(torch.Tensor, torch.nn.Parameter, torch.UntypedStorage, torch.FloatStorage, torch.Size, torch.dtype),
-        *(np.dtype, OrderedDict, set, str, *(type(value) for value in torch_file._ALLOWED.values())),
-        *(value for value in torch_file._ALLOWED.values() if isinstance(value, type)),
+        *(np.dtype, OrderedDict, set, str, *(type(value) for value in torch_file.ALLOWED.values())),
+        *(value for value in torch_file.ALLOWED.values() if isinstance(value, type)),
     }
-    functions = [value._function for value in torch_file._ALLOWED.values() if hasattr(value, "_function")]
+    functions = [value.function for value in torch_file.ALLOWED.values() if hasattr(value, "function")]
     parts = ("__code__", "__defaults__", "__kwdefaults__", "__dict__", "__name__", "__doc__")
     return {
         **{repr(kind): dict(vars(kind)) for kind in kinds},
         **{repr(f): [dict(v) if isinstance(v := getattr(f, p, None), dict) else v for p in parts] for f in functions},
-        "list": dict(torch_file._ALLOWED),
+        "list": dict(torch_file.ALLOWED),
     }
 
 

@@ -1,11 +1,10 @@
 """The command line that the scripts share, partly in this process, partly as a script of its own."""
 
-import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch
 from config import cfg
 from config.cli import build_parser, clean_exit, parse_args
 from config.reference import read_reference
+from tests.launch import REPOSITORY_FIRST, run_python
 from tests.support import ROOT
 from utils.errors import ConfigError
 
@@ -45,10 +45,8 @@ def stub(tmp_path: Path) -> Path:
     return path
 
 
-def run(stub: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    command = [sys.executable, str(stub), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=stub.parent, timeout=60)
+def run(stub: Path, *arguments: str) -> CompletedProcess[str]:
+    return run_python(stub, *arguments, cwd=stub.parent, env={**REPOSITORY_FIRST, "COLUMNS": "200"}, timeout=60)
 
 
 def parse(*arguments: str) -> tuple[object, list[str]]:
@@ -228,13 +226,7 @@ def test_help_shows_usage_every_key_and_examples_in_under_a_second(stub: Path) -
 
 
 def test_help_imports_nothing_heavy(stub: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", str(stub), "--help"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
-    )
+    result = run_python("-X", "importtime", stub, "--help", env=REPOSITORY_FIRST)
     imported = {line.rsplit("|", 1)[-1].strip().partition(".")[0] for line in result.stderr.splitlines()}
     assert "yacs" in imported
     assert not imported & {"torch", "numpy", "pytorch_lightning", "lightning", "mlflow", "cv2", "PIL"}

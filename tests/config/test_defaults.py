@@ -3,8 +3,6 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from config.cli import load_config
 from config.flatten import flatten_config
 from config.reference import format_reference, read_reference
 from config.validate import CHOICES, MAXIMA, MINIMA, check_config
+from tests.launch import run_code
 from tests.support import GOLDEN, ROOT
 
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
@@ -51,7 +50,7 @@ def test_defaults_are_the_recorded_ones() -> None:
     expected = flatten_config(CfgNode(RECORDED)) | ADDED
     expected["SOLVER.LR_STEPS"] = tuple(expected["SOLVER.LR_STEPS"])  # JSON has no tuples
     expected["DATALOADER.NUM_WORKERS"] = -1  # the one default that differs on purpose
-    actual = flatten_config(defaults._C)
+    actual = flatten_config(cfg)
     assert actual == expected
     assert {key: type(value) for key, value in actual.items()} == {key: type(value) for key, value in expected.items()}
 
@@ -62,7 +61,7 @@ def test_what_must_be_left_out_for_the_original_is_told() -> None:
 
 
 def test_defaults_pass_their_own_check() -> None:
-    check_config(defaults._C)
+    check_config(cfg)
 
 
 def test_cfg_is_the_one_shared_mutable_tree() -> None:
@@ -77,12 +76,13 @@ def test_cfg_is_the_one_shared_mutable_tree() -> None:
         "assert config.defaults._C.SOLVER.BASE_LR == 1e-4 and config.cfg.GPU_IDS == []\n"
         "assert config.cli.load_config().MODEL.PRETRAIN_PATH == 'a.ckpt'\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+    done = run_code(program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_key_is_documented_with_its_default() -> None:
     reference = {key.name: key for section in read_reference() for key in section.keys}
-    values = flatten_config(defaults._C)
+    values = flatten_config(cfg)
     assert sorted(reference) == sorted(values)
     for name, value in values.items():
         assert ast.literal_eval(reference[name].default) == value, name
@@ -109,7 +109,7 @@ def test_reference_groups_keys_by_section() -> None:
 
 @pytest.mark.parametrize("key", sorted({*CHOICES, *MINIMA, *MAXIMA}))
 def test_rules_are_about_keys_that_exist(key: str) -> None:
-    assert key in flatten_config(defaults._C)
+    assert key in flatten_config(cfg)
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))

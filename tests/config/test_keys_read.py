@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from config import defaults
+from config import cfg, defaults
 from config.flatten import flatten_config
 from config.validate import check_config
 from tests.support import ROOT
 
-KEYS = flatten_config(defaults._C)
+KEYS = flatten_config(cfg)
 SECTIONS = {key.partition(".")[0] for key in KEYS if "." in key}
 NOT_CODE = {"tests", "config", "build", "dist", "node_modules"}
 
@@ -85,7 +85,7 @@ def test_unused_keys_are_unused(key: str, read_anywhere: set[str]) -> None:
 
 @pytest.mark.parametrize("key", defaults.CHECKED_ONLY_KEYS)
 def test_checked_only_keys_are_checked(key: str) -> None:
-    config = defaults._C.clone()
+    config = cfg.clone()
     section, _, name = key.partition(".")
     config[section][name] = not KEYS[key]
     with pytest.raises(ValueError, match=key):

@@ -328,7 +328,7 @@ scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.tex
 
 
 @given(st.sampled_from(KEYS), st.one_of(scalars, st.lists(scalars, max_size=3), st.dictionaries(st.text(), scalars)))
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(max_examples=300)
 def test_any_value_is_converted_to_the_type_of_its_key_or_refused(key: str, value: Any) -> None:
     default = flatten_config(cfg)[key]
     for form in (value, str(value)):
@@ -341,7 +341,7 @@ def test_any_value_is_converted_to_the_type_of_its_key_or_refused(key: str, valu
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), st.just(None)))
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 def test_defaults_as_text_are_a_fixed_point(keys: dict[str, None]) -> None:
     values = flatten_config(cfg)
     opts = [item for key in keys for item in (key, str(values[key]))]

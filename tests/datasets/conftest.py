@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from yacs.config import CfgNode
 
-from config import cfg as shared_cfg
+from tests.small import small_config
 
 MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 # Images by subset and identity: the camera of each, in order.
@@ -67,13 +68,12 @@ def coco(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_cfg() -> Callable[..., CfgNode]:
-    """make_cfg(root, "KEY", value, ...) -> a tree of its own, for pictures of 16x8 pixels and batches of 2x2."""
+    """make_cfg(root, "KEY", value, ...): small_config for images of 16 x 8 pixels, in batches of 2 x 2."""
+    even_smaller = {"INPUT.SIZE_TRAIN": [16, 8], "INPUT.SIZE_TEST": [16, 8], "TEST.IMS_PER_BATCH": 4}
+    batches = {"SOLVER.IMS_PER_BATCH": 2, "DATALOADER.NUM_INSTANCE": 2}
 
-    def make(root: Path, *options: object) -> CfgNode:
-        tree = shared_cfg.clone()
-        small = ["INPUT.SIZE_TRAIN", [16, 8], "INPUT.SIZE_TEST", [16, 8], "INPUT.PADDING", 2, "TEST.IMS_PER_BATCH", 4]
-        batches = ["SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_INSTANCE", 2, "DATALOADER.NUM_WORKERS", 0]
-        tree.merge_from_list(["DATASETS.ROOT_DIR", str(root), *small, *batches, *options])
-        return tree
+    def make(root: Path, *options: Any) -> CfgNode:
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        return small_config(**{**even_smaller, **batches, "DATASETS.ROOT_DIR": str(root), **given})
 
     return make

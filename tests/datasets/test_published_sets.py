@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets import _DATASETS, _find_class, init_dataset
+from datasets import DATASETS, find_class, init_dataset
 from datasets.counts import Counts, Published, count, find_count_problem
 from datasets.readers.files import check_images, find_folder
 from datasets.vehicleid import split_test_list
@@ -255,7 +255,7 @@ def test_cameras_are_not_counted_where_there_are_none():
 def test_a_real_copy_is_compared_and_a_drawn_subset_is_not(
     market, make_cfg, caplog, monkeypatch, published, level, message
 ):
-    monkeypatch.setattr(_find_class("market1501"), "published", published)
+    monkeypatch.setattr(find_class("market1501"), "published", published)
     with caplog.at_level("INFO", logger="datasets.bases"):
         init_dataset("market1501", cfg=make_cfg(market)).setup()
     records = [record for record in caplog.records if record.name == "datasets.bases"]
@@ -263,9 +263,9 @@ def test_a_real_copy_is_compared_and_a_drawn_subset_is_not(
     assert all(record.getMessage().startswith(message) for record in records)
 
 
-@pytest.mark.parametrize("name", [name for name in _DATASETS if _find_class(name).published])
+@pytest.mark.parametrize("name", [name for name in DATASETS if find_class(name).published])
 def test_docstrings_name_the_published_counts(name):
-    module = _find_class(name)
+    module = find_class(name)
     text = " ".join(part.__doc__ or "" for part in module.__mro__[:2])
     published = module.published
     assert published is not None
@@ -280,7 +280,7 @@ def test_docstrings_name_the_published_counts(name):
 def test_the_documentation_names_every_data_set():
     for path in ("README.md", "config/defaults.py"):
         text = (ROOT / path).read_text(encoding="utf-8")
-        assert [name for name in _DATASETS if name not in text] == []
+        assert [name for name in DATASETS if name not in text] == []
 
 
 # --- files

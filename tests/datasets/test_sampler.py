@@ -44,7 +44,7 @@ def test_draws_as_recorded(recording, key):
     assert len(sampler) == len(recorded[key])
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(COUNTS, st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(0, 3), st.integers(0, 9))
 def test_every_epoch_is_whole_batches_of_different_identities(counts, batch_size, k, world_size, seed, epoch):
     for sampler in make_samplers(counts, batch_size, k, world_size, seed):
@@ -57,7 +57,7 @@ def test_every_epoch_is_whole_batches_of_different_identities(counts, batch_size
         assert all(len(set(batch)) == batch_size for batch in batches)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(COUNTS, st.integers(1, 3), st.integers(1, 5), st.integers(1, 3), st.integers(0, 9))
 def test_ranks_share_out_occurrences_without_overlap(counts, batch_size, k, world_size, epoch):
     samplers = make_samplers(counts, batch_size, k, world_size)
@@ -150,7 +150,7 @@ def test_a_draw_is_its_pid_and_survives_the_way_to_a_worker():
     assert (draw.epoch, draw.occurrence) == (3, 2)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(1, 6))
 def test_shards_of_a_validation_set_are_its_batches_in_order(size, batch_size, count):
     shards = [EvaluationShard([None] * size, batch_size, count, rank) for rank in range(count)]

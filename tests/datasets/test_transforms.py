@@ -12,16 +12,19 @@ from torchvision import transforms as tv
 
 from config import cfg as shared_cfg
 from datasets.transforms import RandomErasing, ReidTransforms
+from tests.small import small_config
 from tests.support import assert_close, golden
 
 RECORDED = golden("transforms_given")
 
 
+def sized_config(size, **more):
+    return small_config(**{"INPUT.SIZE_TRAIN": list(size), "INPUT.SIZE_TEST": list(size)}, **more)
+
+
 @pytest.fixture
 def transforms():
-    cfg = shared_cfg.clone()
-    cfg.merge_from_list(["INPUT.SIZE_TRAIN", [64, 32], "INPUT.SIZE_TEST", [64, 32], "INPUT.PADDING", 4])
-    return ReidTransforms(cfg)
+    return ReidTransforms(sized_config((64, 32), **{"INPUT.PADDING": 4}))
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -50,15 +53,14 @@ def by_torchvision(image, size, padding, is_train):
     return tv.Compose([*steps, RandomErasing(0.5, mean)] if is_train else steps)(image)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     *(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.tuples(st.integers(1, 30), st.integers(1, 30))),
     *(st.integers(0, 50), st.booleans(), st.integers(0, 10**6)),
 )
 def test_pixels_and_draws_are_those_of_torchvision(file, size, padding, is_train, seed):
     image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*file, 3), dtype=np.uint8))
-    cfg = shared_cfg.clone()
-    cfg.merge_from_list(["INPUT.SIZE_TRAIN", list(size), "INPUT.SIZE_TEST", list(size), "INPUT.PADDING", padding])
+    cfg = sized_config(size, **{"INPUT.PADDING": padding})
     outputs = []
     ours = ReidTransforms(cfg).build_transforms(is_train)
     for transform in (ours, lambda image: by_torchvision(image, list(size), padding, is_train)):
@@ -80,9 +82,7 @@ def test_a_picture_in_planes_is_resized_already():
         for picture in (image, planes):
             random.seed(3)
             torch.manual_seed(3)
-            cfg = shared_cfg.clone()
-            cfg.merge_from_list(["INPUT.SIZE_TRAIN", [64, 32], "INPUT.SIZE_TEST", [64, 32]])
-            outputs.append(ReidTransforms(cfg).build_transforms(is_train)(picture))
+            outputs.append(ReidTransforms(sized_config((64, 32))).build_transforms(is_train)(picture))
         assert torch.equal(*outputs)
         assert torch.equal(planes, kept)
 
@@ -95,10 +95,9 @@ def test_the_recorded_seeds_cover_flipped_and_erased_images():
 
 
 def test_sizes_and_constants_are_those_of_the_configuration():
-    cfg = shared_cfg.clone()
-    sizes = ["INPUT.SIZE_TRAIN", [20, 10], "INPUT.SIZE_TEST", [12, 14]]
-    pixels = ["INPUT.PIXEL_MEAN", [1.0, 1.0, 1.0], "INPUT.PIXEL_STD", [0.5, 0.25, 0.125]]
-    cfg.merge_from_list([*sizes, *pixels, "INPUT.RE_PROB", 0.0])
+    sizes = {"INPUT.SIZE_TRAIN": [20, 10], "INPUT.SIZE_TEST": [12, 14]}
+    pixels = {"INPUT.PIXEL_MEAN": [1.0, 1.0, 1.0], "INPUT.PIXEL_STD": [0.5, 0.25, 0.125]}
+    cfg = small_config(**sizes, **pixels, **{"INPUT.RE_PROB": 0.0})
     white = Image.new("RGB", (30, 50), "white")
     test = ReidTransforms(cfg).build_transforms(is_train=False)(white)
     assert test.shape == (3, 12, 14)
@@ -110,7 +109,7 @@ def test_sizes_and_constants_are_those_of_the_configuration():
         assert set(channel.unique().tolist()) <= {0.0, border}
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6))
 def test_one_rectangle_within_the_bounds_is_filled_with_the_value(seed):
     random.seed(seed)

@@ -1,37 +1,14 @@
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 
-from config.cli import load_config
-from tests.support import ROOT
-
-TINY = {
-    "MODEL.NAME": "resnet18",
-    "MODEL.BACKBONE_EMB_SIZE": 512,
-    "MODEL.PRETRAINED": False,
-    "INPUT.SIZE_TRAIN": [32, 16],
-    "INPUT.SIZE_TEST": [32, 16],
-    "INPUT.PADDING": 2,
-    "SOLVER.IMS_PER_BATCH": 3,
-    "SOLVER.MAX_EPOCHS": 2,
-    "SOLVER.EVAL_PERIOD": 1,
-    "SOLVER.WARMUP_EPOCHS": 2,
-    "SOLVER.LR_STEPS": (3,),
-    "TEST.IMS_PER_BATCH": 32,
-    "DATALOADER.NUM_WORKERS": 0,
-    "USE_MIXED_PRECISION": False,
-    "GPU_IDS": [],
-    "REPRODUCIBLE": True,
-    "REPRODUCIBLE_NUM_RUNS": 1,
-    "TRAINER.PROGRESS_BAR": False,
-    "LOGGING.MLFLOW": False,
-}
+from tests import launch
+from tests.small import small_config, small_options
 
 
 def draw(folder, *arguments):
-    script = str(ROOT / "scripts" / "make_toy_dataset.py")
-    subprocess.run([sys.executable, script, str(folder), "--size", "32", "16", *arguments], check=True)
+    done = launch.run_script("scripts/make_toy_dataset.py", folder, "--size", "32", "16", *arguments)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -56,27 +33,24 @@ def coco_toy(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny(toy, tmp_path):
-    """Options of the shortest run that does everything, as load_config takes them: tiny(KEY=VALUE) overrides."""
-
-    def options(**overrides):
-        values = TINY | {"DATASETS.ROOT_DIR": str(toy), "OUTPUT_DIR": str(tmp_path / "out")} | overrides
-        return [part for pair in values.items() for part in pair]
-
-    return options
+def tiny_folders(toy, tmp_path):
+    return {"DATASETS.ROOT_DIR": str(toy), "OUTPUT_DIR": str(tmp_path / "out")}
 
 
 @pytest.fixture
-def tiny_cfg(tiny):
-    return lambda **overrides: load_config("", tiny(**overrides))
+def tiny(tiny_folders):
+    """small_options on the drawn data set, writing to the test's folder."""
+    return lambda **overrides: small_options(**tiny_folders | overrides)
+
+
+@pytest.fixture
+def tiny_cfg(tiny_folders):
+    """The same as a configuration."""
+    return lambda **overrides: small_config(**tiny_folders | overrides)
 
 
 @pytest.fixture
 def run_script(tmp_path):
-    """Run a script of the repository as a user would, in an empty folder; returns the finished process."""
+    """launch.run_script in an empty folder, with time for a training."""
 
-    def run(script, *arguments, python_options=(), timeout=300):
-        command = [sys.executable, *python_options, str(ROOT / script), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=timeout)
-
-    return run
+    return partial(launch.run_script, cwd=tmp_path, timeout=300)

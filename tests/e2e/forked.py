@@ -1,23 +1,21 @@
-"""Training runs in processes of their own, forked from one that has imported everything, so that each starts at once.
+"""Training runs that a test can kill at a chosen point, forked from the server of tests.launch to start at once.
 
-They are what the scripts are: the same code, the same exit statuses; and they can be killed.
+They are what the scripts are: the same code, the same exit statuses. run_processes cannot take their place: it waits
+for what its workers return, and here the way in which a process ends, and what it leaves behind, is what is tested.
 """
 
-import multiprocessing
 import os
 import resource
 import signal
-import socket
 import threading
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train_ctl_model", "tests.e2e.forked"])
+from tests.launch import CONTEXT, free_port, torchrun_variables
+
 NAME = "run"
 
 
@@ -30,18 +28,12 @@ def start(options: list[Any], log: Path, point: str = "", processes: int = 1) ->
         point: moment at which the last process meets its fate, see POINTS; SIGTERM goes to all.
         processes: how many.
     """
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     started = []
     for rank in range(processes):
-        environment: dict[str, Any] = {}
-        if processes > 1:
-            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            environment |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            environment |= {"TORCHELASTIC_RUN_ID": "test"}
+        environment = torchrun_variables(rank, processes, port) if processes > 1 else {}
         fate = point if rank == processes - 1 or point.startswith("SIGTERM") else ""
-        arguments = (options, str(log), {key: str(value) for key, value in environment.items()}, fate)
+        arguments = (options, str(log), environment, fate)
         process = CONTEXT.Process(target=train, args=arguments)
         process.start()
         started.append(process)
@@ -130,10 +122,17 @@ def _in_validation(number: int) -> None:
 
 def _in_write(number: int) -> None:
     """In the middle of writing a checkpoint: some of its bytes are on disk."""
-    from callbacks import checkpoints
-    from checkpoints import writing
+    import torch
 
-    _at_call(checkpoints, "atomic_save", number, lambda: _at_call(writing._FailingOnce, "write", 10, _die))
+    from callbacks import checkpoints
+
+    save = torch.save
+
+    def cut_off(obj: Any, stream: Any) -> None:
+        _at_call(stream, "write", 10, _die)
+        save(obj, stream)
+
+    _at_call(checkpoints, "atomic_save", number, lambda: setattr(torch, "save", cut_off))
 
 
 def _before_removal(number: int) -> None:

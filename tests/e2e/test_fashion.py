@@ -1,12 +1,11 @@
 """The fashion sets from raw files to a trained model, with the commands of the README."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 
+from tests.launch import run_command
 from tests.support import ROOT, unpack
 
 
@@ -32,13 +31,10 @@ def test_what_the_conversions_write_is_what_the_experiments_read(
     for script, *arguments in conversions:
         done = run_script(f"scripts/{script}", *arguments, "--root-dir-path", root)
         assert done.returncode == 0, done.stderr
-    options = map(str, tiny(**{"SOLVER.MAX_EPOCHS": 1, "DATASETS.ROOT_DIR": root / data_root}))
+    options = tiny(**{"SOLVER.MAX_EPOCHS": 1, "DATASETS.ROOT_DIR": root / data_root})
     paths = {"DATA_ROOT": str(root / data_root), "OUTPUT_DIR": str(tmp_path / "out"), "PYTHON": sys.executable}
-    inherited = {key: value for key, value in os.environ.items() if key != "JSON_TRAIN_PATH"}
-    done = subprocess.run(
-        [str(ROOT / "train_scripts" / experiment / "train_ctl_model_s_r50.sh"), *options],
-        capture_output=True, text=True, check=False, timeout=300, env=inherited | paths,
-    )  # fmt: skip
+    script = ROOT / "train_scripts" / experiment / "train_ctl_model_s_r50.sh"
+    done = run_command(script, *options, env={"JSON_TRAIN_PATH": None, **paths}, timeout=300)
     assert done.returncode == 0, done.stderr
     (checkpoint,) = (tmp_path / "out").glob("*/version_0/auto_checkpoints/checkpoint_0.pth")
     assert checkpoint.stat().st_size > 1e6

@@ -1,17 +1,15 @@
 """Several processes and machines on the toy set: what they draw, log and write, and that they find the same metrics."""
 
-import os
 import subprocess
-import sys
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests import workers
-from tests.e2e.conftest import TINY
 from tests.e2e.test_training import assert_same_state
-from tests.processes import free_port, run_processes
+from tests.launch import free_port, run_processes, start_python
+from tests.small import small_options
 from tests.support import ROOT
 
 pytestmark = pytest.mark.slow  # a training by several processes, and one by two machines
@@ -34,7 +32,7 @@ EVALUATIONS = {
 
 
 def as_list(toy, **options):
-    return [part for pair in (TINY | {"DATASETS.ROOT_DIR": str(toy)} | options).items() for part in pair]
+    return small_options(**{"DATASETS.ROOT_DIR": str(toy)} | options)
 
 
 def options_of_tests(checkpoint, toy, folder, count):
@@ -144,10 +142,10 @@ def test_two_machines_train_as_one_with_two_processes(two, toy, folder, checkpoi
     agents = []
     for node in (0, 1):
         agent = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(node), "--master-addr", "127.0.0.1"]
-        command = [sys.executable, "-m", "torch.distributed.run", *agent, "--master-port", port]
-        command += [str(ROOT / "train_ctl_model.py"), *map(str, options)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        agents.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))
+        command = ["-m", "torch.distributed.run", *agent, "--master-port", port]
+        command += [ROOT / "train_ctl_model.py", *options]
+        environment = {"OMP_NUM_THREADS": "1"}
+        agents.append(start_python(*command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE))
     try:
         outputs = [agent.communicate(timeout=300)[1] for agent in agents]
     finally:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from config.cli import load_config
 from engine.run import run_main
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
 from train_ctl_model import CTLModel
@@ -59,14 +58,14 @@ def test_legacy_checkpoint_reproduces_the_recorded_metrics(
 
 
 @pytest.mark.parametrize("keep_camids", [True, False])
-def test_legacy_metrics_in_full(tiny, recorded_images, legacy_checkpoint, keep_camids):
+def test_legacy_metrics_in_full(tiny_cfg, recorded_images, legacy_checkpoint, keep_camids):
     recorded = json.loads((GOLDEN / "e2e_s0.json").read_text())
     options = only_test(
         legacy_checkpoint,
         **{"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TEST": [64, 32]},
         **{"MODEL.KEEP_CAMID_CENTROIDS": keep_camids},
     )
-    (metrics,) = run_main(load_config("", tiny(**options)), CTLModel, "test")
+    (metrics,) = run_main(tiny_cfg(**options), CTLModel, "test")
     for kind, name in (("instances", "instances"), ("centroids", f"centroids_keep_camids_{keep_camids}")):
         expected = recorded[name]
         assert_close(metrics[kind]["mAP"], expected["mAP"], "pictures")

@@ -1,9 +1,6 @@
 """Training through the real scripts: what is written, that it resumes exactly, that nothing is deprecated."""
 
 import ast
-import os
-import subprocess
-import sys
 import warnings
 
 import mlflow
@@ -13,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from checkpoints.run_files import find_newest
 from engine.run import run_main
-from tests.support import ROOT
+from tests.launch import REPOSITORY_FIRST, run_code
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 
@@ -175,9 +172,7 @@ def test_spawned_processes_train_and_test(tiny, tmp_path):
         "print(run.run_main(load_config('', sys.argv[1:]), CTLModel, 'run'))\n"
     )
     options = tiny(**{"SOLVER.DIST_BACKEND": "ddp_spawn", "SOLVER.MAX_EPOCHS": 1, "LOGGING.MLFLOW": True})
-    command = [sys.executable, "-c", program, *map(str, options)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_code(program, *options, cwd=tmp_path, env=REPOSITORY_FIRST, timeout=300)
     assert done.returncode == 0, done.stderr
     (metrics,) = ast.literal_eval(done.stdout.splitlines()[-1])
     assert 0 < metrics["instances"]["mAP"] <= 1

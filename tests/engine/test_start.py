@@ -1,55 +1,14 @@
-"""Which checkpoint "auto" takes, and what it says where there is none."""
-
-import os
+"""What a run starts from: nothing, weights, a checkpoint that it continues, or one that it only tests."""
 
 import pytest
-import torch
 
-from checkpoints.run_files import find_newest, list_checkpoints, version_of
 from checkpoints.writing import atomic_save
 from config.cli import load_config
 from engine.run import run_single
 from engine.start import Start, find_start, is_auto, start_weights
+from tests.checkpoints.run_states import STATE, save
 from train_ctl_model import CTLModel
 from utils.errors import UserError
-
-STATE = {"state_dict": {key: torch.zeros(1) for key in ("backbone.a", "bn.weight", "center_loss.centers")}}
-STATE["state_dict"]["fc_query.weight"] = torch.zeros(2, 1)
-
-
-def save(runs, version, epoch, **hparams):
-    path = runs / f"version_{version}" / "auto_checkpoints" / f"checkpoint_{epoch}.pth"
-    progress = {"fit_loop": {"epoch_progress": {"current": {"processed": epoch + 1}}}}
-    states = {"optimizer_states": [{}], "lr_schedulers": [{}], "loops": progress}
-    atomic_save(STATE | states | {"hyper_parameters": hparams}, path)
-    return path
-
-
-def test_the_last_epoch_of_the_last_version_that_belongs(tmp_path):
-    save(tmp_path, 2, 90, run=0)
-    save(tmp_path, 10, 3, run=0)
-    newest = save(tmp_path, 10, 12, run=0)
-    other = save(tmp_path, 11, 1, run=1)
-    (tmp_path / "version_12").mkdir()
-    (tmp_path / "version_x").mkdir()
-    assert find_newest(tmp_path, lambda hparams: hparams["run"] == 0) == newest
-    assert find_newest(tmp_path, lambda hparams: True) == other
-    assert find_newest(tmp_path, lambda hparams: False) is None
-    assert find_newest(tmp_path / "nothing", lambda hparams: True) is None
-    assert version_of(newest, tmp_path) == "version_10"
-    assert version_of(tmp_path / "elsewhere.pth", tmp_path) is None
-
-
-def test_a_file_that_is_cut_off_is_passed_over_and_remains_of_writes_are_removed(tmp_path, caplog):
-    older, broken = save(tmp_path, 0, 3), save(tmp_path, 0, 4)
-    os.truncate(broken, broken.stat().st_size // 2)
-    remains = broken.with_name(".checkpoint_5.pth.17.tmp")
-    remains.touch()
-    (broken.parent / "notes.txt").touch()
-    assert find_newest(tmp_path, lambda hparams: True) == older
-    assert "checkpoint_4.pth" in caplog.text
-    assert not remains.exists()
-    assert list_checkpoints(broken.parent) == [broken, older]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Centroids against the recordings and against plain loops."""
+"""Centroids of identities and cameras against the recordings and against a plain loop."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 
 from evaluation.centroid_protocols import create_centroids, strict_centroids
 from tests.support import assert_close, golden
-from utils.centroids import identity_centroids
 from utils.errors import UserError
 
 
@@ -29,16 +28,6 @@ def test_published_centroids_as_recorded(name, respect_camids):
         np.testing.assert_array_equal(np.concatenate(cameras), recorded["cent_camids_camids_flat"])
     else:
         np.testing.assert_array_equal(cameras, recorded["cent_plain_camids"])
-
-
-@pytest.mark.parametrize("name", ["inference_s0", "inference_s1"])
-def test_identity_centroids_as_recorded(name):
-    recorded = golden(name)
-    ids = [path.split("/")[-2] for path in recorded["paths"]]
-    centroids, names = identity_centroids(torch.from_numpy(recorded["emb"]), ids)
-    assert names == recorded["centroid_ids"].tolist()
-    assert_close(centroids, recorded["centroids"])
-    assert centroids.dtype == torch.float32
 
 
 def published_by_loop(feats, pids, camids, m):
@@ -81,26 +70,7 @@ def test_identity_without_images_of_a_camera_has_the_same_centroid_with_and_with
     assert_close(strict.embeddings[:3], gallery.view(3, 3, 4).mean(1))
 
 
-def test_identities_that_are_numbers_and_half_precision(monkeypatch):
-    monkeypatch.setattr("utils.centroids._CHUNK_BYTES", 7 * 6 * 8)
-    rng = np.random.default_rng(0)
-    embeddings = torch.from_numpy(rng.normal(size=(50, 6)).astype(np.float16))
-    ids = rng.integers(0, 5, 50)
-    centroids, names = identity_centroids(embeddings, ids)
-    assert names == list(dict.fromkeys(ids.tolist()))
-    expected = np.stack([embeddings.numpy()[ids == name].astype(np.float64).mean(0) for name in names])
-    assert_close(centroids, expected)
-
-
-def test_no_embeddings_give_no_centroids():
-    centroids, names = identity_centroids(torch.zeros(0, 4), [])
-    assert centroids.shape == (0, 4)
-    assert names == []
-
-
 def test_lengths_that_do_not_agree():
-    with pytest.raises(UserError, match="ids has 2 entries but embeddings has 3: index 2"):
-        identity_centroids(torch.zeros(3, 4), ["a", "b"])
     with pytest.raises(UserError, match="labels has 2 entries"):
         create_centroids(torch.zeros(3, 4), [1, 2], [0, 0, 0], 1)
     with pytest.raises(UserError, match="num_query is 4, but there are 3"):

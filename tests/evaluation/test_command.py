@@ -1,8 +1,6 @@
 """python -m evaluation: what it prints and writes, and how it fails."""
 
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from evaluation.__main__ import main
 from evaluation.metrics import evaluate_embeddings
 from evaluation.rerank import QueryExpansion, Rerank
-from tests.support import ROOT
+from tests.launch import run_code, run_module
 
 
 @pytest.fixture
@@ -191,27 +189,22 @@ def test_a_wrong_block_size_is_explained(files, text, capsys):
     assert f"'{text}' is not a number above 0" in capsys.readouterr().err
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "evaluation", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-
-
 def test_as_a_module(files):
-    done = run(*files[0])
+    done = run_module("evaluation", *files[0])
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Top-1" in done.stdout
-    wrong = run(*files[0], "--metric", "l1")
+    wrong = run_module("evaluation", *files[0], "--metric", "l1")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
 
 
 def test_help_is_fast_and_needs_no_torch():
     begin = time.perf_counter()
-    done = run("--help")
+    done = run_module("evaluation", "--help")
     assert time.perf_counter() - begin < 5  # loading torch alone takes longer on a busy machine
     assert done.returncode == 0
     assert "--protocol" in done.stdout
     heavy = "any(m in sys.modules for m in ('torch', 'numpy'))"
     code = f"import sys, evaluation.__main__ as e; e.build_parser(); sys.exit({heavy})"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
+    assert run_code(code).returncode == 0

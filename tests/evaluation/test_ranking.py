@@ -28,8 +28,8 @@ def by_loop(block, row, column):
 @pytest.mark.parametrize("few", [0, 3, 1000])  # all searched, some rows of each kind, all compared
 @pytest.mark.parametrize("search_bytes", [1, 1 << 20])
 def test_counts_equal_plain_loop(seed, few, search_bytes, monkeypatch):
-    monkeypatch.setattr(ranking, "_FEW", few)
-    monkeypatch.setattr(ranking, "_SEARCH_BYTES", search_bytes)
+    monkeypatch.setattr(ranking, "FEW", few)
+    monkeypatch.setattr(ranking, "SEARCH_BYTES", search_bytes)
     block, row, column = draw(seed, rows=6, columns=seed * 3 + 1, chosen=lambda rng: rng.integers(0, 8))
     counts = count_before(torch.from_numpy(block), row, column, block[row, column])
     assert counts.tolist() == by_loop(block, row, column)
@@ -42,7 +42,7 @@ def test_part_of_a_wider_block():
 
 
 def test_many_pairs_are_taken_in_spans(monkeypatch):
-    monkeypatch.setattr(ranking, "_PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr(ranking, "PAIRS_AT_ONCE", 5)
     q_pids, g_pids = np.array([1, 2, 3, 1, 1, 4]), np.array([1, 1, 2, 1, 3, 3, 1, 1, 1])
     zeros = np.zeros(9, dtype=np.int64)
     same = ranking.SameIdentity(q_pids, g_pids, zeros[:6], ranking.Cameras("g_camids", zeros, 9))
@@ -57,7 +57,7 @@ def test_many_pairs_are_taken_in_spans(monkeypatch):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("search_bytes", [1, 1 << 20])
 def test_nearest_equals_stable_sort(seed, search_bytes, monkeypatch):
-    monkeypatch.setattr(ranking, "_SEARCH_BYTES", search_bytes)
+    monkeypatch.setattr(ranking, "SEARCH_BYTES", search_bytes)
     rng = np.random.default_rng(seed)
     block = rng.choice(np.array([0, 0.5, 1, -1, np.inf], np.float32), (7, 12))
     block[3] = 2

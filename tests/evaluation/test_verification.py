@@ -21,7 +21,7 @@ def draw(seed, m=40, n=150):
 @pytest.mark.parametrize(("metric", "feat_norm"), [("euclidean", False), ("euclidean", True), ("cosine", False)])
 @pytest.mark.parametrize("entries", [1, 1 << 20])
 def test_equals_all_pairs(seed, metric, feat_norm, entries, monkeypatch):
-    monkeypatch.setattr("evaluation.verification._ENTRIES_AT_ONCE", entries)
+    monkeypatch.setattr("evaluation.verification.ENTRIES_AT_ONCE", entries)
     query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw(seed)
     table = roc_table(
         RetrievalSet(*data), RankingOptions(metric, feat_norm=feat_norm), far_levels=(0, 0.001, 0.03, 0.5, 1)

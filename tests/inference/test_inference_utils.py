@@ -1,3 +1,5 @@
+"""The functions that programs import from inference_utils, against the recordings."""
+
 import numpy as np
 import pytest
 import torch

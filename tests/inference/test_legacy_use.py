@@ -1,9 +1,6 @@
 """Programs written against the original run unchanged, as processes of their own."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import torch
 
 from inference.embedding.embedder import Embedder
 from modelling.bases import ModelBase
+from tests.launch import run_python
 from tests.support import ROOT, fill_by_recipe
 from utils.distances import get_cosine
 
@@ -46,12 +44,9 @@ def program(tmp_path_factory):
 def test_program_from_the_wild(program, resnet50_checkpoint, recorded_images, tmp_path, flags, folder):
     images = [str(path) for path in sorted((recorded_images / "query").iterdir())[:2]]
     output = tmp_path / "features.npy"
-    command = [sys.executable, str(program), str(ROOT), str(resnet50_checkpoint), str(output), *images, *flags]
     # The weights file that the configuration file names, ./models/..., is in neither of the folders.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=folder or tmp_path, env=environment, timeout=300
-    )
+    command = (program, ROOT, resnet50_checkpoint, output, *images, *flags)
+    done = run_python(*command, cwd=folder or tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     found = np.load(output)
     expected = Embedder.from_checkpoint(resnet50_checkpoint, device="cpu", num_workers=0).embed(images)

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
 from inference.embedding.embedder import Embedder
+from tests.launch import forbid_modules, run_script, start_python
 from tests.support import ROOT, golden
 from utils.distances import get_dist_func, normalize
 
@@ -212,8 +212,8 @@ def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_pat
     out = tmp_path / "out"
     given = keys(recorded_images / "bounding_box_test", legacy_checkpoint, out)
     given = [*given, "TEST.IMS_PER_BATCH", "4"]
-    command = [sys.executable, "create_embeddings.py", *given]
-    with subprocess.Popen(command, cwd=ROOT / "inference", stderr=subprocess.PIPE) as running:
+    command = ("create_embeddings.py", *given)
+    with start_python(*command, cwd=ROOT / "inference", stderr=subprocess.PIPE) as running:
         journal = out / "embeddings.journal"
         deadline = time.monotonic() + 120
         while not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
@@ -237,10 +237,7 @@ def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_pat
 
 @pytest.mark.parametrize("script", ["create_embeddings", "get_similar"])
 def test_help_needs_no_torch(script, tmp_path):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    command = [sys.executable, str(ROOT / "inference" / f"{script}.py"), "--help"]
-    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    done = run_script(f"inference/{script}.py", "--help", cwd=tmp_path, env=forbid_modules(tmp_path, "torch"))
     assert done.returncode == 0, done.stderr
     for flag in ("--images-in-subfolders", "--print_freq", "--config_file", "DATASETS.ROOT_DIR"):
         assert flag in done.stdout

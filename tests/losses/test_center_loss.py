@@ -1,3 +1,5 @@
+"""The centre loss and its gradients against the recordings."""
+
 import pytest
 import torch
 

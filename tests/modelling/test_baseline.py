@@ -14,20 +14,13 @@ from yacs.config import CfgNode
 from modelling.backbones import get_backbone
 from modelling.backbones.resnet_ibn_a import ResNetIBNa
 from modelling.baseline import Baseline, load_imagenet_weights
+from tests.small import small_config
 from utils.errors import CheckpointError, MissingPathError, UnknownNameError
-
-MODEL: dict[str, Any] = {
-    "NAME": "resnet18",
-    "LAST_STRIDE": 1,
-    "BACKBONE_EMB_SIZE": 512,
-    "PRETRAINED": False,
-    "PRETRAIN_PATH": "",
-    "RESUME_TRAINING": False,
-}
 
 
 def config(only_test: bool = False, **model: Any) -> CfgNode:
-    return CfgNode({"MODEL": {**MODEL, **model}, "TEST": {"ONLY_TEST": only_test}})
+    keys = {f"MODEL.{name}": value for name, value in model.items()}
+    return small_config(**keys, **{"TEST.ONLY_TEST": only_test})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +47,7 @@ def test_returns_the_map_and_its_mean(last_stride: int) -> None:
 
 
 def test_any_configuration_with_attributes_will_do() -> None:
-    namespace = SimpleNamespace(MODEL=SimpleNamespace(**MODEL), TEST=SimpleNamespace(ONLY_TEST=False))
+    namespace = SimpleNamespace(MODEL=SimpleNamespace(**config().MODEL), TEST=SimpleNamespace(ONLY_TEST=False))
     assert Baseline(namespace).state_dict().keys() == Baseline(config()).state_dict().keys()
 
 

@@ -1,3 +1,5 @@
+"""The whole model: entries, optimisers and hyper-parameters, from a configuration and from a checkpoint."""
+
 import json
 import lzma
 
@@ -6,19 +8,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from config import cfg as shared_cfg
-from config.defaults import _C as DEFAULTS
+from config.cli import load_config
 from modelling.bases import merge_hparams
-from tests.support import GOLDEN, assert_close, golden
+from tests.small import small_config, small_options
+from tests.support import GOLDEN, ROOT, assert_close, golden
 from train_base_model import BaseModel
 from train_base_model import CTLModel as BaseUnderItsOldName
 from train_ctl_model import CTLModel
 from utils.errors import UserError
-
-
-def small_cfg(*opts):
-    cfg = shared_cfg.clone()
-    cfg.merge_from_list(["MODEL.NAME", "resnet18", "MODEL.BACKBONE_EMB_SIZE", 512, "MODEL.PRETRAINED", False, *opts])
-    return cfg
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +26,7 @@ def legacy(tmp_path_factory):
 
 
 def test_state_dict_and_optimisers_of_the_whole_model_equal_the_recorded():
-    cfg = shared_cfg.clone()
-    cfg.merge_from_list(["MODEL.PRETRAINED", False])
+    cfg = load_config("", ["MODEL.PRETRAINED", False])
     model = CTLModel(cfg, num_query=10, num_classes=751)
     recorded = json.loads((GOLDEN / "state_dict_keys.json").read_text())["CTLModel(resnet50,num_classes=751)"]
     assert [[key, list(value.shape)] for key, value in model.state_dict().items()] == recorded
@@ -43,14 +39,14 @@ def test_state_dict_and_optimisers_of_the_whole_model_equal_the_recorded():
 
 
 def test_unused_classifier_of_ibn_networks_is_in_no_optimiser():
-    model = CTLModel(small_cfg("MODEL.NAME", "resnet50_ibn_a", "MODEL.BACKBONE_EMB_SIZE", 2048), num_classes=5)
+    model = CTLModel(small_config(**{"MODEL.NAME": "resnet50_ibn_a", "MODEL.BACKBONE_EMB_SIZE": 2048}), num_classes=5)
     optimized = {id(p) for optimizer in model.configure_optimizers()[0] for p in optimizer.param_groups[0]["params"]}
     names = {name for name, parameter in model.named_parameters() if id(parameter) not in optimized}
     assert names == {"backbone.base.fc.weight", "backbone.base.fc.bias", "bn.bias"}
 
 
 def test_hparams_are_cfg_overlaid_by_keywords_unless_only_test():
-    cfg = small_cfg("SOLVER.MARGIN", 0.7)
+    cfg = small_config(**{"SOLVER.MARGIN": 0.7})
     stored = {"SOLVER": {"MARGIN": 0.1, "GAMMA": 0.2}, "num_classes": 5, "num_query": 3}
     model = CTLModel(cfg, **stored)
     assert (model.hparams.SOLVER.MARGIN, model.hparams.SOLVER.GAMMA, model.hparams.num_query) == (0.1, 0.2, 3)
@@ -61,7 +57,7 @@ def test_hparams_are_cfg_overlaid_by_keywords_unless_only_test():
 
 
 def test_hparams_can_be_set_and_do_not_touch_the_shared_configuration():
-    model = CTLModel(small_cfg(), num_classes=5)
+    model = CTLModel(small_config(), num_classes=5)
     model.hparams.MODEL.USE_CENTROIDS = True
     assert shared_cfg.MODEL.USE_CENTROIDS is False
     model.hparams = {"MODEL": {"NAME": "resnet34"}, "num_classes": 2}
@@ -69,10 +65,10 @@ def test_hparams_can_be_set_and_do_not_touch_the_shared_configuration():
 
 
 def test_merge_keeps_unknown_keys_and_leaves_its_inputs_alone():
-    before = DEFAULTS.clone()
-    merged = merge_hparams(DEFAULTS, {"MODEL": {"NAME": "resnet18"}, "extra": {"a": 1}, "num_query": 4})
+    before = shared_cfg.clone()
+    merged = merge_hparams(shared_cfg, {"MODEL": {"NAME": "resnet18"}, "extra": {"a": 1}, "num_query": 4})
     assert (merged.MODEL.NAME, merged.extra.a, merged.num_query) == ("resnet18", 1, 4)
-    assert before == DEFAULTS
+    assert before == shared_cfg
 
 
 def test_legacy_checkpoint_with_and_without_configuration(legacy):
@@ -80,7 +76,8 @@ def test_legacy_checkpoint_with_and_without_configuration(legacy):
     assert (model.hparams.num_classes, model.hparams.num_query, model.hparams.MODEL.NAME) == (10, 160, "resnet18")
     assert model.hparams.SOLVER.MIN_LR == 0.0  # a key that it did not know
     assert not any(value.any() for value in model.state_dict().values())  # its weights are zeroed
-    cfg = small_cfg("TEST.ONLY_TEST", True, "TEST.IMS_PER_BATCH", 7)
+    only_test = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(legacy)}
+    cfg = small_config(**only_test, **{"TEST.IMS_PER_BATCH": 7})
     model = CTLModel.load_from_checkpoint(str(legacy), cfg=cfg, num_classes=99)
     assert (model.hparams.TEST.IMS_PER_BATCH, model.fc_query.out_features) == (7, 10)
     with torch.inference_mode():
@@ -89,31 +86,29 @@ def test_legacy_checkpoint_with_and_without_configuration(legacy):
 
 
 def test_loading_never_needs_the_imagenet_file(legacy):
-    cfg = shared_cfg.clone()
-    cfg.merge_from_file("configs/256_resnet50.yml")
-    cfg.merge_from_list(["MODEL.PRETRAINED", True, "MODEL.PRETRAIN_PATH", "/nowhere.pth"])
-    cfg.merge_from_list(["MODEL.NAME", "resnet18", "MODEL.BACKBONE_EMB_SIZE", 512])
+    missing = {"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": "/nowhere.pth"}
+    cfg = load_config(ROOT / "configs/256_resnet50.yml", small_options(**missing))
     assert CTLModel.load_from_checkpoint(legacy, cfg=cfg).hparams.MODEL.PRETRAINED is False  # the checkpoint's value
 
 
 def test_configuration_of_another_network_is_named(legacy):
-    cfg = shared_cfg.clone()
-    cfg.merge_from_list(["TEST.ONLY_TEST", True])
+    resnet50 = {"MODEL.NAME": "resnet50", "MODEL.BACKBONE_EMB_SIZE": 2048}
+    cfg = small_config(**resnet50, **{"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(legacy)})
     with pytest.raises(UserError, match="CTL checkpoint of resnet18, which does not fit MODEL.NAME resnet50"):
         CTLModel.load_from_checkpoint(legacy, cfg=cfg)
 
 
 def test_missing_number_of_identities_and_automatic_optimisation_are_refused():
     with pytest.raises(UserError, match="num_classes is missing"):
-        CTLModel(small_cfg())
+        CTLModel(small_config())
     with pytest.raises(UserError, match="USE_AUTOMATIC_OPTIM"):
-        CTLModel(small_cfg("SOLVER.USE_AUTOMATIC_OPTIM", True), num_classes=3)
+        CTLModel(small_config(**{"SOLVER.USE_AUTOMATIC_OPTIM": True}), num_classes=3)
 
 
 def test_test_dataloader_is_what_the_trainer_gets():
     loader = DataLoader([1, 2])
-    assert CTLModel(small_cfg(), test_dataloader=loader, num_classes=3).test_dataloader() is loader
-    assert CTLModel(small_cfg(), lambda: loader, num_classes=3).test_dataloader() is loader
+    assert CTLModel(small_config(), test_dataloader=loader, num_classes=3).test_dataloader() is loader
+    assert CTLModel(small_config(), lambda: loader, num_classes=3).test_dataloader() is loader
 
 
 def test_the_base_script_offers_its_class_under_the_old_name():
@@ -122,7 +117,7 @@ def test_the_base_script_offers_its_class_under_the_old_name():
 
 def test_centroids_method_takes_the_number_of_queries_from_hparams():
     data = golden("eval_a_s0")
-    model = CTLModel(small_cfg(), num_classes=3, num_query=int(data["num_query"]))
+    model = CTLModel(small_config(), num_classes=3, num_query=int(data["num_query"]))
     arguments = torch.from_numpy(data["feats"]), data["pids"], data["camids"]
     embeddings, labels, camids = model.validation_create_centroids(*arguments, respect_camids=True)
     assert_close(embeddings, data["cent_camids_emb"])

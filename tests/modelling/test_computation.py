@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from config import cfg as shared_cfg
 from engine.trainer import build_profiler
 from modelling.backbones import get_backbone
 from solver.build import has_fused_adam
+from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -80,9 +80,7 @@ class Pixels(nn.Module):
 
 
 def make_model(kind=CTLModel, backbone=True, **opts):
-    cfg = shared_cfg.clone()
-    options = {"MODEL.PRETRAINED": False, "MODEL.NAME": "resnet18", "MODEL.BACKBONE_EMB_SIZE": 16 if backbone else 512}
-    cfg.merge_from_list([part for pair in (options | opts).items() for part in pair])
+    cfg = small_config(**{"MODEL.BACKBONE_EMB_SIZE": 16 if backbone else 512} | opts)
     torch.manual_seed(0)
     model = kind(cfg, num_classes=6, num_query=2)
     if backbone:

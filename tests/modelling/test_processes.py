@@ -4,18 +4,17 @@ import pytest
 import torch
 
 from tests import workers
-from tests.processes import run_processes
+from tests.launch import run_processes
 
-RESNET18 = ["MODEL.NAME", "resnet18", "MODEL.BACKBONE_EMB_SIZE", 512]
-IBN = ["MODEL.NAME", "resnet50_ibn_a"]
+IBN = {"MODEL.NAME": "resnet50_ibn_a", "MODEL.BACKBONE_EMB_SIZE": 2048}
 
 
 @pytest.mark.parametrize(
     ("method", "options", "gather"),
     [
         pytest.param("CTLModel", IBN, False, marks=pytest.mark.slow, id="IBN"),
-        pytest.param("BaseModel", RESNET18, False, id="baseline"),
-        pytest.param("CTLModel", RESNET18, True, id="gathered"),
+        pytest.param("BaseModel", {}, False, id="baseline"),
+        pytest.param("CTLModel", {}, True, id="gathered"),
     ],
 )
 def test_gradients_are_the_mean_over_the_processes_and_no_parameter_is_unused(tmp_path, method, options, gather):

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from config import cfg as default_cfg
+from tests.small import small_config
 from tests.support import assert_close, golden
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -86,10 +86,10 @@ class StepRecorder(Callback):
 @pytest.fixture(scope="module", params=RECORDINGS)
 def fit(request):
     data = golden(request.param)
-    cfg = default_cfg.clone()
-    opts = "MODEL.PRETRAINED False MODEL.NAME resnet18 MODEL.BACKBONE_EMB_SIZE 32 SOLVER.MAX_EPOCHS 6 SOLVER.LR_STEPS"
-    opts = [*opts.split(), (3, 5), "SOLVER.WARMUP_EPOCHS", 2, "SOLVER.BASE_LR", 0.01, "SOLVER.EVAL_PERIOD", 2]
-    cfg.merge_from_list([*opts, "USE_MIXED_PRECISION", False, *json.loads(str(data["opts_json"]))])
+    recorded = json.loads(str(data["opts_json"]))
+    schedule = {"SOLVER.MAX_EPOCHS": 6, "SOLVER.LR_STEPS": (3, 5), "SOLVER.BASE_LR": 0.01, "SOLVER.EVAL_PERIOD": 2}
+    network = {"MODEL.BACKBONE_EMB_SIZE": 32}
+    cfg = small_config(**network, **schedule, **dict(zip(recorded[::2], recorded[1::2], strict=True)))
     model = RECORDINGS[request.param](cfg, num_query=int(data["num_query"]), num_classes=10)
     model.backbone = Projection()
     model.load_state_dict({k.removeprefix("init/"): torch.from_numpy(v) for k, v in data.items() if "init/" in k})

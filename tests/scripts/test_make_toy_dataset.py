@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 from PIL import Image
 
 from scripts import make_toy_dataset as toy
-from tests.support import ROOT
+from tests.launch import run_code, run_script
 
 SMALL: dict[str, Any] = {"ids": 8, "cameras": 3, "images_per_id": 6, "size": (48, 24)}
 NAME = re.compile(r"([-\d]+)_c(\d)")
@@ -272,16 +270,16 @@ def test_a_file_in_the_way_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_as_a_script(tmp_path: Path) -> None:
-    script = [sys.executable, str(ROOT / "scripts" / "make_toy_dataset.py")]
+    script = "scripts/make_toy_dataset.py"
     arguments = [str(tmp_path / "out"), "--ids", "4", "--train-fraction", "0.5", "--images-per-id", "4"]
-    done = subprocess.run([*script, *arguments, "--size", "32", "16"], cwd=tmp_path, capture_output=True, text=True)
+    done = run_script(script, *arguments, "--size", "32", "16", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "out") in done.stdout
     counts = dict(re.findall(r"market1501/(\S+) +\d+ +(\d+) +\d+", done.stdout))
     for folder, images in counts.items():
         assert len(list((tmp_path / "out" / "market1501" / folder).glob("*.jpg"))) == int(images)
     assert len(counts) == 3
-    again = subprocess.run([*script, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    again = run_script(script, *arguments, cwd=tmp_path)
     assert again.returncode == 2
     assert "--force" in again.stderr and "Traceback" not in again.stderr
 
@@ -293,6 +291,6 @@ def test_help_loads_no_training_code(tmp_path: Path) -> None:
         "except SystemExit as stop: assert not stop.code\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'cv2', 'lightning', 'pytorch_lightning')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_code(code)
     assert done.returncode == 0, done.stderr
     assert "--images-per-id" in done.stdout

@@ -1,12 +1,11 @@
 """The eight experiments: each runs with a recorder in place of Python; its command is loaded as the script would."""
 
 import json
-import os
 import shutil
 import stat
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from yacs.config import CfgNode
 from config.cli import build_parser, parse_args
 from config.flatten import flatten_config
 from config.load import load_config
+from tests.launch import run_command
 from tests.support import ROOT
 
 SCRIPTS = ROOT / "train_scripts"
@@ -61,18 +61,10 @@ class Recorder:
         )
         self.python.chmod(0o755)
 
-    def run(self, script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        inherited = {
-            key: value for key, value in os.environ.items() if key not in ("DATA_ROOT", "JSON_TRAIN_PATH", "OUTPUT_DIR")
-        }
-        return subprocess.run(
-            [str(script), *arguments],
-            env=inherited | {"PYTHON": str(self.python)} | environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    def run(self, script: Path, *arguments: str, **environment: str) -> CompletedProcess[str]:
+        unset = dict.fromkeys(("DATA_ROOT", "JSON_TRAIN_PATH", "OUTPUT_DIR"))
+        changes = {**unset, "PYTHON": str(self.python), **environment}
+        return run_command(script, *arguments, cwd=self.folder, env=changes, timeout=60)
 
     def called(self) -> tuple[Path, str, list[str]]:
         """Working folder, entry script and arguments of the recorded call."""
@@ -97,7 +89,7 @@ def test_the_eight_experiments_are_there() -> None:
 
 @pytest.mark.parametrize("name", [*EXPERIMENTS, "common.sh"])
 def test_it_parses(name: str) -> None:
-    result = subprocess.run(["bash", "-n", SCRIPTS / name], capture_output=True, text=True, timeout=60)
+    result = run_command("bash", "-n", SCRIPTS / name)
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -1,3 +1,5 @@
+"""Optimisers and learning rates, epoch by epoch."""
+
 import json
 import math
 from typing import Any

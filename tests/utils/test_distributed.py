@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -17,8 +16,7 @@ from evaluation.retrieval import RetrievalSet
 from losses.triplet_loss import TripletLoss
 from modelling.evaluation import evaluate_protocols
 from tests import workers
-from tests.processes import run_processes
-from tests.support import ROOT
+from tests.launch import run_processes, start_python
 from utils.distributed import Processes, find_launcher, is_first_process, running_processes
 from utils.errors import UserError
 
@@ -83,7 +81,7 @@ def test_mining_in_all_batches_has_the_gradient_of_the_joint_loss(tmp_path, coun
         assert anchors == real[end - count : end].sum()
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(0, 40), st.integers(1, 7))
 def test_shares_are_contiguous_and_differ_by_one_at_most(items, count):
     shares = [Processes(rank, count, torch.clone).share(items) for rank in range(count)]
@@ -147,8 +145,7 @@ else:
 
 def test_a_process_that_lightning_started_ends_with_the_first(launched):
     launched()
-    command = [sys.executable, "-c", FIRST_AND_SECOND, FIRST_AND_SECOND]
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    first = start_python("-c", FIRST_AND_SECOND, FIRST_AND_SECOND, stdout=subprocess.PIPE)
     assert [first.stdout.readline() for _ in range(2)] == ["started\n", "ready\n"]
     first.kill()
     assert first.wait() == -signal.SIGKILL

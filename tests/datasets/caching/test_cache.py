@@ -2,12 +2,10 @@
 
 import errno
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from datasets.caching.cache import ImageCache, image_loaders
 from datasets.caching.folders import FolderLease, disk_folder, prune, shared_folder
 from datasets.transforms.pixels import ResizedPlanes, resize_to_planes
 from tests.datasets.conftest import write_image
-from tests.support import ROOT
+from tests.launch import run_forked, start_python
 from utils.errors import MissingPathError, UserError
 from utils.image import pil_loader
 
@@ -277,13 +275,7 @@ def fill(cache, paths):
 
 
 def test_several_processes_write_the_same_entries(paths, cache):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=fill, args=(cache, paths * 5)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
+    assert run_forked(fill, cache, paths * 5, count=3) == [0, 0, 0]
     assert sorted(str(path) for path in entries(cache.folder)) == sorted(cache.entry_of(path) for path in paths)
 
 
@@ -314,10 +306,8 @@ def test_the_last_holder_removes_the_folder(paths, memory, no_decoding):
 
 def test_a_worker_that_drops_its_copy_does_not_end_the_cache(tmp_path):
     holder = [FolderLease(tmp_path / "folder")]
-    worker = multiprocessing.get_context("fork").Process(target=holder.clear)
-    worker.start()
-    worker.join(60)
-    assert (worker.exitcode, (tmp_path / "folder").exists()) == (0, True)
+    assert run_forked(holder.clear) == [0]
+    assert (tmp_path / "folder").exists()
     holder.clear()
     assert not list(tmp_path.iterdir())
 
@@ -333,9 +323,9 @@ time.sleep(60 if sys.argv[2] == "wait" else 0)
 
 
 def start_holder(folder, what):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder), what], cwd=ROOT, stdout=subprocess.PIPE)
+    process = start_python("-c", HOLDER, folder, what, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"held\n"
+    assert process.stdout.readline() == "held\n"
     return process
 
 

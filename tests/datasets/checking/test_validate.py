@@ -1,7 +1,5 @@
 """The check before a training: what it finds in labels and files, what it writes, and how it ends."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from datasets.checking.scan import ImageFacts, scan_images
 from datasets.counts import Published, count, count_unmatched, find_evaluation_problem
 from datasets.validate import configured_world_size, main
 from tests.datasets.conftest import write_folders, write_image
-from tests.support import ROOT
+from tests.launch import forbid_modules, run_module
 from utils.errors import UserError
 
 GOOD = {
@@ -57,7 +55,7 @@ def files(root, folder):
 label = st.tuples(st.just("x.jpg"), st.integers(0, 3), st.integers(0, 2))
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(max_examples=100)
 @given(st.lists(label, min_size=1, max_size=6), st.lists(label, min_size=1, max_size=6), st.sets(st.integers(0, 5)))
 def test_labels_are_checked_as_a_plain_loop_does(query, gallery, trained):
     unmatched = sum(not any(g[1] == q[1] and g[2] != q[2] for g in gallery) for q in query)
@@ -120,7 +118,7 @@ def test_too_few_identities_are_fatal():
     )
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 40), max_size=20))
 def test_every_identity_is_in_the_bin_of_its_size(sizes):
     images = [("x.jpg", pid, pid % 3) for pid, size in enumerate(sizes) for _ in range(size)]
@@ -210,7 +208,7 @@ def test_tiny_is_measured_by_what_the_network_sees_of_that_split():
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_files_are_read_alike_by_any_number_of_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.checking.scan._WORTH_A_PROCESS", 5)
+    monkeypatch.setattr("datasets.checking.scan.WORTH_A_PROCESS", 5)
     paths = [str(write_image(tmp_path / f"{i}.png", i % 7, (4 + i % 3, 8))) for i in range(40)]
     Path(paths[3]).write_bytes(b"none")
     missing = str(tmp_path / "missing.png")
@@ -390,9 +388,8 @@ def test_the_configured_number_of_processes(tmp_path, make_cfg, options, expecte
 def test_exit_status(tmp_path, arguments, status, words):
     make(tmp_path)
     (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "datasets.validate"]
-    command += [argument.format(root=tmp_path) for argument in arguments] + ["OUTPUT_DIR", str(tmp_path / "logs")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    given = [argument.format(root=tmp_path) for argument in arguments]
+    done = run_module("datasets.validate", *given, "OUTPUT_DIR", tmp_path / "logs")
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     if status == 2:
@@ -403,10 +400,7 @@ def test_exit_status(tmp_path, arguments, status, words):
 
 
 def test_help_needs_no_torch(tmp_path):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    command = [sys.executable, "-m", "datasets.validate", "--help"]
-    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    done = run_module("datasets.validate", "--help", env=forbid_modules(tmp_path, "torch"))
     assert done.returncode == 0, done.stderr
     assert "--world-size" in done.stdout
     assert "python -m datasets.validate --config_file" in done.stdout

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config import defaults
+from config import cfg
 from datasets import init_dataset
 from datasets.bases import NO_CAMERAS, Splits
 from datasets.counts import find_evaluation_problem
@@ -106,7 +106,7 @@ def test_no_cameras_switch_the_filter_off_and_the_log_says_so(tmp_path, read, ca
 
 def test_relative_paths(tmp_path, read):
     """From ROOT_DIR where it is given, else from the folder of the table; absolute paths are taken as they are."""
-    assert DEFAULT_ROOT_DIR == defaults._C.DATASETS.ROOT_DIR
+    assert DEFAULT_ROOT_DIR == cfg.DATASETS.ROOT_DIR
     rows = [*ROWS[:-1], (str(tmp_path / "far.jpg"), "cid", "gallery", "door")]
     path = write_csv(tmp_path / "lists" / "list.csv", rows)
     for name, *_ in rows[:-1]:
@@ -240,7 +240,8 @@ def test_a_bad_tree_is_named(tmp_path, read, change, message):
 def test_a_test_alone_needs_no_training_images(tmp_path, read, name):
     write_tree(tmp_path, TREE[-4:])
     write_csv(tmp_path / "list.csv", ROWS[3:])
-    options = ("DATASETS.CSV_PATH", str(tmp_path / "list.csv"), "TEST.ONLY_TEST", True)
+    only_test = ("TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", "any.ckpt")
+    options = ("DATASETS.CSV_PATH", str(tmp_path / "list.csv"), *only_test)
     module = read(name, tmp_path, *options)
     assert (module.num_classes, len(module.val)) == (0, 3)
     with pytest.raises(UserError, match="train"):

@@ -1,7 +1,7 @@
+"""Images to embeddings: against the recorded ones, for every kind of input, and what cannot be read."""
+
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from datasets.transforms.pixels import Normalise
 from inference import Embedder
 from inference.embedding.images import find_images, get_all_images, holds_images, read_pixels
 from tests.inference.conftest import draw_picture
-from tests.support import ROOT, golden
+from tests.launch import run_code
+from tests.support import golden
 from utils.devices import find_device
 from utils.errors import MissingPathError, UserError
 from utils.image import pil_loader
@@ -253,7 +254,8 @@ def test_importing_the_package_is_light():
         "assert not {'torch', 'numpy', 'pytorch_lightning'} & set(sys.modules), 'heavy'\n"
         "assert 'Embedder' in inference.__all__"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    done = run_code(code)
+    assert done.returncode == 0, done.stderr
     with pytest.raises(ImportError, match="Embeddr"):
         from inference import Embeddr  # noqa: F401
 

@@ -1,9 +1,10 @@
+"""Exported networks, run by a program without this code; exports that fail leave no file."""
+
 import errno
 import json
 import lzma
 import os
 import re
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +18,8 @@ from inference import export
 from inference.embedding import exporting
 from inference.embedding.exporting import FORMATS, METADATA, export_checkpoint
 from modelling.bases import ModelBase
+from tests.launch import forbid_modules, run_code, run_module
+from tests.small import small_config
 from tests.support import GOLDEN, ROOT, fill_by_recipe
 from utils import compat
 from utils.distances import normalize
@@ -69,10 +72,8 @@ def run_alone(paths, folder):
     for path in paths:
         np.save(f"{path}.in.npy", images())
     folder.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(READERS), *map(str, paths)], cwd=folder, env=environment, check=True
-    )
+    done = run_code(PROGRAM, json.dumps(READERS), *paths, cwd=folder, timeout=550)
+    assert done.returncode == 0, done.stderr
     for path in paths:
         with np.load(f"{path}.out.npz") as archive:
             yield archive["found"], json.loads(str(archive["facts"]))
@@ -83,10 +84,8 @@ def images():
 
 
 def write_checkpoint(path, name):
-    cfg = {
-        "MODEL": {"NAME": name, "BACKBONE_EMB_SIZE": NETWORKS[name], "PRETRAINED": False},
-        "INPUT": {"SIZE_TEST": [64, 32], "PIXEL_MEAN": [0.5, 0.4, 0.3]},
-    }
+    network = {"MODEL.NAME": name, "MODEL.BACKBONE_EMB_SIZE": NETWORKS[name]}
+    cfg = small_config(**network, **{"INPUT.SIZE_TEST": [64, 32], "INPUT.PIXEL_MEAN": [0.5, 0.4, 0.3]})
     model = ModelBase(cfg, num_classes=4, load_imagenet=False)
     model.load_state_dict(fill_by_recipe(model.state_dict()))
     torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, path)
@@ -182,13 +181,13 @@ def test_a_file_that_disagrees_is_not_kept(fault, checkpoints, tmp_path, monkeyp
         "shape": lambda x: x[:, :-1],
         "nan": lambda x: x * np.nan,
     }
-    write = exporting._WRITERS["torchscript"]
+    write = exporting.WRITERS["torchscript"]
 
     def write_faulty(*args):
         run = write(*args)
         return lambda batch: faults[fault](run(batch))
 
-    monkeypatch.setitem(exporting._WRITERS, "torchscript", write_faulty)
+    monkeypatch.setitem(exporting.WRITERS, "torchscript", write_faulty)
     with pytest.raises(SystemExit) as ended:
         export.main([str(checkpoints["resnet18"][0]), str(tmp_path / "a.pt"), "--format", "torchscript"])
     assert ended.value.code == 2
@@ -202,7 +201,7 @@ def test_an_exporter_that_fails_is_quoted(checkpoints, tmp_path, monkeypatch, ca
     def fail(*args):
         raise RuntimeError("unsupported: an operator\nmore of it")
 
-    monkeypatch.setitem(exporting._WRITERS, "torchscript", fail)
+    monkeypatch.setitem(exporting.WRITERS, "torchscript", fail)
     with pytest.raises(SystemExit) as ended:
         export.main([str(checkpoints["resnet18"][0]), str(tmp_path / "a.pt"), "--format", "torchscript"])
     assert ended.value.code == 2
@@ -273,11 +272,7 @@ def test_an_unknown_format_is_named(tmp_path):
 
 
 def test_help_needs_no_torch(tmp_path):
-    for name in ("torch", "numpy", "onnx", "pytorch_lightning"):
-        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
-    done = subprocess.run(
-        [sys.executable, "-m", "inference.export", "--help"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+    environment = forbid_modules(tmp_path, "torch", "numpy", "onnx", "pytorch_lightning")
+    done = run_module("inference.export", "--help", env=environment)
     assert done.returncode == 0, done.stderr
     assert "--dynamic-batch" in done.stdout

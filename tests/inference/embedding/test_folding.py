@@ -1,13 +1,14 @@
+"""Batch norms folded into convolutions give what the plain network gives."""
+
 import pytest
 import torch
 from torch import nn
-from yacs.config import CfgNode
 
-from config.defaults import _C as DEFAULTS
 from inference.embedding import folding
 from inference.embedding.folding import FoldedNetwork, FusedBlock, FusedConv, fuses
 from modelling.backbones import get_backbone
 from modelling.baseline import Baseline
+from tests.small import small_config
 from tests.support import fill_by_recipe
 
 NETWORKS = ("resnet18", "resnet50", "resnet50_ibn_a")
@@ -22,7 +23,7 @@ def filled(module):
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request):
     """Backbone, BN neck, images, and what they give."""
-    cfg = CfgNode({"MODEL": {**DEFAULTS.MODEL, "NAME": request.param, "PRETRAINED": False}, "TEST": DEFAULTS.TEST})
+    cfg = small_config(**{"MODEL.NAME": request.param})
     backbone, bn = filled(Baseline(cfg)), filled(nn.BatchNorm1d(get_backbone(request.param).embedding_size))
     images = torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

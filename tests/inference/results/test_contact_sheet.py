@@ -1,3 +1,5 @@
+"""The page of search results: what it shows, and that it needs nothing from elsewhere."""
+
 import base64
 import io
 from html.parser import HTMLParser

@@ -1,3 +1,5 @@
+"""faiss indexes beside the exact search, and when a saved one is built anew."""
+
 import json
 import os
 import sys
@@ -90,8 +92,8 @@ def test_few_items_have_every_index(tmp_path):
 
 def test_saved_index_is_used_until_the_gallery_changes(gallery, monkeypatch):
     built = []
-    build = indexes._build
-    monkeypatch.setattr(indexes, "_build", lambda *args: built.append(args[1]) or build(*args))
+    build = indexes.build_index
+    monkeypatch.setattr(indexes, "build_index", lambda *args: built.append(args[1]) or build(*args))
     first = found(gallery, "faiss:hnsw", topk=3)
     again = found(gallery, "faiss:hnsw", topk=3)
     assert built == ["hnsw"]
@@ -178,10 +180,10 @@ def test_all_results_need_an_index_that_sees_all(gallery):
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 def test_embeddings_must_be_finite(kind, monkeypatch):
-    monkeypatch.setattr(indexes, "_POINTS_PER_LIST", 10)  # so that training draws a part of the rows
+    monkeypatch.setattr(indexes, "POINTS_PER_LIST", 10)  # so that training draws a part of the rows
     good, bad = clustered(3000, 0), clustered(3000, 0)
     bad[2007, 3] = np.nan
-    for block_bytes in (indexes._BLOCK_BYTES, 4 * 24 * 1000):
+    for block_bytes in (indexes.BLOCK_BYTES, 4 * 24 * 1000):
         with pytest.raises(UserError, match=r"^gallery\[2007, 3\] is nan: every embedding must be finite"):
             list(indexes.embedding_blocks("gallery", bad, False, block_bytes))
     with pytest.raises(UserError, match=r"^gallery\[2007, 3\] is nan"):

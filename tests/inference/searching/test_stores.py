@@ -1,3 +1,5 @@
+"""Galleries in Milvus: the same results, written once, replaced whole."""
+
 import sqlite3
 import sys
 from contextlib import closing
@@ -125,9 +127,9 @@ def test_other_programs_read_the_gallery_by_its_name(file, client):
 def test_an_interrupted_write_leaves_the_old_gallery(file, client, monkeypatch):
     old, new = drawn(100, 0), drawn(300, 2)
     found(file, old)
-    monkeypatch.setattr(stores, "_INSERT_BYTES", 4 * 16 * 100)
+    monkeypatch.setattr(stores, "INSERT_BYTES", 4 * 16 * 100)
     store = MilvusStore(file, "gallery")
-    insert, calls = store._client.insert, []
+    insert, calls = pymilvus.MilvusClient.insert, []
 
     def cut_off(*args):
         calls.append(args)
@@ -135,8 +137,8 @@ def test_an_interrupted_write_leaves_the_old_gallery(file, client, monkeypatch):
             raise KeyboardInterrupt
         return insert(*args)
 
-    monkeypatch.setattr(store._client, "insert", cut_off)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pymilvus.MilvusClient, "insert", cut_off)
         store.keep(new, names(300), unit=False)
     assert store.search(old[[42]], 1, unit=False)[0].tolist() == [[42]]
     store.close()

@@ -1,0 +1,76 @@
+"""What the Trainer is given for a configuration: strategy, precision, and processes that somebody else has started."""
+
+import logging
+
+import pytest
+
+from config.cli import load_config
+from engine.trainer import check_launch, choose_precision, choose_strategy
+from utils.errors import UserError
+
+
+def cfg_of(*opts):
+    return load_config("", opts)
+
+
+def precision(accelerator, *opts):
+    cfg = cfg_of(*opts)
+    return choose_precision(cfg.TRAINER.PRECISION, cfg.USE_MIXED_PRECISION, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("backend", "processes", "expected"),
+    [
+        ("ddp", 1, "auto"),
+        ("ddp", 2, "ddp"),
+        ("ddp_spawn", 2, "ddp_spawn"),
+        ("ddp_cpu", 2, "ddp"),
+        ("ddp_cpu", 1, "auto"),
+    ],
+)
+def test_strategies(backend, processes, expected):
+    assert choose_strategy(backend, processes) == expected
+
+
+@pytest.mark.parametrize("backend", ["dp", "ddp2"])
+def test_strategies_that_no_longer_exist_name_ddp(backend):
+    with pytest.raises(UserError, match=f"{backend}.*use ddp"):
+        choose_strategy(backend, 2)
+
+
+@pytest.mark.parametrize(
+    ("opts", "accelerator", "expected"),
+    [
+        ([], "gpu", "16-mixed"),
+        ([], "cpu", "32-true"),
+        (["USE_MIXED_PRECISION", "False"], "gpu", "32-true"),
+        (["TRAINER.PRECISION", "bf16-mixed"], "cpu", "bf16-mixed"),
+    ],
+)
+def test_precision(opts, accelerator, expected):
+    assert precision(accelerator, *opts) == expected
+
+
+def test_mixed_precision_off_cuda_says_so_in_one_line(caplog):
+    with caplog.at_level(logging.INFO):
+        precision("cpu")
+    assert [record.message for record in caplog.records] == [
+        "USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on cpu."
+    ]
+
+
+def launched_by(monkeypatch, launcher, processes):
+    variables = {"torchrun": {"TORCHELASTIC_RUN_ID": "a", "RANK": "0", "WORLD_SIZE": processes}}
+    variables["SLURM"] = {"SLURM_NTASKS": processes, "SLURM_JOB_NAME": "train"}
+    for name, value in variables[launcher].items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "SLURM"])
+def test_processes_that_were_started_agree_with_the_configuration(monkeypatch, launcher):
+    launched_by(monkeypatch, launcher, 4)
+    check_launch(cfg_of("TRAINER.NUM_NODES", 2, "GPU_IDS", "[0, 1]"), 2)
+    with pytest.raises(UserError, match=rf"{launcher} started 4 process.*asks for 1: .*NUM_NODES 1 .*GPU_IDS \[0\]"):
+        check_launch(cfg_of(), 1)
+    with pytest.raises(UserError, match=f"'ddp_spawn', but {launcher} starts the processes; use ddp"):
+        check_launch(cfg_of("TRAINER.NUM_NODES", 2, "SOLVER.DIST_BACKEND", "ddp_spawn"), 2)
