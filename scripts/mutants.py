@@ -1,9 +1,32 @@
-"""The changes that scripts/mutate.py makes to a line of code."""
+"""The changes that scripts/mutate.py makes to a line of code, and the tests that must notice."""
 
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+METRICS = ("tests/evaluation/test_metrics.py", "tests/utils/test_reid_metric.py")
+# What is mutated -> the tests that must notice; the first entry that a path starts with counts.
+TESTS: dict[str, tuple[str, ...]] = {
+    "losses/": ("tests/losses",),
+    "evaluation/__main__.py": ("tests/evaluation/test_command.py",),
+    "evaluation/pages.py": ("tests/evaluation/test_ranked_images.py",),
+    "evaluation/ranked_images.py": ("tests/evaluation/test_ranked_images.py",),
+    "evaluation/rerank.py": ("tests/evaluation/test_rerank.py",),
+    "evaluation/tables.py": ("tests/evaluation/test_tables.py", "tests/evaluation/test_command.py"),
+    "evaluation/verification.py": ("tests/evaluation/test_verification.py", "tests/evaluation/test_command.py"),
+    "evaluation/centroid_protocols.py": ("tests/evaluation/test_centroid_protocols.py", *METRICS),
+    "evaluation/": ("tests/evaluation/test_ranking.py", *METRICS, "tests/evaluation/test_verification.py"),
+    "datasets/samplers/": ("tests/datasets/test_sampler.py",),
+    "datasets/draws.py": ("tests/datasets/test_sampler.py", "tests/datasets/test_loading.py"),
+    "solver/": ("tests/solver",),
+    "checkpoints/run_files.py": ("tests/engine/test_start.py",),
+    "checkpoints/": ("tests/checkpoints", "tests/engine/test_start.py"),
+    "inference/embedding/folding.py": ("tests/inference/embedding/test_folding.py",),
+    "utils/distances.py": ("tests/losses", *METRICS, "tests/evaluation/test_ranking.py"),
+    "utils/centroids.py": ("tests/losses", "tests/evaluation/test_centroid_protocols.py", *METRICS),
+    "utils/mining.py": ("tests/losses",),
+    "utils/labels.py": (*METRICS, "tests/losses", "tests/inference/galleries/test_gallery.py"),
+}
 OTHER: dict[type, type] = {  # the operator that stands in for another
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
@@ -103,3 +126,8 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
             if is_python(mutant.apply(source)):
                 found.append(mutant)
     return sorted(found, key=lambda mutant: (mutant.start, -mutant.end, mutant.after))
+
+
+def tests_of(path: str) -> tuple[str, ...]:
+    """The tests of a file."""
+    return next(tests for prefix, tests in TESTS.items() if path.startswith(prefix))
