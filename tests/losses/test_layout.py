@@ -47,3 +47,12 @@ def test_real_rows_are_none_where_all_are_real():
     assert batch_layout(labels, torch.ones(3, dtype=torch.bool)).real is None
     assert batch_layout(labels, torch.tensor([True, False, True])).real.tolist() == [0, 2]
     assert not batch_layout(labels).regular
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 2, 2], [1, 1, 2]], ids=["regular", "irregular"])
+def test_the_layout_is_on_the_device_asked_for(labels):
+    device = torch.device("meta")
+    layout = batch_layout(torch.tensor(labels), torch.arange(len(labels)) > 0, device)
+    tensors = [tensor for tensor in (layout.rows, layout.present, layout.real) if tensor is not None]
+    assert len(tensors) == 2 + (len(labels) == 3)
+    assert all(tensor.device == device for tensor in tensors)

@@ -1,0 +1,78 @@
+"""An evaluation in which a protocol leaves no query anything to find."""
+
+import warnings
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from config import cfg as shared_cfg
+from evaluation.retrieval import RetrievalSet
+from modelling.evaluation import evaluate_protocols
+from tests.modelling.test_trajectories import MetricRecorder
+from train_ctl_model import CTLModel
+from utils.errors import NoValidQueryError
+
+EMBEDDINGS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])
+PIDS = torch.tensor([0, 1, 0, 1])
+# The gallery's cameras differ from the queries', but the published protocol looks them up among the queries'.
+CAMIDS = torch.tensor([0, 0, 1, 1])
+ONE_CAMERA = torch.zeros(4, dtype=torch.int64)
+WARNING = "leaves no query a centroid .* only the strict protocol is computed"
+
+
+def centroid_cfg(use_centroids=True):
+    cfg = shared_cfg.clone()
+    cfg.merge_from_list(["MODEL.NAME", "resnet18", "MODEL.BACKBONE_EMB_SIZE", 2, "MODEL.PRETRAINED", False])
+    cfg.merge_from_list(["MODEL.USE_CENTROIDS", use_centroids, "MODEL.KEEP_CAMID_CENTROIDS", True])
+    return cfg
+
+
+def test_the_published_protocol_without_a_valid_query_is_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match=WARNING):
+        results = evaluate_protocols(RetrievalSet.of_rows(EMBEDDINGS, PIDS, CAMIDS, 2), centroid_cfg())
+    assert list(results) == ["centroid_strict"]
+    assert results["centroid_strict"].mAP == 1
+
+
+def test_both_protocols_are_computed_where_both_can_be():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # A gallery longer than the list of queries: its last images keep their cameras.
+        rows, camids = torch.tensor([0, 1, 2, 3, 2, 3]), torch.tensor([0, 0, 1, 1, 1, 1])
+        results = evaluate_protocols(RetrievalSet.of_rows(EMBEDDINGS[rows], PIDS[rows], camids, 2), centroid_cfg())
+    assert list(results) == ["centroid", "centroid_strict"]
+
+
+def test_no_valid_query_in_the_strict_protocol_ends_the_evaluation():
+    with pytest.warns(UserWarning, match=WARNING), pytest.raises(NoValidQueryError):
+        evaluate_protocols(RetrievalSet.of_rows(EMBEDDINGS, PIDS, ONE_CAMERA, 2), centroid_cfg())
+
+
+def test_no_valid_query_among_single_images_ends_the_evaluation():
+    with warnings.catch_warnings(), pytest.raises(NoValidQueryError):
+        warnings.simplefilter("error")
+        evaluate_protocols(RetrievalSet.of_rows(EMBEDDINGS, PIDS, ONE_CAMERA, 2), centroid_cfg(use_centroids=False))
+
+
+class Given(nn.Module):
+    """The backbone that takes an image for its embedding."""
+
+    def forward(self, x):
+        return None, x
+
+
+def test_the_strict_numbers_stand_in_for_those_of_the_published_protocol():
+    model = CTLModel(centroid_cfg(), num_query=2, num_classes=2)
+    model.backbone, metrics = Given(), MetricRecorder()
+    images = EMBEDDINGS[[0, 1, 3, 3]]  # the first query finds the other identity as near as its own
+    loader = DataLoader(list(zip(images, PIDS.tolist(), CAMIDS.tolist(), range(4), strict=True)), batch_size=4)
+    options = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "enable_progress_bar": False}
+    with pytest.warns(UserWarning, match=WARNING):
+        Trainer(logger=metrics, **options).validate(model, loader, verbose=False)
+    ((_, logged),) = [record for record in metrics.records if "mAP" in record[1]]
+    for name in ("mAP", "Top-1", "Top-5"):
+        assert logged[name] == logged[f"strict_{name}"]
+    assert 0 < logged["mAP"] <= 1
