@@ -169,7 +169,9 @@ def bench_costs(repeats: int, threads: int) -> list[dict[str, Any]]:
         for alone, whole, module in re.findall(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(\S+)", beyond):
             own.setdefault(module, []).append(int(alone) / 1e3)
             total.setdefault(module, []).append(int(whole) / 1e3)
-    rows = [{"module": name, "own_ms": spread(own[name]), "with_its_imports_ms": spread(total[name])} for name in own]
+    rows: list[dict[str, Any]] = [
+        {"module": name, "own_ms": spread(own[name]), "with_its_imports_ms": spread(total[name])} for name in own
+    ]
     return sorted(rows, key=lambda row: -row["own_ms"]["median"])[:DEAREST]
 
 

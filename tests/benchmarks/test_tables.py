@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ MACHINE = {
     "python": "3.11.7", "torch": "2.9.0", "torchmetrics": "1.9.0", "faiss-cpu": None, "cpu": "a CPU", "cores": 4,
     "threads": 2, "load_average": [0.25, 0.5, 1.0], "system": "Linux",
 }  # fmt: skip
-HEAD = {
+HEAD: dict[str, Any] = {
     "command": "python benchmarks/bench_x.py --repeats 3", "date": "2030-01-02T03:04:05+00:00",
     "commit": "0123456789abcdef0123456789abcdef01234567", "machine": MACHINE,
 }  # fmt: skip
@@ -21,7 +22,7 @@ GROWTH = [{"pairs": 1000 * 4**i, "engine_s": S, "ns_per_pair": 40.0 + i} for i i
 AGREES = {"mAP": 0.5, "mAP_difference": 1e-12, "largest_cmc_difference": 0.0}
 
 # A small report for each file.
-REPORTS = {
+REPORTS: dict[str, dict[str, Any]] = {
     "startup": {
         "first_batch": {
             name: {"seconds": S, "times_bare": S} for name in ("bare", "this_project", "this_project_with_mlflow")
