@@ -26,7 +26,7 @@ from benchmarks.common import RESULTS, machine, run_parts, spread  # noqa: E402 
 
 PARTS = ("first_batch", "imports", "costs")
 BARE, OURS = "import torch, torchvision, pytorch_lightning", "import train_ctl_model"
-DEAREST = 10  # imports that are listed
+LISTED = 10  # imports, the most expensive ones
 
 HOOK = """
 import os
@@ -159,7 +159,7 @@ def bench_imports(repeats: int, threads: int) -> dict[str, Any]:
 
 
 def bench_costs(repeats: int, threads: int) -> list[dict[str, Any]]:
-    """The dearest imports of ours, once those of the bare script are done: the modules whose own code takes longest."""
+    """The most expensive imports of ours after those of the bare script: modules by the time of their own code."""
     own: dict[str, list[float]] = {}
     total: dict[str, list[float]] = {}
     for _ in range(repeats):
@@ -172,7 +172,7 @@ def bench_costs(repeats: int, threads: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {"module": name, "own_ms": spread(own[name]), "with_its_imports_ms": spread(total[name])} for name in own
     ]
-    return sorted(rows, key=lambda row: -row["own_ms"]["median"])[:DEAREST]
+    return sorted(rows, key=lambda row: -row["own_ms"]["median"])[:LISTED]
 
 
 def main() -> None:
