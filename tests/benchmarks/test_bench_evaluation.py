@@ -76,4 +76,4 @@ def test_every_part(run_benchmark, check_table):
     for name in ("evaluation_market", "evaluation_msmt", "evaluation_growth"):
         check_table(name, report)
     missing = [name for name in ("torchmetrics", "pytorch_metric_learning") if "skipped" in report["rivals"][name]]
-    check_table("evaluation_rivals", report, 2 * len(missing))
+    check_table("evaluation_rivals", report, 1 + 2 * len(missing))  # there is nothing that this project cannot do
