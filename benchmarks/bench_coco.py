@@ -1,10 +1,10 @@
-"""Time to build and to read COCO files, without pictures: it should grow in proportion to the annotations.
+"""Time to build and to read COCO files, without images: it should grow in proportion to the annotations.
 
     python benchmarks/bench_coco.py
     python benchmarks/bench_coco.py --sizes 1000 10000 100000 --repeats 7
 
 Parts: street2shop and deep_fashion read drawn metadata, plan all crops and build the COCO files as the conversions do;
-reader is what training does with such a file, empty files standing for the pictures. Sizes take turns; seconds are CPU
+reader is what training does with such a file, empty files standing for the images. Sizes take turns; seconds are CPU
 seconds, which other work on the machine disturbs less.
 """
 
@@ -60,7 +60,7 @@ def street2shop(folder: Path, annotations: int) -> Part:
 
 
 def deep_fashion(folder: Path, annotations: int) -> Part:
-    """Items with two street and two shop pictures each, thus four pairs, one in ten in val and one in ten in test."""
+    """Items with two street and two shop images each, thus four pairs, one in ten in val and one in ten in test."""
     pairs, boxes = [], []
     for item in range(annotations // 4):
         path = f"img/CLOTHING/Type_{item % 20}/id_{item:08d}"
@@ -73,7 +73,7 @@ def deep_fashion(folder: Path, annotations: int) -> Part:
         (folder / name).write_text("\n".join([str(len(rows)), "header", *rows]))
 
     def build() -> int:
-        builders = index_deep_fashion([(picture, SIZE) for picture in read_images(folder)])
+        builders = index_deep_fashion([(image, SIZE) for image in read_images(folder)])
         return sum(len(builders[split].annotations) for split in ("train", "val", "test"))
 
     return build

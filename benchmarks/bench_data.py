@@ -28,7 +28,7 @@ import torch  # noqa: E402 - the checkout stands first on the path
 from PIL import Image  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
-from benchmarks.bench_embedding import picture  # noqa: E402
+from benchmarks.bench_embedding import drawn_image  # noqa: E402
 from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.caching.cache import ImageCache  # noqa: E402
@@ -63,7 +63,7 @@ def plain_transforms(cfg: Any, is_train: bool) -> Transform:
 
 
 def run(paths: list[str], load: Callable[[str], Any], transform: Transform) -> list[torch.Tensor]:
-    """All pictures with the same draws each time; the last few are returned."""
+    """All images with the same draws each time; the last few are returned."""
     random.seed(0)
     torch.manual_seed(0)
     last = [transform(load(path)) for path in paths[:4]]
@@ -81,7 +81,7 @@ def bench_case(case: str, is_train: bool, images: int, repeats: int, memory: str
     with tempfile.TemporaryDirectory() as files, tempfile.TemporaryDirectory(dir=memory or None) as shared:
         paths = [str(Path(files) / f"{i:05d}.jpg") for i in range(images)]
         for i, path in enumerate(paths):
-            picture(i, height, width).save(path, quality=90)
+            drawn_image(i, height, width).save(path, quality=90)
         places = {"ram": shared, "disk": files}
         warm = {name: ImageCache(disk_folder(f"{place}/warm"), paths, size) for name, place in places.items()}
 

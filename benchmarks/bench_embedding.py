@@ -4,7 +4,7 @@
     python benchmarks/bench_embedding.py --network resnet50_ibn_a --size 320 320 --parts forward
     python benchmarks/bench_embedding.py --parts memory --files 1000000
 
-Weights are random unless --checkpoint gives some, pictures are drawn. What is compared is measured in turns, round by
+Weights are random unless --checkpoint gives some, images are drawn. What is compared is measured in turns, round by
 round, so that other load on the machine meets both; ratios are taken within a round.
 """
 
@@ -44,7 +44,7 @@ PRECISIONS = ("32-true", "bf16-true")
 
 
 def make_model(network: str, size: Sequence[int], checkpoint: str) -> ModelBase:
-    """The model of a checkpoint, or one with random weights whose batch norms have seen some pictures."""
+    """The model of a checkpoint, or one with random weights whose batch norms have seen some images."""
     if checkpoint:
         return ModelBase.load_from_checkpoint(checkpoint).eval()
     cfg = DEFAULTS.clone()
@@ -55,11 +55,11 @@ def make_model(network: str, size: Sequence[int], checkpoint: str) -> ModelBase:
     model = ModelBase(cfg, num_classes=2, load_imagenet=False).train()
     with torch.no_grad():
         for seed in range(4):  # statistics of batch norm, without which the signal grows from block to block
-            model(torch.stack([transform(picture(8 * seed + i), cfg) for i in range(8)]))
+            model(torch.stack([transform(drawn_image(8 * seed + i), cfg) for i in range(8)]))
     return model.eval()
 
 
-def picture(seed: int, height: int = 128, width: int = 64) -> Image.Image:
+def drawn_image(seed: int, height: int = 128, width: int = 64) -> Image.Image:
     """Smooth random colours with some grain, of the size of a crop of a person."""
     rng = np.random.default_rng(seed)
     smooth = Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8))
@@ -77,7 +77,7 @@ def transform(image: Image.Image, cfg: Any) -> Tensor:
 def bench_forward(model: ModelBase, size: Sequence[int], batch: int, repeats: int) -> dict[str, Any]:
     """One batch through the plain model in eval mode, and through the embedder's network."""
     count = max(batch, 16)
-    pixels = torch.stack([read_pixels(picture(100 + i), size) for i in range(count)])[:batch]
+    pixels = torch.stack([read_pixels(drawn_image(100 + i), size) for i in range(count)])[:batch]
     embedders = {precision: Embedder(model, "cpu", precision, size=size) for precision in PRECISIONS}
     e0 = next(iter(embedders.values()))
     images = normalise(pixels, e0._mean, e0._std)
@@ -109,7 +109,7 @@ def bench_pipeline(
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"{i:04d}.jpg") for i in range(images)]
         for i, path in enumerate(paths):
-            picture(i).save(path, quality=90)
+            drawn_image(i).save(path, quality=90)
         embedders = {
             n: Embedder(model, "cpu", precision, size=size, batch_size=batch, num_workers=n) for n in (0, 1, 2)
         }
@@ -159,11 +159,11 @@ class StandIn:
 
 
 def memory_of(files: int, dimension: int) -> dict[str, Any]:
-    """Peak memory of this process while it makes a gallery of so many files (links to one picture), on Linux."""
+    """Peak memory of this process while it makes a gallery of so many files (links to one image), on Linux."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "images"
         root.mkdir()
-        picture(0).save(Path(folder) / "one.jpg")
+        drawn_image(0).save(Path(folder) / "one.jpg")
         for i in range(files):
             if i % 30_000 == 0:  # a file system allows some ten thousand links to a file
                 source = Path(folder) / f"{i}.jpg"

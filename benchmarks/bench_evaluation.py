@@ -16,8 +16,9 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -232,32 +233,44 @@ def bench_rerank(data: Data, repeats: int) -> dict[str, Any]:
     return {"whole_s": spread(seconds), "mAP_before": plain.mAP, "mAP_after": reranked.mAP}
 
 
-def bench_rivals(data: Data, queries: int = 200) -> dict[str, Any]:
+def bench_rivals(data: Data, repeats: int = 1, queries: int = 200) -> dict[str, Any]:
     """Other packages' retrieval metrics on the first queries; none of them removes images of the query's camera."""
     part = {**data, **{name: data[name][:queries] for name in ("query", "q_pids", "q_camids")}}
-    no_cameras = (part["q_pids"], part["g_pids"], np.zeros(queries), np.ones(len(part["g_pids"])))
-    seconds, result = timed(lambda: evaluate_embeddings(part["query"], part["gallery"], *no_cameras))
-    ours = {"seconds": seconds, "mAP": result.mAP, "Top-1": result.topk[1], "cannot": []}
-    return {
-        "queries": queries,
-        "camera_filter": "off for all",
-        "this_project": ours,
-        "torchmetrics": guarded("torchmetrics", rival_torchmetrics, part),
-        "pytorch_metric_learning": guarded("pytorch_metric_learning", rival_pml, part),
+    rivals = {"this_project": Rival(partial(ours_without_cameras, part), [])}
+    missing: dict[str, dict[str, str]] = {}
+    for package, prepare in (("torchmetrics", rival_torchmetrics), ("pytorch_metric_learning", rival_pml)):
+        if importlib.util.find_spec(package) is None:
+            missing[package] = {"skipped": "not installed"}
+            continue
+        try:
+            rivals[package] = prepare(part)
+            rivals[package].evaluate()  # what cannot run is found here, and loads what it needs
+        except (ImportError, RuntimeError, ValueError, TypeError) as error:
+            rivals.pop(package, None)
+            missing[package] = {"failed": f"{type(error).__name__}: {error}"}
+    numbers = {name: rival.evaluate() for name, rival in rivals.items()}
+    seconds = in_turns(repeats, **{name: rival.evaluate for name, rival in rivals.items()})
+    measured = {
+        name: {"seconds": spread(seconds[name]), **numbers[name], "cannot": rival.cannot}
+        for name, rival in rivals.items()
     }
+    return {"queries": len(part["query"]), "camera_filter": "off for all", **measured, **missing}
 
 
-def guarded(package: str, function: Callable[[Data], dict[str, Any]], data: Data) -> dict[str, Any]:
-    """A rival's numbers, or why there are none."""
-    if importlib.util.find_spec(package) is None:
-        return {"skipped": "not installed"}
-    try:
-        return function(data)
-    except (ImportError, RuntimeError, ValueError, TypeError) as error:
-        return {"failed": f"{type(error).__name__}: {error}"}
+class Rival(NamedTuple):
+    """A way to evaluate, which returns its metrics, and what of this project's evaluation it cannot do."""
+
+    evaluate: Callable[[], dict[str, float]]
+    cannot: list[str]
 
 
-def rival_torchmetrics(data: Data) -> dict[str, Any]:
+def ours_without_cameras(data: Data) -> dict[str, float]:
+    no_cameras = (data["q_pids"], data["g_pids"], np.zeros(len(data["query"])), np.ones(len(data["gallery"])))
+    result = evaluate_embeddings(data["query"], data["gallery"], *no_cameras)
+    return {"mAP": result.mAP, "Top-1": result.topk[1]}
+
+
+def rival_torchmetrics(data: Data) -> Rival:
     from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalMRR
 
     def evaluate() -> dict[str, float]:
@@ -272,30 +285,29 @@ def rival_torchmetrics(data: Data) -> dict[str, Any]:
             for name, metric in metrics.items()
         }
 
-    seconds, numbers = timed(evaluate)
     cannot = ["remove images of the query's camera", "mINP", "centroid protocols", "memory below all pairs at once"]
-    return {"seconds": seconds, **numbers, "cannot": cannot}
+    return Rival(evaluate, cannot)
 
 
-def rival_pml(data: Data) -> dict[str, Any]:
+def rival_pml(data: Data) -> Rival:
     distances = importlib.import_module("pytorch_metric_learning.distances")
     accuracy = importlib.import_module("pytorch_metric_learning.utils.accuracy_calculator")
     inference = importlib.import_module("pytorch_metric_learning.utils.inference")
+    names = {"mean_average_precision": "mAP", "precision_at_1": "Top-1", "mean_reciprocal_rank": "MRR"}
 
     def evaluate() -> dict[str, float]:
         calculator = accuracy.AccuracyCalculator(
-            include=("mean_average_precision", "precision_at_1", "mean_reciprocal_rank"),
+            include=tuple(names),
             k=len(data["gallery"]),
             device=torch.device("cpu"),
             knn_func=inference.CustomKNN(distances.LpDistance(normalize_embeddings=False, power=2), batch_size=64),
         )
-        return calculator.get_accuracy(
+        found = calculator.get_accuracy(
             data["query"], torch.from_numpy(data["q_pids"]), data["gallery"], torch.from_numpy(data["g_pids"])
         )
+        return {names[name]: float(value) for name, value in found.items()}
 
-    seconds, numbers = timed(evaluate)
-    cannot = ["remove images of the query's camera", "CMC beyond rank 1", "mINP", "centroid protocols"]
-    return {"seconds": seconds, **{name: float(value) for name, value in numbers.items()}, "cannot": cannot}
+    return Rival(evaluate, ["remove images of the query's camera", "CMC beyond rank 1", "mINP", "centroid protocols"])
 
 
 # ---------------------------------------------------------------------------------------------------- the command
@@ -330,7 +342,7 @@ def main() -> None:
         "memory": lambda: bench_memory(args.size, args.threads),
         "growth": lambda: bench_growth(args.size, args.repeats, args.seed),
         "rerank": lambda: bench_rerank(data, args.repeats),
-        "rivals": lambda: bench_rivals(data),
+        "rivals": lambda: bench_rivals(data, args.repeats),
     }
     out = args.out or RESULTS / f"evaluation_{args.size}.json"
     run_parts(args.parts or PARTS, measure, report, out)

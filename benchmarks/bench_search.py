@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from benchmarks.common import RESULTS, machine, spread, start_peak, status_mib, timed, write_report  # noqa: E402
 from inference.searching.exact import GalleryBlocks, prepare  # noqa: E402
 from inference.searching.indexes import index_paths  # noqa: E402
-from inference.searching.search import search, search_gallery  # noqa: E402
+from inference.searching.search import SearchOptions, SearchResult, search, search_gallery  # noqa: E402
 
 PARTS = ("product", "exact", "faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus")
 IMAGES_PER_IDENTITY, SPREAD = 10, 0.7
@@ -106,16 +106,15 @@ def indexed(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats
 
     gallery = np.load(gallery_file, mmap_mode="r")
     store = f"milvus:{gallery_file.with_name('gallery.db')}" if part == "milvus" else ""
-    options: dict[str, Any] = {
-        "index": "exact" if store else part,
-        "store": store,
-        "gallery_file": gallery_file,
-        "gallery_paths": [f"{i}.jpg" for i in range(len(gallery))],
-        "topk": topk,
-    }
-    first, result = timed(lambda: search(query, gallery, **options))
+    options = SearchOptions(index="exact" if store else part, store=store, topk=topk)
+    paths = [f"{i}.jpg" for i in range(len(gallery))]
+
+    def run() -> SearchResult:
+        return search(query, gallery, options, gallery_file=gallery_file, gallery_paths=paths)
+
+    first, result = timed(run)
     module._recall = lambda *_: (0.0, 0)  # its exact search is no part of the time
-    seconds = [timed(lambda: search(query, gallery, **options))[0] for _ in range(repeats)]
+    seconds = [timed(run)[0] for _ in range(repeats)]
     facts = {"recall": result.recall, "first_s": first, "load_and_search_s": spread(seconds)}
     if not store:
         facts["index_mib"] = index_paths(gallery_file, part.removeprefix("faiss:"), False)[0].stat().st_size / 2**20

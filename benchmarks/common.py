@@ -1,21 +1,26 @@
-"""What the benchmarks share: timing in turns, spreads, memory, the machine they ran on, and tables of their reports.
+"""What the benchmarks share: timing in turns, spreads, memory, the machine they ran on, and how reports are written.
 
-python -m benchmarks.common benchmarks/results/*.json   # a Markdown table of everything measured
+benchmarks/tables.py turns the reports into the tables of docs/BENCHMARKS.md.
 """
 
 import gc
 import json
 import os
 import platform
+import shlex
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+STARTED = datetime.now(UTC)
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -80,10 +85,35 @@ def machine(threads: int, *packages: str) -> dict[str, Any]:
     }
 
 
+def command_line() -> str:
+    """How this program was called, as a line for a shell in the root of the repository."""
+    program = Path(sys.argv[0]).resolve()
+    name = program.relative_to(ROOT).as_posix() if program.is_relative_to(ROOT) else program.name
+    return shlex.join(["python", name, *sys.argv[1:]])
+
+
+def commit() -> str | None:
+    """The commit that is checked out, "with changes" if files differ from it; None outside a git repository.
+
+    Results and pages do not count: a measurement changes them.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        name = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!*.md")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{name} with changes" if changed else name
+
+
 def write_report(report: dict[str, Any], out: Path) -> None:
-    """The report so far as JSON."""
+    """The report so far as JSON, headed by the command line, the date it was started and the commit."""
+    origin = {"command": command_line(), "date": STARTED.isoformat(timespec="seconds"), "commit": commit()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    out.write_text(json.dumps(origin | report, indent=1) + "\n", encoding="utf-8")
 
 
 def run_parts(
@@ -95,22 +125,3 @@ def run_parts(
         print(f"{part}: {json.dumps(report[part])}", flush=True)
         write_report(report, out)
     print(f"written: {out}")
-
-
-def rows(report: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """(what, value) of everything in a report: medians with their range, single numbers and words."""
-    if isinstance(report, dict) and "median" in report:
-        yield name, f"{report['median']:.4g} ({report['min']:.4g} to {report['max']:.4g})"
-    elif isinstance(report, dict | list):
-        items = report.items() if isinstance(report, dict) else enumerate(report)
-        for key, value in items:
-            yield from rows(value, f"{name} {key}".strip())
-    else:
-        yield name, f"{report:.5g}" if isinstance(report, float) else str(report)
-
-
-if __name__ == "__main__":
-    for file in sys.argv[1:]:
-        print(f"| {file} | median (range) |\n| --- | --- |")
-        for what, value in rows(json.loads(Path(file).read_text())):
-            print(f"| {what} | {value} |")

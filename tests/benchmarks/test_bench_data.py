@@ -1,24 +1,19 @@
 """The benchmark of the data runs; its own check compares the pixels of all ways."""
 
-import json
-
 import pytest
 import torch
 
 from benchmarks import bench_data
 
 
-def test_command_writes_ratios_of_each_round(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_data, "CASES", {"small": ((32, 16), (16, 8))})
-    out = tmp_path / "data.json"
-    arguments = ["--cases", "small", "--images", "6", "--repeats", "2", "--memory", str(tmp_path), "--out", str(out)]
-    monkeypatch.setattr("sys.argv", ["bench_data.py", *arguments])
-    bench_data.main()
-    report = json.loads(out.read_text())
+def test_command_writes_ratios_of_each_round(tmp_path, monkeypatch, run_here, check_table):
+    monkeypatch.setattr(bench_data, "CASES", dict.fromkeys(bench_data.CASES, ((32, 16), (16, 8))))
+    report = run_here(bench_data, "--images", 6, "--repeats", 2, "--memory", tmp_path)
+    assert report["market"]["train"]["input"] == [16, 8]
     assert report["machine"]["threads"] == 1
     assert report["machine"]["pillow"]
     for part in ("train", "test"):
-        rates = report["small"][part]
+        rates = report["market"][part]
         assert len(rates["plain"]["images_per_s"]["values"]) == 2
         for name in ("uncached", "ram_cold", "ram_warm", "disk_cold", "disk_warm"):
             expected = [
@@ -28,6 +23,7 @@ def test_command_writes_ratios_of_each_round(tmp_path, monkeypatch):
                 )
             ]
             assert rates[name]["times_plain"]["values"] == pytest.approx(expected, rel=1e-3)
+        check_table(f"data_{part}", report)
     assert not list(tmp_path.glob("tmp*"))
 
 

@@ -1,18 +1,27 @@
 """The benchmark of the evaluation runs, and its reference gives the engine's numbers."""
 
-import json
-import subprocess
-import sys
+import importlib.util
 
 import pytest
 
 from benchmarks.bench_evaluation import bench_classic, bench_engine, bench_rivals, draw
-from tests.support import ROOT
+
+
+def _refuse(*arguments):
+    raise ValueError("not with these arguments")
 
 
 @pytest.fixture(scope="module")
 def data():
     return draw("small", scale=0.5)
+
+
+@pytest.fixture
+def torchmetrics_alone(monkeypatch):
+    original = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "pytorch_metric_learning" else original(name)
+    )
 
 
 def test_classic_evaluator_gives_the_same_numbers(data):
@@ -40,22 +49,31 @@ def test_missing_package_is_reported(data, monkeypatch):
     assert report["this_project"]["mAP"] > 0
 
 
-def test_command_writes_json(tmp_path):
-    out = tmp_path / "evaluation.json"
-    command = [
-        sys.executable,
-        "benchmarks/bench_evaluation.py",
-        "--size",
-        "small",
-        "--parts",
-        "engine",
-        "--repeats",
-        "1",
-    ]
-    done = subprocess.run(
-        [*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(out.read_text())
+def test_broken_package_is_reported(data, monkeypatch, torchmetrics_alone):
+    monkeypatch.setattr("torchmetrics.retrieval.RetrievalMAP", _refuse)
+    report = bench_rivals(data)
+    assert report["torchmetrics"]["failed"].startswith("ValueError: ")
+    assert "seconds" in report["this_project"]
+
+
+def test_rivals_agree_and_take_turns(data, torchmetrics_alone):
+    report = bench_rivals(data, repeats=2, queries=20)
+    assert report["queries"] == 20
+    assert report["torchmetrics"]["mAP"] == pytest.approx(report["this_project"]["mAP"], abs=1e-6)
+    assert report["torchmetrics"]["Top-1"] == pytest.approx(report["this_project"]["Top-1"], abs=1e-6)
+    assert len(report["torchmetrics"]["seconds"]["values"]) == 2
+
+
+def test_command_writes_json(run_benchmark):
+    report = run_benchmark("bench_evaluation", "--size", "small", "--parts", "engine", "--repeats", 1)
     assert report["machine"]["threads"] == 2
     assert report["engine"]["engine_over_product"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_every_part(run_benchmark, check_table):
+    report = run_benchmark("bench_evaluation", "--size", "small", "--repeats", 1, "--threads", 1)
+    for name in ("evaluation_market", "evaluation_msmt", "evaluation_growth"):
+        check_table(name, report)
+    missing = [name for name in ("torchmetrics", "pytorch_metric_learning") if "skipped" in report["rivals"][name]]
+    check_table("evaluation_rivals", report, 1 + 2 * len(missing))  # there is nothing that this project cannot do

@@ -5,8 +5,8 @@ import argparse
 import pytest
 import torch
 
+from benchmarks import bench_training
 from benchmarks.bench_training import Embeddings, PlainLoop, make_batch, make_model, train
-from benchmarks.common import rows
 
 
 @pytest.fixture
@@ -37,6 +37,22 @@ def test_parts_of_a_step_add_up(options):
     assert all(parts[name] > 0 for name in ("backward", "optimiser", "heads_forward", "logging"))
 
 
-def test_tables_show_everything_that_was_measured():
-    report = {"size": [2, 3], "part": {"s": {"median": 2.0, "min": 1.0, "max": 3.0, "values": [1, 2, 3]}}}
-    assert list(rows(report)) == [("size 0", "2"), ("size 1", "3"), ("part s", "2 (1 to 3)")]
+def test_heads(run_here, check_table):
+    report = run_here(
+        bench_training, "--network", "resnet18", "--identities", 2, "--parts", "heads", "--repeats", 2, "--threads", 1
+    )
+    assert [row["images"] for row in report["heads"]] == [8, 16, 32]
+    assert all(len(row["ms"]["values"]) == 2 for row in report["heads"])
+    check_table("training_heads", report)
+
+
+@pytest.mark.slow
+def test_step_and_memory(run_benchmark, check_table):
+    small = ("--network", "resnet18", "--size", 32, 16, "--identities", 2, "--steps", 1, "--repeats", 2, "--threads", 1)
+    report = run_benchmark("bench_training", *small, "--parts", "step", "memory")
+    step = report["step"]
+    expected = [a / b for a, b in zip(step["plain_s"]["values"], step["step_s"]["values"], strict=True)]
+    assert step["times_faster_than_plain"]["values"] == pytest.approx(expected, rel=1e-3)
+    assert all(row["peak_mib"] > 0 for row in report["memory"].values())
+    check_table("training_step", report)
+    check_table("training_memory", report)

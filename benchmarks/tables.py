@@ -1,0 +1,409 @@
+"""The tables of docs/BENCHMARKS.md, from the reports in benchmarks/results/.
+
+    python -m benchmarks.tables          # rewrites what stands between the markers of the page
+    python -m benchmarks.tables --check  # status 1 if the page is not what the reports say
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Measured values are medians with their range in
+brackets. A report that does not exist gives "Not measured yet."; a part that a report lacks gives a dash.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.common import RESULTS, ROOT
+
+PAGE = ROOT / "docs" / "BENCHMARKS.md"
+REPORTS = (
+    "startup",
+    "training_resnet50",
+    "data",
+    "evaluation_market",
+    "evaluation_msmt",
+    "embedding_resnet50",
+    "search_1000000",
+    "coco",
+    "scaling",
+    "soak",
+)
+NOT_MEASURED = "Not measured yet."
+NOTHING = "–"
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+Report = dict[str, Any]
+Row = tuple[str, ...]  # the cells of a row, the first being its head
+
+
+class Table(NamedTuple):
+    """Which report a table is made from, the heads of its columns, and its rows."""
+
+    report: str
+    heads: Callable[[Report], Row]
+    rows: Callable[[Report], Iterator[Row]]
+
+
+# ----------------------------------------------------------------------------------------------------------- the cells
+
+
+def find(report: Any, path: str) -> Any:
+    """What stands at "part/name/0" of a report; None if it lacks that."""
+    for key in path.split("/"):
+        if isinstance(report, list):
+            report = report[int(key)] if int(key) < len(report) else None
+        else:
+            report = report.get(key) if isinstance(report, dict) else None
+    return report
+
+
+def number(value: float) -> str:
+    """Three significant digits, and all digits before the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    text = f"{value:.3g}"
+    return text if "e" not in text else f"{value:.1e}"
+
+
+def cell(report: Report, path: str, unit: str = "", scale: float = 1.0) -> str:
+    """A measured value: the median with its range, or a single number."""
+    value = find(report, path)
+    if value is None:
+        return NOTHING
+    unit = f" {unit}" if unit else ""
+    if isinstance(value, dict):
+        median, low, high = (number(scale * value[name]) for name in ("median", "min", "max"))
+        return f"{median}{unit} ({low} to {high})"
+    return f"{number(scale * value)}{unit}"
+
+
+def columns(*heads: str) -> Callable[[Report], Row]:
+    return lambda report: heads
+
+
+# ---------------------------------------------------------------------------------------------------------- the tables
+
+
+def startup_rows(report: Report) -> Iterator[Row]:
+    names = {
+        "bare": "bare script",
+        "this_project": "`train_ctl_model.py`, `LOGGING.MLFLOW False`",
+        "this_project_with_mlflow": "`train_ctl_model.py` with MLflow, as by default",
+    }
+    for name, title in names.items():
+        yield title, cell(report, f"first_batch/{name}/seconds", "s"), cell(report, f"first_batch/{name}/times_bare")
+
+
+def startup_import_rows(report: Report) -> Iterator[Row]:
+    names = {
+        "bare": "`import torch, torchvision, pytorch_lightning`",
+        "this_project": "`import train_ctl_model`",
+    }
+    for name, title in names.items():
+        values = (cell(report, f"imports/{name}/{key}", unit) for key, unit in (("seconds", "s"), ("times_bare", "")))
+        yield title, *values, cell(report, f"imports/{name}/modules")
+
+
+def startup_cost_rows(report: Report) -> Iterator[Row]:
+    for i, row in enumerate(report.get("costs", [])):
+        values = (cell(report, f"costs/{i}/{name}", "ms") for name in ("own_ms", "with_its_imports_ms"))
+        yield f"`{row['module']}`", *values
+
+
+def training_step_rows(report: Report) -> Iterator[Row]:
+    yield "plain PyTorch loop, a whole step", cell(report, "step/plain_s", "s")
+    yield "this project, a whole step", cell(report, "step/step_s", "s")
+    parts = {
+        "forward": "backbone, forward",
+        "backward": "backward pass",
+        "heads_forward": "losses, forward",
+        "optimiser": "both optimisers",
+        "logging": "logging",
+        "data_wait": "waiting for data that is in memory",
+        "trainer": "the rest of the Trainer",
+    }
+    for name, title in parts.items():
+        yield f"... {title}", cell(report, f"step/{name}_s", "ms", 1e3)
+    yield "the backbone alone, forward and backward", cell(report, "step/backbone_s", "s")
+    yield "plain loop / this project", cell(report, "step/times_faster_than_plain")
+    yield "this project / backbone alone", cell(report, "step/step_over_backbone")
+
+
+def training_head_rows(report: Report) -> Iterator[Row]:
+    for i, row in enumerate(report.get("heads", [])):
+        yield str(row["images"]), cell(report, f"heads/{i}/ms", "ms")
+
+
+def training_memory_rows(report: Report) -> Iterator[Row]:
+    names = {
+        "plain": "plain PyTorch loop",
+        "this_project": "this project",
+        "contiguous": "`MODEL.CHANNELS_LAST False`",
+        "grad_checkpoint": "`MODEL.GRAD_CHECKPOINT True`",
+    }
+    for name, title in names.items():
+        yield title, cell(report, f"memory/{name}/peak_mib", "MiB")
+
+
+def evaluation_heads(report: Report) -> Row:
+    size = report["size"]
+    return "", f"{size['queries']:,} queries x {size['gallery']:,} images x {size['dimensions']:,} numbers"
+
+
+def evaluation_rows(report: Report) -> Iterator[Row]:
+    yield "product of the two matrices alone", cell(report, "engine/product_s", "s")
+    yield "whole evaluation, single images", cell(report, "engine/engine_s", "s")
+    yield "... as a multiple of the product", cell(report, "engine/engine_over_product")
+    yield "... for a pair of a query and a gallery image", cell(report, "growth/2/ns_per_pair", "ns")
+    titles = {
+        "instance": "single images",
+        "centroid": "centroids, published protocol",
+        "centroid_strict": "centroids, strict protocol",
+    }
+    for metric in ("euclidean", "cosine"):
+        for protocol, title in titles.items():
+            yield f"{title}, {metric}", cell(report, f"protocols/{protocol}_{metric}_s", "s")
+    for protocol, title in titles.items():
+        yield f"{title}, memory", cell(report, f"memory/{protocol}/peak_beyond_inputs_mib", "MiB")
+    yield "k-reciprocal re-ranking and evaluation", cell(report, "rerank/whole_s", "s")
+    yield "... memory", cell(report, "memory/rerank/peak_beyond_inputs_mib", "MiB")
+    skipped = find(report, "classic/skipped")
+    if skipped:
+        yield "classic evaluator", f"not measured: {skipped}"
+        return
+    yield "classic evaluator, from the embeddings", cell(report, "classic/from_embeddings/classic_s", "s")
+    yield "... as a multiple of this project's time", cell(report, "classic/from_embeddings/times_faster")
+    yield "... difference in mAP", cell(report, "classic/same_numbers/from_embeddings/mAP_difference")
+    yield "classic evaluator, distances given", cell(report, "classic/given_distances/classic_s", "s")
+    yield "... as a multiple of this project's time", cell(report, "classic/given_distances/times_faster")
+
+
+def growth_rows(report: Report) -> Iterator[Row]:
+    for i, row in enumerate(report.get("growth", [])):
+        yield f"{row['pairs']:,}", cell(report, f"growth/{i}/engine_s", "s"), cell(report, f"growth/{i}/ns_per_pair")
+
+
+def rival_rows(report: Report) -> Iterator[Row]:
+    titles = {
+        "this_project": "this project",
+        "torchmetrics": "torchmetrics",
+        "pytorch_metric_learning": "pytorch-metric-learning",
+    }
+    for name, title in titles.items():
+        part = find(report, f"rivals/{name}") or {}
+        why = part.get("skipped") or part.get("failed") or ", ".join(part.get("cannot", [])) or NOTHING
+        version = report["machine"].get(title) or ""
+        yield f"{title} {version}".strip(), cell(report, f"rivals/{name}/seconds", "s"), six_digits(part), why
+
+
+def six_digits(part: Report) -> str:
+    return f"{part['mAP']:.6f}" if "mAP" in part else NOTHING
+
+
+def embedding_rows(report: Report) -> Iterator[Row]:
+    yield "plain model in eval mode, float32", cell(report, "forward/plain_images_per_s"), "1", NOTHING
+    for precision, title in (("32-true", "float32"), ("bf16-true", "bfloat16")):
+        names = ("images_per_s", "times_plain")
+        values = (cell(report, f"forward/{precision}/{name}") for name in names)
+        cosine = find(report, f"forward/{precision}/least_cosine_to_plain")
+        yield f"Embedder, {title}", *values, NOTHING if cosine is None else f"{cosine:.6f}"
+
+
+def pipeline_rows(report: Report) -> Iterator[Row]:
+    for i, part in enumerate(report.get("pipeline", [])):
+        shares = (cell(report, f"pipeline/{i}/{threads}_threads_share_of_forward") for threads in (0, 1, 2))
+        decode = (cell(report, f"pipeline/{i}/{name}_ms_per_image") for name in ("decode", "decode_by_transforms"))
+        yield part["precision"], cell(report, f"pipeline/{i}/forward_images_per_s"), *shares, *decode
+
+
+def embedding_memory_rows(report: Report) -> Iterator[Row]:
+    for i, part in enumerate(report.get("memory", [])):
+        names = ("embeddings_mib", "peak_beyond_mib", "libraries_mib", "seconds_without_model")
+        values = (cell(report, f"memory/{i}/{name}") for name in names)
+        yield f"{part['files']:,} x {part['dimension']:,}", *values
+
+
+def search_heads(report: Report) -> Row:
+    size = f"{report['queries']:,} queries in {report['gallery']:,} x {report['dims']:,}"
+    return size, "seconds", "first search, which builds", "memory", "recall"
+
+
+def search_rows(report: Report) -> Iterator[Row]:
+    yield "matrix product alone, in memory", cell(report, "product/seconds"), NOTHING, NOTHING, NOTHING
+    memory = "peak_beyond_mib"
+    yield "exact, from the file", cell(report, "exact/seconds"), NOTHING, cell(report, f"exact/{memory}", "MiB"), "1"
+    if find(report, "exact/seconds") and find(report, "product/seconds"):
+        ratio = report["exact"]["seconds"]["median"] / report["product"]["seconds"]["median"]
+        yield "... medians, as a multiple of the product", number(ratio), NOTHING, NOTHING, NOTHING
+    yield "the whole distance matrix", NOTHING, NOTHING, cell(report, "exact/pairs_times_4_bytes_mib", "MiB"), NOTHING
+    for part in ("faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus"):
+        if part in report:
+            names = (("load_and_search_s", ""), ("first_s", "s"), (memory, "MiB"), ("recall", ""))
+            yield f"`{part}`", *(cell(report, f"{part}/{name}", unit) for name, unit in names)
+
+
+def data_rows(transforms: str) -> Callable[[Report], Iterator[Row]]:
+    """A row for each case: the plain loop, then the others as multiples of it."""
+
+    def rows(report: Report) -> Iterator[Row]:
+        for case in ("market", "fashion", "photos"):
+            part = find(report, f"{case}/{transforms}")
+            if part is not None:
+                sizes = ", ".join("{} x {}".format(*part[name]) for name in ("files", "input"))
+                names = ("uncached", "ram_cold", "ram_warm", "disk_cold", "disk_warm")
+                values = (cell(part, f"{name}/times_plain") for name in names)
+                yield sizes, cell(part, "plain/images_per_s"), *values
+
+    return rows
+
+
+def coco_rows(report: Report) -> Iterator[Row]:
+    titles = {
+        "street2shop": "Street2Shop: plan the crops, build the COCO files",
+        "deep_fashion": "DeepFashion: plan the crops, build the COCO files",
+        "reader": "read such a file for training",
+    }
+    for name, title in titles.items():
+        for size, part in report.get(name, {}).items():
+            values = (cell(part, "cpu_seconds", "s"), cell(part, "microseconds_each"), cell(part, "each_over_smallest"))
+            yield title, f"{int(size):,}", *values
+
+
+def scaling_rows(report: Report) -> Iterator[Row]:
+    for name, part in report.items():
+        if name.endswith("_processes"):
+            count = name.partition("_")[0]
+            cells = []
+            for work in ("training", "evaluation"):
+                cells.append(cell(part, f"{work}_images_per_s"))
+                cells.append("1" if count == "1" else cell(part, f"{work}_efficiency"))
+            yield count, *cells
+
+
+def soak_rows(report: Report) -> Iterator[Row]:
+    for name, title, unit in (("memory_mib", "resident memory", "MiB"), ("open_files", "open files", "")):
+        yield title, *(cell(report, f"{name}/{part}", unit) for part in ("first", "last", "largest"))
+    left = report["checkpoints_left"]
+    yield f"best checkpoints left after {report['epochs']} epochs", NOTHING, str(left["checkpoints"]), NOTHING
+    yield "... to resume from", NOTHING, str(left["auto_checkpoints"]), NOTHING
+
+
+DATA_HEADS = columns(
+    "files, input (height x width)", "plain loop, images/s", "no cache",
+    "filling `ram`", "from `ram`", "filling `disk`", "from `disk`",
+)  # fmt: skip
+TABLES = {
+    "startup": Table("startup", columns("", "first batch reaches the training step after", "times bare"), startup_rows),
+    "startup_imports": Table("startup", columns("", "seconds", "times bare", "modules"), startup_import_rows),
+    "startup_costs": Table("startup", columns("module", "its own code", "with its imports"), startup_cost_rows),
+    "training_step": Table("training_resnet50", columns("", "time"), training_step_rows),
+    "training_heads": Table("training_resnet50", columns("images in a batch", "time of a step"), training_head_rows),
+    "training_memory": Table("training_resnet50", columns("", "peak memory of two steps"), training_memory_rows),
+    "data_train": Table("data", DATA_HEADS, data_rows("train")),
+    "data_test": Table("data", DATA_HEADS, data_rows("test")),
+    "evaluation_market": Table("evaluation_market", evaluation_heads, evaluation_rows),
+    "evaluation_msmt": Table("evaluation_msmt", evaluation_heads, evaluation_rows),
+    "evaluation_growth": Table(
+        "evaluation_market", columns("pairs of a query and a gallery image", "whole evaluation", "ns for a pair"),
+        growth_rows,
+    ),
+    "evaluation_rivals": Table(
+        "evaluation_market", columns("", "time", "mAP", "what it cannot do, or why it was not measured"), rival_rows
+    ),
+    "embedding_forward": Table(
+        "embedding_resnet50", columns("", "images/s", "times plain", "least cosine to plain"), embedding_rows
+    ),
+    "embedding_pipeline": Table(
+        "embedding_resnet50",
+        columns(
+            "precision", "forward pass alone, images/s", "from files, no thread", "1 thread", "2 threads",
+            "decoding, ms for an image", "... by torchvision's transforms",
+        ),
+        pipeline_rows,
+    ),
+    "embedding_memory": Table(
+        "embedding_resnet50",
+        columns("files x numbers", "embeddings, MiB", "peak, MiB", "libraries, MiB", "seconds without the network"),
+        embedding_memory_rows,
+    ),
+    "search": Table("search_1000000", search_heads, search_rows),
+    "coco": Table(
+        "coco", columns("", "annotations", "CPU time", "µs for one", "... as a multiple of the smallest"), coco_rows
+    ),
+    "scaling": Table(
+        "scaling", columns("processes", "training, images/s", "efficiency", "evaluation, images/s", "efficiency"),
+        scaling_rows,
+    ),
+    "soak": Table("soak", columns("", "first quarter", "last quarter", "largest"), soak_rows),
+}  # fmt: skip
+
+
+def origin_table(reports: dict[str, Report]) -> str:
+    """How and on what each report was measured."""
+    heads = ("report", "command", "date", "commit", "machine", "load at the start", "versions")
+    rows: list[Row] = []
+    for name, report in reports.items():
+        facts = dict(report["machine"])
+        cpu, cores, threads, load = (facts.pop(key) for key in ("cpu", "cores", "threads", "load_average"))
+        system = facts.pop("system")
+        facts.pop("cpu_flags", None)
+        versions = ", ".join(f"{package} {version or 'not installed'}" for package, version in facts.items())
+        machine = f"{cpu}, {cores} cores, {threads} thread{'s' * (threads != 1)}, {system}"
+        commit, _, changes = (report["commit"] or NOTHING).partition(" ")
+        average = NOTHING if load is None else number(load[0])
+        source = f"{commit[:10]} {changes}".rstrip()
+        rows.append((name, f"`{report['command']}`", report["date"][:10], source, machine, average, versions))
+    return markdown(heads, rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def markdown(heads: Row, rows: list[Row]) -> str:
+    if not rows:
+        return f"{NOT_MEASURED}\n"
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def read_reports(folder: Path) -> dict[str, Report]:
+    """The reports that the page shows and the folder has, by name."""
+    files = {name: folder / f"{name}.json" for name in REPORTS}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+
+
+def render(name: str, reports: dict[str, Report]) -> str:
+    """The Markdown of one table.
+
+    Raises:
+        KeyError: there is no table of that name.
+    """
+    if name == "origin":
+        return origin_table(reports)
+    table = TABLES[name]
+    report = reports.get(table.report)
+    if report is None:
+        return f"{NOT_MEASURED}\n"
+    return markdown(table.heads(report), list(table.rows(report)))
+
+
+def replaced(page: str, reports: dict[str, Report]) -> str:
+    """The page with what the reports say between its markers."""
+    return MARKED.sub(lambda found: found[1] + render(found[2], reports) + found[4], page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if the page is out of date")
+    args = parser.parse_args()
+    old = PAGE.read_text(encoding="utf-8")
+    new = replaced(old, read_reports(RESULTS))
+    if args.check:
+        sys.exit(old != new)
+    PAGE.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""The benchmark of several processes runs with two."""
+
+import pytest
+
+
+@pytest.mark.slow
+def test_two_processes(run_benchmark, check_table):
+    report = run_benchmark("bench_scaling", "--epochs", 1, "--identities", 4, timeout=500)
+    assert report["images_of_a_step"] == 16
+    for name in ("training", "evaluation"):
+        one, two = (report[f"{count}_processes"] for count in (1, 2))
+        rates = [part[f"{name}_images_per_s"]["median"] for part in (one, two)]
+        assert two[f"{name}_efficiency"] == pytest.approx(rates[1] / (2 * rates[0]))
+    check_table("scaling", report)

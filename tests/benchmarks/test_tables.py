@@ -1,0 +1,318 @@
+"""The tables of docs/BENCHMARKS.md are those of the committed reports, and show what a report says."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from benchmarks import common, tables
+from benchmarks.common import spread
+
+MACHINE = {
+    "python": "3.11.7", "torch": "2.9.0", "torchmetrics": "1.9.0", "faiss-cpu": None, "cpu": "a CPU", "cores": 4,
+    "threads": 2, "load_average": [0.25, 0.5, 1.0], "system": "Linux",
+}  # fmt: skip
+HEAD: dict[str, Any] = {
+    "command": "python benchmarks/bench_x.py --repeats 3", "date": "2030-01-02T03:04:05+00:00",
+    "commit": "0123456789abcdef0123456789abcdef01234567", "machine": MACHINE,
+}  # fmt: skip
+S = spread([1.0, 2.0, 4.0])  # "2 (1 to 4)"
+GROWTH = [{"pairs": 1000 * 4**i, "engine_s": S, "ns_per_pair": 40.0 + i} for i in range(3)]
+AGREES = {"mAP": 0.5, "mAP_difference": 1e-12, "largest_cmc_difference": 0.0}
+
+# A small report for each file.
+REPORTS: dict[str, dict[str, Any]] = {
+    "startup": {
+        "first_batch": {
+            name: {"seconds": S, "times_bare": S} for name in ("bare", "this_project", "this_project_with_mlflow")
+        },
+        "imports": {name: {"seconds": S, "times_bare": S, "modules": 3456} for name in ("bare", "this_project")},
+        "costs": [{"module": "cv2", "own_ms": S, "with_its_imports_ms": S}],
+    },
+    "training_resnet50": {
+        "heads": [{"images": 64, "ms": S}],
+        "step": {
+            **{f"{name}_s": S for name in ("plain", "step", "forward", "backward", "heads_forward", "optimiser")},
+            **{f"{name}_s": S for name in ("logging", "data_wait", "trainer", "backbone")},
+            "times_faster_than_plain": S,
+            "step_over_backbone": S,
+        },
+        "memory": {
+            name: {"peak_mib": 1234.5} for name in ("plain", "this_project", "contiguous", "grad_checkpoint")
+        },
+    },
+    "data": {
+        "photos": {
+            name: {
+                "files": [1024, 512], "input": [256, 128], "images": 4, "plain": {"images_per_s": S},
+                **{
+                    way: {"images_per_s": S, "times_plain": S}
+                    for way in ("uncached", "ram_cold", "ram_warm", "disk_cold", "disk_warm")
+                },
+            }
+            for name in ("train", "test")
+        }
+    },
+    "evaluation_market": {
+        "size": {"queries": 3368, "gallery": 15913, "dimensions": 2048},
+        "engine": {"product_s": S, "engine_s": S, "engine_over_product": S},
+        "protocols": {
+            f"{protocol}_{metric}_s": S
+            for protocol in ("instance", "centroid", "centroid_strict")
+            for metric in ("euclidean", "cosine")
+        },
+        "classic": {
+            "given_distances": {"classic_s": S, "engine_s": S, "times_faster": S},
+            "from_embeddings": {"classic_s": S, "engine_s": S, "times_faster": S},
+            "same_numbers": {"given_distances": AGREES, "from_embeddings": AGREES},
+        },
+        "memory": {
+            name: {"peak_beyond_inputs_mib": 63.4} for name in ("instance", "centroid", "centroid_strict", "rerank")
+        },
+        "growth": GROWTH,
+        "rerank": {"whole_s": S},
+        "rivals": {
+            "this_project": {"seconds": S, "mAP": 0.1234567, "Top-1": 0.5, "cannot": []},
+            "torchmetrics": {"seconds": S, "mAP": 0.1234567, "Top-1": 0.5, "cannot": ["mINP", "centroid protocols"]},
+            "pytorch_metric_learning": {"skipped": "not installed"},
+        },
+    },
+    "evaluation_msmt": {
+        "size": {"queries": 11659, "gallery": 82161, "dimensions": 2048},
+        "engine": {"product_s": S, "engine_s": S, "engine_over_product": S},
+        "classic": {"skipped": "957915099 pairs would need 14 GiB and more"},
+    },
+    "embedding_resnet50": {
+        "forward": {
+            "plain_images_per_s": S,
+            **{
+                name: {"images_per_s": S, "times_plain": S, "least_cosine_to_plain": 0.99997}
+                for name in ("32-true", "bf16-true")
+            },
+        },
+        "pipeline": [
+            {
+                "precision": "32-true", "forward_images_per_s": S, "decode_ms_per_image": S,
+                "decode_by_transforms_ms_per_image": S, **{f"{n}_threads_share_of_forward": S for n in (0, 1, 2)},
+            }
+        ],
+        "memory": [
+            {
+                "files": 1000000, "dimension": 512, "libraries_mib": 600.5, "peak_beyond_mib": 12.3,
+                "embeddings_mib": 1953.1, "seconds_without_model": 45.6,
+            }
+        ],
+    },
+    "search_1000000": {
+        "queries": 1000, "gallery": 1000000, "dims": 512,
+        "product": {"seconds": spread([1.0, 1.0, 1.0]), "peak_beyond_mib": 80.0},
+        "exact": {"seconds": S, "peak_beyond_mib": 90.4, "pairs_times_4_bytes_mib": 3814.7},
+        "faiss:ivf": {"load_and_search_s": S, "first_s": 30.0, "peak_beyond_mib": 2000.0, "recall": 0.987},
+    },
+    "coco": {
+        "reader": {"10000": {"cpu_seconds": S, "microseconds_each": 9.1, "each_over_smallest": S}},
+    },
+    "scaling": {
+        "1_processes": {"training_images_per_s": S, "evaluation_images_per_s": S},
+        "2_processes": {
+            "training_images_per_s": S, "evaluation_images_per_s": S, "training_efficiency": 0.876,
+            "evaluation_efficiency": 0.98,
+        },
+    },
+    "soak": {
+        "epochs": 200,
+        "memory_mib": {"first": spread([1190, 1192, 1200]), "last": spread([1200]), "largest": 1237.4},
+        "open_files": {"first": spread([20, 20]), "last": spread([20]), "largest": 20},
+        "checkpoints_left": {"checkpoints": 1, "auto_checkpoints": 1},
+    },
+}  # fmt: skip
+
+# The first row of each table and the last, as they stand on the page.
+EXPECTED = {
+    "startup": (
+        "| bare script | 2 s (1 to 4) | 2 (1 to 4) |",
+        "| `train_ctl_model.py` with MLflow, as by default | 2 s (1 to 4) | 2 (1 to 4) |",
+    ),
+    "startup_imports": (
+        "| `import torch, torchvision, pytorch_lightning` | 2 s (1 to 4) | 2 (1 to 4) | 3,456 |",
+        "| `import train_ctl_model` | 2 s (1 to 4) | 2 (1 to 4) | 3,456 |",
+    ),
+    "startup_costs": ("| `cv2` | 2 ms (1 to 4) | 2 ms (1 to 4) |",) * 2,
+    "training_step": (
+        "| plain PyTorch loop, a whole step | 2 s (1 to 4) |",
+        "| this project / backbone alone | 2 (1 to 4) |",
+    ),
+    "training_heads": ("| 64 | 2 ms (1 to 4) |",) * 2,
+    "training_memory": ("| plain PyTorch loop | 1,234 MiB |", "| `MODEL.GRAD_CHECKPOINT True` | 1,234 MiB |"),
+    "data_train": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
+    "data_test": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
+    "evaluation_market": (
+        "| product of the two matrices alone | 2 s (1 to 4) |",
+        "| ... as a multiple of this project's time | 2 (1 to 4) |",
+    ),
+    "evaluation_msmt": (
+        "| product of the two matrices alone | 2 s (1 to 4) |",
+        "| classic evaluator | not measured: 957915099 pairs would need 14 GiB and more |",
+    ),
+    "evaluation_growth": ("| 1,000 | 2 s (1 to 4) | 40 |", "| 16,000 | 2 s (1 to 4) | 42 |"),
+    "evaluation_rivals": (
+        "| this project | 2 s (1 to 4) | 0.123457 | – |",
+        "| pytorch-metric-learning | – | – | not installed |",
+    ),
+    "embedding_forward": (
+        "| plain model in eval mode, float32 | 2 (1 to 4) | 1 | – |",
+        "| Embedder, bfloat16 | 2 (1 to 4) | 2 (1 to 4) | 0.999970 |",
+    ),
+    "embedding_pipeline": ("| 32-true |" + " 2 (1 to 4) |" * 6,) * 2,
+    "embedding_memory": ("| 1,000,000 x 512 | 1,953 | 12.3 | 600 | 45.6 |",) * 2,
+    "search": (
+        "| matrix product alone, in memory | 1 (1 to 1) | – | – | – |",
+        "| `faiss:ivf` | 2 (1 to 4) | 30 s | 2,000 MiB | 0.987 |",
+    ),
+    "coco": ("| read such a file for training | 10,000 | 2 s (1 to 4) | 9.1 | 2 (1 to 4) |",) * 2,
+    "scaling": ("| 1 | 2 (1 to 4) | 1 | 2 (1 to 4) | 1 |", "| 2 | 2 (1 to 4) | 0.876 | 2 (1 to 4) | 0.98 |"),
+    "soak": (
+        "| resident memory | 1,192 MiB (1,190 to 1,200) | 1,200 MiB (1,200 to 1,200) | 1,237 MiB |",
+        "| ... to resume from | – | 1 | – |",
+    ),
+}
+MADE_UP = {name: HEAD | report for name, report in REPORTS.items()}
+
+
+def body(name, reports):
+    """The rows of a table below its head."""
+    lines = tables.render(name, reports).splitlines()
+    assert len({line.count("|") for line in lines}) == 1, "as many cells in each row as there are columns"
+    assert set(lines[1]) == set("| -")
+    return lines[2:]
+
+
+def test_the_page_is_what_the_committed_reports_say():
+    page = tables.PAGE.read_text(encoding="utf-8")
+    expected = tables.replaced(page, tables.read_reports(tables.RESULTS))
+    assert page == expected, "run: python -m benchmarks.tables"
+
+
+def test_the_page_has_a_place_for_every_table():
+    names = [found[2] for found in tables.MARKED.finditer(tables.PAGE.read_text(encoding="utf-8"))]
+    assert sorted(names) == sorted([*tables.TABLES, "origin"])
+    assert {table.report for table in tables.TABLES.values()} == set(tables.REPORTS) == set(REPORTS)
+
+
+def test_every_committed_report_is_on_the_page():
+    assert {file.stem for file in tables.RESULTS.glob("*.json")} <= set(tables.REPORTS)
+
+
+def test_the_prose_holds_no_measured_value():
+    """Seconds, MiB and speeds stand in tables; the settings of a benchmark may be told."""
+    prose = tables.MARKED.sub("", tables.PAGE.read_text(encoding="utf-8"))
+    prose = prose.replace('"2.0 s (1.9 to 2.3)"', "")  # how to read a cell
+    assert not re.findall(r"\d[\d.,]* ?(?:s|ms|seconds|MiB|GiB|images/s|%|times)\b", prose)
+
+
+@pytest.mark.parametrize("name", list(tables.TABLES))
+def test_a_table_shows_its_report(name):
+    rows = body(name, MADE_UP)
+    assert (rows[0], rows[-1]) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", ["origin", *tables.TABLES])
+def test_without_a_report_nothing_was_measured(name):
+    assert tables.render(name, {}) == "Not measured yet.\n"
+
+
+def test_a_part_that_is_missing_gives_dashes():
+    rows = body("evaluation_market", {"evaluation_market": HEAD | {"size": REPORTS["evaluation_market"]["size"]}})
+    assert all(row.endswith("| – |") for row in rows)
+    assert tables.render("training_heads", {"training_resnet50": HEAD}) == "Not measured yet.\n"
+
+
+def test_evaluation_rows_stand_for_their_parts():
+    """Each value from its own place of the report."""
+    report = json.loads(json.dumps(MADE_UP["evaluation_market"]))
+    report["protocols"]["centroid_strict_cosine_s"] = spread([7.0])
+    report["memory"]["rerank"]["peak_beyond_inputs_mib"] = 8.0
+    report["classic"]["given_distances"]["classic_s"] = spread([9.0])
+    rows = body("evaluation_market", {"evaluation_market": report})
+    assert "| centroids, strict protocol, cosine | 7 s (7 to 7) |" in rows
+    assert rows[rows.index("| k-reciprocal re-ranking and evaluation | 2 s (1 to 4) |") + 1] == "| ... memory | 8 MiB |"
+    assert "| classic evaluator, distances given | 9 s (9 to 9) |" in rows
+    assert "| ... for a pair of a query and a gallery image | 42 ns |" in rows
+
+
+def test_search_compares_medians_with_the_product():
+    assert "| ... medians, as a multiple of the product | 2 | – | – | – |" in body("search", MADE_UP)
+
+
+def test_seconds_of_a_step_are_shown_in_milliseconds():
+    assert "| ... losses, forward | 2,000 ms (1,000 to 4,000) |" in body("training_step", MADE_UP)
+
+
+def test_rivals_are_named_with_their_version():
+    assert "| torchmetrics 1.9.0 | 2 s (1 to 4) | 0.123457 | mINP, centroid protocols |" in body(
+        "evaluation_rivals", MADE_UP
+    )
+
+
+def test_origin_names_command_commit_and_machine():
+    reports = {"coco": MADE_UP["coco"], "soak": MADE_UP["soak"] | {"commit": f"{HEAD['commit']} with changes"}}
+    rows = body("origin", reports)
+    assert rows[0] == (
+        "| coco | `python benchmarks/bench_x.py --repeats 3` | 2030-01-02 | 0123456789 | a CPU, 4 cores, 2 threads, "
+        "Linux | 0.25 | python 3.11.7, torch 2.9.0, torchmetrics 1.9.0, faiss-cpu not installed |"
+    )
+    assert "| 0123456789 with changes |" in rows[1]
+
+
+def test_only_what_stands_between_markers_changes():
+    page = "before\n<!-- table: scaling -->\nold\n<!-- end -->\nafter <!-- end -->\n"
+    new = tables.replaced(page, MADE_UP)
+    assert new.startswith("before\n<!-- table: scaling -->\n| processes |")
+    assert new.endswith("|\n<!-- end -->\nafter <!-- end -->\n")
+    assert "old" not in new
+    assert tables.replaced(new, MADE_UP) == new
+
+
+def test_unknown_table_is_refused():
+    with pytest.raises(KeyError, match="nonsense"):
+        tables.replaced("<!-- table: nonsense -->\n<!-- end -->\n", MADE_UP)
+
+
+def test_the_command_writes_and_checks_the_page(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: soak -->\n<!-- end -->\n", encoding="utf-8")
+    (tmp_path / "soak.json").write_text(json.dumps(MADE_UP["soak"]), encoding="utf-8")
+    monkeypatch.setattr(tables, "PAGE", page)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    statuses = []
+    for arguments in (["--check"], [], ["--check"]):
+        monkeypatch.setattr("sys.argv", ["tables", *arguments])
+        try:
+            tables.main()
+        except SystemExit as ended:
+            statuses.append(int(ended.code))
+    assert statuses == [1, 0]
+    assert "| resident memory |" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (20, "20"), (0.0061234, "0.00612"), (12.345, "12.3"), (999.6, "1,000"), (1e-12, "1.0e-12")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert tables.number(value) == text
+
+
+def test_reports_say_where_they_come_from(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", [str(common.ROOT / "benchmarks" / "bench_x.py"), "--out", "a file.json"])
+    common.write_report({"machine": common.machine(3, "torchvision", "no-such-package")}, tmp_path / "a" / "x.json")
+    report = json.loads((tmp_path / "a" / "x.json").read_text())
+    assert list(report) == ["command", "date", "commit", "machine"]
+    assert report["command"] == "python benchmarks/bench_x.py --out 'a file.json'"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", report["date"])
+    assert report["commit"] is None or re.fullmatch("[0-9a-f]{40}( with changes)?", report["commit"])
+    assert report["machine"]["threads"] == 3
+    assert report["machine"]["torchvision"]
+    assert report["machine"]["no-such-package"] is None
+    assert {"python", "torch", "cpu", "cores", "load_average"} <= set(report["machine"])
