@@ -107,7 +107,9 @@ def test_every_room_and_every_door_is_walked():
     assert python_folders - {"tests"} == {room for room in LEVEL_OF if (ROOT / room).is_dir()}
 
 
-@pytest.mark.parametrize("statement", ["import config", "import config.cli", "import utils.errors", "import evaluation"])
+@pytest.mark.parametrize(
+    "statement", ["import config", "import config.cli", "import utils.errors", "import evaluation"]
+)
 def test_light_modules_stay_light(statement):
     heavy = "{'torch', 'pytorch_lightning', 'mlflow', 'cv2', 'numpy'}"
     code = f"{statement}; import sys; sys.exit(len({heavy} & set(sys.modules)))"

@@ -38,6 +38,4 @@ def arrays():
     rng = np.random.default_rng(0)
     pids, camids = np.repeat(np.arange(6), 3), np.tile(np.arange(3), 6)
     centres = rng.normal(size=(6, 8))[pids]
-    return [
-        {"embeddings": centres + rng.normal(size=centres.shape), "pids": pids, "camids": camids} for _ in range(2)
-    ]
+    return [{"embeddings": centres + rng.normal(size=centres.shape), "pids": pids, "camids": camids} for _ in range(2)]

@@ -20,12 +20,25 @@ import pytest
 from tests.docs import stand_in
 from tests.support import ROOT
 
-PAGES = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if path.exists()] + sorted(ROOT.glob("docs/*.md"))
+PAGES = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if path.exists()] + sorted(
+    ROOT.glob("docs/*.md")
+)
 PROGRAMS = ("python", "python3", "torchrun", "make", "git", "pytest", *stand_in.ANSWERED)
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.*\S) *-->")
 # What a copy leaves out: what runs have written here, environments, and the recorded numbers of the suite.
 LEFT_OUT = shutil.ignore_patterns(
-    ".*", "golden", "data", "logs", "outputs", "models", "demo_output", "mlruns", "build", "dist", "*.egg-info", "*.ckpt"
+    ".*",
+    "golden",
+    "data",
+    "logs",
+    "outputs",
+    "models",
+    "demo_output",
+    "mlruns",
+    "build",
+    "dist",
+    "*.egg-info",
+    "*.ckpt",
 )
 SECONDS = 240
 
@@ -197,7 +210,15 @@ def test_blocks_are_found_with_their_reasons():
 
 
 def test_settings_of_the_page_give_way_or_stay():
-    command = ["train_ctl_model.py", "MODEL.NAME", "resnet50", "SOLVER.MAX_EPOCHS", "60", "MODEL.RESUME_TRAINING", "True"]
+    command = [
+        "train_ctl_model.py",
+        "MODEL.NAME",
+        "resnet50",
+        "SOLVER.MAX_EPOCHS",
+        "60",
+        "MODEL.RESUME_TRAINING",
+        "True",
+    ]
     added = stand_in.small_training(command)[len(command) :]
     pairs = dict(zip(added[::2], added[1::2], strict=True))
     assert (pairs["SOLVER.MAX_EPOCHS"], pairs["LOGGING.MLFLOW"]) == ("3", "False")
