@@ -15,7 +15,7 @@ class NumberedFiles(ReidDataModule):
     """Files such as train/17_2_0005.jpg: identity 17, camera 2, image 5; likewise below query/ and gallery/."""
 
     def read_splits(self) -> Splits:
-        return Splits(*(self.read_folder(name) for name in ("train", "query", "gallery")))
+        return Splits(self.read_folder("train"), self.read_folder("query"), self.read_folder("gallery"))
 
     def read_folder(self, name: str) -> list[Annotation]:
         annotations = []

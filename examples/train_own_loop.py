@@ -24,7 +24,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-4)
     triplet, centroid_triplet = TripletLoss(margin=0.5), CentroidTripletLoss(margin=0.5)
     for epoch in range(args.epochs):
-        loader.sampler.set_epoch(epoch)  # other draws in every epoch
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # other draws in every epoch
         losses = []
         for images, pids, _, is_real in loader:  # [P*K, 3, H, W]; P*K each
             embeddings = network(images)  # [P*K, D]

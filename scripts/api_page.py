@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "API.md"
 # In the order of docs/ARCHITECTURE.md, from the top downwards.
 ROOMS = (
-    "engine", "inference", "modelling", "evaluation", "datasets", "losses", "solver", "callbacks", "checkpoints", "config",
-    "utils",
+    "engine", "inference", "modelling", "evaluation", "datasets", "losses", "solver", "callbacks", "checkpoints",
+    "config", "utils",
 )  # fmt: skip
 # The original's files over the rooms of today (see docs/MIGRATION.md), and command lines rather than modules to import.
 DOORS = {"utils.misc", "utils.eval_reid", "utils.reid_metric", "utils.visrank", "utils.evaluate"}

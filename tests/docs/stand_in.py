@@ -31,11 +31,11 @@ UNLESS_GIVEN = {"MODEL.NAME": "resnet18", "LOGGING.MLFLOW": "False"}
 EPOCHS_OF_A_RESUMED_RUN = "3"  # one more than SMALL, so that there is something left to train
 SMALL_SET = ("--ids", "16", "--cameras", "3", "--images-per-id", "4", "--size", "32", "16")
 
-# Checked here for no more than that they would start: tests or scripts of their own run them.
+# Answered with success and not started, each for its reason.
 ANSWERED = {
     "pip": "installs from the network",
-    "ruff": "part of `make lint`",
-    "mypy": "part of `make lint`",
+    "ruff": "takes long, and `make lint` runs it",
+    "mypy": "takes long, and `make lint` runs it",
 }
 TRAINING = re.compile(r"(?:.*/)?train_(?:ctl|base)_model\.py")
 
@@ -53,9 +53,11 @@ def dispatch(name: str, arguments: list[str]) -> int:
     if name == "make":  # the targets exist, and their commands can be listed
         make = shutil.which("make", path=os.defpath)
         return subprocess.call([make, "--dry-run", *arguments], stdout=subprocess.DEVNULL) if make else 0
-    if name == "git":  # the folder that a clone would make is this one
-        Path(Path(arguments[-1]).stem).symlink_to(Path.cwd())
-        return 0 if arguments[0] == "clone" else 1
+    if name == "git":
+        if arguments[:1] != ["clone"]:
+            return 1
+        Path(Path(arguments[-1]).stem).symlink_to(Path.cwd())  # the folder that a clone would make is this one
+        return 0
     if name == "pytest":
         paths = [argument for argument in arguments if argument.startswith("tests")]
         return int(not all(Path(path.partition("::")[0]).exists() for path in paths))
@@ -76,7 +78,8 @@ def python(arguments: list[str]) -> int:
         return 0
     if program in ("pip", "pytest"):
         return dispatch(program, arguments[2:])
-    if program.startswith("benchmarks.") or program == "scripts.demo":  # minutes long; tests/benchmarks, `make demo`
+    if program.startswith("benchmarks.") or program == "scripts.demo":
+        # Minutes long: tests/benchmarks and `make demo` run them. Here they only have to be there.
         return int(not Path(program.replace(".", "/") + ".py").exists())
     if any(TRAINING.fullmatch(argument) for argument in arguments) and "--help" not in arguments:
         arguments = small_training(arguments)
