@@ -19,7 +19,7 @@ SMALL = {
     "INPUT.SIZE_TRAIN": "[32,16]",
     "INPUT.SIZE_TEST": "[32,16]",
     "INPUT.PADDING": "2",
-    "SOLVER.MAX_EPOCHS": "2",
+    "SOLVER.MAX_EPOCHS": "1",
     "SOLVER.EVAL_PERIOD": "1",
     "SOLVER.IMS_PER_BATCH": "3",
     "DATALOADER.NUM_WORKERS": "0",
@@ -28,7 +28,7 @@ SMALL = {
 }
 # ... and these stand in only for what it leaves open.
 UNLESS_GIVEN = {"MODEL.NAME": "resnet18", "LOGGING.MLFLOW": "False"}
-EPOCHS_OF_A_RESUMED_RUN = "3"  # one more than SMALL, so that there is something left to train
+EPOCHS_OF_A_RESUMED_RUN = "2"  # one more than SMALL, so that there is something left to train
 SMALL_SET = ("--ids", "16", "--cameras", "3", "--images-per-id", "4", "--size", "32", "16")
 
 # Answered with success and not started, each for its reason.

@@ -1,9 +1,9 @@
 """The shell blocks of the pages: all of a page in order, in a copy of the repository, as a reader would paste them.
 
-A block that cannot run here has ``<!-- not run: reason -->`` on the line before its fence. Everything else runs:
-``/data`` becomes a folder with a drawn data set (market1501/, queries/, gallery/); model.ckpt, q.npz and g.npz lie where
-the commands run; and the programs of stand_in.py make trainings and data sets small, whatever the page says. A
-checkpoint named for an epoch, such as epoch=119.ckpt, is the newest one that an earlier block has written in its folder.
+A block that cannot run here has ``<!-- not run: reason -->`` on the line before its fence. For all others ``/data`` is
+a folder with a drawn data set (market1501/, queries/, gallery/); model.ckpt, q.npz and g.npz lie where the commands
+run; and the programs of stand_in.py make trainings and data sets small, whatever the page says. A checkpoint named for
+its epoch, such as epoch=119.ckpt, is the newest one that an earlier block of the page has written in that folder.
 """
 
 import os
@@ -222,7 +222,7 @@ def test_settings_of_the_page_give_way_or_stay():
     ]
     added = stand_in.small_training(command)[len(command) :]
     pairs = dict(zip(added[::2], added[1::2], strict=True))
-    assert (pairs["SOLVER.MAX_EPOCHS"], pairs["LOGGING.MLFLOW"]) == ("3", "False")
+    assert (pairs["SOLVER.MAX_EPOCHS"], pairs["LOGGING.MLFLOW"]) == ("2", "False")
     assert "MODEL.NAME" not in pairs
     assert "MODEL.BACKBONE_EMB_SIZE" not in pairs
 
