@@ -11,7 +11,7 @@ import pytest
 from tests.support import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-DISTANCE = r"    (\d+\.\d{4})  (.+)"
+DISTANCE = r"    (-?\d+\.\d{4})  (.+)"
 
 
 @pytest.fixture
