@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from utils.errors import UnknownNameError
+from utils.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
     from datasets.bases import ReidDataModule
 
-__all__ = ["ReidDataModule", "init_dataset"]
+__all__ = ["ReidDataModule", "init_dataset", "register_dataset"]
 
 # name: module and class
 DATASETS = {
@@ -30,6 +30,7 @@ DATASETS = {
     "csv": ("readers.table", "OwnTable"),
     "folder": ("readers.identity_folders", "OwnFolder"),
 }
+_REGISTERED: dict[str, "type[ReidDataModule]"] = {}
 
 
 def __getattr__(name: str) -> Any:
@@ -44,7 +45,7 @@ def init_dataset(
     """Build the data module for the data set ``name``; nothing is read before its ``setup()``.
 
     Args:
-        name: one of the names above; several, joined by "+", train on all and test on the first.
+        name: one of the names above, or a registered one; several, joined by "+", train on all and test on the first.
         cfg: the whole configuration; None uses the shared one.
         num_workers: overrides DATALOADER.NUM_WORKERS.
         kwargs: further arguments of :class:`~datasets.bases.ReidDataModule`, such as ``seed``.
@@ -55,16 +56,38 @@ def init_dataset(
     """
     names = [part.strip() for part in name.split("+")]
     for part in names:
-        if part not in DATASETS:
+        if part not in DATASETS | _REGISTERED:
             found = repr(name) if len(names) == 1 else f"{name!r}, which joins {part!r}"
-            raise UnknownNameError(f"DATASETS.NAMES is {found}; valid names: {', '.join(sorted(DATASETS))}.")
+            raise UnknownNameError(
+                f"DATASETS.NAMES is {found}; valid names: {', '.join(sorted(DATASETS | _REGISTERED))}."
+            )
     from datasets.merged import MergedDataModule
 
     parts = [find_class(part)(cfg=cfg, num_workers=num_workers, **kwargs) for part in names]
     return parts[0] if len(parts) == 1 else MergedDataModule(parts, cfg=cfg, num_workers=num_workers, **kwargs)
 
 
+def register_dataset(name: str, kind: "type[ReidDataModule]") -> None:
+    """Let ``DATASETS.NAMES`` and :func:`init_dataset` find a data set of your own under ``name``, in this process.
+
+    Args:
+        name: what DATASETS.NAMES will hold; registering a name again replaces the class.
+        kind: the subclass of :class:`~datasets.bases.ReidDataModule`.
+
+    Raises:
+        UserError: the name belongs to a data set of this project, is empty, or holds the "+" that joins names.
+    """
+    if name in DATASETS or "+" in name or not name or name != name.strip():
+        raise UserError(
+            f"A data set cannot be registered as {name!r}; expected a name without '+' or outer spaces that is none of "
+            f"{', '.join(sorted(DATASETS))}."
+        )
+    _REGISTERED[name] = kind
+
+
 def find_class(name: str) -> "type[ReidDataModule]":
-    """The class of a name of DATASETS; its module is imported now."""
+    """The class of a name of DATASETS or a registered one; its module is imported now."""
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     module, kind = DATASETS[name]
     return getattr(import_module(f"datasets.{module}"), kind)
