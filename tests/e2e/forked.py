@@ -133,7 +133,7 @@ def _in_write(number: int) -> None:
     from callbacks import checkpoints
     from checkpoints import writing
 
-    _at_call(checkpoints, "atomic_save", number, lambda: _at_call(writing._FailingOnce, "write", 10, _die))
+    _at_call(checkpoints, "atomic_save", number, lambda: _at_call(writing._FirstErrorStream, "write", 10, _die))
 
 
 def _before_removal(number: int) -> None:
