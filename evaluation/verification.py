@@ -49,7 +49,7 @@ def roc_table(
 ) -> RocTable:
     """Compute TAR at given levels of FAR over all pairs of a query and a gallery image, from histograms.
 
-    Pairs of the same identity and camera do not count. Thresholds are edges of bins from 0 to the largest distance.
+    Pairs of one identity and one camera do not count. Thresholds are bin edges from 0 to a bound of the distances.
 
     Args:
         retrieval: queries and gallery images.
@@ -63,7 +63,7 @@ def roc_table(
 
     Raises:
         NoValidQueryError: no pair has the same identity and different cameras.
-        UserError: as for :func:`evaluation.metrics.evaluate`; no two identities differ; a level is outside [0, 1].
+        UserError: as for :func:`evaluation.metrics.evaluate`; no pair of different identities; a level not in [0, 1].
 
     Example:
         >>> images = RetrievalSet([[1.0]], [[1.0], [0.0]], [7], [7, 8], [0], [1, 1])
