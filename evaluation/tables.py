@@ -105,6 +105,12 @@ def write_evaluation(
     document = {**metrics_dict(*results), "protocols": details, "settings": dict(settings or {})}
     if verification is not None:
         document["verification"] = _thresholds(verification)
+    folder = Path(output_dir)
+    metrics = write_text(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    return metrics, write_text(folder / "per_query.csv", _per_query_table(results, retrieval))
+
+
+def _per_query_table(results: Sequence[EvalResult], retrieval: RetrievalSet) -> str:
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(_COLUMNS)
@@ -114,9 +120,7 @@ def write_evaluation(
             path = os.fspath(retrieval.q_paths[query]) if retrieval.q_paths is not None else ""
             row = [result.protocol, query, path, pid, camera]
             writer.writerow(row + (_numbers(result, found[query]) if query in found else ["", "", "", 0]))
-    folder = Path(output_dir)
-    metrics = write_text(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
-    return metrics, write_text(folder / "per_query.csv", table.getvalue())
+    return table.getvalue()
 
 
 def _thresholds(table: RocTable) -> list[dict[str, float | None]]:

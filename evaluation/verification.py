@@ -49,8 +49,7 @@ def roc_table(
 ) -> RocTable:
     """Compute TAR at given levels of FAR over all pairs of a query and a gallery image, from histograms.
 
-    Pairs of the same identity and the same camera do not count. Thresholds are edges of the bins, which divide the
-    range from 0 to the largest distance that the embeddings allow.
+    Pairs of one identity and one camera do not count. Thresholds are bin edges from 0 to a bound of the distances.
 
     Args:
         retrieval: queries and gallery images.
@@ -60,12 +59,11 @@ def roc_table(
         block_bytes: memory for distances; None is 64 MiB.
 
     Returns:
-        The rates and thresholds, one for each level.
+        Rates and thresholds for each level.
 
     Raises:
         NoValidQueryError: no pair has the same identity and different cameras.
-        UserError: as for :func:`evaluation.metrics.evaluate`, no pair has different identities, or a level is outside
-            [0, 1].
+        UserError: as for :func:`evaluation.metrics.evaluate`; no pair of different identities; a level not in [0, 1].
 
     Example:
         >>> images = RetrievalSet([[1.0]], [[1.0], [0.0]], [7], [7, 8], [0], [1, 1])

@@ -381,7 +381,7 @@ def put(index, value):
         (change(0, lambda x: x[:0]), r"query is empty"),
         (change(1, lambda x: x[:0]), r"gallery is empty"),
         (change(0, lambda x: x[:, :2]), r"2 dimensions but gallery.* has 3"),
-        (change(0, lambda x: x[0]), r"query must have the shape"),
+        (change(0, lambda x: x[0]), r"query has the shape \[.*\]; expected \[rows, dimensions\]"),
         (change(0, lambda x: x.astype(str)), r"query holds"),
         (change(2, lambda x: x + 1_000_000), r"No query can be evaluated"),
     ],

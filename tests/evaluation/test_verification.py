@@ -63,5 +63,5 @@ def test_bad_input():
         roc_table(RetrievalSet(*data), far_levels=(2,))
     with pytest.raises(UserError, match="No query can be evaluated"):
         roc_table(RetrievalSet(*data[:4], np.zeros(40), np.zeros(150)))
-    with pytest.raises(UserError, match="no pairs of two identities"):
+    with pytest.raises(UserError, match="no pairs of different identities"):
         roc_table(RetrievalSet(*data[:2], np.zeros(40), np.zeros(150), np.zeros(40), np.ones(150)))

@@ -171,7 +171,7 @@ print(peak() - before)
         (drawn(2, 4), drawn(3, 5), {}, "query has 4 dimensions but gallery has 5"),
         (drawn(0, 4), drawn(3, 4), {}, "query is empty"),
         (drawn(2, 4), drawn(0, 4), {}, "gallery is empty"),
-        (drawn(2, 4), drawn(3, 4)[0], {}, r"gallery must have the shape \[rows, dimensions\], got \[4\]"),
+        (drawn(2, 4), drawn(3, 4)[0], {}, r"gallery has the shape \[4\]; expected \[rows, dimensions\]"),
         (drawn(2, 4), np.array([["a"] * 4]), {}, "gallery holds <U1 values"),
         (drawn(2, 4), np.where(np.arange(400)[:, None] == 399, np.nan, drawn(400, 4)), {}, "nan: every embedding"),
         (np.full((2, 4), np.inf), drawn(3, 4), {}, r"query\[0, 0\] is inf"),
