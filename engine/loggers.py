@@ -71,5 +71,5 @@ def log_places(trainer: Trainer) -> None:
         undelivered = getattr(logger, "undelivered", 0)
         if undelivered:
             log.warning("%d records were not delivered to MLflow.", undelivered)
-        place = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "tracking_uri", "")
-        rank_zero_info("%s: %s", type(logger).__name__.removeprefix("Safe"), place)
+        address = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "tracking_uri", "")
+        rank_zero_info("%s: %s", type(logger).__name__.removeprefix("Safe"), address)

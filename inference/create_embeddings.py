@@ -30,9 +30,9 @@ EXAMPLES = (
 
 def parser() -> argparse.ArgumentParser:
     """The options of this script."""
-    made = build_parser("Embed a folder of images, or one image, with a trained model.", EXAMPLES)
-    add_input_arguments(made)
-    made.add_argument(
+    options = build_parser("Embed a folder of images, or one image, with a trained model.", EXAMPLES)
+    add_input_arguments(options)
+    options.add_argument(
         "--pid-from",
         "--pid_from",
         default="parent",
@@ -41,20 +41,22 @@ def parser() -> argparse.ArgumentParser:
         "default), in its file name up to the last '_', or with a regular expression in the path below "
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
-    made.add_argument("--resume", action="store_true", help="continue an interrupted run after its last finished batch")
-    made.add_argument(
+    options.add_argument(
+        "--resume", action="store_true", help="continue an interrupted run after its last finished batch"
+    )
+    options.add_argument(
         "--append",
         action="store_true",
         help="add the images that the gallery in OUTPUT_DIR lacks, at its end; rows of deleted files stay",
     )
-    made.add_argument(
+    options.add_argument(
         "--on-error",
         "--on_error",
         choices=("stop", "skip"),
         default="stop",
         help="when an image cannot be read: stop (the default), or skip it and list it in skipped.txt",
     )
-    return made
+    return options
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:

@@ -31,24 +31,26 @@ EXAMPLES = (
 
 def parser() -> argparse.ArgumentParser:
     """The options of this script."""
-    made = build_parser("Find the gallery images most similar to a folder of query images, or to one.", EXAMPLES)
-    made.add_argument(
+    options = build_parser("Find the gallery images most similar to a folder of query images, or to one.", EXAMPLES)
+    options.add_argument(
         "--gallery_data",
         "--gallery-data",
         required=True,
         metavar="DIR",
         help="folder that create_embeddings.py wrote to",
     )
-    made.add_argument(
+    options.add_argument(
         "--normalize_features",
         "--normalize-features",
         action="store_true",
         help="scale embeddings to unit length before distances are computed",
     )
-    made.add_argument("--topk", type=whole_number(0), default=100, metavar="K", help="results for each query; 0: all")
-    add_input_arguments(made)
-    add_arguments(made)
-    return made
+    options.add_argument(
+        "--topk", type=whole_number(0), default=100, metavar="K", help="results for each query; 0: all"
+    )
+    add_input_arguments(options)
+    add_arguments(options)
+    return options
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:

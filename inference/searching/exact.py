@@ -105,11 +105,11 @@ def items_within(blocks: GalleryBlocks, num_query: int, max_distance: float) -> 
     rows, columns, values = (np.concatenate(parts) for parts in zip(*hits, strict=True))
     order = np.lexsort((columns, values, rows))
     rows, columns, values = rows[order], columns[order], values[order]
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")
-    width = int(place.max(initial=-1)) + 1
+    rank = np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")
+    width = int(rank.max(initial=-1)) + 1
     indices = np.full((num_query, width), -1, dtype=np.int64)
     distances = np.full((num_query, width), np.inf, dtype=np.float32)
-    indices[rows, place], distances[rows, place] = columns, values
+    indices[rows, rank], distances[rows, rank] = columns, values
     return indices, distances
 
 
@@ -127,11 +127,11 @@ def _closer(block: Tensor, bound: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(values).to(block.device), torch.from_numpy(columns).to(block.device)
     row, column = _positions(closer)
     per_row = torch.bincount(row, minlength=len(block))
-    place = torch.arange(len(row), device=row.device) - (per_row.cumsum(0) - per_row)[row]
+    slot = torch.arange(len(row), device=row.device) - (per_row.cumsum(0) - per_row)[row]
     width = int(per_row.max())
     distances = torch.full((len(block), width), torch.inf, device=block.device)
     kept = torch.zeros((len(block), width), dtype=torch.int64, device=block.device)
-    distances[row, place], kept[row, place] = block[row, column], column
+    distances[row, slot], kept[row, slot] = block[row, column], column
     return distances, kept
 
 

@@ -81,7 +81,11 @@ def test_identities(kind, path, pid, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("filename", "plain.jpg: the file name has no '_'"), (r"(\d+)_c", "finds no identity"), ("(x", "no regular")],
+    [
+        ("filename", "plain.jpg: the file name has no '_'"),
+        (r"(\d+)_c", "finds no identity"),
+        ("(x", "is not a regular expression"),
+    ],
 )
 def test_identities_that_cannot_be_told(kind, message):
     with pytest.raises(UserError, match=message):
