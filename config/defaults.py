@@ -185,7 +185,7 @@ _C.TEST.VISUALIZE = "no"
 _C.TEST.VISUALIZE_TOPK = 10
 # Largest number of strips, 0 or more; the queries with the lowest average precision come first.
 _C.TEST.VISUALIZE_MAX_NUMBER = 1000000
-# Re-rank by k-reciprocal neighbours (Zhong et al. 2017) before computing the metrics. Re-ranking uses the other
+# Re-rank by k-reciprocal neighbours (Zhong et al. 2017) before computing the metrics. This uses the other
 # queries: say so when you report such numbers.
 _C.TEST.RERANK = False
 # Re-ranking: nearest neighbours among which reciprocal ones are sought, 1 or more.
