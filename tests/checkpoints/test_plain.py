@@ -62,6 +62,10 @@ def test_the_original_stays_as_it_is() -> None:
     original = {"list": inner, "tuple": (inner,)}
     plain = to_plain(original)
     plain["list"].append(2)
+    array = np.zeros(2)
+    copy = to_plain(array)
+    array += 1
+    assert copy.tolist() == [0, 0]
     assert original == {"list": [1], "tuple": ([1],)}
     assert plain["tuple"][0] is plain["list"]
 
