@@ -12,7 +12,17 @@ from config.flatten import flatten_config
 from tests.support import ROOT
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
-SUBJECTS = ("ARCHITECTURE", "DATA", "TRAINING", "EVALUATION", "INFERENCE", "BACKBONES", "BENCHMARKS", "SCALING", "FAULTS")
+SUBJECTS = (
+    "ARCHITECTURE",
+    "DATA",
+    "TRAINING",
+    "EVALUATION",
+    "INFERENCE",
+    "BACKBONES",
+    "BENCHMARKS",
+    "SCALING",
+    "FAULTS",
+)
 
 FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
@@ -64,9 +74,9 @@ def unknown_keys(text):
 
 
 def test_every_page_is_there():
-    others = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/MIGRATION.md", "docs/API.md")
-    expected = {ROOT / name for name in others} | {ROOT / "docs" / f"{subject}.md" for subject in SUBJECTS}
-    assert expected <= set(PAGES)
+    at_the_root = {ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+    expected = at_the_root | {ROOT / "docs" / f"{subject}.md" for subject in SUBJECTS}
+    assert {page for page in expected if not page.is_file()} == set()
 
 
 def test_the_readme_leads_to_every_page():
