@@ -1,9 +1,12 @@
 """The changes that scripts/mutate.py makes to a line of code, and the tests that must notice."""
 
 import ast
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 METRICS = ("tests/evaluation/test_metrics.py", "tests/utils/test_reid_metric.py")
 # What is mutated -> the tests that must notice; the first entry that a path starts with counts.
 TESTS: dict[str, tuple[str, ...]] = {
@@ -131,3 +134,16 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
 def tests_of(path: str) -> tuple[str, ...]:
     """The tests of a file."""
     return next(tests for prefix, tests in TESTS.items() if path.startswith(prefix))
+
+
+def draw(number: int, seed: int, only: str) -> list[Mutant]:
+    """Mutants of the files that the table names."""
+    patterns = [f"{name}**/*.py" if name.endswith("/") else name for name in TESTS]
+    files = {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
+    found = [
+        mutant
+        for path in sorted(files)
+        if path.startswith(only)
+        for mutant in mutants(path, (ROOT / path).read_bytes())
+    ]
+    return random.Random(seed).sample(found, min(number, len(found)))

@@ -133,6 +133,11 @@ def test_expansion_equals_plain_loop(k, alpha, feat_norm):
         np.testing.assert_allclose(result[i], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_settings_are_those_of_the_papers_unless_given():
+    assert Rerank() == Rerank(k1=20, k2=6, lambda_value=0.3)
+    assert QueryExpansion() == QueryExpansion(k=5, alpha=3.0)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
