@@ -28,7 +28,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "utils/distances.py": ("tests/losses", *METRICS, "tests/evaluation/test_ranking.py"),
     "utils/centroids.py": ("tests/losses", "tests/evaluation/test_centroid_protocols.py", *METRICS),
     "utils/mining.py": ("tests/losses",),
-    "utils/labels.py": (*METRICS, "tests/losses", "tests/inference/galleries/test_gallery.py"),
+    "utils/labels.py": (
+        "tests/utils/test_labels.py",
+        *METRICS,
+        "tests/losses",
+        "tests/inference/galleries/test_gallery.py",
+    ),
 }
 OTHER: dict[type, type] = {  # the operator that stands in for another
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
