@@ -12,7 +12,7 @@ METRICS = ("tests/evaluation/test_metrics.py", "tests/utils/test_reid_metric.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "losses/": ("tests/losses",),
     "evaluation/__main__.py": ("tests/evaluation/test_command.py",),
-    "evaluation/pages.py": ("tests/evaluation/test_ranked_images.py",),
+    "evaluation/pages.py": ("tests/evaluation/test_tables.py",),
     "evaluation/ranked_images.py": ("tests/evaluation/test_ranked_images.py",),
     "evaluation/rerank.py": ("tests/evaluation/test_rerank.py",),
     "evaluation/tables.py": ("tests/evaluation/test_tables.py", "tests/evaluation/test_command.py"),
