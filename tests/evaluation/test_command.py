@@ -215,3 +215,12 @@ def test_help_is_fast_and_needs_no_torch():
     heavy = "any(m in sys.modules for m in ('torch', 'numpy'))"
     code = f"import sys, evaluation.__main__ as e; e.build_parser(); sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
+
+
+def test_an_interruption_has_the_shells_exit_status(files, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.metrics.evaluate", interrupt)
+    assert main(files[0]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from evaluation.distance_blocks import DistanceBlocks
 from evaluation.metrics import eval_func, evaluate_distances, evaluate_embeddings, metrics_dict
 from evaluation.rerank import QueryExpansion, Rerank
-from evaluation.retrieval import TOPK_RANKS, EvalResult
+from evaluation.retrieval import TOPK_RANKS, EvalResult, RetrievalSet
 from tests.evaluation import oracle
 from tests.support import golden
 from utils.errors import UnknownNameError, UserError
@@ -453,3 +453,22 @@ def test_names_of_the_metrics():
     assert both["Top-5"] == results["centroid"].topk[5]
     for result in results.values():
         assert result.cmc.shape == (50,)
+
+
+def test_a_validation_set_is_cut_after_its_queries():
+    paths = [f"{i}.jpg" for i in range(5)]
+    retrieval = RetrievalSet.of_rows(torch.arange(10.0).reshape(5, 2), [0, 1, 2, 3, 4], [5, 6, 7, 8, 9], 2, paths)
+    assert (retrieval.num_query, retrieval.num_gallery) == (2, 3)
+    assert retrieval.query.tolist() == [[0, 1], [2, 3]]
+    assert retrieval.g_pids.tolist() == [2, 3, 4]
+    assert retrieval.q_camids.tolist() == [5, 6]
+    assert retrieval.single_cameras().tolist() == [7, 8, 9]
+    assert (list(retrieval.q_paths), list(retrieval.g_paths)) == (paths[:2], paths[2:])
+
+
+@pytest.mark.parametrize("name", ["pids", "camids"])
+@pytest.mark.parametrize("length", [5, 7])
+def test_the_rows_of_a_validation_set_need_a_label_each(name, length):
+    labels = {"pids": [0] * 6, "camids": [0] * 6, name: [0] * length}
+    with pytest.raises(UserError, match=rf"^{name} has {length} entries but embeddings has 6: index {min(length, 6)} "):
+        RetrievalSet.of_rows(torch.zeros(6, 2), **labels, num_query=2)
