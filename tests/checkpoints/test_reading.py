@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from checkpoints.plain import to_plain
 from checkpoints.reading import load_backbone_weights, load_checkpoint, load_ctl_checkpoint
-from checkpoints.weights import describe
+from checkpoints.weights import backbone_of, describe
 from checkpoints.writing import atomic_save
 from tests.checkpoints.pickle_files import call, write_row, write_zip
 from tests.support import ROOT
@@ -258,3 +258,14 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> N
         atomic_save({"epoch": 2, "tensor": torch.ones(3), "function": lambda: 0}, path)
     assert load_checkpoint(path) == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        (["module.conv1.weight", "module.bn1.weight"], ["conv1.weight", "bn1.weight"]),
+        (["module.conv1.weight", "bn1.weight"], ["module.conv1.weight", "bn1.weight"]),  # a part of that name
+    ],
+)
+def test_the_prefix_of_a_wrapper_is_on_all_names(keys: list[str], found: list[str]) -> None:
+    assert list(backbone_of({key: torch.ones(1) for key in keys})) == found
