@@ -1,4 +1,9 @@
+import errno
+import io
+import os
 import resource
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,3 +27,23 @@ def test_what_does_not_fit_leaves_the_old_file_and_no_other(tmp_path, full_disk)
         atomic_save({"weights": torch.zeros(1 << 16)}, path)
     assert list(tmp_path.iterdir()) == [path]
     assert torch.load(path, weights_only=True)["weights"].tolist() == [1, 1, 1, 1]
+
+
+class FailingOnce(io.BytesIO):
+    """Has no space for the first bytes, and space again for those that follow."""
+
+    failed = False
+
+    def write(self, data):
+        if not self.failed:
+            self.failed = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_file_with_a_hole_is_no_file(monkeypatch):
+    stream = FailingOnce()
+    temporary = SimpleNamespace(open=lambda mode: stream)
+    monkeypatch.setattr("checkpoints.writing.replacing", lambda path: nullcontext(temporary))
+    with pytest.raises(OSError, match="No space left on device"):
+        atomic_save({"weights": torch.ones(4)}, "model.ckpt")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from utils.labels import Cameras
+from utils.errors import UserError
+from utils.labels import Cameras, int_array
 
 ITEMS = np.array([0, 0, 1])
 
@@ -30,3 +31,9 @@ def test_cameras_of_one_item_and_of_none():
     assert not cameras.single
     assert cameras.of(0) == [5, 7]
     assert Cameras("g_camids", [], 0).single
+
+
+def test_truth_values_are_no_numbers():
+    with pytest.raises(UserError, match=r"pids\[0\] is True; whole numbers are expected"):
+        int_array("pids", np.array([True, False]))
+    assert int_array("pids", np.array([3, -1], dtype=np.int8)).tolist() == [3, -1]
