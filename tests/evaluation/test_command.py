@@ -11,6 +11,7 @@ import pytest
 from evaluation.__main__ import main
 from evaluation.metrics import evaluate_embeddings
 from evaluation.rerank import QueryExpansion, Rerank
+from evaluation.retrieval import RankingOptions
 from tests.support import ROOT
 
 
@@ -224,3 +225,15 @@ def test_an_interruption_has_the_shells_exit_status(files, monkeypatch, capsys):
     monkeypatch.setattr("evaluation.metrics.evaluate", interrupt)
     assert main(files[0]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_what_is_not_given_is_as_the_settings_have_it(files, monkeypatch):
+    asked = []
+
+    def record(retrieval, options, max_rank, block_bytes):
+        asked.append((options, max_rank, block_bytes))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.metrics.evaluate", record)
+    main([*files[0], "--rerank", "--query-expansion", "5"])
+    assert asked == [(RankingOptions(rerank=Rerank(), query_expansion=QueryExpansion()), 50, None)]
