@@ -174,7 +174,7 @@ def _count_by_search(block: Tensor, row: IntArray, column: IntArray, distance: N
     before = []
     rows, starts = np.unique(row, return_index=True)
     stops = np.append(starts[1:], len(row))
-    at_once = max(1, SEARCH_BYTES // (32 * max(block.shape[1], 1)))
+    at_once = max(1, SEARCH_BYTES // (32 * block.shape[1]))
     for i in range(0, len(rows), at_once):
         span = slice(starts[i], stops[min(i + at_once, len(rows)) - 1])
         local = np.searchsorted(rows[i : i + at_once], row[span])

@@ -1,15 +1,18 @@
 """The changes that scripts/mutate.py makes to a line of code, and the tests that must notice."""
 
 import ast
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 METRICS = ("tests/evaluation/test_metrics.py", "tests/utils/test_reid_metric.py")
 # What is mutated -> the tests that must notice; the first entry that a path starts with counts.
 TESTS: dict[str, tuple[str, ...]] = {
     "losses/": ("tests/losses",),
     "evaluation/__main__.py": ("tests/evaluation/test_command.py",),
-    "evaluation/pages.py": ("tests/evaluation/test_ranked_images.py",),
+    "evaluation/pages.py": ("tests/evaluation/test_tables.py",),
     "evaluation/ranked_images.py": ("tests/evaluation/test_ranked_images.py",),
     "evaluation/rerank.py": ("tests/evaluation/test_rerank.py",),
     "evaluation/tables.py": ("tests/evaluation/test_tables.py", "tests/evaluation/test_command.py"),
@@ -25,7 +28,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "utils/distances.py": ("tests/losses", *METRICS, "tests/evaluation/test_ranking.py"),
     "utils/centroids.py": ("tests/losses", "tests/evaluation/test_centroid_protocols.py", *METRICS),
     "utils/mining.py": ("tests/losses",),
-    "utils/labels.py": (*METRICS, "tests/losses", "tests/inference/galleries/test_gallery.py"),
+    "utils/labels.py": (
+        "tests/utils/test_labels.py",
+        *METRICS,
+        "tests/losses",
+        "tests/inference/galleries/test_gallery.py",
+    ),
 }
 OTHER: dict[type, type] = {  # the operator that stands in for another
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -131,3 +139,16 @@ def mutants(path: str, source: bytes) -> list[Mutant]:
 def tests_of(path: str) -> tuple[str, ...]:
     """The tests of a file."""
     return next(tests for prefix, tests in TESTS.items() if path.startswith(prefix))
+
+
+def draw(number: int, seed: int, only: str) -> list[Mutant]:
+    """Mutants of the files that the table names."""
+    patterns = [f"{name}**/*.py" if name.endswith("/") else name for name in TESTS]
+    files = {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
+    found = [
+        mutant
+        for path in sorted(files)
+        if path.startswith(only)
+        for mutant in mutants(path, (ROOT / path).read_bytes())
+    ]
+    return random.Random(seed).sample(found, min(number, len(found)))

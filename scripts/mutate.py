@@ -15,10 +15,11 @@ change that means the same. The exit status is 1 if any survives. This is run by
 
 import argparse
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
-import random
+import resource
 import shutil
 import signal
 import sys
@@ -28,14 +29,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
+from types import ModuleType
 
 if __package__ in (None, ""):  # run as a file: the packages lie one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.mutants import TESTS, Mutant, mutants, tests_of
+from scripts.mutants import ROOT, Mutant, draw, tests_of
 
-ROOT = Path(__file__).resolve().parent.parent
-FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("fork")
+IMPORTED = ("torch", "torchvision", "pytorch_lightning", "hypothesis", "pytest")  # once, before the forks
+MEMORY = 8 << 30  # bytes that a test may take: a loop that no longer ends must not fill the machine
 
 
 def run_pytest(tree: Path, arguments: list[str]) -> None:
@@ -51,12 +54,14 @@ def run_pytest(tree: Path, arguments: list[str]) -> None:
     ]
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
         del sys.modules[name]
+    sys.modules["__main__"] = ModuleType("__main__")  # or else the processes of a test would import this file
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
     import pytest
 
-    sys.exit(pytest.main(arguments))
+    os._exit(pytest.main(arguments))  # leaving in the usual way would wait for threads that were not forked
 
 
 def tests_pass(tree: Path, tests: tuple[str, ...], deselect: list[str], timeout: float) -> bool:
@@ -70,19 +75,6 @@ def tests_pass(tree: Path, tests: tuple[str, ...], deselect: list[str], timeout:
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.join()
     return process.exitcode == 0
-
-
-def draw(number: int, seed: int, only: str) -> list[Mutant]:
-    """Mutants of the files that the table names."""
-    patterns = [f"{name}**/*.py" if name.endswith("/") else name for name in TESTS]
-    files = {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
-    found = [
-        mutant
-        for path in sorted(files)
-        if path.startswith(only)
-        for mutant in mutants(path, (ROOT / path).read_bytes())
-    ]
-    return random.Random(seed).sample(found, min(number, len(found)))
 
 
 def is_caught(mutant: Mutant, tree: Path, deselect: list[str], timeout: float) -> bool:
@@ -131,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the survivors and the counts there")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"  # read once, by what is forked
-    FORKS.set_forkserver_preload(["torch", "torchvision", "pytorch_lightning", "hypothesis", "pytest"])
+    for name in IMPORTED:
+        importlib.import_module(name)
     drawn = draw(options.number, options.seed, options.only)
     if not drawn:
         parser.error(f"nothing to change: no file of the table begins with {options.only!r}, or --number is 0")

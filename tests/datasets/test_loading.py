@@ -16,7 +16,14 @@ from torch.utils.data import DataLoader
 
 from datasets import init_dataset
 from datasets.bases import BaseDatasetLabelled, BaseDatasetLabelledPerPid, collate_fn_alternative
-from datasets.draws import PidDraw, derive_seed, draw_images, resample_images, seeded_globals
+from datasets.draws import (
+    PidDraw,
+    derive_seed,
+    draw_images,
+    order_substitutes,
+    resample_images,
+    seeded_globals,
+)
 from datasets.loading import LateStartLoader, Sample
 from datasets.samplers import RandomIdentitySampler
 from tests.datasets.conftest import write_image
@@ -65,6 +72,14 @@ def test_images_drawn_again_may_be_any_and_may_repeat():
     drawn = [resample_images(4, 3, 0, epoch, 5, 0) for epoch in range(50)]
     assert {position for positions in drawn for position in positions} == {0, 1, 2, 3}
     assert any(len(set(positions)) < 3 for positions in drawn)
+
+
+def test_any_other_image_may_stand_for_one_in_an_order_of_its_own():
+    orders = [order_substitutes(6, position, 1, 2, 3, 4) for position in range(6)]
+    for position, order in enumerate(orders):
+        assert sorted(order) == [other for other in range(6) if other != position]
+    assert orders[0] == order_substitutes(6, 0, 1, 2, 3, 4) != order_substitutes(6, 0, 9, 2, 3, 4)
+    assert order_substitutes(1, 0, 1, 2, 3, 4) == []
 
 
 def test_derived_seeds_are_the_same_on_every_machine_and_differ_by_purpose():

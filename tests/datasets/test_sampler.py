@@ -33,6 +33,14 @@ def make_samplers(counts, batch_size, num_instances, world_size=1, seed=0):
         ]
 
 
+def test_the_first_epoch_is_drawn_until_another_is_chosen():
+    (sampler,) = make_samplers([9] * 12, 2, 4, seed=3)
+    first = list(sampler)
+    assert {draw.epoch for draw in first} == {0}
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+
+
 @pytest.mark.parametrize(("recording", "key"), RECORDED)
 def test_draws_as_recorded(recording, key):
     recorded = golden(recording)

@@ -9,6 +9,7 @@ import pytest
 from evaluation.__main__ import main
 from evaluation.metrics import evaluate_embeddings
 from evaluation.rerank import QueryExpansion, Rerank
+from evaluation.retrieval import RankingOptions
 from tests.launch import run_code, run_module
 
 
@@ -208,3 +209,24 @@ def test_help_is_fast_and_needs_no_torch():
     heavy = "any(m in sys.modules for m in ('torch', 'numpy'))"
     code = f"import sys, evaluation.__main__ as e; e.build_parser(); sys.exit({heavy})"
     assert run_code(code).returncode == 0
+
+
+def test_an_interruption_has_the_shells_exit_status(files, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.metrics.evaluate", interrupt)
+    assert main(files[0]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_what_is_not_given_is_as_the_settings_have_it(files, monkeypatch):
+    asked = []
+
+    def record(retrieval, options, max_rank, block_bytes):
+        asked.append((options, max_rank, block_bytes))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evaluation.metrics.evaluate", record)
+    main([*files[0], "--rerank", "--query-expansion", "5"])
+    assert asked == [(RankingOptions(rerank=Rerank(), query_expansion=QueryExpansion()), 50, None)]

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.distance_blocks import DistanceBlocks
-from evaluation.metrics import eval_func, evaluate_distances, evaluate_embeddings, metrics_dict
+from evaluation.metrics import eval_func, evaluate, evaluate_distances, evaluate_embeddings, metrics_dict
 from evaluation.rerank import QueryExpansion, Rerank
-from evaluation.retrieval import TOPK_RANKS, EvalResult
+from evaluation.retrieval import TOPK_RANKS, EvalResult, RetrievalSet
 from tests.evaluation import oracle
 from tests.support import golden
+from utils.distributed import Processes
 from utils.errors import UnknownNameError, UserError
 
 RECORDINGS = ["eval_a_s0", "eval_a_s1", "eval_b_s0", "eval_b_s1"]
@@ -316,6 +317,26 @@ def test_every_product_has_the_same_height(monkeypatch):
     assert shapes == {(64, 90)}
 
 
+def test_processes_share_out_whole_products(monkeypatch):
+    """A process that begins elsewhere would compute other products than one process does alone."""
+    starts = []
+    call = DistanceBlocks.__call__
+
+    def spy(self, start, stop):
+        starts.append((start, stop, self.tile))
+        return call(self, start, stop)
+
+    monkeypatch.setattr(DistanceBlocks, "__call__", spy)
+    monkeypatch.setattr("evaluation.distance_blocks._MAX_TILE", 64)
+    rng = np.random.default_rng(0)
+    labels = (rng.integers(0, 5, 150), rng.integers(0, 5, 90), np.zeros(150), np.ones(90))
+    retrieval = RetrievalSet(rng.normal(size=(150, 4)), rng.normal(size=(90, 4)), *labels)
+    for rank in range(2):
+        evaluate(retrieval, processes=Processes(rank, 2, lambda part: part))
+    assert [(start, stop) for start, stop, _ in starts] == [(0, 64), (64, 150)]
+    assert all(start % tile == 0 for start, _, tile in starts)
+
+
 def test_distances_are_exact_under_autocast_and_lower_precision(monkeypatch):
     rng = np.random.default_rng(0)
     query, gallery = (torch.from_numpy(rng.normal(size=(n, 96)).astype(np.float32)) for n in (20, 80))
@@ -453,3 +474,30 @@ def test_names_of_the_metrics():
     assert both["Top-5"] == results["centroid"].topk[5]
     for result in results.values():
         assert result.cmc.shape == (50,)
+
+
+def test_a_validation_set_is_cut_after_its_queries():
+    paths = [f"{i}.jpg" for i in range(5)]
+    retrieval = RetrievalSet.of_rows(torch.arange(10.0).reshape(5, 2), [0, 1, 2, 3, 4], [5, 6, 7, 8, 9], 2, paths)
+    assert (retrieval.num_query, retrieval.num_gallery) == (2, 3)
+    assert retrieval.query.tolist() == [[0, 1], [2, 3]]
+    assert retrieval.g_pids.tolist() == [2, 3, 4]
+    assert retrieval.q_camids.tolist() == [5, 6]
+    assert retrieval.single_cameras().tolist() == [7, 8, 9]
+    assert (list(retrieval.q_paths), list(retrieval.g_paths)) == (paths[:2], paths[2:])
+
+
+@pytest.mark.parametrize("name", ["pids", "camids"])
+@pytest.mark.parametrize("length", [5, 7])
+def test_the_rows_of_a_validation_set_need_a_label_each(name, length):
+    labels = {"pids": [0] * 6, "camids": [0] * 6, name: [0] * length}
+    with pytest.raises(UserError, match=rf"^{name} has {length} entries but embeddings has 6: index {min(length, 6)} "):
+        RetrievalSet.of_rows(torch.zeros(6, 2), **labels, num_query=2)
+
+
+def test_each_query_and_each_gallery_image_needs_a_file():
+    rows = (torch.zeros(6, 2), [0] * 6, [0] * 6, 2)
+    with pytest.raises(UserError, match="^g_paths has 3 entries but gallery has 4: index 3 "):
+        RetrievalSet.of_rows(*rows, ["a.jpg"] * 5)
+    with pytest.raises(UserError, match="^q_paths has 1 entries but query has 2: index 1 "):
+        RetrievalSet.of_rows(*rows, ["a.jpg"])

@@ -98,16 +98,27 @@ def test_pictures(files):
     picture = np.asarray(Image.open(written[0]))
     height, width = SIZE
     assert picture.shape[0] == height
-    cells = []
+    gap = 4
+    assert picture.shape[1] == width + 3 * (gap + width) + 2 * gap
+    cells, lefts = [], set()
     for row in (0, height - 1):
         inked = (picture[row] != 255).any(-1)
         edges = np.flatnonzero(np.diff(inked.astype(int), prepend=0, append=0)).reshape(-1, 2)
         cells.append([(stop - start, tuple(picture[row, start])) for start, stop in edges])
+        lefts.add(tuple(edges[:, 0]))
+    # The query stands further from the results than these from one another.
+    assert lefts == {(0, *(width + 3 * gap + i * (width + gap) for i in range(3)))}
     assert cells[0] == cells[1] == [(width, BLACK), (width, GREEN), (width, RED), (width, GREEN)]
     middle = picture[height // 2]
     assert (middle == (90, 90, 60)).all(-1).sum() == (middle == (90, 90, 20)).all(-1).sum() > width // 2
     shapes = {np.asarray(Image.open(path)).shape for path in written.values()}
     assert shapes == {picture.shape}
+
+
+def test_the_smallest_images_are_one_pixel_and_its_frame(files):
+    _, queries, gallery = files
+    written = render_rankings([ranking(0, [0], [True])], queries, gallery, files[0] / "out", (1, 1))
+    assert np.asarray(Image.open(written[0])).shape == (5, 5 + (5 + 4) + 2 * 4, 3)
 
 
 def test_names_that_meet_by_numbering(tmp_path):

@@ -102,6 +102,13 @@ def test_scaled_to_unit_length_first():
     torch.testing.assert_close(RerankedDistances(query, gallery, Rerank(), feat_norm=True)(0, 9), expected)
 
 
+def test_the_scale_of_the_embeddings_does_not_matter():
+    query, gallery = tensors(*draw(4, 9, 30))
+    expected = RerankedDistances(query, gallery, Rerank())(0, 9)
+    small = RerankedDistances(query / 64, gallery / 64, Rerank())(0, 9)  # all distances far below 1
+    torch.testing.assert_close(small, expected)
+
+
 def test_everything_in_one_place():
     distances = RerankedDistances(torch.zeros(3, 4), torch.zeros(50, 4), Rerank(5, 2))(0, 3)
     assert distances.isfinite().all()
@@ -122,7 +129,8 @@ def test_improves_clustered_embeddings():
 @pytest.mark.parametrize(("k", "alpha"), [(1, 0.0), (3, 3.0), (100, 0.5)])
 def test_expansion_equals_plain_loop(k, alpha, feat_norm):
     query, gallery = draw(1, 12, 30)
-    result = expand_queries(*tensors(query, gallery), QueryExpansion(k, alpha), feat_norm, block_bytes=1)
+    unscaled = {} if feat_norm else {"feat_norm": False}  # unit length is the default
+    result = expand_queries(*tensors(query, gallery), QueryExpansion(k, alpha), **unscaled, block_bytes=1)
     similarity = 1 - oracle.cosine(query, gallery)
     if feat_norm:
         query, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
@@ -131,6 +139,11 @@ def test_expansion_equals_plain_loop(k, alpha, feat_norm):
         weight = np.maximum(row[nearest], 0) ** alpha
         expected = (query[i] + (weight[:, None] * gallery[nearest]).sum(0)) / (1 + weight.sum())
         np.testing.assert_allclose(result[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_settings_are_those_of_the_papers_unless_given():
+    assert Rerank() == Rerank(k1=20, k2=6, lambda_value=0.3)
+    assert QueryExpansion() == QueryExpansion(k=5, alpha=3.0)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,19 @@ def test_levels_and_sizes():
     assert roc_table(RetrievalSet(*draw(0)), RankingOptions(rerank=Rerank(5, 2))).edges[-1] == 1
 
 
+def test_every_bin_and_threshold_of_a_small_table():
+    """Cosine distances 0 and 2 of the query's identity, 1 and 2 of another: the largest distance is in the last bin."""
+    gallery = np.array([[1, 0], [-1, 0], [0, 1], [-1, 0]], np.float32)
+    retrieval = RetrievalSet(np.array([[1, 0]], np.float32), gallery, [7], [7, 7, 8, 8], [0], [1, 1, 1, 1])
+    table = roc_table(retrieval, RankingOptions("cosine"), far_levels=(0, 0.5, 1), bins=4)
+    assert table.edges.tolist() == [0, 0.5, 1, 1.5, 2]
+    assert table.genuine.tolist() == [1, 0, 0, 1]
+    assert table.impostor.tolist() == [0, 0, 1, 1]
+    assert table.threshold.tolist() == [1, 1.5, 2]
+    assert table.far.tolist() == [0, 0.5, 1]
+    assert table.tar.tolist() == [0.5, 0.5, 1]
+
+
 def test_no_threshold_keeps_the_level():
     labels = ([1, 1], [1, 2], [0, 0], [1, 1])
     table = roc_table(RetrievalSet(np.zeros((2, 3)), np.zeros((2, 3)), *labels), far_levels=(0, 1))
@@ -61,6 +74,8 @@ def test_bad_input():
     data = draw(0)
     with pytest.raises(UserError, match=r"far_levels must lie in \[0, 1\]"):
         roc_table(RetrievalSet(*data), far_levels=(2,))
+    with pytest.raises(UserError, match=r"far_levels must lie in \[0, 1\]"):
+        roc_table(RetrievalSet(*data), far_levels=(-0.5,))
     with pytest.raises(UserError, match="No query can be evaluated"):
         roc_table(RetrievalSet(*data[:4], np.zeros(40), np.zeros(150)))
     with pytest.raises(UserError, match="no pairs of different identities"):

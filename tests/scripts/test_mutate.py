@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from scripts import mutate
-from scripts.mutants import TESTS, mutants
+from scripts.mutants import TESTS, draw, mutants
 from tests.support import ROOT
 
 
@@ -75,8 +75,8 @@ def test_the_table_names_files_and_tests_that_there_are():
 
 
 def test_a_draw_is_the_same_for_the_same_seed_and_of_the_files_asked_for():
-    drawn = mutate.draw(20, 3, "losses/")
-    assert drawn == mutate.draw(20, 3, "losses/") != mutate.draw(20, 4, "losses/")
+    drawn = draw(20, 3, "losses/")
+    assert drawn == draw(20, 3, "losses/") != draw(20, 4, "losses/")
     assert len(set(drawn)) == 20
     assert all(mutant.path.startswith("losses/") for mutant in drawn)
 
@@ -108,7 +108,9 @@ def test_a_run_tells_what_is_caught_and_what_survives(tmp_path):
 
 def test_tests_that_fail_without_any_change_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(mutate, "tests_pass", lambda *args, **kwargs: False)
-    monkeypatch.setattr(mutate, "ROOT", tmp_path)
+    monkeypatch.setattr(mutate, "IMPORTED", ())
+    for module in ("mutate", "mutants"):
+        monkeypatch.setattr(f"scripts.{module}.ROOT", tmp_path)
     (tmp_path / "solver").mkdir()
     (tmp_path / "solver/build.py").write_text(SOURCE)
     with pytest.raises(SystemExit, match="tests/solver fail without any change"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
+from solver.build import build_optimizer, build_scheduler, has_fused_adam, lr_factor, set_epoch
 from tests.support import GOLDEN
 
 FACTOR: dict[str, Any] = {"milestones": (3, 5), "gamma": 0.1, "max_epochs": 10, "min_factor": 0.05, "warmup_epochs": 2}
@@ -80,3 +80,15 @@ def test_the_scheduler_follows_the_factor_and_can_be_put_at_any_epoch():
 def test_an_unknown_name_lists_the_valid_ones(call, key, valid):
     with pytest.raises(KeyError, match=f"{key}.*{valid}"):
         call()
+
+
+def test_adam_runs_in_one_kernel_where_the_device_has_it_and_only_there():
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    try:
+        torch.optim.Adam([parameter], fused=True).step()
+        expected = True
+    except RuntimeError:  # older versions of torch have none for the CPU
+        expected = False
+    assert has_fused_adam(torch.device("cpu")) is expected
+    assert not has_fused_adam(torch.device("meta"))
