@@ -135,7 +135,7 @@ def spoil_output(folder):
         (spoil_pickle, "q.npz is not an .npz file of plain arrays"),
         (change("g.npz", "embeddings", with_nan), "g.npz: gallery[4, 1] is nan"),
         (change("q.npz", "embeddings", lambda x: x[:0]), "q.npz: query is empty; expected one row for each image"),
-        (change("q.npz", "embeddings", lambda x: x[0]), "q.npz: query has the shape [4]; expected [rows, dimensions]"),
+        (change("q.npz", "embeddings", lambda x: x[0]), "q.npz: query has the shape [5]; expected [rows, dimensions]"),
         (change("q.npz", "embeddings", lambda x: x.astype(str)), "q.npz: query holds <U"),
         (change("q.npz", "pids", lambda x: x.astype(str)), "q.npz: pids[0] is '5'; expected a whole number. Number"),
         (change("q.npz", "pids", lambda x: x > 2), "q.npz: pids[0] is True; expected a whole number"),

@@ -327,7 +327,7 @@ def test_processes_share_out_whole_products(monkeypatch):
         return call(self, start, stop)
 
     monkeypatch.setattr(DistanceBlocks, "__call__", spy)
-    monkeypatch.setattr("evaluation.distance_blocks._MAX_TILE", 64)
+    monkeypatch.setattr("evaluation.distance_blocks.MAX_TILE", 64)
     rng = np.random.default_rng(0)
     labels = (rng.integers(0, 5, 150), rng.integers(0, 5, 90), np.zeros(150), np.ones(90))
     retrieval = RetrievalSet(rng.normal(size=(150, 4)), rng.normal(size=(90, 4)), *labels)
