@@ -93,8 +93,8 @@ def test_mixed_and_true_precisions_are_one_in_inference(precision):
 @pytest.mark.parametrize(
     ("precision", "device", "message"),
     [
-        ("8-true", "cpu", "the precision is '8-true'; inference knows 32-true"),
-        ("16-mixed", "cpu", "the precision 16-mixed does not work on the device cpu; 32-true does"),
+        ("8-true", "cpu", "the precision is '8-true'; valid: 32-true"),
+        ("16-mixed", "cpu", "the precision 16-mixed does not work on the device cpu; use 32-true"),
         ("64-true", "mps", "the precision 64-true does not work on the device mps"),
     ],
 )
