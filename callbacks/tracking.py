@@ -86,7 +86,14 @@ class SafeMLFlowLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Try once more to deliver the waiting records, and close the run."""
+        """Try once more to deliver the waiting records, and close the run.
+
+        A training that ends before its first metrics leaves no run: a process that is being stopped may not have the
+        time to create the database, and a database cut short would refuse every later run.
+        """
+        if self._logger is None and status != "success":
+            self._waiting.clear()
+            return
         self._next_try = 0.0
         self._waiting.append(lambda mlflow: mlflow.finalize(status))
         self._deliver()

@@ -21,7 +21,7 @@ class NumberedFiles(ReidDataModule):
         annotations = []
         for path in sorted(Path(self.cfg.DATASETS.ROOT_DIR, name).glob("*.jpg")):
             pid, camid, _ = path.stem.split("_")
-            annotations.append((str(path), int(pid), int(camid)))
+            annotations.append((str(path), int(pid), int(camid) - 1))  # cameras count from 0
         return annotations
 
 

@@ -83,4 +83,4 @@ def _warn_of_differences(cfg: CfgNode, hparams: CfgNode, path: str) -> None:
     for key in ("SIZE_TEST", "PIXEL_MEAN", "PIXEL_STD"):
         here, there = list(cfg.INPUT[key]), list(hparams.INPUT[key])
         if here != there:
-            logger.warning("INPUT.%s is %s here, but %s in %s.", key, here, there, path)
+            logger.warning("INPUT.%s is %s here, which is used, but %s in %s.", key, here, there, path)

@@ -33,14 +33,23 @@ def test_hyperparameters_come_with_the_first_metrics(tmp_path):
     assert the_run(uri)[1].info.status == "FINISHED"
 
 
-def test_a_run_that_fails_in_its_first_epoch_is_recorded_as_failed(tmp_path):
+def test_a_run_that_fails_after_its_first_metrics_is_recorded_as_failed(tmp_path):
     uri = f"sqlite:///{tmp_path / 'runs.db'}"
     flow = SafeMLFlowLogger("default", uri)
     flow.log_hyperparams({"SEED": 7})
+    flow.log_metrics({"mAP": 0.5}, step=0)
     flow.finalize("failed")
-    assert flow.undelivered == 0
     _, run = the_run(uri)
     assert (run.data.params, run.info.status) == ({"SEED": "7"}, "FAILED")
+
+
+def test_a_run_that_ends_before_its_first_metrics_creates_no_database(tmp_path):
+    """A process that is being stopped has seconds; a database that it leaves half created refuses all later runs."""
+    flow = SafeMLFlowLogger("default", f"sqlite:///{tmp_path / 'runs.db'}")
+    flow.log_hyperparams({"SEED": 7})
+    flow.finalize("failed")
+    assert flow.undelivered == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_imports_mlflow_only_with_its_first_metrics(tmp_path):

@@ -201,7 +201,7 @@ def test_differences_from_the_training_are_said(pictures, legacy_checkpoint, tmp
         "bf16-true",
     ]
     create_embeddings.main(given)
-    assert "INPUT.SIZE_TEST is [32, 32] here, but [64, 32]" in caplog.text
+    assert "INPUT.SIZE_TEST is [32, 32] here, which is used, but [64, 32]" in caplog.text
     assert f"MODEL.NAME is resnet50 here, but resnet18 in {legacy_checkpoint}, which is used." in caplog.text
     about = json.loads((tmp_path / "gallery.json").read_text())
     assert (about["embedder"]["size"], about["embedder"]["dtype"]) == ([32, 32], "bfloat16")

@@ -67,7 +67,7 @@ def test_an_ending_is_kept_for_writers_that_go_by_it(tmp_path):
 
 
 def test_a_folder_in_the_place_of_a_file_is_met_before_the_work(tmp_path):
-    with pytest.raises(UserError, match="is a folder; the name of a file is expected"), written_whole(tmp_path):
+    with pytest.raises(UserError, match="is a folder; expected the name of a file"), written_whole(tmp_path):
         pytest.fail("the block ran")
 
 
