@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
@@ -76,12 +77,12 @@ class SafeMLFlowLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Like MLFlowLogger's, but waits for the first metrics and never raises."""
-        self._waiting.append(lambda mlflow: mlflow.log_hyperparams(params))
+        self._waiting.append(methodcaller("log_hyperparams", params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Like MLFlowLogger's, but never raises."""
-        self._waiting.append(lambda mlflow: mlflow.log_metrics(metrics, step))
+        self._waiting.append(methodcaller("log_metrics", metrics, step))
         self._deliver()
 
     @rank_zero_only
@@ -95,8 +96,13 @@ class SafeMLFlowLogger(Logger):
             self._waiting.clear()
             return
         self._next_try = 0.0
-        self._waiting.append(lambda mlflow: mlflow.finalize(status))
+        self._waiting.append(methodcaller("finalize", status))
         self._deliver()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Start the run first: the copies that ddp_spawn sends to its processes would each start one of their own."""
+        self._deliver()
+        return self.__dict__
 
     @property
     def undelivered(self) -> int:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MLFLOW_URI = "sqlite:///mlflow.db"
 # Kinds of places that MLflow accepts: contacted only after the first epoch.
-LATE_SCHEMES = ("sqlite", "http", "https")
+LATE_PLACES = ("sqlite:///", "http://", "https://")
 
 
 def quiet_libraries() -> None:
@@ -43,22 +43,20 @@ def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[L
 def _mlflow_logger(uri: str) -> Logger:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
     made = SafeMLFlowLogger(experiment_name="default", tracking_uri=uri)
-    if uri.partition(":")[0] not in LATE_SCHEMES:
+    if not uri.startswith(LATE_PLACES):
         _connect_now(made)
     return made
 
 
 def _connect_now(mlflow: SafeMLFlowLogger) -> None:
     """Report a place that MLflow may reject before the training rather than after its first epoch."""
-    from mlflow.exceptions import MlflowException
-
     try:
         mlflow.connect()
-    except MlflowException as error:
+    except Exception as error:  # the packages under MLflow raise exceptions of their own
         raise UserError(
             f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {mlflow.tracking_uri!r}, which MLflow rejects: give the "
             f"address of a server or database, such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. "
-            f"MLflow says: {error}"
+            f"MLflow says: {' '.join(str(error).split())}"
         ) from error
 
 

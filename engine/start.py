@@ -112,7 +112,10 @@ def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:
     """
     model = cfg.MODEL
     if cfg.TEST.ONLY_TEST:
-        path = _named_checkpoint(model.PRETRAIN_PATH, "TEST.ONLY_TEST")
+        path = model.PRETRAIN_PATH
+        if model.RESUME_TRAINING and is_auto(path):
+            path = str(_newest_of_this_run(cfg, runs, run, seed) or path)
+        path = _named_checkpoint(path, "TEST.ONLY_TEST")
         return StartPoint(Start.TEST, seed, path, keep=path)
     if not model.RESUME_TRAINING:
         return _fresh(cfg, model.PRETRAIN_PATH, seed)

@@ -171,7 +171,7 @@ def _read(args: argparse.Namespace) -> "RetrievalSet":
         query["pids"],
         gallery["pids"],
         *_cameras(query, gallery, args.ignore_cameras),
-        q_paths=paths,
+        q_paths=paths if args.output else None,
     )
 
 

@@ -29,7 +29,7 @@ DOORS = {"utils.misc", "utils.eval_reid", "utils.reid_metric", "utils.visrank", 
 DOOR_LEVEL = -1  # above everything
 PROGRAMS = ("train_base_model", "train_ctl_model")
 # Calls of programs that have arrays rather than a RetrievalSet.
-FRONTS = {"evaluate_embeddings"}
+FRONTS = {"evaluate_embeddings", "rank_for_display"}
 
 
 def module_files():

@@ -1,5 +1,6 @@
 """MLflow's records: kept until the first metrics, then delivered in order."""
 
+import pickle
 import subprocess
 import sys
 
@@ -62,3 +63,15 @@ def test_a_run_imports_mlflow_only_with_its_first_metrics(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_copy_goes_on_with_the_run_of_the_first(tmp_path):
+    """ddp_spawn sends copies to its processes."""
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    flow = SafeMLFlowLogger("default", uri)
+    flow.log_hyperparams({"SEED": 7})
+    copy = pickle.loads(pickle.dumps(flow))
+    copy.log_metrics({"mAP": 0.5}, step=0)
+    _, run = the_run(uri)
+    assert (run.data.params, run.data.metrics) == ({"SEED": "7"}, {"mAP": 0.5})
+    assert flow.version == copy.version == run.info.run_id

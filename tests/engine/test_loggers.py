@@ -29,10 +29,11 @@ def test_loggers(tmp_path, monkeypatch):
     assert len(build_loggers(cfg, "name")) == 1
 
 
-def test_a_tracking_place_that_mlflow_refuses_is_named(tmp_path):
-    cfg = small_config(**{"LOGGING.MLFLOW": True, "LOGGING.MLFLOW_URI": "nonsense://place"})
+@pytest.mark.parametrize("place", ["nonsense://place", "sqlite:x.db", "sqlite:", "sqlite://host/x.db"])
+def test_a_tracking_place_that_mlflow_refuses_is_named(tmp_path, place):
+    cfg = small_config(**{"LOGGING.MLFLOW": True, "LOGGING.MLFLOW_URI": place})
     cfg.LOG_DIR = str(tmp_path)
-    with pytest.raises(UserError, match="LOGGING.MLFLOW_URI.*'nonsense://place'.*sqlite:///mlflow.db"):
+    with pytest.raises(UserError, match=f"LOGGING.MLFLOW_URI.*'{place}'.*sqlite:///mlflow.db"):
         build_loggers(cfg, "name")
 
 

@@ -66,6 +66,8 @@ def test_what_a_run_starts_from(tmp_path):
     assert (weights.kind, weights.path, weights.keep) == (Start.FROM_WEIGHTS, str(path), "")
     test = start("TEST.ONLY_TEST", True, *named)
     assert (test.kind, test.path, test.trains, test.tests_as_configured) == (Start.TEST, str(path), False, True)
+    newest = start("TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", "auto")
+    assert (newest.kind, newest.path) == (Start.TEST, str(path))
     resumed = start(*named, "REPRODUCIBLE_NUM_RUNS", 1)
     assert (resumed.kind, resumed.keep, resumed.seed, resumed.version) == (Start.CONTINUE, str(path), 5, "version_3")
     assert start(*named, "REPRODUCIBLE_NUM_RUNS", 2).version is None

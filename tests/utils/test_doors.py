@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.support import ROOT
+from utils.visrank import rank_for_display
 
 # door -> the room that each of its names comes from
 DOORS = {
@@ -34,7 +35,7 @@ DOORS = {
     },
     "utils.visrank": {
         "Ranking": "evaluation.ranked_images",
-        "rank_for_display": "evaluation.ranked_images",
+        "rank_for_display": "utils.visrank",  # takes arrays
         "render_rankings": "evaluation.ranked_images",
     },
 }
@@ -53,3 +54,12 @@ def test_the_published_command_still_works():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "python -m evaluation" in done.stdout
+
+
+def test_rankings_of_arrays():
+    arrays = ([[0.0], [5.0]], [[0.1], [0.2], [4.9]], [7, 8], [7, 9, 8], [0, 0], [1, 1, 1])
+    first, second = rank_for_display(*arrays, topk=2, metric="euclidean")
+    assert (first.images.tolist(), second.images.tolist()) == ([0, 1], [2, 1])
+    assert first.right.tolist() == [True, False]
+    (only,) = rank_for_display(*arrays, queries=[1, 0], max_number=1)
+    assert only.query == 1

@@ -34,6 +34,6 @@ def test_cameras_of_one_item_and_of_none():
 
 
 def test_truth_values_are_no_numbers():
-    with pytest.raises(UserError, match=r"pids\[0\] is True; whole numbers are expected"):
+    with pytest.raises(UserError, match=r"pids\[0\] is True; expected a whole number"):
         int_array("pids", np.array([True, False]))
     assert int_array("pids", np.array([3, -1], dtype=np.int8)).tolist() == [3, -1]
