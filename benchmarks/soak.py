@@ -9,8 +9,8 @@ load, is left out), or if another number of checkpoints than one of each kind is
 """
 
 import argparse
+import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -62,8 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     out = (args.out or RESULTS / "soak.json").absolute()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         draw = [sys.executable, str(ROOT / "scripts" / "make_toy_dataset.py"), "data", "--size", "32", "16"]
         subprocess.run(
             [*draw, "--ids", "12", "--images-per-id", "6", "--cameras", "3"], check=True, capture_output=True

@@ -126,9 +126,14 @@ def test_light_modules_stay_light(statement):
     ],
 )
 def test_what_is_not_used_is_not_imported(modules, forbidden):
-    code = f"import sys, {', '.join(modules.split())}; print(sorted(set({forbidden.split()}) & set(sys.modules)))"
-    done = run_code(code)
-    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+    def imported(names):
+        done = run_code(f"import sys, {', '.join(names)}; print(*({set(forbidden.split())} & set(sys.modules)))")
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
+
+    found = imported(modules.split())
+    # Lightning and torch import more or less of other packages, depending on their version.
+    assert not found or found <= imported(("torch", "torchvision", "pytorch_lightning")) - {"pytorch_lightning"}
 
 
 @pytest.mark.parametrize("script", [f"{name}.py" for name in PROGRAMS])
