@@ -17,6 +17,17 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, print_b
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--by-hand", action="store_true", help="also run the tests marked by_hand")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--by-hand"):
+        left_out = [item for item in items if item.get_closest_marker("by_hand")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("by_hand")]
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     random.seed(0)

@@ -20,7 +20,7 @@ def test_forward_and_pipeline(run_here, check_table):
     check_table("embedding_pipeline", report)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_memory(run_here, check_table):
     report = run_here(bench_embedding, "--parts", "memory", "--files", 400, "--dimension", 8)
     assert [(row["files"], row["dimension"]) for row in report["memory"]] == [(40, 8), (400, 8)]

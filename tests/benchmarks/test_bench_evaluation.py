@@ -70,7 +70,7 @@ def test_command_writes_json(run_benchmark):
     assert report["engine"]["engine_over_product"]["median"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_every_part(run_benchmark, check_table):
     report = run_benchmark("bench_evaluation", "--size", "small", "--repeats", 1, "--threads", 1)
     for name in ("evaluation_market", "evaluation_msmt", "evaluation_growth"):

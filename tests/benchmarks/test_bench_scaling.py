@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_two_processes(run_benchmark, check_table):
     report = run_benchmark("bench_scaling", "--epochs", 1, "--identities", 4, timeout=500)
     assert report["images_of_a_step"] == 16

@@ -6,7 +6,7 @@ SMALL = ("--gallery", 600, "--queries", 10, "--dims", 16, "--topk", 5, "--repeat
 SHOWN_WITHOUT = {"product": 3, "exact": 1, "ratio": 3, "distances": 3}  # cells that a row of the table does not have
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_every_part(run_benchmark, check_table):
     parts = ("product", "exact", "faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus")
     report = run_benchmark("bench_search", *SMALL, "--parts", *parts)

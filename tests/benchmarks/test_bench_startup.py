@@ -12,7 +12,7 @@ def test_turns_leave_the_first_round_out():
     assert found == {"a": [4, 5], "b": [3, 6]}
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_first_batch(run_benchmark, check_table):
     report = run_benchmark("bench_startup", "--parts", "first_batch", "--repeats", 1, "--threads", 1)
     rows = report["first_batch"]
@@ -22,7 +22,7 @@ def test_first_batch(run_benchmark, check_table):
     check_table("startup", report)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_imports(run_benchmark, check_table):
     report = run_benchmark("bench_startup", "--parts", "imports", "costs", "--repeats", 1, "--threads", 1)
     assert report["imports"]["this_project"]["modules"] > report["imports"]["bare"]["modules"] > 1000

@@ -46,7 +46,7 @@ def test_heads(run_here, check_table):
     check_table("training_heads", report)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_step_and_memory(run_benchmark, check_table):
     small = ("--network", "resnet18", "--size", 32, 16, "--identities", 2, "--steps", 1, "--repeats", 2, "--threads", 1)
     report = run_benchmark("bench_training", *small, "--parts", "step", "memory")

@@ -12,7 +12,7 @@ def test_quarters_leave_the_first_tenth_out():
     assert (found["first"]["median"], found["last"]["median"], found["largest"]) == (1.5, 15.5, 17)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_three_epochs(run_benchmark, check_table):
     report = run_benchmark("soak", "--epochs", 3, status=(0, 1))
     assert report["checkpoints_left"] == {"auto_checkpoints": 1, "checkpoints": 1}
