@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402 - the checkout is first
+from benchmarks.common import RESULTS, machine, ratios, spread, write_report  # noqa: E402 - the checkout is first
 from datasets.readers.coco import read_coco  # noqa: E402
 from scripts.coco_builder import CocoBuilder  # noqa: E402
 from scripts.deep_fashion2reid import build_indexes as index_deep_fashion  # noqa: E402
@@ -117,7 +117,7 @@ def bench(prepare: Callable[[Path, int], Part], sizes: list[int], repeats: int, 
             "cpu_seconds": spread(seconds[size]),
             "microseconds_each": 1e6 * statistics.median(each[size]),
             # In each round; 1: linear. The ratio of the sizes: quadratic.
-            "each_over_smallest": spread([a / b for a, b in zip(each[size], smallest, strict=True)]),
+            "each_over_smallest": ratios(each[size], smallest),
         }
         for size in parts
     }

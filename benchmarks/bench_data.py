@@ -29,7 +29,7 @@ from PIL import Image  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
 from benchmarks.bench_embedding import drawn_image  # noqa: E402
-from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
+from benchmarks.common import RESULTS, machine, ratios, spread, write_report  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.caching.cache import ImageCache  # noqa: E402
 from datasets.caching.folders import disk_folder  # noqa: E402
@@ -110,8 +110,7 @@ def bench_case(case: str, is_train: bool, images: int, repeats: int, memory: str
     for name, values in seconds.items():
         report[name] = {"images_per_s": spread([images / value for value in values])}
         if name != "plain":
-            ratios = [a / b for a, b in zip(seconds["plain"], values, strict=True)]
-            report[name]["times_plain"] = spread(ratios)
+            report[name]["times_plain"] = ratios(seconds["plain"], values)
     return report
 
 

@@ -27,7 +27,16 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from benchmarks.common import RESULTS, in_turns, machine, spread, start_peak, status_mib, write_report  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    RESULTS,
+    in_turns,
+    machine,
+    ratios,
+    spread,
+    start_peak,
+    status_mib,
+    write_report,
+)
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.transforms import ReidTransforms  # noqa: E402
 from datasets.transforms.pixels import normalise  # noqa: E402
@@ -94,7 +103,7 @@ def bench_forward(model: ModelBase, size: Sequence[int], batch: int, repeats: in
     for name in PRECISIONS:
         report[name] = {
             "images_per_s": spread([batch / value for value in seconds[name]]),
-            "times_plain": spread([a / b for a, b in zip(seconds["plain"], seconds[name], strict=True)]),
+            "times_plain": ratios(seconds["plain"], seconds[name]),
             "largest_difference_to_largest_value": float((found[name] - expected).abs().max() / expected.abs().max()),
             "least_cosine_to_plain": float(nn.functional.cosine_similarity(found[name], expected).min()),
             "relu_and_sum_inside_convolutions": fuses(embedders[name].dtype),
@@ -139,9 +148,7 @@ def bench_pipeline(
     for name in ("decode", "decode_by_transforms"):
         report[f"{name}_ms_per_image"] = spread([value / images * 1e3 for value in seconds[name]])
     for name in functions:
-        report[f"{name}_share_of_forward"] = spread(
-            [a / b for a, b in zip(seconds["forward"], seconds[name], strict=True)]
-        )
+        report[f"{name}_share_of_forward"] = ratios(seconds["forward"], seconds[name])
     return report
 
 

@@ -26,7 +26,17 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
-from benchmarks.common import RESULTS, in_turns, machine, run_parts, spread, start_peak, status_mib, timed  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    RESULTS,
+    in_turns,
+    machine,
+    ratios,
+    run_parts,
+    spread,
+    start_peak,
+    status_mib,
+    timed,
+)
 from evaluation.metrics import evaluate_distances, evaluate_embeddings  # noqa: E402
 from evaluation.rerank import Rerank  # noqa: E402
 from evaluation.retrieval import EvalResult  # noqa: E402
@@ -118,11 +128,10 @@ def bench_engine(data: Data, repeats: int) -> dict[str, Any]:
     multiply()
     evaluate_embeddings(*inputs(data))
     seconds = in_turns(repeats, product=multiply, engine=lambda: evaluate_embeddings(*inputs(data)))
-    ratios = [engine / alone for engine, alone in zip(seconds["engine"], seconds["product"], strict=True)]
     return {
         "product_s": spread(seconds["product"]),
         "engine_s": spread(seconds["engine"]),
-        "engine_over_product": spread(ratios),
+        "engine_over_product": ratios(seconds["engine"], seconds["product"]),
     }
 
 
@@ -159,21 +168,17 @@ def bench_classic(data: Data, repeats: int) -> dict[str, Any]:
     return {
         "given_distances": {
             **{f"{name}_s": spread(values) for name, values in given.items()},
-            "times_faster": spread(ratio(given)),
+            "times_faster": ratios(given["classic"], given["engine"]),
         },
         "from_embeddings": {
             **{f"{name}_s": spread(values) for name, values in both.items()},
-            "times_faster": spread(ratio(both)),
+            "times_faster": ratios(both["classic"], both["engine"]),
         },
         "same_numbers": {
             "given_distances": agreement(reference, evaluate_distances(distances, *labels(data))),
             "from_embeddings": agreement(reference, evaluate_embeddings(*inputs(data))),
         },
     }
-
-
-def ratio(seconds: dict[str, list[float]]) -> list[float]:
-    return [classic / engine for classic, engine in zip(seconds["classic"], seconds["engine"], strict=True)]
 
 
 def agreement(reference: dict[str, Any], result: EvalResult) -> dict[str, float]:

@@ -25,7 +25,7 @@ import torch  # noqa: E402 - the checkout stands first on the path
 from pytorch_lightning import Callback  # noqa: E402
 
 from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
-from config.cli import load_config  # noqa: E402
+from config.load import load_config  # noqa: E402
 from datasets import init_dataset  # noqa: E402
 from engine.trainer import build_trainer  # noqa: E402
 from train_ctl_model import CTLModel  # noqa: E402

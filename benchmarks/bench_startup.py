@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.common import RESULTS, machine, run_parts, spread  # noqa: E402 - the checkout is first
+from benchmarks.common import RESULTS, machine, ratios, run_parts, spread  # noqa: E402 - the checkout is first
 
 PARTS = ("first_batch", "imports", "costs")
 BARE, OURS = "import torch, torchvision, pytorch_lightning", "import train_ctl_model"
@@ -61,10 +61,6 @@ def in_processes(names: list[str], run: Callable[[str], Any], repeats: int) -> d
             if turn:
                 kept[name].append(result)
     return kept
-
-
-def ratios(values: list[float], bare: list[float]) -> dict[str, Any]:
-    return spread([a / b for a, b in zip(values, bare, strict=True)])
 
 
 # ------------------------------------------------------------------------------------------------------- the parts

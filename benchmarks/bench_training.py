@@ -27,7 +27,7 @@ from pytorch_lightning import Callback, Trainer  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
-from benchmarks.common import RESULTS, machine, run_parts, spread, start_peak, status_mib  # noqa: E402
+from benchmarks.common import RESULTS, machine, ratios, run_parts, spread, start_peak, status_mib  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from modelling.backbones import get_backbone  # noqa: E402
 from train_ctl_model import CTLModel  # noqa: E402
@@ -269,8 +269,8 @@ def bench_step(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "images": len(images),
         **{f"{name}_s": spread(values) for name, values in kept.items()},
-        "times_faster_than_plain": spread([a / b for a, b in zip(kept["plain"], kept["step"], strict=True)]),
-        "step_over_backbone": spread([a / b for a, b in zip(kept["step"], kept["backbone"], strict=True)]),
+        "times_faster_than_plain": ratios(kept["plain"], kept["step"]),
+        "step_over_backbone": ratios(kept["step"], kept["backbone"]),
     }
 
 

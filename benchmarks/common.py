@@ -50,6 +50,11 @@ def spread(values: list[float]) -> dict[str, Any]:
     }
 
 
+def ratios(values: list[float], others: list[float]) -> dict[str, Any]:
+    """The spread of values / others, round by round."""
+    return spread([a / b for a, b in zip(values, others, strict=True)])
+
+
 def status_mib(field: str) -> float:
     """A field of /proc/self/status in MiB (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()

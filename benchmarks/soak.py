@@ -24,7 +24,7 @@ import psutil  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
 from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
-from config.cli import load_config  # noqa: E402
+from config.load import load_config  # noqa: E402
 from engine.run import run_main  # noqa: E402
 from train_ctl_model import CTLModel  # noqa: E402
 

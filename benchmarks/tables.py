@@ -18,18 +18,6 @@ from typing import Any, NamedTuple
 from benchmarks.common import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "BENCHMARKS.md"
-REPORTS = (
-    "startup",
-    "training_resnet50",
-    "data",
-    "evaluation_market",
-    "evaluation_msmt",
-    "embedding_resnet50",
-    "search_1000000",
-    "coco",
-    "scaling",
-    "soak",
-)
 NOT_MEASURED = "Not measured yet."
 NOTHING = "–"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -338,6 +326,7 @@ TABLES = {
     ),
     "soak": Table("soak", columns("", "first quarter", "last quarter", "largest"), soak_rows),
 }  # fmt: skip
+REPORTS = tuple(dict.fromkeys(table.report for table in TABLES.values()))
 
 
 def origin_table(reports: dict[str, Report]) -> str:

@@ -64,7 +64,8 @@ class LossGuard(Callback):
         if all(finite):
             return
         bad = finite.index(False)
-        parts = ", ".join(f"{name} {values[start + bad].item():.6g}" for name, values in _parts(pl_module).items())
+        by_loss: dict[str, list[Tensor]] = pl_module.losses_dict  # type: ignore[assignment]  # of ModelBase
+        parts = ", ".join(f"{name} {values[start + bad].item():.6g}" for name, values in by_loss.items())
         own = getattr(trainer.datamodule, "train_pids", None)  # type: ignore[attr-defined]  # the data set's own pids
         labels = sorted(set(pids[bad].tolist()))
         identities = ", ".join(str(own[label] if own else label) for label in labels)
@@ -78,7 +79,3 @@ class LossGuard(Callback):
             f"identities of the batch: {identities}. Lower SOLVER.BASE_LR, lengthen "
             "SOLVER.WARMUP_EPOCHS, or look at the images of these identities."
         )
-
-
-def _parts(pl_module: LightningModule) -> dict[str, list[Tensor]]:
-    return pl_module.losses_dict  # type: ignore[return-value]  # ModelBase keeps one list for each loss

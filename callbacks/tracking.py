@@ -71,8 +71,9 @@ class SafeMLFlowLogger(Logger):
     def experiment(self) -> Any:
         """MLflow's client, or a stand-in that does nothing while the server has no run of ours."""
         # Lightning's own property contacts the server, and Lightning may read it at any time.
-        started = self._logger is not None and self._logger._initialized
-        return self._logger.experiment if self._logger is not None and started else DummyExperiment()
+        if self._logger is not None and self._logger._initialized:
+            return self._logger.experiment
+        return DummyExperiment()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ AUTO_FOLDER, BEST_FOLDER = "auto_checkpoints", "checkpoints"
 
 _VERSION = re.compile(r"version_(\d+)")
 _EPOCH = re.compile(r"checkpoint_(\d+)\.pth")
-# The names that checkpoints.writing.atomic_save gives files before it renames them.
+# The names that utils.files.replacing gives files before it renames them.
 _TEMPORARY = ".*.tmp"
 
 

@@ -10,9 +10,7 @@ from yacs.config import CfgNode
 
 from config.load import load_config, missing_value_error
 from config.reference import format_reference
-from utils.errors import ConfigError, UserError
-
-__all__ = ["ConfigError", "build_parser", "clean_exit", "load_config", "parse_args"]
+from utils.errors import UserError
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator: "
 

@@ -164,7 +164,6 @@ def evaluate_embeddings(
         1.0
     """
     options = RankingOptions(**ranking)
-    _check_max_rank(max_rank)
     retrieval = RetrievalSet(query, gallery, q_pids, g_pids, q_camids, g_camids)
     return evaluate(retrieval, options, max_rank=max_rank, block_bytes=block_bytes, processes=processes)
 
@@ -199,6 +198,7 @@ def evaluate_distances(
         >>> evaluate_distances([[0.5, 0.1]], [7], [7, 8], [0], [1, 1]).mAP
         0.5
     """
+    _check_max_rank(max_rank)
     q_pids, g_pids = int_array("q_pids", q_pids), int_array("g_pids", g_pids)
     q_camids = int_array("q_camids", q_camids, len(q_pids), "q_pids")
     cameras = Cameras("g_camids", g_camids, len(g_pids))
@@ -243,7 +243,6 @@ def _evaluate_blocks(
     protocol: str = "instance",
     processes: Processes | None = None,
 ) -> EvalResult:
-    _check_max_rank(max_rank)
     found = _PerQuery()
     for start, block in _blocks(distances, len(q_pids), num_gallery, block_bytes, processes):
         for begin, end in same.spans(start, start + len(block)):
@@ -272,7 +271,6 @@ def _evaluate_strict(
     block_bytes: int | None,
     processes: Processes | None,
 ) -> EvalResult:
-    _check_max_rank(max_rank)
     found = _PerQuery()
     num_centroids = len(gallery.pids)
     for start, block in _blocks(distances, len(q_pids), len(gallery.embeddings), block_bytes, processes):

@@ -6,6 +6,7 @@ whole row with each relevant item, which is faster for a few of them, or search 
 relevant ones.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,20 +62,12 @@ class SameIdentity:
         """The pairs of queries start to stop, exclusive."""
         count = self._count[start:stop]
         row = np.repeat(np.arange(stop - start), count)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        column = self._order[np.repeat(self._first[start:stop], count) + within]
+        column = self._order[ragged(self._first[start:stop], count)]
         return Pairs(row, column, self._cameras.contain(column, self._q_camids[start:stop][row]))
 
     def spans(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Cut queries start to stop (exclusive) into spans with a limited number of pairs, or of a single query."""
-        ends = np.cumsum(self._count[start:stop])
-        spans, begin = [], start
-        while begin < stop:
-            before = ends[begin - start - 1] if begin > start else 0
-            end = start + int(np.searchsorted(ends, before + PAIRS_AT_ONCE, side="right"))
-            spans.append((begin, max(end, begin + 1)))
-            begin = spans[-1][1]
-        return spans
+        return [(start + part.start, start + part.stop) for part in cut(self._count[start:stop], PAIRS_AT_ONCE)]
 
 
 @dataclass(frozen=True)
@@ -186,7 +179,7 @@ def _count_by_search(block: Tensor, row: IntArray, column: IntArray, distance: N
 def _search(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np.float32]) -> IntArray:
     device = block.device
     counts = np.bincount(row, minlength=len(block))
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = ragged(np.zeros_like(counts), counts)
     most = int(counts.max())
     at = (torch.from_numpy(row).to(device), torch.from_numpy(place).to(device))
     sought = torch.full((len(block), most), torch.iinfo(torch.int64).max, device=device)  # [B, P]
@@ -233,3 +226,29 @@ def _order_keys(distance: Tensor, column: Tensor) -> Tensor:
     bits = (distance + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (bits.to(torch.int64) << 32) + column
+
+
+def cut(sizes: IntArray, most: int) -> Iterator[slice]:
+    """Cut a list of sizes into slices that sum to at most ``most`` or have a single entry.
+
+    Example:
+        >>> [(part.start, part.stop) for part in cut(np.array([2, 2, 9, 1]), 4)]
+        [(0, 2), (2, 3), (3, 4)]
+    """
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def ragged(starts: IntArray, counts: IntArray) -> IntArray:
+    """starts[0], starts[0] + 1, ... (counts[0] of them), starts[1], ...
+
+    Example:
+        >>> ragged(np.array([5, 0]), np.array([2, 3])).tolist()
+        [5, 6, 0, 1, 2]
+    """
+    return np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)

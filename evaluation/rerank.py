@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.distance_blocks import DistanceBlocks, block_height
-from evaluation.ranking import nearest
+from evaluation.ranking import cut, nearest, ragged
 from utils.distances import normalize
 from utils.errors import UserError
 from utils.labels import IntArray
@@ -191,8 +191,8 @@ class RerankedDistances:
         row = np.repeat(np.arange(stop - start), np.diff(self._query_start[start : stop + 1]))
         count = self._item_start[columns + 1] - self._item_start[columns]
         shared = np.zeros((stop - start) * len(self.gallery))
-        for part in _parts(count, ENTRIES_AT_ONCE):
-            at = _ragged(self._item_start[columns[part]], count[part])
+        for part in cut(count, ENTRIES_AT_ONCE):
+            at = ragged(self._item_start[columns[part]], count[part])
             smaller = np.minimum(np.repeat(weights[part], count[part]), self._item_weight[at])
             key = np.repeat(row[part], count[part]) * len(self.gallery) + self._item[at]
             shared += np.bincount(key, smaller, minlength=len(shared))
@@ -316,28 +316,12 @@ def _average(
     starts = np.searchsorted(rows, np.arange(graph.size + 1))
     count = np.diff(starts)
     keys, values = [], []
-    for part in _parts(count[lists].sum(1), ENTRIES_AT_ONCE):
+    for part in cut(count[lists].sum(1), ENTRIES_AT_ONCE):
         nodes = lists[part].ravel()
-        at = _ragged(starts[nodes], count[nodes])
+        at = ragged(starts[nodes], count[nodes])
         own = np.repeat(np.arange(part.start, part.start + len(lists[part])), lists.shape[1])
         key, place = np.unique(np.repeat(own, count[nodes]) * graph.size + columns[at], return_inverse=True)
         keys.append(key)
         values.append((np.bincount(place.reshape(-1), weights[at]) / lists.shape[1]).astype(np.float32))
     rows, columns = np.divmod(np.concatenate(keys), graph.size)
     return rows, columns, np.concatenate(values)
-
-
-def _parts(sizes: IntArray, most: int) -> Iterator[slice]:
-    """Cut a list of sizes into slices that sum to at most ``most`` or have a single entry."""
-    ends = np.cumsum(sizes)
-    start = 0
-    while start < len(sizes):
-        before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
-        yield slice(start, stop)
-        start = stop
-
-
-def _ragged(starts: IntArray, counts: IntArray) -> IntArray:
-    """starts[0], starts[0] + 1, ... (counts[0] of them), starts[1], ..."""
-    return np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)

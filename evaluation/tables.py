@@ -48,7 +48,8 @@ def describe(result: EvalResult) -> str:
     """
     counts = f"{len(result.first_match)} queries against {result.num_gallery} items"
     skipped = f", {result.num_skipped} without a match left out" if result.num_skipped else ""
-    note = "" if result.protocol == "instance" else "; one relevant item, so mAP is the mean reciprocal rank"
+    usually = "usually " if result.protocol == "centroid" else ""
+    note = "" if result.protocol == "instance" else f"; {usually}one relevant item, so mAP is the mean reciprocal rank"
     numbers = "  ".join(f"{name} {value:.2%}" for name, value in metrics_dict(result).items())
     return f"{TITLES[result.protocol]} ({counts}{skipped}{note}):\n    {numbers}"
 

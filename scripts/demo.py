@@ -39,7 +39,7 @@ def main() -> None:
 
 def demonstrate(data: Path, output: Path, seed: int, opts: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Evaluate an untrained network, train one, test its newest checkpoint; {stage: {kind: {metric: value}}}."""
-    from config.cli import load_config
+    from config.load import load_config
     from engine.loggers import quiet_libraries
     from engine.run import run_main, run_untrained
     from train_ctl_model import CTLModel

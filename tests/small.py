@@ -4,7 +4,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from config.cli import load_config
+from config.load import load_config
 
 SMALL: dict[str, Any] = {
     "MODEL.NAME": "resnet18",

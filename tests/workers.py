@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from config.cli import load_config
+from config.load import load_config
 from datasets.samplers import EvaluationShard
 from engine.run import run_main
 from evaluation.retrieval import RetrievalSet

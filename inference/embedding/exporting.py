@@ -26,7 +26,6 @@ from utils.optional import require
 
 RunFile = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images -> embeddings, by the written file
 
-FORMATS = ("onnx", "torchscript", "torch_export")
 INPUT, OUTPUT = "images", "embeddings"
 METADATA = "preprocessing"  # the key in ONNX; the file preprocessing.json inside the others
 MIN_COSINE, MAX_RELATIVE_ERROR = 0.99999, 1e-4  # of the written file against torch
@@ -80,8 +79,8 @@ def export_checkpoint(
         UserError: the checkpoint cannot be used or is the output, a package is missing, the output cannot be written,
             torch fails to write the format, or the written file disagrees with torch.
     """
-    if format not in FORMATS:
-        raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(FORMATS)}.")
+    if format not in WRITERS:
+        raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(WRITERS)}.")
     if Path(output).is_dir():
         raise UserError(f"{os.fspath(output)!r} is a folder; expected the name of a file.")
     if Path(output).exists() and Path(checkpoint).exists() and Path(output).samefile(checkpoint):

@@ -55,7 +55,7 @@ def test_a_run_that_ends_before_its_first_metrics_creates_no_database(tmp_path):
 
 def test_a_run_imports_mlflow_only_with_its_first_metrics(tmp_path):
     program = (
-        "import sys; from config.cli import load_config; from engine.loggers import build_loggers\n"
+        "import sys; from config.load import load_config; from engine.loggers import build_loggers\n"
         f"cfg = load_config('', ['LOGGING.MLFLOW_URI', 'sqlite:///{tmp_path}/runs.db'])\n"
         f"cfg.LOG_DIR = {str(tmp_path)!r}\n"
         "_, flow = build_loggers(cfg, 'run'); flow.log_hyperparams({'A': 1}); print('mlflow' in sys.modules)\n"

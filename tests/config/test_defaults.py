@@ -10,8 +10,8 @@ import pytest
 from yacs.config import CfgNode
 
 from config import cfg, defaults
-from config.cli import load_config
 from config.flatten import flatten_config
+from config.load import load_config
 from config.reference import format_reference, read_reference
 from config.validate import CHOICES, MAXIMA, MINIMA, check_config
 from tests.launch import run_code

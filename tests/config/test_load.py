@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import cfg
-from config.cli import load_config
 from config.flatten import flatten_config
-from config.load import nearest_key
+from config.load import load_config, nearest_key
 from tests.support import GOLDEN
 from utils.errors import ConfigError
 

@@ -68,7 +68,7 @@ def train(options: list[Any], log: str, environment: dict[str, str], point: str)
         os.dup2(stream.fileno(), 2)
     os.environ.update(environment)
 
-    from config.cli import load_config
+    from config.load import load_config
     from engine.run import run_script
     from modelling import baseline
     from train_ctl_model import CTLModel

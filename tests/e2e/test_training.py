@@ -166,7 +166,7 @@ def test_two_processes_without_a_seed_train_validate_and_save_once(run_script, t
 def test_spawned_processes_train_and_test(tiny, tmp_path):
     """ddp_spawn, which only devices ask for, with CPU processes in their place."""
     program = (
-        "import sys; from config.cli import load_config; from engine import run, trainer\n"
+        "import sys; from config.load import load_config; from engine import run, trainer\n"
         "from train_ctl_model import CTLModel\n"
         "trainer.choose_devices = lambda *_: ('cpu', 2)\n"
         "print(run.run_main(load_config('', sys.argv[1:]), CTLModel, 'run'))\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from checkpoints.writing import atomic_save
-from config.cli import load_config
+from config.load import load_config
 from engine.run import run_single
 from engine.start import Start, find_start, is_auto, start_weights
 from tests.checkpoints.run_states import STATE, save

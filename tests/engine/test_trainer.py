@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from config.cli import load_config
+from config.load import load_config
 from engine.trainer import check_launch, choose_precision, choose_strategy
 from utils.errors import UserError
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from config import cfg as shared_cfg
-from config.cli import load_config
+from config.load import load_config
 from modelling.bases import merge_hparams
 from tests.small import small_config, small_options
 from tests.support import GOLDEN, ROOT, assert_close, golden

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from config.cli import load_config
+from config.load import load_config
 from utils.devices import INFERENCE_DTYPES, choose_devices, count_cpus, find_device, inference_dtype
 from utils.errors import UserError
 

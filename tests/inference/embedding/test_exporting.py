@@ -16,7 +16,7 @@ import torch
 from checkpoints.plain import to_plain
 from inference import export
 from inference.embedding import exporting
-from inference.embedding.exporting import FORMATS, METADATA, export_checkpoint
+from inference.embedding.exporting import METADATA, WRITERS, export_checkpoint
 from modelling.bases import ModelBase
 from tests.launch import forbid_modules, run_code, run_module
 from tests.small import small_config
@@ -266,7 +266,7 @@ def test_missing_packages_are_named(package, monkeypatch, tmp_path):
 
 
 def test_an_unknown_format_is_named(tmp_path):
-    with pytest.raises(UserError, match=", ".join(FORMATS)):
+    with pytest.raises(UserError, match=", ".join(WRITERS)):
         export_checkpoint("missing.ckpt", tmp_path / "a.onnx", "tflite")
     assert METADATA == "preprocessing"
 
