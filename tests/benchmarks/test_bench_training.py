@@ -34,7 +34,7 @@ def test_parts_of_a_step_add_up(options):
     model.backbone = Embeddings()
     parts = train(model, make_batch(4, 512), 3, options)
     assert sum(seconds for name, seconds in parts.items() if name != "step") == pytest.approx(parts["step"])
-    assert all(parts[name] > 0 for name in ("backward", "optimiser", "heads_forward", "logging"))
+    assert all(parts[name] > 0 for name in ("backward", "optimiser", "heads_forward", "logging", "trainer"))
 
 
 def test_heads(run_here, check_table):

@@ -263,7 +263,11 @@ def test_a_real_copy_is_compared_and_a_drawn_subset_is_not(
     assert all(record.getMessage().startswith(message) for record in records)
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if find_class(name).published])
+# Data sets of the user's own making, whose sizes nobody has published.
+WITHOUT_COUNTS = {"df1", "street2shop", "csv", "folder"}
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in WITHOUT_COUNTS])
 def test_docstrings_name_the_published_counts(name):
     module = find_class(name)
     text = " ".join(part.__doc__ or "" for part in module.__mro__[:2])

@@ -79,8 +79,11 @@ def python(arguments: list[str]) -> int:
     if program in ("pip", "pytest"):
         return dispatch(program, arguments[2:])
     if program.startswith("benchmarks.") or program == "scripts.demo":
-        # Minutes long: tests/benchmarks and `make demo` run them. Here they only have to be there.
-        return int(not Path(program.replace(".", "/") + ".py").exists())
+        # Minutes long: tests/benchmarks and `make demo` run them. Here they have to be there and to know the options.
+        files = (Path(program.replace(".", "/") + ".py"), Path("benchmarks/common.py"))
+        text = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+        options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+        return int(not (files[0].exists() and all(f'"{option}"' in text for option in options)))
     if any(TRAINING.fullmatch(argument) for argument in arguments) and "--help" not in arguments:
         arguments = small_training(arguments)
     elif program == "scripts.make_toy_dataset":

@@ -31,7 +31,7 @@ def find_examples(value, module):
     """The doctests of a function, or of a class and its methods."""
     # With module=False the finder accepts objects that a decorator wrapped, which it would otherwise pass over.
     found = doctest.DocTestFinder(exclude_empty=True).find(value, value.__qualname__, module=False, globs=vars(module))
-    return [test for test in found if test.examples]
+    return [test for test in found if any(doctest.SKIP not in example.options for example in test.examples)]
 
 
 OBJECTS = [

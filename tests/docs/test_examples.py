@@ -4,10 +4,14 @@ import re
 import shutil
 import subprocess
 import sys
+from runpy import run_path
 
 import numpy as np
 import pytest
 
+from evaluation.metrics import evaluate
+from evaluation.retrieval import RankingOptions, RetrievalSet
+from evaluation.verification import roc_table
 from tests.support import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -68,6 +72,11 @@ def test_evaluate_embeddings_that_it_draws(run, tmp_path):
         "FAR 0.01: TAR X at cosine distance X",
     ]
     assert list(tmp_path.iterdir()) == []
+    drawn = RetrievalSet(**run_path(str(ROOT / "examples" / "evaluate_embeddings.py"))["draw_embeddings"]())
+    for line, protocol in ((instance, "instance"), (strict, "centroid_strict")):
+        assert f"mAP {evaluate(drawn, RankingOptions('cosine', protocol)).mAP:.4f}," in line
+    table = roc_table(drawn, RankingOptions("cosine"), far_levels=(1e-3, 1e-2))
+    assert [f"TAR {tar:.4f} at" in line for line, tar in zip(far, table.tar, strict=True)] == [True, True]
 
 
 def test_evaluate_embeddings_of_a_file(run, tmp_path):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,9 @@ def test_the_table_names_files_and_tests_that_there_are():
         assert (ROOT / name).exists(), name
         for path in tests:
             assert (ROOT / path).exists(), path
+        own = Path("tests", name).with_name(f"test_{Path(name).name}")  # the tests named after a file are among them
+        if name.endswith(".py") and (ROOT / own).exists():
+            assert any(own.as_posix().startswith(path) for path in tests), name
 
 
 def test_a_draw_is_the_same_for_the_same_seed_and_of_the_files_asked_for():
