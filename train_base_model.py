@@ -35,6 +35,7 @@ class BaseModel(ModelBase):
             "query_xent": solver.QUERY_XENT_WEIGHT * query_xent,
             "query_triplet": solver.QUERY_CONTRASTIVE_WEIGHT * query_triplet,
             "query_center": solver.CENTER_LOSS_WEIGHT * query_center,
+            **self.extra_losses(features, labels),
         }
         return self.optimize(losses, {"step_dist_ap": dist_ap.detach().mean(), "step_dist_an": dist_an.detach().mean()})
 

@@ -13,7 +13,7 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and a wro
         _, CONFIG = parse_args(build_parser(__doc__))
 
 from engine.run import run_script
-from losses.centroid_triplet_loss import CentroidTripletLoss, create_masks_train
+from losses.centroid_triplet_loss import CentroidTripletLoss
 from losses.layout import batch_layout
 from modelling.bases import ModelBase
 
@@ -27,11 +27,12 @@ class CTLModel(ModelBase):
         super().__init__(cfg, test_dataloader, **kwargs)
         self.centroid_loss = CentroidTripletLoss(self.hparams.SOLVER.MARGIN, self.hparams.SOLVER.DISTANCE_FUNC)
 
-    create_masks_train = staticmethod(create_masks_train)
-
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Work out the layout of a training batch while it is on the CPU, so that no step waits for the accelerator."""
-        if not self.trainer.training:
+        """Work out the layout of a training batch while it is on the CPU, so that no step waits for the accelerator.
+
+        A step of a subclass gets the batch as it is, with four parts.
+        """
+        if not self.trainer.training or type(self).training_step is not CTLModel.training_step:
             return batch
         _, labels, _, is_real = batch
         return *batch, batch_layout(labels, is_real, self.device)
@@ -56,6 +57,7 @@ class CTLModel(ModelBase):
             "query_triplet": solver.QUERY_CONTRASTIVE_WEIGHT * query_triplet,
             "query_center": solver.CENTER_LOSS_WEIGHT * query_center,
             "centroid_triplet": solver.CENTROID_CONTRASTIVE_WEIGHT * centroid.loss,
+            **self.extra_losses(real_features, real_labels),
         }
         return self.optimize(
             losses,

@@ -35,7 +35,10 @@ class LossGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record the step, and check if it is time."""
-        self._losses.append(outputs["loss"].detach())
+        loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
+        if not isinstance(loss, Tensor):  # a step of the user's own, which need not return one
+            return
+        self._losses.append(loss.detach())
         self._pids.append(batch[1])
         self._is_real.append(batch[3])
         if pl_module.device.type == "cpu" or len(self._losses) == STEPS_BETWEEN_CHECKS:
@@ -64,8 +67,9 @@ class LossGuard(Callback):
         if all(finite):
             return
         bad = finite.index(False)
-        by_loss: dict[str, list[Tensor]] = pl_module.losses_dict  # type: ignore[assignment]  # of ModelBase
-        parts = ", ".join(f"{name} {values[start + bad].item():.6g}" for name, values in by_loss.items())
+        by_loss: dict[str, list[Any]] = pl_module.losses_dict  # type: ignore[assignment]  # of ModelBase
+        whole = {name: values for name, values in by_loss.items() if len(values) > start + bad}
+        parts = ", ".join(f"{name} {float(values[start + bad]):.6g}" for name, values in whole.items())
         own = getattr(trainer.datamodule, "train_pids", None)  # type: ignore[attr-defined]  # the data set's own pids
         labels = sorted(set(pids[bad].tolist()))
         identities = ", ".join(str(own[label] if own else label) for label in labels)

@@ -18,9 +18,10 @@ _C = CfgNode()
 
 # The network.
 _C.MODEL = CfgNode()
-# Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a or resnet101_ibn_a.
+# Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a or resnet101_ibn_a; or a network of your
+# own, as package.module:name of the function or class that builds it.
 _C.MODEL.NAME = "resnet50"
-# Dimension of the embedding: 512 for resnet18 and resnet34, 2048 for the others.
+# Dimension of the embedding: 512 for resnet18 and resnet34, 2048 for the other ResNets.
 _C.MODEL.BACKBONE_EMB_SIZE = 2048
 # Stride of the last stage: 1 keeps its feature map as large as that of the stage before, 2 halves it.
 _C.MODEL.LAST_STRIDE = 1
@@ -66,7 +67,8 @@ _C.INPUT.PADDING = 10
 _C.DATASETS = CfgNode()
 # Name of the data set: market1501, dukemtmcreid, occluded_duke, msmt17_v1, msmt17_v2, cuhk03np_labeled,
 # cuhk03np_detected, veri776, vehicleid_800, vehicleid_1600, vehicleid_2400, df1 or street2shop; csv or folder for data
-# of your own. Several names joined by "+" train on the identities of all and test on the first.
+# of your own, or package.module:Class for a class of your own. Several names joined by "+" train on the identities of
+# all and test on the first.
 _C.DATASETS.NAMES = "market1501"
 # Folder that holds the data set's own folder (such as market1501), or its train, query and gallery folders (df1,
 # street2shop, folder). csv: the folder that relative paths start from; if left at the default, or empty, that of the
@@ -167,6 +169,14 @@ _C.SOLVER.QUERY_CONTRASTIVE_WEIGHT = 1.0
 _C.SOLVER.CENTROID_CONTRASTIVE_WEIGHT = 1.0
 # False only: the training steps call their two optimisers themselves.
 _C.SOLVER.USE_AUTOMATIC_OPTIM = False
+
+# Losses of your own, added to those of the model.
+_C.LOSSES = CfgNode()
+# Names of losses: registered by a program (losses.extra.register_loss), or package.module:name of the class or function
+# that builds one. Each is computed from the features and labels of the batch and logged under its own name.
+_C.LOSSES.EXTRA = []
+# Their weights, 0 or more, in the same order; empty: 1 for each.
+_C.LOSSES.EXTRA_WEIGHTS = []
 
 # Validation and test.
 _C.TEST = CfgNode()

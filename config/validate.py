@@ -71,6 +71,30 @@ MAXIMA: dict[str, int] = {
     "REPRODUCIBLE_SEED": 2**32 - 1,
 }
 
+# Keys that the original does not have.
+NEW_KEYS = (
+    *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CSV_PATH", "DATASETS.ON_ERROR"),
+    *("LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI", "LOSSES.EXTRA", "LOSSES.EXTRA_WEIGHTS"),
+    *("MODEL.CHANNELS_LAST", "MODEL.COMPILE", "MODEL.GRAD_CHECKPOINT", "SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR"),
+    *("TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
+    *("TRAINER.ACCELERATOR", "TRAINER.FAST_MATH", "TRAINER.NUM_NODES", "TRAINER.PRECISION", "TRAINER.PROFILER"),
+    "TRAINER.PROGRESS_BAR",
+)
+
+
+def check_keys(config: CfgNode) -> None:
+    """Raise a ConfigError if a configuration lacks keys, as one made by another project's config/defaults.py does."""
+    there = flatten_config(config)
+    missing = [key for key in NEW_KEYS if key not in there]
+    sections = sorted({key.partition(".")[0] for key in missing} - set(config))
+    if missing:
+        keys = [key for key in missing if key.partition(".")[0] not in sections]
+        what = [f"the section(s) {', '.join(sections)}"] * bool(sections) + [", ".join(keys)] * bool(keys)
+        raise ConfigError(
+            f"The configuration lacks {' and '.join(what)}: its config/defaults.py belongs to another version. Keep "
+            "this project's config/defaults.py and add your own keys to it (docs/MIGRATION.md)."
+        )
+
 
 def check_config(config: CfgNode) -> None:
     """Raise a ConfigError at the first value that cannot work, naming the key, its value and what is allowed.
@@ -88,6 +112,12 @@ def check_config(config: CfgNode) -> None:
         )
     if values.get("MODEL.COMPILE") and values.get("MODEL.GRAD_CHECKPOINT"):
         raise ConfigError("MODEL.COMPILE and MODEL.GRAD_CHECKPOINT are both True; choose one.")
+    names, weights = values.get("LOSSES.EXTRA", []), values.get("LOSSES.EXTRA_WEIGHTS", [])
+    if weights and len(weights) != len(names):
+        raise ConfigError(
+            f"LOSSES.EXTRA_WEIGHTS has {len(weights)} numbers, but LOSSES.EXTRA names {len(names)} losses; expected as "
+            "many, or none."
+        )
     for key in ("SOLVER.MONITOR_METRIC_NAME", "DATASETS.NAMES"):
         if values.get(key) == "":
             raise ConfigError(f"{key} is empty; expected a name.")
@@ -127,6 +157,12 @@ def _check_list(key: str, value: Any) -> None:
     elif key == "INPUT.PIXEL_STD":
         if len(value) != 3 or not all(math.isfinite(std) and std > 0 for std in value):
             raise ConfigError(f"{key} is {value}; expected three numbers above 0.")
+    elif key == "LOSSES.EXTRA":
+        if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
+            raise ConfigError(f"{key} is {value}; expected a list of different names.")
+    elif key == "LOSSES.EXTRA_WEIGHTS":
+        if not all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in value):
+            raise ConfigError(f"{key} is {value}; expected numbers of 0 or more.")
     elif key == "SOLVER.LR_STEPS":
         if not all(_is_int(epoch) and epoch >= 1 for epoch in value) or list(value) != sorted(set(value)):
             raise ConfigError(f"{key} is {value}; expected ascending epochs, integers above 0.")

@@ -16,6 +16,7 @@ from callbacks import StopOnSigterm, describe_resume
 from callbacks.stopping import GRACE_SECONDS
 from checkpoints.plain import to_plain
 from config.cli import clean_exit
+from config.validate import check_keys
 from datasets import ReidDataModule, init_dataset
 from datasets.checking.checks import check_labels
 from datasets.loading import explain_worker_death
@@ -56,6 +57,7 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
     Raises:
         UserError: something that the configuration names is missing, malformed or does not fit.
     """
+    check_keys(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.LOG_DIR = cfg.OUTPUT_DIR = str(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES))

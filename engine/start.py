@@ -91,7 +91,15 @@ class StartPoint:
 
     def check_network(self, keys: Iterable[str], name: str) -> None:
         """Raise a UserError unless the checkpoint to continue from has exactly the weights ``keys`` of MODEL.NAME."""
-        if self.checkpoint is not None and self.checkpoint["state_dict"].keys() != set(keys):
+        if self.checkpoint is None:
+            return
+        different = self.checkpoint["state_dict"].keys() ^ set(keys)
+        if different and all(key.startswith("extra_losses.") for key in different):
+            raise UserError(
+                f"{self.path} was trained with LOSSES.EXTRA "
+                f"{self.checkpoint['hyper_parameters'].get('LOSSES', {}).get('EXTRA', [])}: continue with the same."
+            )
+        if different:
             raise UserError(
                 f"{self.path} holds {describe(self.checkpoint)}, but MODEL.NAME is {name}: set MODEL.NAME and "
                 "MODEL.BACKBONE_EMB_SIZE to the values it was trained with."

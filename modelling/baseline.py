@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.reading import load_backbone_weights
-from modelling.backbones import get_backbone
-from utils.errors import CheckpointError, MissingPathError
+from modelling.backbones import check_feature_map, get_backbone
+from utils.errors import CheckpointError, MissingPathError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +24,18 @@ class Baseline(nn.Module):
             about to load a whole checkpoint.
 
     Raises:
-        UnknownNameError: MODEL.NAME is not one of ours.
+        UnknownNameError: there is no network MODEL.NAME.
+        UserError: a network of the user's own gives no feature map, or one of another size.
         MissingPathError, CheckpointError: as for :func:`load_imagenet_weights`.
     """
 
     def __init__(self, cfg: Any, load_weights: bool = True) -> None:
         super().__init__()
         model = cfg.MODEL
-        self.base = get_backbone(model.NAME).build(model.LAST_STRIDE)
+        network = get_backbone(model.NAME)
+        self.base = network.build(model.LAST_STRIDE)
+        if network.embedding_size is None:
+            check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.memory_format = torch.contiguous_format
         if load_weights and model.PRETRAINED and not model.RESUME_TRAINING and not cfg.TEST.ONLY_TEST:
@@ -43,10 +47,19 @@ class Baseline(nn.Module):
         Args:
             channels_last: keep images and feature maps with the channel as the innermost axis.
             grad_checkpoint: recompute each block in the backward pass instead of storing its activations.
+
+        Raises:
+            UserError: grad_checkpoint with a network of the user's own that does not offer it.
         """
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.base.to(memory_format=self.memory_format)
-        self.base.grad_checkpoint = grad_checkpoint
+        if hasattr(self.base, "grad_checkpoint"):
+            self.base.grad_checkpoint = grad_checkpoint
+        elif grad_checkpoint:
+            raise UserError(
+                f"MODEL.GRAD_CHECKPOINT is True, but {type(self.base).__name__} has no attribute grad_checkpoint to "
+                "switch it on with: set MODEL.GRAD_CHECKPOINT False."
+            )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""

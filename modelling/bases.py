@@ -3,16 +3,18 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from inspect import signature
+from numbers import Real
 from typing import Any, Self, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data.distributed import DistributedSampler
 from yacs.config import CfgNode
 
@@ -20,17 +22,24 @@ from checkpoints.plain import to_plain
 from checkpoints.reading import load_ctl_checkpoint
 from checkpoints.weights import describe
 from config.defaults import _C as DEFAULTS
+from config.validate import check_keys
+from datasets.loading import BaseDatasetLabelled as LabelledImages
 from evaluation.centroid_protocols import create_centroids
-from evaluation.metrics import metrics_dict
-from evaluation.retrieval import TOPK_RANKS, EvalResult
+from evaluation.metrics import evaluate, metrics_dict
+from evaluation.retrieval import TOPK_RANKS, EvalResult, RetrievalSet
 from evaluation.tables import describe as describe_result
 from losses.center_loss import CenterLoss
+from losses.centroid_triplet_loss import create_masks_train
+from losses.extra import ExtraLosses
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
+from modelling.backbones import REGISTRY as BACKBONES
 from modelling.baseline import Baseline
-from modelling.evaluation import evaluate_protocols, leave_out_unreadable, write_strips, write_tables
-from solver.build import build_optimizer, build_scheduler, has_fused_adam, lr_factor, set_epoch
-from utils.distributed import Processes, broadcast_from_first, gather_in_order, running_processes
+from modelling.epochs import EpochKeeper
+from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
+from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks
+from solver.build import build_optimizer, build_scheduler, lr_factor
+from utils.distributed import Processes, gather_in_order, is_first_process, running_processes
 from utils.errors import UserError
 
 
@@ -60,7 +69,12 @@ class ModelBase(LightningModule):
         UserError: num_classes is missing, or the configuration names something that does not exist.
     """
 
-    losses_names: tuple[str, ...] = ("query_xent", "query_triplet", "query_center")
+    losses_names: Sequence[str] = ("query_xent", "query_triplet", "query_center")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Adapt a class that was written for Lightning 1.1, see :mod:`modelling.lightning_1_1`."""
+        super().__init_subclass__(**kwargs)
+        adapt_subclass(cls)
 
     def __init__(self, cfg: Any = None, test_dataloader: Any = None, load_imagenet: bool = True, **kwargs: Any) -> None:
         super().__init__()
@@ -72,13 +86,17 @@ class ModelBase(LightningModule):
             self.test_dataloader = partial(_get_loader, test_dataloader)  # type: ignore[method-assign]
         self.automatic_optimization = False
         self._build_members(load_imagenet)
-        self.losses_dict: dict[str, list[Tensor]] = {}
-        self._reset_epoch_records()
-        self._outputs: list[tuple[Any, ...]] = []
+        self.losses_names = (*type(self).losses_names, *self.extra_losses.weights)
+        self.losses_dict: dict[str, list[Any]] = {}  # of the epoch: name -> one number or scalar for each step
+        self.train_outputs: list[dict[str, Any]] = []  # of the epoch: what the steps returned
+        self.evaluation_outputs: list[tuple[Tensor, ...]] = []  # embeddings, pids and camids of each batch
+        self.lr_scheduler: Any = None  # of the network, once configure_optimizers has made it
+        self.start_records()
         self._results: dict[str, EvalResult] = {}
 
     def _build_members(self, load_imagenet: bool) -> None:
         hparams = self.hparams
+        check_keys(hparams)
         if "num_classes" not in hparams:
             raise UserError("num_classes is missing: give the number of training identities, num_classes=N.")
         if hparams.SOLVER.USE_AUTOMATIC_OPTIM:
@@ -95,6 +113,15 @@ class ModelBase(LightningModule):
         self.bn.bias.requires_grad_(False)
         self.fc_query = nn.Linear(width, hparams.num_classes, bias=False)
         nn.init.normal_(self.fc_query.weight, std=0.001)
+        self.center_loss_weight = hparams.SOLVER.CENTER_LOSS_WEIGHT
+        extra = hparams.LOSSES
+        self.extra_losses = ExtraLosses(extra.EXTRA, extra.EXTRA_WEIGHTS, hparams.num_classes, width)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What the model does around its steps; it comes with the model, whatever Trainer there is."""
+        refuse_gone_hooks(self)
+        is_there = any(isinstance(callback, EpochKeeper) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if is_there else [EpochKeeper()]
 
     # ------------------------------------------------------------------------------------- parameters, checkpoints
 
@@ -133,19 +160,34 @@ class ModelBase(LightningModule):
         Raises:
             UserError: the file is missing, cut off, not a CTL checkpoint, or does not fit the configuration.
         """
-        checkpoint = load_ctl_checkpoint(checkpoint_path)
-        weights = checkpoint["state_dict"]
-        parameters = {**checkpoint["hyper_parameters"], **kwargs, "num_classes": weights["fc_query.weight"].shape[0]}
+        try:
+            model = cls._load_model_state(load_ctl_checkpoint(checkpoint_path), strict, **kwargs)
+        except UserError as error:
+            raise type(error)(f"{checkpoint_path}: {error}") from error
+        return model if map_location is None else model.to(map_location)
+
+    @classmethod
+    def _load_model_state(cls, checkpoint: dict[str, Any], strict: bool = True, **kwargs: Any) -> Self:
+        """The model of a checkpoint that is already loaded; arguments and errors as for load_from_checkpoint."""
+        stored, weights = to_plain(checkpoint["hyper_parameters"]), checkpoint["state_dict"]
+        stored.pop("LOSSES", None)
+        _refuse_code_elsewhere(stored, to_plain(kwargs.get("cfg") or {}))
+        parameters = {**stored, **kwargs, "num_classes": weights["fc_query.weight"].shape[0]}
+        if "cfg" not in kwargs and _requires_cfg(cls):
+            parameters["cfg"] = merge_hparams(DEFAULTS, stored)
         model = cls(load_imagenet=False, **parameters)
+        # Only training needs the extra losses: what the checkpoint has of them fits those that the caller names.
+        own = {key: value for key, value in model.state_dict().items() if key.startswith("extra_losses.")}
+        weights = own | {k: v for k, v in weights.items() if k in own or not k.startswith("extra_losses.")}
         try:
             model.load_state_dict(weights, strict=strict)
         except RuntimeError as error:
             settings = model.hparams.MODEL
             raise UserError(
-                f"{checkpoint_path} holds {describe(checkpoint)}, which does not fit MODEL.NAME {settings.NAME} with "
+                f"this is {describe(checkpoint)}, which does not fit MODEL.NAME {settings.NAME} with "
                 f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to the values it was trained with."
             ) from error
-        return model if map_location is None else model.to(map_location)
+        return model
 
     # ------------------------------------------------------------------------------------------------ optimisation
 
@@ -167,7 +209,8 @@ class ModelBase(LightningModule):
             min_factor=solver.MIN_LR / solver.BASE_LR if solver.BASE_LR else 0.0,
             warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR else 0,
         )
-        return optimizers, [build_scheduler(optimizers[0], factor)]
+        self.lr_scheduler = build_scheduler(optimizers[0], factor)
+        return optimizers, [self.lr_scheduler]
 
     def query_triplet(
         self, features: Tensor, labels: Tensor, mask: Tensor | None = None
@@ -181,7 +224,12 @@ class ModelBase(LightningModule):
             return gathered_triplet_loss(features, labels, mask, loss.margin, loss.dist_func)
         return self.contrastive_loss(features, labels, mask=mask)
 
-    def on_fit_start(self) -> None:
+    create_masks_train = staticmethod(create_masks_train)
+
+    def _calculate_centroids(self, vecs: Tensor, dim: int = 1) -> Tensor:
+        return vecs.mean(dim)
+
+    def compile_backbone(self) -> None:
         """Compile the backbone if MODEL.COMPILE is True; the names in checkpoints do not change.
 
         Raises:
@@ -196,11 +244,11 @@ class ModelBase(LightningModule):
                 )
             self.backbone.base.compile()
 
-    def on_train_start(self) -> None:
-        """Drop ``fused`` from an optimiser state that comes from another machine, if this one has no fused Adam."""
-        for group in self.trainer.optimizers[0].param_groups:
-            if group.get("fused") and not has_fused_adam(self.device):
-                group["fused"] = None
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's; an optimiser among the arguments, which Lightning 1.1 wanted, is accepted and ignored."""
+        kwargs.pop("optimizer", None)
+        args = tuple(arg for arg in args if not isinstance(arg, torch.optim.Optimizer | LightningOptimizer))
+        super().manual_backward(loss, *args, **kwargs)
 
     def optimize(self, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> dict[str, Any]:
         """One backward pass over the sum of the weighted losses; a step of the network, then one of the centres.
@@ -224,45 +272,50 @@ class ModelBase(LightningModule):
                 for center in group["params"]:
                     center.grad.mul_(1.0 / weight)
             optimizer_center.step()
-        return self._record_step(total.detach(), losses, statistics)
-
-    def _record_step(self, total: Tensor, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> dict[str, Any]:
         detached = {name: loss.detach() for name, loss in losses.items()}
         for name, value in detached.items():
-            self.losses_dict[name].append(value)
-        for name, value in {"loss": total, **statistics}.items():
-            self._epoch_records.setdefault(name, []).append(value)
-        if (len(self._epoch_records["loss"]) - 1) % self.hparams.LOGGING.EVERY_N_STEPS == 0:
-            self.log("loss", total, prog_bar=True, logger=False)
+            self.losses_dict.setdefault(name, []).append(value)
+        if len(self.train_outputs) % self.hparams.LOGGING.EVERY_N_STEPS == 0:
+            self.log("loss", total.detach(), prog_bar=True, logger=False)
             self.log_dict(detached, logger=False)
-        return {"loss": total, "other": statistics}
+        return {"loss": total.detach(), "other": statistics}
 
-    def _reset_epoch_records(self) -> None:
-        self.losses_dict = {name: [] for name in self.losses_names}
-        self._epoch_records: dict[str, list[Tensor]] = {}
-
-    @property
-    def _schedule(self) -> LambdaLR:
-        return cast(LambdaLR, self.lr_schedulers())
-
-    def on_train_epoch_start(self) -> None:
-        """Set the schedule to this epoch, even after resuming from a checkpoint saved before the schedule's step."""
-        set_epoch(self._schedule, self.current_epoch)
+    def start_records(self) -> None:
+        """Begin the records of an epoch."""
         self._results = {}
-        self._reset_epoch_records()
+        self.train_outputs = []
+        self.losses_dict = {name: [] for name in (*self.losses_names, *self.losses_dict)}
 
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch, then step the schedule, which Lightning does not do under manual optimisation."""
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self._log_train_epoch(lr)
-        self._schedule.step()
+    def record_step(self, outputs: Any) -> None:
+        """Record what a training step returned: a dictionary with "loss" and, under "other", its statistics."""
+        self.train_outputs.append({"loss": outputs} if isinstance(outputs, Tensor) else dict(outputs or {}))
+        for values in self.losses_dict.values():
+            if values and isinstance(values[-1], Tensor):
+                values[-1] = values[-1].detach()  # the graph of a step is not kept for the whole epoch
 
-    def _log_train_epoch(self, lr: float) -> None:
+    def training_epoch_end(self, outputs: Sequence[dict[str, Any]]) -> None:
+        """Log the means of an epoch. A subclass may override it, to log something else; Lightning does not see it.
+
+        Args:
+            outputs: what the steps returned, see :meth:`record_step`.
+        """
         names = {"loss": "epoch_train_loss", "step_dist_ap": "epoch_dist_ap", "step_dist_an": "epoch_dist_an"}
-        records = {names.get(name, name): values for name, values in self._epoch_records.items()} | self.losses_dict
-        means = torch.stack([torch.stack(values).float().mean() for values in records.values()])
+        records: dict[str, list[Any]] = {}
+        for output in outputs:
+            for name, value in {**output.get("other", {}), "loss": output.get("loss")}.items():
+                if isinstance(value, Tensor | Real):
+                    records.setdefault(names.get(name, name), []).append(value)
+        records |= {name: values for name, values in self.losses_dict.items() if values}
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        means = torch.stack([self._mean(values) for values in records.values()]) if records else torch.empty(0)
         means = self.trainer.strategy.reduce(means, reduce_op="mean")  # all processes take equally many steps
         self._log_epoch(dict(zip(records, means.tolist(), strict=True)) | {"lr": lr})
+
+    training_epoch_end = HiddenHook(training_epoch_end)  # type: ignore[assignment,arg-type]
+
+    def _mean(self, values: Sequence[Any]) -> Tensor:
+        """The mean of numbers and tensors, on the device of the model."""
+        return torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device).mean() for v in values]).mean()
 
     def _log_epoch(self, metrics: dict[str, float]) -> None:
         """Pass metrics to every logger, with the epoch as the step, and to the callbacks."""
@@ -297,30 +350,25 @@ class ModelBase(LightningModule):
         _, features = self.backbone(x)
         return self.bn(features)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Keep the embeddings of a batch (images, pids, camids, positions in the data set)."""
+    def validation_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
+        """Embed a batch in eval mode and without gradient, also outside a Trainer.
+
+        Args:
+            batch: images [B, 3, H, W], pids [B], camids [B], positions in the data set [B].
+            batch_idx: not used.
+
+        Returns:
+            "emb": embeddings [B, D]; "labels", "camid" and "idx": the rest of the batch. A Trainer collects them for
+            the evaluation at the end of the epoch.
+        """
         images, pids, camids, positions = batch
-        labels = (torch.as_tensor(pids).cpu(), torch.as_tensor(camids).cpu())
-        self._outputs.append((self(images).float().cpu(), *labels, positions))
+        with _in_eval_mode(self.backbone, self.bn), torch.no_grad():
+            embeddings = self(images)
+        return {"emb": embeddings, "labels": pids, "camid": camids, "idx": positions}
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """As validation_step."""
-        self.validation_step(batch, batch_idx)
-
-    def on_validation_epoch_start(self) -> None:
-        """Discard what an interrupted validation left; give every process the network that will be saved."""
-        self._outputs.clear()
-        if running_processes() is None:
-            return
-        # In training each process keeps running statistics of its own batches; those of the first process are saved.
-        broadcast_from_first(self.buffers())
-        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
-            # Otherwise the wrapper's forward pass waits for all processes, whose numbers of batches may differ.
-            self.trainer.strategy.model.require_forward_param_sync = False
-
-    def on_test_epoch_start(self) -> None:
-        """As on_validation_epoch_start."""
-        self.on_validation_epoch_start()
+        return self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Rank the gallery for every query, then log and print the metrics."""
@@ -332,13 +380,18 @@ class ModelBase(LightningModule):
 
     def _collect(self, loader: Any, processes: Processes | None) -> list[Tensor]:
         """Embeddings, pids and camids of the whole set, in its order, gathered from all processes."""
-        outputs, self._outputs = self._outputs, []
-        if processes is None:
-            return [torch.cat(parts) for parts in list(zip(*outputs, strict=True))[:3]]
+        outputs, self.evaluation_outputs = self.evaluation_outputs, []
         none = torch.empty(0, dtype=torch.int64)  # this process may have no batch
-        positions = torch.cat([none, *(torch.as_tensor(output[3]).cpu() for output in outputs)])
         embeddings = torch.cat([torch.empty(0, self.bn.num_features), *(output[0] for output in outputs)])
         pids, camids = (torch.cat([none, *(output[i] for output in outputs)]) for i in (1, 2))
+        if processes is None:
+            if len(embeddings) == 0:
+                raise UserError(
+                    f"The steps of {type(self).__name__} returned no embeddings: validation_step and test_step return "
+                    'a dictionary with "emb" [B, D], "labels" and "camid" [B].'
+                )
+            return [embeddings, pids, camids]
+        positions = torch.tensor(list(loader.sampler), dtype=torch.int64)[: len(embeddings)]
         return gather_in_order(positions, len(loader.dataset), embeddings, pids, camids)
 
     def _evaluate(self, stage: str, loader: Any) -> None:
@@ -346,8 +399,8 @@ class ModelBase(LightningModule):
         # Unless the loader is divided among the processes, each of them has the whole set and evaluates it.
         processes = running_processes() if isinstance(getattr(loader, "sampler", None), DistributedSampler) else None
         embeddings, pids, camids = self._collect(loader, processes)
-        samples = getattr(loader.dataset, "data", None)  # the loader of another program may not know its files
-        paths = None if samples is None else [sample[0] for sample in samples]
+        # A data set of another program may not know its files.
+        paths = [sample[0] for sample in loader.dataset.data] if isinstance(loader.dataset, LabelledImages) else None
         retrieval, left_out = leave_out_unreadable(embeddings, pids, camids, self.hparams.num_query, paths)
         if left_out:
             rank_zero_info("%s, %s", stage, left_out)
@@ -371,6 +424,101 @@ class ModelBase(LightningModule):
     ) -> tuple[Tensor, Any, Any]:
         """Queries and gallery centroids of the published protocol, see :mod:`evaluation.centroid_protocols`."""
         return create_centroids(embeddings, labels, camids, self.hparams.num_query, respect_camids)
+
+    def get_val_metrics(self, embeddings: Tensor, labels: Any, camids: Any) -> None:
+        """Rank and measure embeddings, print Rank-k and mAP, and log them if there is a Trainer.
+
+        Args:
+            embeddings: [M + N, D], the ``num_query`` queries first; N images, or the centroids that
+                :meth:`validation_create_centroids` gives.
+            labels: [M + N] pids.
+            camids: M + N cameras; those of a centroid are a set or list.
+        """
+        retrieval = RetrievalSet.of_rows(embeddings, labels, camids, self.hparams.num_query)
+        result = evaluate(retrieval, ranking_options(self.hparams, "instance"))
+        if is_first_process():
+            ranks = "".join(f"Rank-{k}: {value:.1%}\n" for k, value in result.topk.items())
+            sys.stdout.write(f"mAP: {result.mAP:.1%}\n{ranks}")
+        if self._trainer is not None:
+            self._log_epoch(metrics_dict(result))
+
+    # -------------------------------------------------------------------------------------------- as files, as a trace
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``torch.save(model, path)``, without what belongs to a training: the schedule holds the optimiser."""
+        return {**super().__getstate__(), "lr_scheduler": None}
+
+    def to_torchscript(  # type: ignore[override]
+        self, file_path: Any = None, method: str = "trace", example_inputs: Any = None, **kwargs: Any
+    ) -> torch.jit.ScriptModule:
+        """Trace the way from images to embeddings; ``python -m inference.export`` has more formats, and checks them.
+
+        Args:
+            file_path: where to save the trace; None does not.
+            method: "trace".
+            example_inputs: images [B, 3, H, W]; None takes black ones of INPUT.SIZE_TEST.
+            **kwargs: passed on to torch.jit.trace.
+
+        Raises:
+            UserError: any other method.
+        """
+        if method != "trace":
+            raise UserError(f"to_torchscript: method is {method!r}; the network can only be traced: method='trace'.")
+        if example_inputs is None:
+            example_inputs = torch.zeros(1, 3, *self.hparams.INPUT.SIZE_TEST, device=self.device)
+        with _in_eval_mode(self), torch.no_grad():
+            traced = torch.jit.trace(_EmbeddingPath(self), example_inputs, **kwargs)
+        if file_path is not None:
+            torch.jit.save(traced, file_path)
+        return traced
+
+
+class _EmbeddingPath(nn.Module):
+    """The forward pass of a model without the rest of it, which cannot be traced outside a Trainer."""
+
+    def __init__(self, model: ModelBase) -> None:
+        super().__init__()
+        self.backbone, self.bn = model.backbone, model.bn
+
+    def forward(self, images: Tensor) -> Tensor:
+        _, features = self.backbone(images)
+        return self.bn(features)
+
+
+@contextmanager
+def _in_eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Switch modules to eval mode, and those back afterwards that were in training mode."""
+    training = [part for module in modules for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _refuse_code_elsewhere(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """Leave it to the caller which modules outside this project are imported: a file alone must not decide that.
+
+    Args:
+        stored: hyper-parameters of a checkpoint.
+        given: the configuration of the caller.
+
+    Raises:
+        UserError: the network is of the form package.module:name, and ``given`` does not name it.
+    """
+    name = stored.get("MODEL", {}).get("NAME", "")
+    if BACKBONES.is_code_elsewhere(name) and given.get("MODEL", {}).get("NAME") != name:
+        raise UserError(
+            f"its network is MODEL.NAME {name}, which is code outside of this project. No code is imported because a "
+            f"file asks for it: set MODEL.NAME {name} yourself (in a program: cfg=cfg), if you trust that module."
+        )
+
+
+def _requires_cfg(cls: type) -> bool:
+    parameter = signature(cls).parameters.get("cfg")
+    return parameter is not None and parameter.default is parameter.empty
 
 
 def _get_loader(loader: Any) -> Any:

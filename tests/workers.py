@@ -181,7 +181,8 @@ class RecordingModel(CTLModel):
         return super().training_step(batch, batch_idx)
 
     def on_train_epoch_end(self):
-        records = {**self.losses_dict, **self._epoch_records}
+        others = [output["other"] | {"loss": output["loss"]} for output in self.train_outputs]
+        records = self.losses_dict | {name: [other[name] for other in others] for name in others[0]}
         self.own_means.append({name: torch.stack(values).mean().item() for name, values in records.items()})
         super().on_train_epoch_end()
 
@@ -192,7 +193,7 @@ class RecordingModel(CTLModel):
     def validation_step(self, batch, batch_idx):
         if not self.trainer.testing:
             self.buffers_seen.append(self.bn.running_mean.clone())
-        super().validation_step(batch, batch_idx)
+        return super().validation_step(batch, batch_idx)
 
 
 def train_and_test(train_options, test_options):

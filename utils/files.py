@@ -77,8 +77,11 @@ def write_text(path: StrPath, text: str) -> Path:
 
 
 def output_folder(output_dir: str, data_set: str) -> Path:
-    """The folder that a run writes to: OUTPUT_DIR, or logs/{DATASETS.NAMES} if that is empty. It is not created."""
-    return Path(output_dir or Path("logs") / data_set)
+    """The folder that a run writes to: OUTPUT_DIR, or logs/{DATASETS.NAMES} if that is empty. It is not created.
+
+    The colon of a data set such as my_package.data:Shop becomes a dot: not every file system has it in names.
+    """
+    return Path(output_dir or Path("logs") / data_set.replace(":", "."))
 
 
 def require_writable(folder: StrPath, named_by: str) -> Path:

@@ -1,22 +1,28 @@
 """The networks that MODEL.NAME can select."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter, signature
 
+import torch
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import ResNetIBNa
-from utils.errors import UnknownNameError, UserError
+from utils.errors import UserError
+from utils.registry import Registry
+
+Build = Callable[..., nn.Module]
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build a network from its last stride, and how many channels its feature map has."""
+    """How to build a network from its last stride, and how many channels its feature map has, if that is known."""
 
-    build: Callable[[int], ResNet]
-    embedding_size: int
+    build: Callable[[int], nn.Module]
+    embedding_size: int | None
 
 
 def _resnet(block: type[BasicBlock] | type[Bottleneck], *layers: int) -> Backbone:
@@ -38,28 +44,88 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+REGISTRY: Registry[Backbone | Build] = Registry("MODEL.NAME", "network", BACKBONES)
+
+
+def register_backbone(name: str, build: Build, embedding_size: int | None = None) -> None:
+    """Let ``MODEL.NAME`` find a network of your own under ``name``, in this process.
+
+    A configuration can also name the function or class itself, without any call: ``MODEL.NAME my_package.nets:tiny``.
+
+    Args:
+        name: what MODEL.NAME will hold; registering a name again replaces the network.
+        build: a function or class; ``build(last_stride)``, or ``build()`` if it takes no argument, gives a module from
+            images [B, 3, H, W] to a feature map [B, D, h, w].
+        embedding_size: D; None finds it out when the network is built.
+
+    Raises:
+        UserError: the name belongs to a network of this project, is empty, or holds "+" or ":".
+    """
+    REGISTRY.register(name, _own_backbone(build, embedding_size))
+
+
 def get_backbone(name: str) -> Backbone:
-    """The network with this name.
+    """The network with this name: of the project, registered, or of the form package.module:name.
 
     Raises:
         UnknownNameError: there is none (also a KeyError and a ValueError); the message lists the valid names.
+        UserError: the module of package.module:name cannot be imported or has no such attribute.
     """
-    if name not in BACKBONES:
-        raise UnknownNameError(f"MODEL.NAME is {name!r}; valid names: {', '.join(BACKBONES)}.")
-    return BACKBONES[name]
+    found = REGISTRY.find(name)
+    return found if isinstance(found, Backbone) else _own_backbone(found, None)
+
+
+def _own_backbone(build: Build, embedding_size: int | None) -> Backbone:
+    """A network of the user's own, which may have no use for a last stride."""
+    if not callable(build):
+        raise UserError(f"A network is built by a function or class; {build!r} is neither.")
+    kinds = [parameter.kind for parameter in signature(build).parameters.values()]
+    positional = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL}
+    takes_stride = not positional.isdisjoint(kinds)
+    return Backbone(build if takes_stride else lambda last_stride: build(), embedding_size)
+
+
+def check_feature_map(network: nn.Module, name: str, image_size: Sequence[int], embedding_size: int) -> None:
+    """Raise unless a network of the user's own gives feature maps of MODEL.BACKBONE_EMB_SIZE channels.
+
+    Args:
+        network: the network; it computes the map of one black image.
+        name: MODEL.NAME, for messages.
+        image_size: height and width of the image.
+        embedding_size: MODEL.BACKBONE_EMB_SIZE.
+
+    Raises:
+        UserError: the output is no map, or has another number of channels; the message gives its shape.
+    """
+    was_training = network.training
+    with torch.no_grad():
+        found = network.eval()(torch.zeros(1, 3, *image_size))
+    network.train(was_training)
+    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(found, Tensor) or found.dim() != 4:
+        raise UserError(
+            f"MODEL.NAME {name} turns an image [1, 3, {image_size[0]}, {image_size[1]}] into {shape}; expected a "
+            "feature map [1, D, h, w]: leave out its pooling and classifier."
+        )
+    if found.shape[1] != embedding_size:
+        raise UserError(
+            f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {found.shape[1]}: "
+            f"set MODEL.BACKBONE_EMB_SIZE {found.shape[1]}."
+        )
 
 
 def check_embedding_size(name: str, embedding_size: int) -> None:
     """Raise unless MODEL.BACKBONE_EMB_SIZE is the embedding size of the network MODEL.NAME.
 
-    Every run checks this. Baseline itself does not: a model may be built around a backbone that is put in later.
+    Every run checks this. Baseline itself does not: a model may be built around a backbone that is put in later. The
+    size of a network of the user's own is seen when it is built.
 
     Raises:
         UnknownNameError: as for get_backbone.
         UserError: the sizes differ; the message gives the right one.
     """
     right = get_backbone(name).embedding_size
-    if embedding_size != right:
+    if right is not None and embedding_size != right:
         raise UserError(
             f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {right}: "
             f"set MODEL.BACKBONE_EMB_SIZE {right}."

@@ -13,13 +13,16 @@ from config import cfg, defaults
 from config.flatten import flatten_config
 from config.load import load_config
 from config.reference import format_reference, read_reference
-from config.validate import CHOICES, MAXIMA, MINIMA, check_config
+from config.validate import CHOICES, MAXIMA, MINIMA, NEW_KEYS, check_config, check_keys
 from tests.launch import run_code
 from tests.support import GOLDEN, ROOT
+from utils.errors import ConfigError
 
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
 ADDED = {
     "DATASETS.CSV_PATH": "",
+    "LOSSES.EXTRA": [],
+    "LOSSES.EXTRA_WEIGHTS": [],
     "SOLVER.MIN_LR": 0.0,
     "SOLVER.GATHER_NEGATIVES": False,
     "DATASETS.ON_ERROR": "stop",
@@ -58,6 +61,16 @@ def test_defaults_are_the_recorded_ones() -> None:
 def test_what_must_be_left_out_for_the_original_is_told() -> None:
     passage = (ROOT / "docs" / "MIGRATION.md").read_text().partition("## Rolling back")[2]
     assert set(re.findall(r"`([A-Z]+\.[A-Z0-9_]+)`", passage)) == set(ADDED)
+
+
+def test_a_configuration_of_another_version_is_told_apart() -> None:
+    assert set(NEW_KEYS) == set(ADDED)
+    check_keys(cfg)
+    of_the_original = CfgNode(RECORDED)
+    with pytest.raises(
+        ConfigError, match=r"sections?\(?s?\)? LOGGING, LOSSES, TRAINER and DATALOADER.CACHE, .*MIGRATION"
+    ):
+        check_keys(of_the_original)
 
 
 def test_defaults_pass_their_own_check() -> None:

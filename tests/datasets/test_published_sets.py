@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from datasets import DATASETS, find_class, init_dataset
+from datasets import init_dataset
 from datasets.counts import Counts, Published, count, find_count_problem
 from datasets.readers.files import check_images, find_folder
+from datasets.registry import DATASETS, REGISTRY
 from datasets.vehicleid import split_test_list
 from tests.datasets.conftest import write_image
 from tests.support import ROOT
@@ -255,7 +256,7 @@ def test_cameras_are_not_counted_where_there_are_none():
 def test_a_real_copy_is_compared_and_a_drawn_subset_is_not(
     market, make_cfg, caplog, monkeypatch, published, level, message
 ):
-    monkeypatch.setattr(find_class("market1501"), "published", published)
+    monkeypatch.setattr(REGISTRY.find("market1501"), "published", published)
     with caplog.at_level("INFO", logger="datasets.bases"):
         init_dataset("market1501", cfg=make_cfg(market)).setup()
     records = [record for record in caplog.records if record.name == "datasets.bases"]
@@ -269,7 +270,7 @@ WITHOUT_COUNTS = {"df1", "street2shop", "csv", "folder"}
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name not in WITHOUT_COUNTS])
 def test_docstrings_name_the_published_counts(name):
-    module = find_class(name)
+    module = REGISTRY.find(name)
     text = " ".join(part.__doc__ or "" for part in module.__mro__[:2])
     published = module.published
     assert published is not None

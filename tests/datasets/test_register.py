@@ -2,10 +2,10 @@
 
 import pytest
 
-import datasets
 from datasets import init_dataset, register_dataset
 from datasets.bases import ReidDataModule, Splits
 from datasets.market1501 import Market1501
+from datasets.registry import REGISTRY
 from utils.errors import UnknownNameError, UserError
 
 
@@ -17,7 +17,7 @@ class Mine(ReidDataModule):
 
 @pytest.fixture(autouse=True)
 def _only_here(monkeypatch):
-    monkeypatch.setattr(datasets, "_REGISTERED", {})
+    monkeypatch.setattr(REGISTRY, "registered", {})
 
 
 def test_a_registered_name_gives_its_class_with_the_arguments():
@@ -41,12 +41,12 @@ def test_it_may_be_joined_with_others():
 
 def test_the_message_about_an_unknown_name_lists_it():
     register_dataset("mine", Mine)
-    with pytest.raises(UnknownNameError, match=r"'your'; valid names: .*, market1501, mine, "):
+    with pytest.raises(UnknownNameError, match=r"'your'; valid names: market1501, .*, mine; or package"):
         init_dataset("your")
 
 
-@pytest.mark.parametrize("name", ["market1501", "", "a+b", " mine"])
+@pytest.mark.parametrize("name", ["market1501", "", "a+b", "a:b", " mine"])
 def test_names_that_would_not_be_found_are_refused(name):
     with pytest.raises(UserError, match="cannot be registered as"):
         register_dataset(name, Mine)
-    assert datasets._REGISTERED == {}
+    assert REGISTRY.registered == {}

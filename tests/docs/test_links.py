@@ -29,7 +29,7 @@ FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 LINK = re.compile(r'\]\(([^()\s]+)(?: +"[^"]*")?\)')
 # A section of the configuration, a dot, and a name in capitals; not a file such as FAULTS.md.
-KEY = re.compile(r"\b(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST|TRAINER|LOGGING)\.[A-Z][A-Z0-9_]*\b")
+KEY = re.compile(r"\b(?:MODEL|INPUT|DATASETS|DATALOADER|SOLVER|LOSSES|TEST|TRAINER|LOGGING)\.[A-Z][A-Z0-9_]*\b")
 FILE = re.compile(r"[\w-]+/[\w./-]+\.(?:py|yml|sh)")
 
 

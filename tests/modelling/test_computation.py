@@ -230,7 +230,7 @@ def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(
             trainer.optimizers[0].param_groups[0]["fused"] = True
 
     monkeypatch.setattr("solver.build.has_fused_adam", lambda device: False)
-    monkeypatch.setattr("modelling.bases.has_fused_adam", lambda device: False)
+    monkeypatch.setattr("modelling.epochs.has_fused_adam", lambda device: False)
     trainer = fit(make_model(), batch(), Restored())
     assert trainer.optimizers[0].param_groups[0]["fused"] is None
 

@@ -1,0 +1,78 @@
+"""Losses of the user's own, named in the configuration and added to those of the model."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from utils.errors import UserError
+from utils.registry import Registry
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Build = Callable[[int, int], Loss]
+
+REGISTRY: Registry[Build] = Registry("LOSSES.EXTRA", "loss", {})
+
+
+def register_loss(name: str, build: Build) -> None:
+    """Let ``LOSSES.EXTRA`` find a loss of your own under ``name``, in this process.
+
+    A configuration can also name the class or function itself: ``LOSSES.EXTRA ['my_package.losses:Spread']``.
+
+    Args:
+        name: what LOSSES.EXTRA will hold, and the name in the log; registering a name again replaces the loss.
+        build: ``build(num_classes, embedding_size)`` gives the loss, a function or module from features [R, D] floating
+            (before the BN neck) and labels [R] int64 in [0, num_classes) to a scalar. The parameters of a module are
+            trained by the optimiser of the network.
+
+    Raises:
+        UserError: the name is empty, or holds "+" or ":".
+
+    Example:
+        >>> import torch
+        >>> def build(num_classes, embedding_size):
+        ...     return lambda features, labels: features.norm(dim=1).mean()
+        >>> register_loss("length", build)
+        >>> losses = ExtraLosses(["length"], [0.5], num_classes=2, embedding_size=2)
+        >>> losses(torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+        {'length': tensor(2.5000)}
+    """
+    REGISTRY.register(name, build)
+
+
+class ExtraLosses(nn.Module):
+    """The losses that LOSSES.EXTRA names, each multiplied by its weight.
+
+    Args:
+        names: registered names, or package.module:name; a loss of the latter kind is logged as ``name``.
+        weights: one for each, or none for 1 each.
+        num_classes: training identities.
+        embedding_size: D.
+
+    Raises:
+        UnknownNameError: there is no such loss; the message lists the registered ones.
+        UserError: the module cannot be imported, or two losses would be logged under one name.
+    """
+
+    def __init__(self, names: Sequence[str], weights: Sequence[float], num_classes: int, embedding_size: int) -> None:
+        super().__init__()
+        self.weights: dict[str, float] = {}
+        self._losses: dict[str, Loss] = {}
+        self.was_used = False
+        for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
+            label = name.rpartition(":")[2]
+            if label in self.weights:
+                raise UserError(f"LOSSES.EXTRA {list(names)}: two losses would be logged as {label!r}; rename one.")
+            loss = REGISTRY.find(name)(num_classes, embedding_size)
+            self.weights[label], self._losses[label] = weight, loss
+            if isinstance(loss, nn.Module):
+                self.add_module(label, loss)  # its parameters are trained and saved
+
+    def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Name -> weighted scalar.
+
+        Args:
+            features: [R, D] floating, only rows of real images.
+            labels: [R] int64.
+        """
+        self.was_used = True
+        return {name: self.weights[name] * loss(features, labels) for name, loss in self._losses.items()}

@@ -1,0 +1,91 @@
+"""What a model does around its steps: schedules, records of the epoch, outputs of validations.
+
+A callback, so that a subclass may use every hook of Lightning for its own purposes, without calling ``super()``.
+"""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from modelling.lightning_1_1 import HiddenHook, OldTrainerParts, refuse_gone_hooks
+from solver.build import has_fused_adam, set_epoch
+from utils.distributed import broadcast_from_first, running_processes
+from utils.errors import UserError
+
+
+class EpochKeeper(Callback):
+    """Keeps the epochs of one :class:`~modelling.bases.ModelBase`, which brings it along."""
+
+    def __init__(self) -> None:
+        self._rates: list[tuple[LRScheduler, int]] = []  # schedules, and where they stood when the epoch began
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse hooks that would not be called, even those of a later stage; add what old models read."""
+        refuse_gone_hooks(pl_module)
+        OldTrainerParts.attach(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Compile the backbone if MODEL.COMPILE is True."""
+        pl_module.compile_backbone()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Drop ``fused`` from an optimiser state that comes from another machine, if this one has no fused Adam."""
+        for group in trainer.optimizers[0].param_groups:
+            if group.get("fused") and not has_fused_adam(pl_module.device):
+                group["fused"] = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Set the schedule to this epoch, even after resuming from a checkpoint saved before the schedule's step."""
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for schedule in schedules:
+            if schedule is pl_module.lr_scheduler and isinstance(schedule, LambdaLR):
+                set_epoch(schedule, trainer.current_epoch)
+        self._rates = [(s, s.last_epoch) for s in schedules if isinstance(s, LRScheduler)]
+        pl_module.start_records()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Record what the step returned."""
+        pl_module.record_step(outputs)
+        extra = pl_module.extra_losses
+        if batch_idx == 0 and extra.weights and not extra.was_used:
+            raise UserError(
+                f"LOSSES.EXTRA names {', '.join(extra.weights)}, but {type(pl_module).__name__}.training_step does not "
+                "use them: add self.extra_losses(features, labels) to its losses, or empty LOSSES.EXTRA."
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Log the epoch, then step the schedules, which Lightning does not do under manual optimisation."""
+        HiddenHook.call(pl_module, "training_epoch_end", pl_module.train_outputs)
+        for schedule, before in self._rates:
+            if schedule.last_epoch == before:  # otherwise the model has stepped it
+                schedule.step()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Discard what an interrupted validation left; give every process the network that will be saved."""
+        pl_module.evaluation_outputs.clear()
+        if running_processes() is None:
+            return
+        # In training each process keeps running statistics of its own batches; those of the first process are saved.
+        broadcast_from_first(pl_module.buffers())
+        if isinstance(trainer.strategy.model, DistributedDataParallel):
+            # Otherwise the wrapper's forward pass waits for all processes, whose numbers of batches may differ.
+            trainer.strategy.model.require_forward_param_sync = False
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """As on_validation_epoch_start."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the embeddings of a batch on the CPU."""
+        if isinstance(outputs, dict) and "emb" in outputs:
+            labels = (torch.as_tensor(outputs[name]).cpu() for name in ("labels", "camid"))
+            pl_module.evaluation_outputs.append((outputs["emb"].detach().float().cpu(), *labels))
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """As on_validation_batch_end."""
+        self.on_validation_batch_end(*args, **kwargs)

@@ -1,0 +1,95 @@
+"""What the name in a configuration stands for: something of the project, something registered, or module:attribute."""
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from utils.errors import UnknownNameError, UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The values that a configuration key can name.
+
+    A name is looked up among those registered, then in the table; one with a colon, ``package.module:attribute``, is
+    imported. Modules are found as Python finds them, and in the current folder.
+
+    Args:
+        key: the configuration key, for messages.
+        what: what the key names, for messages, such as "data set".
+        table: name -> value, or "module:attribute" of a value that is imported when it is first asked for.
+        package: the package that modules in the table are relative to.
+    """
+
+    def __init__(self, key: str, what: str, table: Mapping[str, T | str], package: str | None = None) -> None:
+        self.key = key
+        self.what = what
+        self.table = table
+        self.package = package
+        self.registered: dict[str, T] = {}
+
+    def register(self, name: str, value: T) -> None:
+        """Let ``name`` stand for ``value`` in this process; registering a name again replaces the value.
+
+        Raises:
+            UserError: the name belongs to the project, is empty, or holds a character with a meaning of its own.
+        """
+        if name in self.table or not name or name != name.strip() or set(name) & set("+:"):
+            raise UserError(
+                f"A {self.what} cannot be registered as {name!r}; expected a name without '+', ':' or outer spaces "
+                f"that is none of {', '.join(self.table) or 'those of this project'}."
+            )
+        self.registered[name] = value
+
+    def find(self, name: str) -> T:
+        """What a name stands for.
+
+        Raises:
+            UnknownNameError: no such name (a KeyError and a ValueError); the message lists the valid ones.
+            UserError: the module of "module:attribute" cannot be imported, or has no such attribute.
+        """
+        if name in self.registered:
+            return self.registered[name]
+        if name in self.table:
+            value = self.table[name]
+            return _import_attribute(value, self.key, self.package) if isinstance(value, str) else value
+        if is_import_path(name):
+            return _import_attribute(name, self.key, None)
+        raise UnknownNameError(
+            f"{self.key} is {name!r}; valid names: {', '.join(self.names()) or 'none so far'}; or package.module:name "
+            f"for a {self.what} of your own."
+        )
+
+    def names(self) -> list[str]:
+        """The names of the project, then the registered ones."""
+        return [*self.table, *self.registered]
+
+    def is_code_elsewhere(self, name: str) -> bool:
+        """Whether finding this name imports a module that the project does not know."""
+        return name not in self.registered and name not in self.table and is_import_path(name)
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a name is of the form package.module:attribute."""
+    module, colon, attribute = name.partition(":")
+    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _import_attribute(path: str, key: str, package: str | None) -> Any:
+    module, _, attribute = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a script finds its own folder, but not the one that the user is in
+        sys.path.append(here)
+    try:
+        found = import_module(module, package)
+    except ImportError as error:
+        raise UserError(
+            f"{key} is {path!r}, but the module {module} cannot be imported ({error}). It is looked for in the current "
+            f"folder {here}, in PYTHONPATH and among the installed packages."
+        ) from error
+    if not hasattr(found, attribute):
+        raise UserError(f"{key} is {path!r}, but {found.__file__ or module} defines no {attribute}.")
+    return getattr(found, attribute)
