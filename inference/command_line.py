@@ -62,7 +62,7 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
 
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
     device = f"cuda:{devices[0]}" if accelerator == "gpu" and isinstance(devices, list) else accelerator
-    model = ModelBase.load_from_checkpoint(path)
+    model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
     _warn_of_differences(cfg, model.hparams, path)
     return Embedder(
         model,

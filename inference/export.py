@@ -43,6 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar=("HEIGHT", "WIDTH"),
         help="size of the images; default: INPUT.SIZE_TEST of the checkpoint",
     )
+    parser.add_argument(
+        "--network",
+        default="",
+        metavar="PACKAGE.MODULE:NAME",
+        help="MODEL.NAME again, if it is code of your own: a file alone does not decide which code is imported",
+    )
     return parser
 
 
@@ -61,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             unit=args.normalize,
             dynamic_batch=args.dynamic_batch,
             size=tuple(args.size) if args.size else None,
+            network=args.network,
         )
         height, width = facts["image_size"]
         sys.stdout.write(

@@ -93,18 +93,25 @@ class Embedder:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | os.PathLike[str], device: str | torch.device = "auto", precision: str = "32-true", **kw: Any
+        cls,
+        path: str | os.PathLike[str],
+        device: str | torch.device = "auto",
+        precision: str = "32-true",
+        network: str = "",
+        **kw: Any,
     ) -> "Embedder":
         """Load a checkpoint of this project or of the original, with the image size and scaling that it records.
 
         Args:
             path: the checkpoint file.
             device, precision, kw: as for the constructor.
+            network: MODEL.NAME again, if it is code of your own, package.module:name: a file alone does not decide which
+                code is imported.
 
         Raises:
             UserError: the file is missing, cut off or not a CTL checkpoint; or as for the constructor.
         """
-        return cls(ModelBase.load_from_checkpoint(path), device, precision, **kw)
+        return cls(ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": network}}), device, precision, **kw)
 
     @property
     def dimension(self) -> int:

@@ -59,6 +59,7 @@ def export_checkpoint(
     unit: bool = False,
     dynamic_batch: bool = False,
     size: tuple[int, int] | None = None,
+    network: str = "",
 ) -> dict[str, Any]:
     """Write the network of a checkpoint to a file, run the file, and keep it only if it agrees with torch.
 
@@ -69,6 +70,7 @@ def export_checkpoint(
         unit: scale embeddings to unit length in the network.
         dynamic_batch: take any number of images at once instead of one; TorchScript always does.
         size: height and width of the images; INPUT.SIZE_TEST of the checkpoint if None.
+        network: as for :meth:`inference.embedding.embedder.Embedder.from_checkpoint`.
 
     Returns:
         The metadata, and the results of the comparison: ``cosine`` (the lowest) and ``relative_error`` (the largest
@@ -88,16 +90,16 @@ def export_checkpoint(
     if format == "onnx":
         for package in ("onnx", "onnxruntime"):
             require(package, "export", "--format onnx")
-    model = ModelBase.load_from_checkpoint(checkpoint)
+    model = ModelBase.load_from_checkpoint(checkpoint, cfg={"MODEL": {"NAME": network}})
     metadata = _metadata(model, Path(checkpoint), unit, dynamic_batch or format == "torchscript", size)
-    network = EmbeddingNetwork(model, unit)
+    exported = EmbeddingNetwork(model, unit)
     height, width = metadata["image_size"]
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
     with written_whole(output, keep_ending=True) as temporary, torch.no_grad():
         temporary.touch()  # report a folder that is not writable in our words, not in the exporter's
         with _quiet():
-            run = _write(format, network, example, temporary, dynamic_batch, json.dumps(metadata))
-        cosine, error = compare(network, run, metadata)
+            run = _write(format, exported, example, temporary, dynamic_batch, json.dumps(metadata))
+        cosine, error = compare(exported, run, metadata)
         if not (cosine >= MIN_COSINE and error <= MAX_RELATIVE_ERROR):
             raise UserError(
                 f"{output} was not written: the exported network disagrees with torch (cosine {cosine:.7f}, needed at "

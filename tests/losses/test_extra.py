@@ -1,0 +1,53 @@
+"""Losses of the user's own, by name."""
+
+import pytest
+import torch
+from torch import nn
+
+from losses.extra import REGISTRY, ExtraLosses, register_loss
+from utils.errors import UnknownNameError, UserError
+
+
+class Spread(nn.Module):
+    def __init__(self, num_classes, embedding_size):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((embedding_size,), float(num_classes)))
+
+    def forward(self, features, labels):
+        return (features * self.scale).sum() + labels.sum()
+
+
+@pytest.fixture(autouse=True)
+def _only_here(monkeypatch):
+    monkeypatch.setattr(REGISTRY, "registered", {})
+    register_loss("spread", Spread)
+    register_loss("length", lambda num_classes, embedding_size: lambda features, labels: features.norm(dim=1).sum())
+
+
+FEATURES, LABELS = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([1, 2])
+
+
+def test_each_is_weighted_and_named():
+    losses = ExtraLosses(["spread", "length"], [0.5, 2.0], num_classes=10, embedding_size=2)
+    assert not losses.was_used
+    found = losses(FEATURES, LABELS)
+    assert {name: value.item() for name, value in found.items()} == {"spread": 0.5 * (10 * 8 + 3), "length": 12.0}
+    assert losses.was_used
+    assert [name for name, _ in losses.named_parameters()] == ["spread.scale"]
+
+
+def test_without_weights_each_counts_once():
+    assert ExtraLosses(["length"], [], 10, 2)(FEATURES, LABELS)["length"].item() == 6.0
+
+
+def test_a_path_is_logged_under_its_last_part_and_only_once():
+    path = f"{__name__}:Spread"
+    assert list(ExtraLosses([path], [], 10, 2).weights) == ["Spread"]
+    register_loss("Spread", Spread)
+    with pytest.raises(UserError, match="two losses would be logged as 'Spread'"):
+        ExtraLosses([path, "Spread"], [], 10, 2)
+
+
+def test_an_unknown_one_lists_the_registered():
+    with pytest.raises(UnknownNameError, match=r"LOSSES.EXTRA is 'circle'; valid names: spread, length; or package"):
+        ExtraLosses(["circle"], [], 10, 2)
