@@ -105,8 +105,8 @@ class Embedder:
         Args:
             path: the checkpoint file.
             device, precision, kw: as for the constructor.
-            network: MODEL.NAME again, if it is code of your own, package.module:name: a file alone does not decide which
-                code is imported.
+            network: MODEL.NAME again, if it is code of your own: a file alone does not decide which code is
+                imported.
 
         Raises:
             UserError: the file is missing, cut off or not a CTL checkpoint; or as for the constructor.
