@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.distance_blocks import block_height
+from evaluation.distance_blocks import DistanceBlocks, block_height
 from evaluation.protocols import NO_VALID_QUERY, Candidates, find_candidates
 from evaluation.ranking import Pairs
+from evaluation.rerank import RerankedDistances
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from utils.errors import NoValidQueryError, UserError
 from utils.labels import IntArray
@@ -75,6 +76,7 @@ def roc_table(
         raise UserError(f"far_levels must lie in [0, 1], got {list(far_levels)}.")
     options = replace(options or RankingOptions(), protocol="instance")
     candidates = find_candidates(retrieval, options, block_bytes)
+    assert isinstance(candidates.distances, DistanceBlocks | RerankedDistances)  # nothing else is built of images
     low, high = candidates.distances.bounds()
     high = high if high > low else low + 1.0
     genuine, impostor = _histograms(candidates, low, high, bins, block_bytes)

@@ -29,7 +29,9 @@ from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, write_strips, write_tables
-from solver.build import build_optimizer, build_scheduler, has_fused_adam, lr_factor, set_epoch
+from solver.build import build_optimizer, build_scheduler
+from solver.optimizers import has_fused_adam
+from solver.schedules import set_epoch
 from utils.distributed import Processes, broadcast_from_first, gather_in_order, running_processes
 from utils.errors import UserError
 
@@ -151,23 +153,8 @@ class ModelBase(LightningModule):
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """Adam for the network with the epoch schedule, SGD for the centres."""
-        solver = self.hparams.SOLVER
-        optimizers = build_optimizer(
-            self.named_parameters(),
-            name=solver.OPTIMIZER_NAME,
-            base_lr=solver.BASE_LR,
-            weight_decay=solver.WEIGHT_DECAY,
-            center_lr=solver.CENTER_LR,
-        )
-        factor = lr_factor(
-            solver.LR_SCHEDULER_NAME,
-            milestones=solver.LR_STEPS,
-            gamma=solver.GAMMA,
-            max_epochs=solver.MAX_EPOCHS,
-            min_factor=solver.MIN_LR / solver.BASE_LR if solver.BASE_LR else 0.0,
-            warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR else 0,
-        )
-        return optimizers, [build_scheduler(optimizers[0], factor)]
+        optimizers = build_optimizer(self.named_parameters(), self.hparams)
+        return optimizers, [build_scheduler(optimizers[0], self.hparams)]
 
     def query_triplet(
         self, features: Tensor, labels: Tensor, mask: Tensor | None = None
