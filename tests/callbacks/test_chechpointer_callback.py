@@ -70,6 +70,14 @@ def test_several_in_a_trainer_and_only_their_own_files_are_removed(tmp_path):
     assert names(tmp_path / "checkpoints") == []  # beside auto_checkpoints, remains are removed
 
 
+def test_folders_beside_its_own_are_left_alone(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".x.tmp").touch()
+    fit(tmp_path, ModelCheckpointPeriodic(tmp_path / "out", "model"), epochs=1)
+    assert names(tmp_path / "checkpoints") == [".x.tmp"]
+    assert names(tmp_path / "out") == ["model_0.pth"]
+
+
 def test_a_fit_goes_on_from_its_file(tmp_path):
     out = tmp_path / "out"
     fit(tmp_path, ModelCheckpointPeriodic(out, "model", n_saved=2), epochs=2)

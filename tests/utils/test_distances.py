@@ -11,6 +11,7 @@ from utils.distances import cosine_dist, cosine_similarity, euclidean_dist, get_
 
 X = torch.tensor([[3.0, 4], [0, 2], [0, 0]])
 Y = torch.tensor([[4.0, 3], [0, -1]])
+SQUARES = torch.tensor([[2.0, 34], [17, 9], [25, 1]])
 SIMILARITIES = torch.tensor([[0.96, -0.8], [0.6, -1], [0, 0]])
 
 
@@ -61,10 +62,11 @@ def test_the_losses_compute_in_float32():
     for func in (euclidean_dist, cosine_dist):
         assert func(X.double(), Y.double()).dtype == torch.float32
     assert torch.equal(cosine_dist(X.double(), Y.double()), get_cosine(X, Y))
+    assert_close(euclidean_dist(X.double(), Y), SQUARES.sqrt())
 
 
 def test_every_distance_can_be_called_alike():
-    expected = [[2.0, 34], [17, 9], [25, 1]]
+    expected = SQUARES.tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert get_dist_func("euclidean")(x=X, y=Y).tolist() == expected
