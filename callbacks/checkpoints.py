@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from checkpoints.lightning_1_1 import upgrade_legacy
 from checkpoints.plain import to_plain
 from checkpoints.reading import load_checkpoint, load_ctl_checkpoint
-from checkpoints.run_files import AUTO_FOLDER, list_checkpoints, remove_temporaries
+from checkpoints.run_files import AUTO_FOLDER, PREFIX, list_checkpoints, remove_temporaries
 from checkpoints.writing import atomic_save
 from utils.errors import UserError
 
@@ -46,40 +46,56 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
     Args:
         dirpath: folder of the files; beside ``checkpoints`` in the first logger's folder when None.
         keep: a file that is never removed: the one that the user chose to resume from.
+        prefix: the files are named ``{prefix}_{epoch}.pth``.
+        interval: epochs from one file to the next.
+        number: how many of the newest files are kept.
     """
 
     FILE_EXTENSION = ".pth"
 
-    def __init__(self, dirpath: str | Path | None = None, keep: str | Path = "") -> None:
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        keep: str | Path = "",
+        prefix: str = PREFIX,
+        interval: int = 1,
+        number: int = 1,
+    ) -> None:
         super().__init__(
             dirpath=dirpath,
-            filename="checkpoint_{epoch}",
+            filename=f"{prefix}_{{epoch}}",
             auto_insert_metric_name=False,
-            save_top_k=1,
-            every_n_epochs=1,
+            save_top_k=1 if number == 1 else -1,  # the parent class can only keep one or all
+            every_n_epochs=interval,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
         self._keep = Path(keep).resolve()
+        self._prefix, self._number = prefix, number
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the folder before the parent class falls back to ``checkpoints``, which holds the best checkpoint."""
         if self.dirpath is None:
             root = (trainer.log_dir if trainer.loggers else None) or trainer.default_root_dir
             self.dirpath = str(Path(trainer.strategy.broadcast(root)) / AUTO_FOLDER)
-        if trainer.is_global_zero and stage == "fit":
-            remove_temporaries(Path(self.dirpath).parent)
+        folder = Path(self.dirpath)
+        if trainer.is_global_zero and stage == "fit" and folder.name == AUTO_FOLDER:
+            remove_temporaries(folder.parent)
         super().setup(trainer, pl_module, stage)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, then remove files that an earlier process, killed after saving, could not remove."""
+        """Save, then remove files that are too old, also those that a killed process could not remove."""
         super().on_train_epoch_end(trainer, pl_module)
         newest = Path(self.best_model_path)
         if trainer.is_global_zero and newest.is_file():
-            files = list_checkpoints(newest.parent)
-            for path in files[files.index(newest) + 1 :]:
+            files = self.saved_files()
+            for path in files[files.index(newest) + self._number :]:
                 if path.resolve() != self._keep:
                     path.unlink()
+
+    def saved_files(self) -> list[Path]:
+        """The files in its folder, newest epoch first."""
+        return list_checkpoints(self.dirpath, self._prefix) if self.dirpath else []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Leave the files of a run in another folder alone: older versions of Lightning remove the one resumed from."""
@@ -90,8 +106,8 @@ class ModelCheckpointPeriodic(ModelCheckpoint):
 def describe_resume(trainer: Trainer) -> str:
     """Say in one sentence how to resume an interrupted run; "" if no epoch was finished."""
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpointPeriodic) and callback.dirpath:
-            for path in list_checkpoints(callback.dirpath):
+        if isinstance(callback, ModelCheckpointPeriodic):
+            for path in callback.saved_files():
                 options = f"MODEL.RESUME_TRAINING True MODEL.PRETRAIN_PATH {path} (or auto)"
                 return f"The last whole epoch is in {path}; {options} continues after it."
     return ""

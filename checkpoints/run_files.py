@@ -13,16 +13,16 @@ from utils.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 AUTO_FOLDER, BEST_FOLDER = "auto_checkpoints", "checkpoints"
+PREFIX = "checkpoint"  # of the files in AUTO_FOLDER
 
 _VERSION = re.compile(r"version_(\d+)")
-_EPOCH = re.compile(r"checkpoint_(\d+)\.pth")
 # The names that utils.files.replacing gives files before it renames them.
 _TEMPORARY = ".*.tmp"
 
 
-def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files checkpoint_{epoch}.pth in a folder, newest epoch first; [] if there is no such folder."""
-    return [path for _, path in sorted(_numbered(Path(folder), _EPOCH), reverse=True)]
+def list_checkpoints(folder: str | os.PathLike[str], prefix: str = PREFIX) -> list[Path]:
+    """The files {prefix}_{epoch}.pth in a folder, newest epoch first; [] if there is no such folder."""
+    return [path for _, path in sorted(_numbered(Path(folder), _epoch_pattern(prefix)), reverse=True)]
 
 
 def find_newest(runs: str | os.PathLike[str], belongs: Callable[[dict[str, Any]], bool]) -> Path | None:
@@ -60,7 +60,7 @@ def version_of(checkpoint: str | os.PathLike[str], runs: str | os.PathLike[str])
 
 def has_more_epochs(version: str | os.PathLike[str], epochs: int) -> bool:
     """Whether a run's folder version_N holds a checkpoint written after more than ``epochs`` epochs."""
-    return any(epoch >= epochs for epoch, _ in _numbered(Path(version) / AUTO_FOLDER, _EPOCH))
+    return any(epoch >= epochs for epoch, _ in _numbered(Path(version) / AUTO_FOLDER, _epoch_pattern(PREFIX)))
 
 
 def remove_temporaries(version: str | os.PathLike[str]) -> None:
@@ -68,6 +68,10 @@ def remove_temporaries(version: str | os.PathLike[str]) -> None:
     for folder in (AUTO_FOLDER, BEST_FOLDER):
         for path in (Path(version) / folder).glob(_TEMPORARY):
             path.unlink(missing_ok=True)
+
+
+def _epoch_pattern(prefix: str) -> re.Pattern[str]:
+    return re.compile(rf"{re.escape(prefix)}_(\d+)\.pth")
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:

@@ -60,6 +60,53 @@ def as_embeddings(name: str, values: Any) -> Tensor:
     return values.detach()
 
 
+def given_distances(distances: BlockFunc | Any, num_query: int, num_gallery: int) -> BlockFunc:
+    """Blocks of distances that the caller has computed, or computes, checked as they are used.
+
+    Args:
+        distances: [M, N] floating, or a function (start, stop) -> [stop - start, N].
+        num_query, num_gallery: M and N, 1 or more.
+
+    Returns:
+        A function (start, stop) -> [stop - start, N] float32. It raises a UserError if its block has another shape or
+        holds a value that is not finite.
+
+    Raises:
+        UserError: the matrix has another shape.
+
+    Example:
+        >>> given_distances([[0.5, 0.1], [0.2, 0.3]], 2, 2)(1, 2).tolist()
+        [[0.20000000298023224, 0.30000001192092896]]
+    """
+    if callable(distances):
+        compute = distances
+    else:
+        matrix = as_embeddings("distances", distances)
+        if tuple(matrix.shape) != (num_query, num_gallery):
+            raise UserError(
+                f"distances has the shape {list(matrix.shape)}; expected {[num_query, num_gallery]} for these pids."
+            )
+
+        def compute(start: int, stop: int) -> Tensor:
+            return matrix[start:stop]
+
+    def checked(start: int, stop: int) -> Tensor:
+        block = torch.as_tensor(compute(start, stop)).detach().to(torch.float32)
+        if tuple(block.shape) != (stop - start, num_gallery):
+            raise UserError(
+                f"distances({start}, {stop}) has the shape {list(block.shape)}; expected "
+                f"[{stop - start}, {num_gallery}]."
+            )
+        if not torch.stack(block.aminmax()).isfinite().all():  # aminmax propagates NaN
+            row, column = (~block.isfinite()).nonzero()[0].tolist()
+            raise UserError(
+                f"distances[{start + row}, {column}] is {block[row, column].item()}; expected a finite number."
+            )
+        return block
+
+    return checked
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Compute matrix products in full float32, whatever the TF32 setting, and without gradients.

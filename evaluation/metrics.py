@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.centroid_protocols import StrictGallery
-from evaluation.distance_blocks import BlockFunc, as_embeddings, block_height, tile_height
-from evaluation.protocols import NO_VALID_QUERY, find_candidates
+from evaluation.distance_blocks import BlockFunc, block_height, tile_height
+from evaluation.protocols import NO_VALID_QUERY, find_candidates, given_candidates
 from evaluation.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
 from evaluation.retrieval import TOPK_RANKS, EvalResult, FloatArray, RankingOptions, RetrievalSet
 from utils.distributed import Processes
@@ -199,38 +199,9 @@ def evaluate_distances(
         0.5
     """
     _check_max_rank(max_rank)
-    q_pids, g_pids = int_array("q_pids", q_pids), int_array("g_pids", g_pids)
-    q_camids = int_array("q_camids", q_camids, len(q_pids), "q_pids")
-    cameras = Cameras("g_camids", g_camids, len(g_pids))
-    for name, pids in (("q_pids", q_pids), ("g_pids", g_pids)):
-        if not len(pids):
-            raise UserError(f"{name} is empty; expected at least one pid.")
-    shape = (len(q_pids), len(g_pids))
-    if callable(distances):
-        compute = distances
-    else:
-        matrix = as_embeddings("distances", distances)
-        if tuple(matrix.shape) != shape:
-            raise UserError(f"distances has the shape {list(matrix.shape)}; expected {list(shape)} for these pids.")
-
-        def compute(start: int, stop: int) -> Tensor:
-            return matrix[start:stop].to(torch.float32)
-
-    def checked(start: int, stop: int) -> Tensor:
-        block = torch.as_tensor(compute(start, stop)).detach().to(torch.float32)
-        if tuple(block.shape) != (stop - start, shape[1]):
-            raise UserError(
-                f"distances({start}, {stop}) has the shape {list(block.shape)}; expected [{stop - start}, {shape[1]}]."
-            )
-        if not torch.stack(block.aminmax()).isfinite().all():  # aminmax propagates NaN
-            row, column = (~block.isfinite()).nonzero()[0].tolist()
-            raise UserError(
-                f"distances[{start + row}, {column}] is {block[row, column].item()}; expected a finite number."
-            )
-        return block
-
-    same = SameIdentity(q_pids, g_pids, q_camids, cameras)
-    return _evaluate_blocks(checked, same, q_pids, len(g_pids), max_rank, block_bytes)
+    found = given_candidates(distances, q_pids, g_pids, q_camids, g_camids)
+    assert found.same is not None  # the instance protocol has it
+    return _evaluate_blocks(found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes)
 
 
 def _evaluate_blocks(

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from evaluation.centroid_protocols import StrictGallery, published_centroids, strict_centroids
-from evaluation.distance_blocks import DistanceBlocks
+from evaluation.distance_blocks import BlockFunc, DistanceBlocks, given_distances
 from evaluation.ranking import SameIdentity
 from evaluation.rerank import RerankedDistances, expand_queries
 from evaluation.retrieval import RankingOptions, RetrievalSet
-from utils.errors import NoValidQueryError
-from utils.labels import Cameras, IntArray
+from utils.errors import NoValidQueryError, UserError
+from utils.labels import Cameras, IntArray, int_array
 
 NO_VALID_QUERY = (
     "No query can be evaluated: none has a gallery item of its identity from another camera. Check the identities and "
@@ -31,7 +32,7 @@ class Candidates:
     """
 
     protocol: str
-    distances: DistanceBlocks | RerankedDistances  # [M, width], with the C items in the first columns
+    distances: BlockFunc  # rows of [M, width], with the C items in the first columns
     width: int
     q_pids: IntArray  # [M]
     pids: IntArray  # [C]
@@ -77,6 +78,31 @@ def find_candidates(retrieval: RetrievalSet, options: RankingOptions, block_byte
     images = strict.images[: len(strict.pids)]
     width = len(strict.embeddings)
     return Candidates(options.protocol, distances, width, retrieval.q_pids, strict.pids, images, None, strict)
+
+
+def given_candidates(distances: BlockFunc | Any, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any) -> Candidates:
+    """What the instance protocol ranks by distances that the caller has computed, or computes.
+
+    Args:
+        distances: [M, N] floating, or a function (start, stop) -> [stop - start, N]; ranked in float32.
+        q_pids, g_pids, q_camids, g_camids: as for :class:`~evaluation.retrieval.RetrievalSet`.
+
+    Raises:
+        UserError: there are no queries or no gallery items, or the lengths do not agree.
+
+    Example:
+        >>> given_candidates([[0.5, 0.1]], [7], [7, 8], [0], [1, 1]).distances(0, 1).shape
+        torch.Size([1, 2])
+    """
+    q_pids, g_pids = int_array("q_pids", q_pids), int_array("g_pids", g_pids)
+    q_camids = int_array("q_camids", q_camids, len(q_pids), "q_pids")
+    cameras = Cameras("g_camids", g_camids, len(g_pids))
+    for name, pids in (("q_pids", q_pids), ("g_pids", g_pids)):
+        if not len(pids):
+            raise UserError(f"{name} is empty; expected at least one pid.")
+    blocks = given_distances(distances, len(q_pids), len(g_pids))
+    same = SameIdentity(q_pids, g_pids, q_camids, cameras)
+    return Candidates("instance", blocks, len(g_pids), q_pids, g_pids, np.arange(len(g_pids)), same, None)
 
 
 def _published(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.distance_blocks import block_height
-from evaluation.protocols import Candidates, find_candidates
+from evaluation.protocols import Candidates, find_candidates, given_candidates
 from evaluation.ranking import nearest
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from utils.files import write_bytes
@@ -72,7 +73,36 @@ def rank_for_display(
         >>> rank_for_display(images)[0].images.tolist()
         [1, 0]
     """
-    candidates = find_candidates(retrieval, options or RankingOptions(), block_bytes)
+    return _rank(find_candidates(retrieval, options or RankingOptions(), block_bytes), topk, queries, block_bytes)
+
+
+def rank_distances(
+    distances: Any,
+    q_pids: Any,
+    g_pids: Any,
+    q_camids: Any,
+    g_camids: Any,
+    *,
+    topk: int = 10,
+    queries: Iterable[int] | None = None,
+) -> list[Ranking]:
+    """Find the first results of queries as :func:`rank_for_display` does for single images, by given distances.
+
+    Args:
+        distances, q_pids, g_pids, q_camids, g_camids: as for :func:`evaluation.metrics.evaluate_distances`.
+        topk, queries: as for :func:`rank_for_display`.
+
+    Raises:
+        UserError: as for :func:`evaluation.metrics.evaluate_distances`.
+
+    Example:
+        >>> rank_distances([[0.8, 0.1]], [7], [8, 7], [0], [1, 1])[0].images.tolist()
+        [1, 0]
+    """
+    return _rank(given_candidates(distances, q_pids, g_pids, q_camids, g_camids), topk, queries, None)
+
+
+def _rank(candidates: Candidates, topk: int, queries: Iterable[int] | None, block_bytes: int | None) -> list[Ranking]:
     wanted = list(range(len(candidates.q_pids)) if queries is None else queries)
     height = block_height(len(candidates.q_pids), candidates.width, block_bytes)
     found: dict[int, Ranking] = {}

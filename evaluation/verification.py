@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.distance_blocks import block_height
+from evaluation.distance_blocks import DistanceBlocks, block_height
 from evaluation.protocols import NO_VALID_QUERY, Candidates, find_candidates
 from evaluation.ranking import Pairs
+from evaluation.rerank import RerankedDistances
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from utils.errors import NoValidQueryError, UserError
 from utils.labels import IntArray
@@ -75,8 +76,7 @@ def roc_table(
         raise UserError(f"far_levels must lie in [0, 1], got {list(far_levels)}.")
     options = replace(options or RankingOptions(), protocol="instance")
     candidates = find_candidates(retrieval, options, block_bytes)
-    low, high = candidates.distances.bounds()
-    high = high if high > low else low + 1.0
+    low, high = _bounds(candidates)
     genuine, impostor = _histograms(candidates, low, high, bins, block_bytes)
     if not genuine.sum():
         raise NoValidQueryError(NO_VALID_QUERY)
@@ -99,6 +99,12 @@ def roc_table(
         genuine=genuine,
         impostor=impostor,
     )
+
+
+def _bounds(candidates: Candidates) -> tuple[float, float]:
+    assert isinstance(candidates.distances, DistanceBlocks | RerankedDistances)  # nothing else is built of embeddings
+    low, high = candidates.distances.bounds()
+    return low, high if high > low else low + 1.0
 
 
 def _histograms(

@@ -1,5 +1,6 @@
 """Batch-hard triplet loss (Hermans et al. 2017, arXiv:1703.07737) and label-smoothed cross-entropy."""
 
+import sys
 from typing import Literal, overload
 
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from utils.distances import (
     get_loss_dist_func,
     normalize,
 )
+from utils.errors import UserError
 from utils.mining import mine_hardest
 
 __all__ = [
@@ -107,26 +109,47 @@ class TripletLoss(nn.Module):
         self.dist_func = get_loss_dist_func(dist_func) if isinstance(dist_func, str) else dist_func
 
     def forward(
-        self, global_feat: Tensor, labels: Tensor, mask: Tensor | None = None, normalize_feature: bool = False
+        self,
+        global_feat: Tensor,
+        labels: Tensor,
+        warmup_margin: float | None = None,
+        print_data: bool = False,
+        normalize_feature: bool = False,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mine over the whole batch, then average over the anchors that the mask keeps.
 
         Args:
             global_feat: [N, D] floating.
             labels: [N] integer identities.
+            warmup_margin: replaces the margin in this call; None leaves it.
+            print_data: print the mean distances and the loss on one line, for which the CPU waits for an accelerator.
+            normalize_feature: scale the rows to unit length first.
             mask: the rows that count as anchors, as [N] bool or as row numbers (int64); None keeps all. A dropped row
                 is still mined as a positive or negative of the others.
-            normalize_feature: scale the rows to unit length first.
 
         Returns:
             loss (scalar float32), dist_ap and dist_an [anchors] float32. If the mask keeps no anchor, loss is NaN.
+
+        Raises:
+            UserError: warmup_margin has entries for several rows, as a mask does.
         """
+        if isinstance(warmup_margin, Tensor) and warmup_margin.dim():
+            raise UserError(
+                f"warmup_margin is a tensor of the shape {list(warmup_margin.shape)}; expected a number. A mask is "
+                "passed as mask=..., or by position as the sixth argument."
+            )
         if normalize_feature:
             global_feat = normalize(global_feat)
         dist_ap, dist_an = hard_example_mining(self.dist_func(global_feat, global_feat), labels)
         if mask is not None:
             dist_ap, dist_an = dist_ap[mask], dist_an[mask]
-        return ranking_loss(dist_ap, dist_an, self.margin).mean(), dist_ap, dist_an
+        margin = self.margin if warmup_margin is None else warmup_margin
+        loss = ranking_loss(dist_ap, dist_an, margin).mean()
+        if print_data:
+            means = f"mean dist_ap {float(dist_ap.mean()):.4f}, mean dist_an {float(dist_an.mean()):.4f}"
+            sys.stdout.write(f"{means}, triplet loss {float(loss):.4f}\n")
+        return loss, dist_ap, dist_an
 
 
 class CrossEntropyLabelSmooth(nn.Module):

@@ -38,7 +38,7 @@ from modelling.baseline import Baseline
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
 from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks
-from solver.build import build_optimizer, build_scheduler, lr_factor
+from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, running_processes
 from utils.errors import UserError
 
@@ -193,23 +193,8 @@ class ModelBase(LightningModule):
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """Adam for the network with the epoch schedule, SGD for the centres."""
-        solver = self.hparams.SOLVER
-        optimizers = build_optimizer(
-            self.named_parameters(),
-            name=solver.OPTIMIZER_NAME,
-            base_lr=solver.BASE_LR,
-            weight_decay=solver.WEIGHT_DECAY,
-            center_lr=solver.CENTER_LR,
-        )
-        factor = lr_factor(
-            solver.LR_SCHEDULER_NAME,
-            milestones=solver.LR_STEPS,
-            gamma=solver.GAMMA,
-            max_epochs=solver.MAX_EPOCHS,
-            min_factor=solver.MIN_LR / solver.BASE_LR if solver.BASE_LR else 0.0,
-            warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR else 0,
-        )
-        self.lr_scheduler = build_scheduler(optimizers[0], factor)
+        optimizers = build_optimizer(self.named_parameters(), self.hparams)
+        self.lr_scheduler = build_scheduler(optimizers[0], self.hparams)
         return optimizers, [self.lr_scheduler]
 
     def query_triplet(

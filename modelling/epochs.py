@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from modelling.lightning_1_1 import HiddenHook, OldTrainerParts, refuse_gone_hooks
-from solver.build import has_fused_adam, set_epoch
+from solver.optimizers import has_fused_adam
+from solver.schedules import set_epoch
 from utils.distributed import broadcast_from_first, running_processes
 from utils.errors import UserError
 

@@ -14,7 +14,10 @@ ROOMS = (
     "config", "utils",
 )  # fmt: skip
 # The original's files over the rooms of today (see docs/MIGRATION.md), and command lines rather than modules to import.
-DOORS = {"utils.misc", "utils.eval_reid", "utils.reid_metric", "utils.visrank", "utils.evaluate"}
+DOORS = {
+    "utils.misc", "utils.eval_reid", "utils.reid_metric", "utils.visrank", "utils.evaluate",
+    "callbacks.chechpointer_callback",
+}  # fmt: skip
 COMMANDS = {"inference.create_embeddings", "inference.get_similar", "inference.export", "datasets.validate"}
 HEAD = """# API
 

@@ -25,7 +25,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "checkpoints/run_files.py": ("tests/checkpoints/test_run_files.py", "tests/engine/test_start.py"),
     "checkpoints/": ("tests/checkpoints", "tests/engine/test_start.py"),
     "inference/embedding/folding.py": ("tests/inference/embedding/test_folding.py",),
-    "utils/distances.py": ("tests/losses", *METRICS, "tests/evaluation/test_ranking.py"),
+    "utils/distances.py": (
+        "tests/utils/test_distances.py",
+        "tests/losses",
+        *METRICS,
+        "tests/evaluation/test_ranking.py",
+    ),
     "utils/centroids.py": (
         "tests/utils/test_centroids.py",
         "tests/losses",

@@ -1,114 +1,73 @@
-"""The optimisers and the learning-rate schedule."""
+"""What the section SOLVER of a configuration asks for: the optimisers and the learning-rate schedule.
 
-import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+The work is in :mod:`solver.optimizers` and :mod:`solver.schedules`.
+"""
 
-import torch
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
-from utils.errors import UnknownNameError
+from solver.optimizers import adam_and_sgd, has_fused_adam
+from solver.schedules import lr_factor, set_epoch
 
-OPTIMIZERS = ("Adam",)
-SCHEDULERS = ("multistep_lr", "cosine_annealing")
+__all__ = ["build_optimizer", "build_scheduler", "has_fused_adam", "lr_factor", "set_epoch"]
 
 
 def build_optimizer(
-    named_parameters: Iterable[tuple[str, nn.Parameter]],
-    *,
-    name: str = "Adam",
-    base_lr: float,
-    weight_decay: float,
-    center_lr: float,
+    named_parameters: Iterable[tuple[str, nn.Parameter]], hparams: Any = None, **settings: Any
 ) -> list[optim.Optimizer]:
-    """Build Adam for the network, fused into one kernel where the device supports that, and plain SGD for the centres.
+    """Build the optimisers of a model.
 
     Args:
-        named_parameters: names and parameters. Frozen parameters are left out; those whose name contains "center" are
-            the centres.
-        name: optimiser of the network, one of OPTIMIZERS.
-        base_lr: learning rate of the network.
-        weight_decay: L2 penalty on the network's parameters.
-        center_lr: learning rate of the centres.
+        named_parameters: names and parameters, see :func:`solver.optimizers.adam_and_sgd`.
+        hparams: a configuration with the section SOLVER; None takes everything from ``settings``.
+        settings: name, base_lr, weight_decay and center_lr as there, in place of those in hparams.
 
     Returns:
-        [network optimiser, centre optimiser].
+        [Adam for the network, SGD for the centres].
 
     Raises:
-        UnknownNameError: the optimiser is not one of OPTIMIZERS.
+        UnknownNameError: SOLVER.OPTIMIZER_NAME is not one of solver.optimizers.OPTIMIZERS.
     """
-    if name not in OPTIMIZERS:
-        raise UnknownNameError(f"SOLVER.OPTIMIZER_NAME is {name!r}; valid names: {', '.join(OPTIMIZERS)}.")
-    trained = [(key, parameter) for key, parameter in named_parameters if parameter.requires_grad]
-    network = [parameter for key, parameter in trained if "center" not in key]
-    centers = [parameter for key, parameter in trained if "center" in key]
-    fused = all(has_fused_adam(device) for device in {parameter.device for parameter in network})
-    return [
-        optim.Adam(network, lr=base_lr, weight_decay=weight_decay, fused=fused or None),
-        optim.SGD(centers, lr=center_lr),
-    ]
+    if hparams is not None:
+        solver = hparams.SOLVER
+        settings = {
+            "name": solver.OPTIMIZER_NAME,
+            "base_lr": solver.BASE_LR,
+            "weight_decay": solver.WEIGHT_DECAY,
+            "center_lr": solver.CENTER_LR,
+            **settings,
+        }
+    return adam_and_sgd(named_parameters, **settings)
 
 
-@cache
-def has_fused_adam(device: torch.device) -> bool:
-    """Whether this version of torch has a fused Adam kernel for the device."""
-    try:
-        parameter = nn.Parameter(torch.zeros(1, device=device))
-        parameter.grad = torch.zeros(1, device=device)
-        optim.Adam([parameter], fused=True).step()
-    except RuntimeError:
-        return False
-    return True
-
-
-def lr_factor(
-    name: str, *, milestones: Sequence[int], gamma: float, max_epochs: int, min_factor: float, warmup_epochs: int
-) -> Callable[[int], float]:
-    """The learning rate of each epoch as a multiple of the base rate.
-
-    During the warm-up, ``epoch < warmup_epochs``, the factor is ``(epoch + 1) / warmup_epochs``. After it, multistep_lr
-    gives ``gamma ** n``, where n is the number of milestones reached, and cosine_annealing gives
-    ``min_factor + (1 - min_factor) * (1 + cos(pi * epoch / max_epochs)) / 2``.
+def build_scheduler(
+    optimizer: optim.Optimizer, hparams: Any = None, factor: Callable[[int], float] | None = None
+) -> LambdaLR:
+    """Build the schedule of an optimiser; step it once at the end of each epoch.
 
     Args:
-        name: one of SCHEDULERS.
-        milestones: epochs at which the rate is multiplied by gamma.
-        gamma: factor applied at each milestone.
-        max_epochs: number of epochs in the whole run, half the period of the cosine.
-        min_factor: lowest rate of the cosine as a multiple of the base rate.
-        warmup_epochs: length of the linear warm-up; 0 for none.
-
-    Returns:
-        A function of the epoch, counted from 0.
+        optimizer: the network's, from :func:`build_optimizer`.
+        hparams: a configuration with the section SOLVER; or the factor, in its place.
+        factor: the rate of each epoch, counted from 0, as a multiple of the base rate; None takes what hparams ask for.
 
     Raises:
-        UnknownNameError: the schedule is not one of SCHEDULERS.
+        UnknownNameError: SOLVER.LR_SCHEDULER_NAME is not one of solver.schedules.SCHEDULERS.
     """
-    if name not in SCHEDULERS:
-        raise UnknownNameError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}; valid names: {', '.join(SCHEDULERS)}.")
-    steps = sorted(milestones)
-
-    def factor(epoch: int) -> float:
-        if epoch < warmup_epochs:
-            return (epoch + 1) / warmup_epochs
-        if name == "multistep_lr":
-            return gamma ** bisect_right(steps, epoch)
-        return min_factor + (1 - min_factor) * (1 + math.cos(math.pi * epoch / max_epochs)) / 2
-
-    return factor
-
-
-def build_scheduler(optimizer: optim.Optimizer, factor: Callable[[int], float]) -> LambdaLR:
-    """Build a schedule that sets ``base_lr * factor(epoch)``; step it once at the end of each epoch."""
+    if factor is None:
+        factor = hparams if callable(hparams) else _factor(hparams)
     return LambdaLR(optimizer, factor)
 
 
-def set_epoch(scheduler: LambdaLR, epoch: int) -> None:
-    """Move a schedule and the rates of its optimiser to ``epoch``, whatever epoch they were at."""
-    scheduler.last_epoch = epoch
-    rates = [base * factor(epoch) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    scheduler._last_lr = rates
+def _factor(hparams: Any) -> Callable[[int], float]:
+    solver = hparams.SOLVER
+    return lr_factor(
+        solver.LR_SCHEDULER_NAME,
+        milestones=solver.LR_STEPS,
+        gamma=solver.GAMMA,
+        max_epochs=solver.MAX_EPOCHS,
+        min_factor=solver.MIN_LR / solver.BASE_LR if solver.BASE_LR else 0.0,
+        warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR else 0,
+    )

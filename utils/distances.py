@@ -1,13 +1,16 @@
 """All distances of the project; losses, metrics and inference import them from here."""
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import UnknownNameError
 
-DistanceFunc = Callable[[Tensor, Tensor], Tensor]
+DistanceFunc = Callable[..., Tensor]  # of x [M, D] and y [N, D]; the distances [M, N]
 
 _MIN_DISTANCE = 1e-12
 
@@ -27,16 +30,19 @@ def normalize(x: Tensor, axis: int = -1) -> Tensor:
     return x / (torch.linalg.vector_norm(x, 2, axis, keepdim=True) + 1e-12)
 
 
-def get_euclidean(x: Tensor, y: Tensor) -> Tensor:
+def get_euclidean(x: Tensor, y: Tensor, **ignored: Any) -> Tensor:
     """*Squared* Euclidean distances ``||x||^2 + ||y||^2 - 2 x.y``; rounding may leave tiny negative values.
 
     Args:
         x: [M, D] floating, or [B, M, D] for B independent problems.
         y: [N, D] or [B, N, D].
+        ignored: further keywords, which have no effect: so that programs can call every distance alike.
 
     Returns:
         [M, N] or [B, M, N] squared distances; an empty input gives an empty matrix.
     """
+    if ignored:
+        warnings.warn(f"get_euclidean ignores the keywords {', '.join(ignored)}.", stacklevel=2)
     x_squares = x.square().sum(-1)
     y_squares = x_squares if y is x else y.square().sum(-1)
     squares = x_squares.unsqueeze(-1) + y_squares.unsqueeze(-2)  # [..., M, N]
@@ -54,28 +60,35 @@ def euclidean_dist(x: Tensor, y: Tensor) -> Tensor:
         return get_euclidean(wide, wide if y is x else y.float()).clamp(min=_MIN_DISTANCE).sqrt()
 
 
-def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine similarities in [-1, 1] (up to rounding), in float32 whatever the autocast state.
+def cosine_similarity(x: Tensor, y: Tensor, eps: float = _MIN_DISTANCE) -> Tensor:
+    """Cosine similarities in [-1, 1] (up to rounding).
 
     Args:
-        x: [M, D] floating, or [B, M, D]; rows need not have unit length.
+        x: [M, D], or [B, M, D]; rows need not have unit length.
         y: [N, D] or [B, N, D].
+        eps: lower bound of the length that a row is divided by, so that a row of zeros has similarity 0 to all.
 
     Returns:
-        [M, N] or [B, M, N] similarities.
+        [M, N] or [B, M, N] similarities: float64 if x or y is, otherwise float32, whatever the autocast state.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return normalize(x.float()) @ normalize(y.float()).mT
+        wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        return F.normalize(x.to(wide), dim=-1, eps=eps) @ F.normalize(y.to(wide), dim=-1, eps=eps).mT
 
 
 def cosine_dist(x: Tensor, y: Tensor) -> Tensor:
-    """``|1 - similarity|`` clamped at 1e-12, in [0, 2]; used by the losses. Args as for :func:`cosine_similarity`."""
-    return (1 - cosine_similarity(x, y)).abs().clamp(min=_MIN_DISTANCE)
+    """:func:`get_cosine` in float32 whatever the inputs, as the losses use it."""
+    return get_cosine(x.float(), y.float())
 
 
-def get_cosine(x: Tensor, y: Tensor) -> Tensor:
-    """``1 - similarity``, in [0, 2] up to rounding; used by the metrics. Args as for :func:`cosine_similarity`."""
-    return 1 - cosine_similarity(x, y)
+def get_cosine(x: Tensor, y: Tensor, eps: float = _MIN_DISTANCE) -> Tensor:
+    """``|1 - similarity|``, in [eps, 2] up to rounding; used by the metrics.
+
+    Args:
+        x, y: as for :func:`cosine_similarity`, with the same types of the result.
+        eps: lower bound of the distances, and of the lengths as there.
+    """
+    return (1 - cosine_similarity(x, y, eps)).abs().clamp(min=eps)
 
 
 _METRICS: dict[str, DistanceFunc] = {"euclidean": get_euclidean, "cosine": get_cosine}
@@ -83,7 +96,7 @@ _LOSS_DISTANCES: dict[str, DistanceFunc] = {"euclidean": euclidean_dist, "cosine
 
 
 def get_dist_func(func_name: str = "euclidean") -> DistanceFunc:
-    """The distance that rankings use: "euclidean" is the *squared* Euclidean distance, "cosine" is 1 - similarity.
+    """The distance that rankings use: :func:`get_euclidean`, which is *squared*, or for "cosine" :func:`get_cosine`.
 
     Raises:
         UnknownNameError: any other name (a KeyError and a ValueError).

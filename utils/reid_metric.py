@@ -6,34 +6,43 @@ from torch import Tensor
 
 from evaluation.metrics import evaluate
 from evaluation.retrieval import TOPK_RANKS, EvalResult, RankingOptions, RetrievalSet
-from utils.distances import get_cosine, get_dist_func, get_euclidean
+from utils.distances import cosine_similarity, get_cosine, get_dist_func, get_euclidean
 from utils.errors import UserError
 
-__all__ = ["R1_mAP", "get_cosine", "get_dist_func", "get_euclidean"]
+__all__ = ["R1_mAP", "cosine_similarity", "get_cosine", "get_dist_func", "get_euclidean"]
 
 
 class R1_mAP:  # noqa: N801 - the name that other programs import
-    """CMC, mAP and related metrics.
+    """CMC, mAP and related metrics: ``R1_mAP(pl_module, num_query, ...)``, or ``R1_mAP(num_query, ...)``.
 
     Args:
+        pl_module: the model whose hparams.SOLVER.DISTANCE_FUNC is used; by position it comes first.
         num_query: the number of queries, which are the first embeddings.
         max_rank: length of the CMC.
         feat_norm: scale embeddings to unit length before distances are computed.
-        dist_func: "euclidean" (squared) or "cosine".
+        dist_func: "euclidean" (squared) or "cosine"; None takes that of pl_module, or "euclidean" without one.
         block_bytes: memory for distances, see :func:`evaluation.metrics.evaluate`.
 
     Raises:
         UnknownNameError: any other dist_func.
     """
 
-    def __init__(
+    def __init__(self, *given: Any, pl_module: Any = None, **settings: Any) -> None:
+        if given and hasattr(given[0], "hparams"):
+            pl_module, *given = given  # type: ignore[assignment]
+        self._set(pl_module, *given, **settings)
+
+    def _set(
         self,
+        pl_module: Any,
         num_query: int,
         max_rank: int = 50,
         feat_norm: bool = True,
-        dist_func: str = "euclidean",
+        dist_func: str | None = None,
         block_bytes: int | None = None,
     ) -> None:
+        if dist_func is None:
+            dist_func = "euclidean" if pl_module is None else pl_module.hparams.SOLVER.DISTANCE_FUNC
         get_dist_func(dist_func)  # raises for an unknown name
         self.num_query = num_query
         self.max_rank = max_rank

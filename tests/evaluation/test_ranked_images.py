@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from evaluation.ranked_images import Ranking, rank_for_display, render_rankings
+from evaluation.ranked_images import Ranking, rank_distances, rank_for_display, render_rankings
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from tests.evaluation import oracle
 from utils.errors import MissingPathError, UserError
@@ -61,6 +62,21 @@ def test_chosen_queries_in_the_order_wanted():
     for ranking in chosen:
         np.testing.assert_array_equal(ranking.images, everything[ranking.query].images)
     assert rank_for_display(retrieval, queries=[]) == []
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+def test_given_distances_rank_as_embeddings_do(convert):
+    query, gallery, *labels = draw(3, m=90)  # more than are searched at a time
+    distances = oracle.squared_euclidean(query, gallery)
+    before = distances.copy()
+    found = rank_distances(convert(distances), *labels, topk=7)
+    for ours, expected in zip(found, rank_for_display(RetrievalSet(query, gallery, *labels), topk=7), strict=True):
+        assert ours.query == expected.query
+        np.testing.assert_array_equal(ours.images, expected.images)
+        np.testing.assert_array_equal(ours.right, expected.right)
+        np.testing.assert_array_equal(ours.distances, expected.distances)
+    np.testing.assert_array_equal(distances, before)
+    assert [ranking.query for ranking in rank_distances(convert(distances), *labels, queries=[80, 1])] == [80, 1]
 
 
 def save(path, colour):

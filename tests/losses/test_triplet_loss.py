@@ -1,5 +1,6 @@
 """Triplet loss, label smoothing and hard mining against the recordings and a plain loop."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from losses.triplet_loss import (
     normalize,
 )
 from tests.support import assert_close, golden
+from utils.errors import UserError
 
 SEEDS = ("losses_s0", "losses_s1")
 
@@ -115,3 +117,40 @@ def test_batched_distances_equal_the_single_ones(func):
     x, y = torch.randn(3, 5, 7), torch.randn(3, 4, 7)
     for i in range(3):
         assert_close(func(x, y)[i], func(x[i], y[i]))
+
+
+FEATURES, LABELS = torch.tensor([[0.0], [1], [3], [4]]), torch.tensor([7, 7, 8, 8])
+
+
+@pytest.mark.parametrize(
+    ("margin", "warmup", "expected"), [(2.0, None, 0.5), (2.0, 3.0, 1.5), (None, 2.0, 0.5), (2.0, 0.0, 0)]
+)
+def test_a_margin_for_one_call(margin, warmup, expected):
+    triplet = TripletLoss(margin)
+    for value in (warmup, None if warmup is None else torch.tensor(warmup)):
+        loss, dist_ap, dist_an = triplet(FEATURES, LABELS, value)
+        assert loss == expected
+        assert (dist_ap.tolist(), dist_an.tolist()) == ([1, 1, 1, 1], [3, 2, 2, 3])
+    assert triplet.margin == margin
+
+
+def test_all_arguments_by_position(capsys):
+    mask = torch.tensor([True, False, False, True])
+    arguments = (FEATURES + 1, LABELS, 1.0, True, True, mask)
+    loss, dist_ap, dist_an = TripletLoss(0.3)(*arguments)
+    assert loss == 1.0  # all rows have the same direction
+    assert dist_ap.shape == dist_an.shape == (2,)
+    assert dist_ap.max() == dist_an.max() == np.float32(1e-6)  # the root of the smallest square
+    assert capsys.readouterr().out == "mean dist_ap 0.0000, mean dist_an 0.0000, triplet loss 1.0000\n"
+
+
+def test_what_is_printed_is_of_the_anchors_that_count(capsys):
+    TripletLoss(2.0)(FEATURES, LABELS, mask=torch.tensor([0]))
+    assert capsys.readouterr().out == ""
+    TripletLoss(2.0)(FEATURES, LABELS, print_data=True, mask=torch.tensor([0]))
+    assert capsys.readouterr().out == "mean dist_ap 1.0000, mean dist_an 3.0000, triplet loss 0.0000\n"
+
+
+def test_a_mask_in_place_of_the_margin_is_refused():
+    with pytest.raises(UserError, match=r"warmup_margin is a tensor of the shape \[4\].*mask="):
+        TripletLoss(0.3)(FEATURES, LABELS, torch.ones(4, dtype=torch.bool))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from engine.trainer import build_profiler
 from modelling.backbones import get_backbone
-from solver.build import has_fused_adam
+from solver.optimizers import has_fused_adam
 from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -229,7 +229,7 @@ def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(
         def on_fit_start(self, trainer, pl_module):
             trainer.optimizers[0].param_groups[0]["fused"] = True
 
-    monkeypatch.setattr("solver.build.has_fused_adam", lambda device: False)
+    monkeypatch.setattr("solver.optimizers.has_fused_adam", lambda device: False)
     monkeypatch.setattr("modelling.epochs.has_fused_adam", lambda device: False)
     trainer = fit(make_model(), batch(), Restored())
     assert trainer.optimizers[0].param_groups[0]["fused"] is None

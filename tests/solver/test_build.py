@@ -1,94 +1,109 @@
-"""Optimisers and learning rates, epoch by epoch."""
+"""Optimisers and schedule of a configuration, and the forms in which programs ask for them."""
 
-import json
 import math
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from solver.build import build_optimizer, build_scheduler, has_fused_adam, lr_factor, set_epoch
-from tests.support import GOLDEN
+import solver
+from config import cfg
+from solver.build import build_optimizer, build_scheduler, lr_factor, set_epoch
 
-FACTOR: dict[str, Any] = {"milestones": (3, 5), "gamma": 0.1, "max_epochs": 10, "min_factor": 0.05, "warmup_epochs": 2}
-
-
-def two_optimizers():
-    params = {
-        "backbone.weight": nn.Parameter(torch.zeros(2)),
-        "center_loss.centers": nn.Parameter(torch.zeros(3)),
-        "bn.bias": nn.Parameter(torch.zeros(2), requires_grad=False),
-    }
-    return params, build_optimizer(params.items(), base_lr=1e-4, weight_decay=5e-4, center_lr=0.5)
+CONFIGURED = [
+    *("SOLVER.BASE_LR", 0.01, "SOLVER.WEIGHT_DECAY", 0.02, "SOLVER.CENTER_LR", 0.3),
+    *("SOLVER.LR_STEPS", (3, 5), "SOLVER.GAMMA", 0.1, "SOLVER.MAX_EPOCHS", 10, "SOLVER.MIN_LR", 0.001),
+    *("SOLVER.USE_WARMUP_LR", True, "SOLVER.WARMUP_EPOCHS", 2),
+]
 
 
-def test_groups_and_settings_equal_the_recorded():
-    params, optimizers = two_optimizers()
-    recorded = json.loads((GOLDEN / "optimizer_groups.json").read_text())
-    for optimizer, name in zip(optimizers, ("adam", "sgd"), strict=True):
-        (group,) = optimizer.param_groups
-        for key in recorded[name].keys() - {"names"}:
-            expected = recorded[name][key]
-            assert group[key] == (tuple(expected) if isinstance(expected, list) else expected), key
-    assert [type(optimizer) for optimizer in optimizers] == [torch.optim.Adam, torch.optim.SGD]
-    assert optimizers[0].param_groups[0]["params"] == [params["backbone.weight"]]
-    assert optimizers[1].param_groups[0]["params"] == [params["center_loss.centers"]]
+def configured(*pairs):
+    hparams = cfg.clone()
+    hparams.merge_from_list([*CONFIGURED, *pairs])
+    return hparams
 
 
-def test_multistep_with_warm_up_epoch_by_epoch():
-    factor = lr_factor("multistep_lr", **FACTOR)
-    expected = [0.5, 1, 1, 0.1, 0.1, 0.01, 0.01]
-    assert [factor(epoch) for epoch in range(7)] == pytest.approx(expected)
+@pytest.fixture
+def parameters():
+    return {"backbone.weight": nn.Parameter(torch.zeros(2)), "center_loss.centers": nn.Parameter(torch.zeros(3))}
 
 
-def test_cosine_ends_at_the_lowest_rate():
-    factor = lr_factor("cosine_annealing", **FACTOR)
-    assert factor(0) == 0.5
-    assert factor(5) == pytest.approx(0.05 + 0.95 / 2)
-    assert factor(10) == pytest.approx(0.05)
-    assert lr_factor("cosine_annealing", **FACTOR | {"warmup_epochs": 0})(0) == 1
-    halfway = 0.05 + 0.95 * (1 + math.cos(math.pi * 0.7)) / 2
-    assert factor(7) == pytest.approx(halfway)
-
-
-def test_the_scheduler_follows_the_factor_and_can_be_put_at_any_epoch():
-    _, (adam, _) = two_optimizers()
-    factor = lr_factor("multistep_lr", **FACTOR)
-    scheduler = build_scheduler(adam, factor)
-    for epoch in range(7):
-        assert adam.param_groups[0]["lr"] == 1e-4 * factor(epoch) == scheduler.get_last_lr()[0]
-        adam.step()
+def rates(optimizer, scheduler, count=7):
+    found = []
+    for _ in range(count):
+        found.append(optimizer.param_groups[0]["lr"])
+        assert scheduler.get_last_lr() == [found[-1]]
+        optimizer.step()
         scheduler.step()
-    set_epoch(scheduler, 4)
-    assert adam.param_groups[0]["lr"] == 1e-4 * factor(4) == scheduler.get_last_lr()[0]
-    scheduler.step()
-    assert adam.param_groups[0]["lr"] == 1e-4 * factor(5)
+    return found
+
+
+def test_optimisers_of_a_configuration(parameters):
+    adam, sgd = build_optimizer(parameters.items(), configured())
+    assert (type(adam), type(sgd)) == (torch.optim.Adam, torch.optim.SGD)
+    assert adam.param_groups[0]["params"] == [parameters["backbone.weight"]]
+    assert sgd.param_groups[0]["params"] == [parameters["center_loss.centers"]]
+    assert (adam.param_groups[0]["lr"], adam.param_groups[0]["weight_decay"]) == (0.01, 0.02)
+    assert (sgd.param_groups[0]["lr"], sgd.param_groups[0]["weight_decay"]) == (0.3, 0)
+    (adam, _) = build_optimizer(parameters.items(), hparams=configured(), base_lr=0.5)
+    assert (adam.param_groups[0]["lr"], adam.param_groups[0]["weight_decay"]) == (0.5, 0.02)
+
+
+def test_optimisers_without_a_configuration(parameters):
+    adam, sgd = build_optimizer(parameters.items(), base_lr=0.5, weight_decay=0.1, center_lr=0.25)
+    assert (adam.param_groups[0]["lr"], adam.param_groups[0]["weight_decay"]) == (0.5, 0.1)
+    assert sgd.param_groups[0]["lr"] == 0.25
 
 
 @pytest.mark.parametrize(
-    ("call", "key", "valid"),
+    ("pairs", "expected"),
     [
+        ((), [0.5, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        (("SOLVER.USE_WARMUP_LR", False), [1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
         (
-            lambda: build_optimizer([], name="Lamb", base_lr=1, weight_decay=0, center_lr=1),
-            "OPTIMIZER_NAME is 'Lamb'",
-            "Adam",
+            ("SOLVER.LR_SCHEDULER_NAME", "cosine_annealing"),
+            [0.5, 1, *(0.1 + 0.9 * (1 + math.cos(math.pi * epoch / 10)) / 2 for epoch in range(2, 7))],
         ),
-        (lambda: lr_factor("poly", **FACTOR), "LR_SCHEDULER_NAME is 'poly'", "multistep_lr, cosine_annealing"),
     ],
 )
-def test_an_unknown_name_lists_the_valid_ones(call, key, valid):
-    with pytest.raises(KeyError, match=f"{key}.*{valid}"):
-        call()
+def test_schedule_of_a_configuration(parameters, pairs, expected):
+    hparams = configured(*pairs)
+    adam, _ = build_optimizer(parameters.items(), hparams)
+    scheduler = build_scheduler(adam, hparams)
+    # What checkpoints hold: numbers and None, nothing of the function.
+    assert scheduler.state_dict()["lr_lambdas"] == [None]
+    assert rates(adam, scheduler) == pytest.approx([0.01 * factor for factor in expected])
 
 
-def test_adam_runs_in_one_kernel_where_the_device_has_it_and_only_there():
-    parameter = nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    try:
-        torch.optim.Adam([parameter], fused=True).step()
-        expected = True
-    except RuntimeError:  # older versions of torch have none for the CPU
-        expected = False
-    assert has_fused_adam(torch.device("cpu")) is expected
-    assert not has_fused_adam(torch.device("meta"))
+def test_a_rate_of_zero_has_a_schedule(parameters):
+    hparams = configured("SOLVER.BASE_LR", 0.0, "SOLVER.LR_SCHEDULER_NAME", "cosine_annealing")
+    adam, _ = build_optimizer(parameters.items(), hparams)
+    assert rates(adam, build_scheduler(adam, hparams)) == [0] * 7
+
+
+def test_schedule_of_a_factor(parameters):
+    adam, _ = build_optimizer(parameters.items(), configured())
+    assert rates(adam, build_scheduler(adam, lambda epoch: 2.0**epoch), 3) == [0.01, 0.02, 0.04]
+    adam, _ = build_optimizer(parameters.items(), configured())
+    scheduler = build_scheduler(adam, factor=lambda epoch: 2.0**epoch)
+    assert rates(adam, scheduler, 2) == [0.01, 0.02]
+    set_epoch(scheduler, 4)
+    assert adam.param_groups[0]["lr"] == 0.16
+
+
+@pytest.mark.parametrize(
+    ("pair", "valid"),
+    [
+        (("SOLVER.OPTIMIZER_NAME", "Lamb"), "'Lamb'.*Adam"),
+        (("SOLVER.LR_SCHEDULER_NAME", "poly"), "'poly'.*multistep_lr, cosine_annealing"),
+    ],
+)
+def test_an_unknown_name_lists_the_valid_ones(parameters, pair, valid):
+    with pytest.raises(KeyError, match=f"{pair[0]} is {valid}"):
+        build_scheduler(build_optimizer(parameters.items(), configured(*pair))[0], configured(*pair))
+
+
+def test_the_package_gives_both():
+    assert solver.build_optimizer is build_optimizer
+    assert solver.build_scheduler is build_scheduler
+    assert not hasattr(solver, lr_factor.__name__)

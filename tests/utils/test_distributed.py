@@ -72,7 +72,7 @@ def test_mining_in_all_batches_has_the_gradient_of_the_joint_loss(tmp_path, coun
     losses = []
     for end, count in zip(ends, counts, strict=True):
         own = (torch.arange(len(rows)) >= end - count) & (torch.arange(len(rows)) < end)
-        losses.append(TripletLoss(0.3)(rows @ weight, labels, own & real)[0])
+        losses.append(TripletLoss(0.3)(rows @ weight, labels, mask=own & real)[0])
     torch.stack(losses).mean().backward()
     found = run_processes(workers.mine_everywhere, len(counts), tmp_path / "run", counts)
     for (gradient, loss, anchors), expected, end, count in zip(found, losses, ends, counts, strict=True):

@@ -1,9 +1,12 @@
 """R1_mAP: queries and gallery in one tensor."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from config import cfg
 from evaluation.centroid_protocols import create_centroids
 from tests.support import golden
 from utils.errors import UnknownNameError, UserError
@@ -46,9 +49,49 @@ def test_distances_are_importable_from_here():
     assert get_dist_func("cosine") is get_cosine
 
 
+def module(distance):
+    """What R1_mAP reads of a model."""
+    hparams = cfg.clone()
+    hparams.SOLVER.DISTANCE_FUNC = distance
+    return SimpleNamespace(hparams=hparams)
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "expected"),
+    [
+        ((module("cosine"), 3), {}, ("cosine", 3, 50, True)),
+        ((module("euclidean"), 3, 20, False), {}, ("euclidean", 3, 20, False)),
+        (
+            (),
+            {"pl_module": module("cosine"), "num_query": 3, "max_rank": 7, "feat_norm": False},
+            ("cosine", 3, 7, False),
+        ),
+        ((3,), {"pl_module": module("cosine")}, ("cosine", 3, 50, True)),
+        ((module("cosine"),), {"num_query": 3, "dist_func": "euclidean"}, ("euclidean", 3, 50, True)),
+        ((3, 20, False, "cosine"), {}, ("cosine", 3, 20, False)),
+        ((np.int64(3),), {}, ("euclidean", 3, 50, True)),
+        ((), {"num_query": 3, "pl_module": None}, ("euclidean", 3, 50, True)),
+    ],
+)
+def test_the_distance_is_that_of_the_model_if_there_is_one(given, settings, expected):
+    metric = R1_mAP(*given, **settings)
+    assert (metric.dist_func, metric.num_query, metric.max_rank, metric.feat_norm) == expected
+
+
+def test_the_distance_of_the_model_ranks():
+    feats = torch.tensor([[1.0, 0], [3, 0.1], [1, 0.9]])  # the first item is nearer in angle, the second in the plane
+    for distance, expected in (("cosine", 1.0), ("euclidean", 0.5)):
+        _, mean_ap, _ = R1_mAP(module(distance), 1, feat_norm=False).compute(feats, [1, 1, 2], [0, 1, 1])
+        assert mean_ap == expected
+
+
 def test_bad_input():
     with pytest.raises(UnknownNameError, match="cosine, euclidean"):
         R1_mAP(1, dist_func="l1")
+    with pytest.raises(UnknownNameError, match="'l2'"):
+        R1_mAP(module("l2"), 1)
+    with pytest.raises(TypeError, match="num_query"):
+        R1_mAP(module("cosine"))
     feats = torch.eye(4)
     for num_query in (0, 4, 5):
         with pytest.raises(UserError, match=f"num_query is {num_query}"):
