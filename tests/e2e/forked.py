@@ -87,7 +87,7 @@ def thin_backbone(name: str) -> Any:
         first, second = (nn.Conv2d(*channels, 3, stride=4) for channels in ((3, 32), (32, 512)))
         return nn.Sequential(first, nn.BatchNorm2d(32), nn.ReLU(), second, nn.BatchNorm2d(512))
 
-    return SimpleNamespace(build=build)
+    return SimpleNamespace(build=build, embedding_size=512)
 
 
 def _at_call(owner: Any, name: str, number: int, act: Any) -> None:
