@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import Bottleneck, conv1x1
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from modelling.backbones.imagenet import load_weights_file
+
+__all__ = ["BasicBlock", "Block", "Bottleneck", "ResNet"]
 
 # BasicBlock, Bottleneck or a class like them: ``expansion``, and (in_channels, channels, stride=, downsample=)
 Block = Any
