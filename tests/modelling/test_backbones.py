@@ -230,7 +230,7 @@ def assert_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_without_arguments_it_is_resnet50_with_the_usual_stride() -> None:
     net = ResNet()
     assert_same(state_from_seed(ResNet), state_from_seed(lambda: get_backbone("resnet50").build(2)))
-    assert (net.layer4[0].conv2.stride, net.layer3[0].conv2.stride) == ((2, 2), (2, 2))  # type: ignore[union-attr]
+    assert (net.layer4[0].conv2.stride, net.layer3[0].conv2.stride) == ((2, 2), (2, 2))
 
 
 def test_random_init_starts_over() -> None:
