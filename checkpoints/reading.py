@@ -79,8 +79,8 @@ def load_backbone_weights(path: StrPath) -> tuple[dict[str, Tensor], str]:
     """Read the weights of a backbone: a torchvision ResNet, an IBN-a network, or the backbone of a CTL checkpoint.
 
     Args:
-        path: as for load_checkpoint. A ``state_dict`` wrapper and the prefixes ``module.`` and ``backbone.base.`` are
-            removed; entries of fc, classifier and bottleneck are left out.
+        path: as for load_checkpoint. A ``state_dict`` wrapper and the prefixes ``module.``, ``backbone.base.`` and
+            ``base.`` are removed; entries of fc, classifier and bottleneck are left out.
 
     Returns:
         Name -> tensor, and what the file holds in words ("torchvision resnet50 weights").

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-BACKBONE_PREFIX = "backbone.base."
+BACKBONE_PREFIXES = ("backbone.base.", "base.")  # in a whole model, and in a Baseline of its own
 _HEADS = {"fc", "classifier", "bottleneck"}  # parts of ImageNet weights that are not the backbone
 # Blocks per layer -> network, for blocks of two convolutions and for blocks of three.
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
@@ -54,5 +54,8 @@ def _state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
 def backbone_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of the backbone in a loaded file, without prefixes or heads; empty if the file holds no tensors."""
     state = _state_dict_of(content)
-    inside = {k.removeprefix(BACKBONE_PREFIX): v for k, v in state.items() if k.startswith(BACKBONE_PREFIX)}
+    for prefix in BACKBONE_PREFIXES:
+        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if inside:
+            break
     return {key: value for key, value in (inside or state).items() if key.split(".")[0] not in _HEADS}

@@ -18,8 +18,8 @@ _C = CfgNode()
 
 # The network.
 _C.MODEL = CfgNode()
-# Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a or resnet101_ibn_a; or a network of your
-# own, as package.module:name of the function or class that builds it.
+# Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a, resnet101_ibn_a or resnet152_ibn_a; or a
+# network of your own, as package.module:name of the function or class that builds it.
 _C.MODEL.NAME = "resnet50"
 # Dimension of the embedding: 512 for resnet18 and resnet34, 2048 for the other ResNets.
 _C.MODEL.BACKBONE_EMB_SIZE = 2048
@@ -87,9 +87,11 @@ _C.DATASETS.ON_ERROR = "stop"
 
 # Batches.
 _C.DATALOADER = CfgNode()
-# Worker processes that load images for each training process. 0 loads in the training process; -1 takes the number of
-# CPU cores divided by the training processes on this machine. Results do not depend on it.
-_C.DATALOADER.NUM_WORKERS = -1
+# Worker processes that load images for each training process, at most the number of CPU cores divided by the training
+# processes on this machine: more are not started. 0 loads in the training process; -1 takes that largest number.
+# create_embeddings.py and get_similar.py read images in as many threads; 6, the default, and -1 let them choose.
+# Results do not depend on it.
+_C.DATALOADER.NUM_WORKERS = 6
 # How training batches are drawn: random_identity (identities, then images of each).
 _C.DATALOADER.SAMPLER = "random_identity"
 # Images of each identity in a training batch (K), 2 or more.

@@ -24,7 +24,7 @@ from datasets.loading import (
 )
 from datasets.samplers import EvaluationShard, get_sampler
 from datasets.transforms import ReidTransforms
-from utils.devices import count_cpus
+from utils.devices import count_workers
 from utils.errors import UserError
 
 __all__ = [
@@ -268,14 +268,12 @@ class ReidDataModule(LightningDataModule):
 
     def _find_resources(self) -> tuple[int, bool]:
         """Worker processes for one loader of this process, and whether batches go to CUDA through pinned memory."""
-        if self.trainer is not None:
-            processes = self.trainer.num_devices
-            pin_memory = self.trainer.strategy.root_device.type == "cuda"
-        else:
-            processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        processes = None if self.trainer is None else self.trainer.num_devices
+        if self.trainer is None:
             pin_memory = torch.cuda.is_available()
-        workers = count_cpus() // max(1, processes) if self.num_workers == -1 else self.num_workers
-        return workers, pin_memory
+        else:
+            pin_memory = self.trainer.strategy.root_device.type == "cuda"
+        return count_workers(self.num_workers, processes), pin_memory
 
     def _report(self) -> None:
         subsets = {"train": self.train_list, "query": self.query_list, "gallery": self.gallery_list}

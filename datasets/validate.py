@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from config.cli import build_parser, clean_exit, parse_args
 from datasets import init_dataset
-from utils.devices import count_cpus
+from utils.devices import count_workers
 from utils.errors import UserError
 from utils.files import output_folder, write_bytes, write_text
 
@@ -114,7 +114,7 @@ def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size:
 
     subsets = _by_name(splits)
     identities, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
-    workers = count_cpus() if cfg.DATALOADER.NUM_WORKERS == -1 else cfg.DATALOADER.NUM_WORKERS
+    workers = count_workers(cfg.DATALOADER.NUM_WORKERS)
     trained = [image[1] for image in splits.train]
     findings = check_labels(trained, splits.query, splits.gallery, module.one_numbering)
     findings += check_counts(splits, module.published)

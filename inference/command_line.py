@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from utils.devices import choose_devices
+from utils.devices import DEFAULT_WORKERS, choose_devices, count_workers
 from utils.errors import MissingPathError
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
 
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
     device = f"cuda:{devices[0]}" if accelerator == "gpu" and isinstance(devices, list) else accelerator
+    # A default for worker processes says nothing about threads; how many of those help depends on the device.
+    workers = cfg.DATALOADER.NUM_WORKERS
+    threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
     model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
     _warn_of_differences(cfg, model.hparams, path)
     return Embedder(
@@ -72,7 +75,7 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
         mean=cfg.INPUT.PIXEL_MEAN,
         std=cfg.INPUT.PIXEL_STD,
         batch_size=cfg.TEST.IMS_PER_BATCH,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=threads,
     )
 
 

@@ -19,9 +19,11 @@ from inference.embedding.loaders import (
     run_inference,
 )
 from inference.galleries.identities import calculate_centroids, create_pid_path_index
+from utils.image import IMAGE_SUFFIXES as IMG_EXTENSIONS
 from utils.image import pil_loader
 
 __all__ = [
+    "IMG_EXTENSIONS",
     "ImageDataset",
     "ImageFolderWithPaths",
     "_inference",

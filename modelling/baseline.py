@@ -1,21 +1,24 @@
-"""The backbone with its pooling, and the loading of ImageNet weights into it."""
+"""The backbone with its pooling."""
 
-import logging
-from pathlib import Path
+import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from checkpoints.reading import load_backbone_weights
 from modelling.backbones import check_feature_map, get_backbone
-from utils.errors import CheckpointError, MissingPathError, UserError
+from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file
+from utils.errors import UserError
 
-logger = logging.getLogger(__name__)
+__all__ = ["Baseline", "load_imagenet_weights", "weights_init_classifier", "weights_init_kaiming"]
 
 
 class Baseline(nn.Module):
     """A ResNet followed by global average pooling.
+
+    ``in_planes`` is the number of channels of its feature map (D), ``model_name`` is MODEL.NAME.
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
@@ -33,6 +36,8 @@ class Baseline(nn.Module):
         super().__init__()
         model = cfg.MODEL
         network = get_backbone(model.NAME)
+        self.model_name: str = model.NAME
+        self.in_planes: int = network.embedding_size or model.BACKBONE_EMB_SIZE
         self.base = network.build(model.LAST_STRIDE)
         if network.embedding_size is None:
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
@@ -61,6 +66,10 @@ class Baseline(nn.Module):
                 "switch it on with: set MODEL.GRAD_CHECKPOINT False."
             )
 
+    def load_param(self, path: str | os.PathLike[str]) -> None:
+        """Load a file of weights into the backbone; see :func:`modelling.backbones.imagenet.load_weights_file`."""
+        load_weights_file(self.base, path, self.model_name)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""
         feature_map = self.base(x.contiguous(memory_format=self.memory_format))
@@ -68,54 +77,30 @@ class Baseline(nn.Module):
         return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
 
 
-def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
-    """Load the weights that training starts from.
+def weights_init_kaiming(module: nn.Module) -> None:
+    """Draw the weights of one layer anew: ``model.apply(weights_init_kaiming)`` does it for all.
 
-    Args:
-        base: the backbone, changed in place.
-        path: MODEL.PRETRAIN_PATH: a torchvision ResNet, an IBN-a network, or a CTL checkpoint of the same network. All
-            layers must be present and fit; fc, classifier and bottleneck are skipped.
-        name: MODEL.NAME, for messages.
-
-    Raises:
-        MissingPathError: there is no such file.
-        CheckpointError: it cannot be read, or holds the weights of another network; the message says what it holds.
+    Linear layers and convolutions get weights by He et al. (ICCV 2015), from a normal distribution with variance
+    2 / out_features and 2 / fan_in, and norm layers weight 1; every bias becomes 0. Other modules are left alone.
     """
-    if not path or not Path(path).is_file():
-        raise MissingPathError(
-            f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file. Expected ImageNet weights of {name}: fetch them "
-            "and set MODEL.PRETRAIN_PATH to the file, or set MODEL.PRETRAINED False to start from random weights."
-        )
-    try:
-        weights, description = load_backbone_weights(path)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"MODEL.PRETRAIN_PATH: {error} Give ImageNet weights of {name}, or set MODEL.PRETRAINED False to start "
-            "from random weights."
-        ) from error
-    misfit = _misfit(base, weights)
-    if misfit:
-        raise CheckpointError(
-            f"MODEL.PRETRAIN_PATH {path} holds {description}, which MODEL.NAME {name} cannot start from ({misfit}). "
-            f"Give the ImageNet weights of {name}, set MODEL.NAME to the network in the file, or set MODEL.PRETRAINED "
-            "False. To resume from a CTL checkpoint, set MODEL.RESUME_TRAINING True; to test it, TEST.ONLY_TEST True."
-        )
-    base.load_state_dict(weights, strict=False)
-    logger.info("Loaded %s from %s: %d entries into %s.", description, path, len(weights), name)
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    elif isinstance(module, _ConvNd):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in")
+    elif isinstance(module, _BatchNorm) and module.affine:
+        nn.init.ones_(module.weight)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
-def _misfit(base: nn.Module, weights: dict[str, Tensor]) -> str:
-    """Why these weights do not fit the backbone; "" if they do."""
-    own = {key: value for key, value in base.state_dict().items() if not key.startswith("fc.")}
-    # Files written by torch before 0.4.1 do not have num_batches_tracked.
-    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in weights if key not in own]
-    shapes = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    if not set(own) & set(weights):
-        return "none of its entries belongs to the network"
-    if missing:
-        return f"{len(missing)} of {len(own)} entries are missing, the first is {missing[0]}"
-    if shapes:
-        key = shapes[0]
-        return f"{key} is {list(weights[key].shape)} there and {list(own[key].shape)} in the network"
-    return f"{len(unknown)} entries have no place in the network, the first is {unknown[0]}" if unknown else ""
+def weights_init_classifier(module: nn.Module) -> None:
+    """Draw the weights of a linear layer from a normal distribution with standard deviation 0.001; its bias becomes 0.
+
+    Other modules are left alone, so that ``model.apply(weights_init_classifier)`` changes the classifiers alone.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.001)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -34,13 +34,15 @@ from losses.extra import ExtraLosses
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.backbones import REGISTRY as BACKBONES
-from modelling.baseline import Baseline
+from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
 from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, running_processes
 from utils.errors import UserError
+
+__all__ = ["ModelBase", "merge_hparams", "weights_init_classifier", "weights_init_kaiming"]
 
 
 def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:

@@ -1,16 +1,22 @@
-"""The one place that chooses devices and precision, and counts the CPU cores to use.
+"""The one place that chooses devices and precision, and counts the CPU cores and worker processes to use.
 
 It imports torch only when a device is needed.
 """
 
+import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_WORKERS = 6  # the default of DATALOADER.NUM_WORKERS, which nobody need have asked for
 
 # Precision, as Lightning names it -> type in which inference computes convolutions. Pooling and BN neck stay in
 # float32, so "mixed" and "true" mean the same.
@@ -25,6 +31,36 @@ INFERENCE_DTYPES = {
 def count_cpus() -> int:
     """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_workers(wanted: int, processes: int | None = None) -> int:
+    """The number of worker processes of one loader: no more than there are cores for this process.
+
+    A number that the user chose and that is lowered is logged, once.
+
+    Args:
+        wanted: DATALOADER.NUM_WORKERS; -1 takes as many as there are cores.
+        processes: processes of this run on this machine, which share its cores; None takes what torchrun says.
+
+    Returns:
+        0 or more; 0 loads in this process.
+    """
+    if processes is None:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = count_cpus() // max(1, processes)
+    if wanted > cores:
+        _tell_lowered(wanted, cores)
+    return cores if wanted == -1 else min(wanted, cores)
+
+
+@cache
+def _tell_lowered(wanted: int, cores: int) -> None:
+    from utils.distributed import is_first_process
+
+    if is_first_process():
+        level = logging.DEBUG if wanted == DEFAULT_WORKERS else logging.WARNING
+        text = "DATALOADER.NUM_WORKERS is %d; this process has %d CPU cores, so each loader starts %d workers."
+        logger.log(level, text, wanted, cores, cores)
 
 
 def find_device(device: "str | torch.device") -> "torch.device":

@@ -3,6 +3,7 @@
 :class:`inference.Embedder` does the same in one call, and faster.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-from yacs.config import CfgNode
 
 from datasets.loading import LateStartLoader
 from datasets.transforms import ReidTransforms
-from inference.embedding.images import find_images, get_all_images, holds_images
+from inference.embedding.images import get_all_images, holds_images
 from inference.embedding.progress import Progress
-from utils.devices import count_cpus
+from utils.devices import count_workers, find_device
 from utils.errors import MissingPathError, UserError
 from utils.image import pil_loader
 
@@ -87,64 +87,82 @@ class ImageFolderWithPaths(ImageFolder):
 
 
 def make_inference_data_loader(
-    cfg: CfgNode, path: str | os.PathLike[str], cls: Callable[..., Dataset[Item]] = ImageDataset
+    cfg: Any, path: str | os.PathLike[str], dataset_class: Callable[..., Dataset[Any]] = ImageDataset
 ) -> LateStartLoader:
     """A loader over the images of a folder, or over one image file, with the test transforms.
 
     Args:
-        cfg: configuration, of which INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS are read.
-        path: folder or file.
-        cls: ImageDataset, which takes the folder's own images, ImageFolderWithPaths, which takes those of its
-            subfolders, or another class that is called like them.
+        cfg: any object with INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS.
+        path: folder or file; of a folder without images the loader has length 0.
+        dataset_class: ImageDataset, which takes the folder's own images, ImageFolderWithPaths, which takes those of its
+            subfolders, or a class of one's own. That is called with ``path`` as it is here, the transforms
+            (as ``transform=`` if it has that argument), and with ``loader=pil_loader`` if it has that argument.
 
     Returns:
-        A loader of batches (images [B, 3, H, W], labels [B], paths), in order.
+        A loader of batches, in order: (images [B, 3, H, W], labels [B], paths), or what the class of one's own yields.
 
     Raises:
-        UserError: there are no images; while iterating, a file cannot be read.
+        UserError: there is no such file or folder, or ImageFolderWithPaths finds no subfolder with images; while
+            iterating, a file cannot be read.
     """
-    transform = ReidTransforms(cfg).build_transforms(is_train=False)
-    by_folder = isinstance(cls, type) and issubclass(cls, ImageFolder)
-    if by_folder and Path(path).is_file():
-        cls, by_folder = ImageDataset, False
-    dataset = cls(os.fspath(path) if by_folder else find_images(path), transform)
-    workers = cfg.DATALOADER.NUM_WORKERS
+    if isinstance(path, str | os.PathLike) and not (os.fspath(path) and Path(path).exists()):
+        raise MissingPathError(f"{os.fspath(path)!r} does not exist; expected a folder of images or one image file.")
+    if dataset_class is ImageFolderWithPaths and Path(path).is_file():
+        dataset_class = ImageDataset
     return LateStartLoader(
-        dataset,
+        _build(dataset_class, path, ReidTransforms(cfg).build_transforms(is_train=False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,
         shuffle=False,
-        num_workers=count_cpus() if workers == -1 else workers,
+        num_workers=count_workers(cfg.DATALOADER.NUM_WORKERS),
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _inference(model: Any, batch: Sequence[Any], use_cuda: bool | None = None) -> tuple[Tensor, Any]:
-    """Embed one batch.
+def _build(dataset_class: Callable[..., Dataset[Any]], path: Any, transform: Transform) -> Dataset[Any]:
+    parameters = inspect.signature(dataset_class).parameters
+    keywords: dict[str, Any] = {"loader": pil_loader} if "loader" in parameters else {}
+    if "transform" in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dataset_class(path, transform=transform, **keywords)
+    return dataset_class(path, transform, **keywords)
+
+
+def _inference(
+    model: Any, batch: Sequence[Any], use_cuda: bool | None = None, normalize_with_bn: bool = True
+) -> tuple[Tensor, Any]:
+    """Embed one batch; switches the model to eval mode.
 
     Args:
-        model: in eval mode; ``model.backbone(x)`` returns (feature map, features), ``model.bn`` is the BN neck.
+        model: ``model.backbone(x)`` returns (feature map, features), ``model.bn`` is the BN neck.
         batch: (images [B, 3, H, W], labels, paths).
-        use_cuda: whether to move the images to the CUDA device; None moves them to the model's device.
+        use_cuda: whether to compute on CUDA (True) or on the CPU (False); the model is moved there if it is elsewhere.
+            None computes where the model is.
+        normalize_with_bn: False leaves the BN neck out.
 
     Returns:
-        Embeddings [B, D] on the device of the model, and the paths.
+        Embeddings [B, D] on the device of the model, without gradient, and the paths.
+
+    Raises:
+        UserError: use_cuda is True on a machine without CUDA.
     """
     images, _, paths = batch
-    device = next(model.parameters()).device if use_cuda is None else torch.device("cuda" if use_cuda else "cpu")
-    with torch.inference_mode():
-        _, features = model.backbone(images.to(device, non_blocking=True))
-        return model.bn(features), paths
+    _move(model, use_cuda)
+    model.eval()
+    # Not inference_mode: callers change the result in place, or compute gradients with it.
+    with torch.no_grad():
+        _, features = model.backbone(images.to(_device_of(model), non_blocking=True))
+        return model.bn(features) if normalize_with_bn else features, paths
 
 
 def run_inference(
-    model: Any, loader: Iterable[Any], cfg: CfgNode, print_freq: int = 10, use_cuda: bool | None = None
+    model: Any, loader: Iterable[Any], cfg: Any, print_freq: int = 10, use_cuda: bool | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     """Embed all batches of a loader; switches the model to eval mode and moves it to the device.
 
     Args:
         model: as for :func:`_inference`.
-        loader: from :func:`make_inference_data_loader`.
-        cfg: configuration, of which GPU_IDS and TRAINER.PROGRESS_BAR are read.
+        loader: from :func:`make_inference_data_loader`, or any that yields (images, labels, paths).
+        cfg: any object. GPU_IDS, the first of which is the CUDA device, and TRAINER.PROGRESS_BAR are read if it has
+            them.
         print_freq: batches between two updates of the progress bar.
         use_cuda: whether to use CUDA; None uses it if there is a CUDA device and GPU_IDS is not empty.
 
@@ -152,23 +170,36 @@ def run_inference(
         Embeddings [N, D] float32 and their paths [N].
 
     Raises:
-        UserError: a file cannot be read, or there are no images.
+        UserError: a file cannot be read, there are no images, or use_cuda is True on a machine without CUDA.
     """
+    gpu_ids = getattr(cfg, "GPU_IDS", None)
     if use_cuda is None:
-        use_cuda = torch.cuda.is_available() and len(cfg.GPU_IDS) > 0
-    device = torch.device("cuda", cfg.GPU_IDS[0] if len(cfg.GPU_IDS) else 0) if use_cuda else torch.device("cpu")
-    model = model.eval().to(device)
+        use_cuda = torch.cuda.is_available() and (gpu_ids is None or len(gpu_ids) > 0)
+    _move(model, use_cuda, gpu_ids[0] if gpu_ids else None)
     embeddings: list[Tensor] = []
     names: list[str] = []
-    with Progress(_size_of(loader), print_freq, cfg.TRAINER.PROGRESS_BAR) as progress:
+    shown = getattr(getattr(cfg, "TRAINER", None), "PROGRESS_BAR", True)
+    with Progress(_size_of(loader), print_freq, shown) as progress:
         for batch in loader:
             features, paths = _inference(model, batch)
             embeddings.append(features.float().cpu())
             names += paths
             progress.update(len(paths))
     if not names:
-        raise UserError("the loader gave no images.")
+        raise UserError("the loader gave no images; look at len(loader) before, if that may happen.")
     return torch.cat(embeddings).numpy(), np.asarray(names)
+
+
+def _move(model: Any, use_cuda: bool | None, gpu: int | None = None) -> None:
+    """Move a model to CUDA (True), the device ``gpu`` if given, or to the CPU (False), unless it is there already."""
+    here = _device_of(model)
+    if use_cuda is None or (here.type == ("cuda" if use_cuda else "cpu") and gpu in (None, here.index)):
+        return
+    model.to(find_device(("cuda" if gpu is None else f"cuda:{gpu}") if use_cuda else "cpu"))
+
+
+def _device_of(model: Any) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _size_of(loader: Any) -> int | None:

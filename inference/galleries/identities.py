@@ -85,20 +85,20 @@ def create_pid_path_index(
 
 def calculate_centroids(
     embeddings: Any, pid_path_index: Mapping[Any, Sequence[int]]
-) -> tuple[NDArray[np.float32], NDArray[Any]]:
+) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     """The mean embedding of each identity.
 
     Args:
-        embeddings: [N, D] floating, array or tensor.
+        embeddings: [N, D] floating, array or tensor, on any device.
         pid_path_index: identity -> rows, as :func:`create_pid_path_index` returns it.
 
     Returns:
-        Centroids [C, D] float32 and the C identities, in the order of the index.
+        Centroids [C, D] float32 and the C identities as strings, in the order of the index.
 
     Raises:
         UserError: a row lies outside the embeddings, or an identity has no rows.
     """
-    embeddings = torch.as_tensor(embeddings)
+    embeddings = torch.as_tensor(embeddings).detach().cpu()
     rows = [row for pid_rows in pid_path_index.values() for row in pid_rows]
     empty = [pid for pid, pid_rows in pid_path_index.items() if not len(pid_rows)]
     if empty or max(rows, default=-1) >= len(embeddings) or min(rows, default=0) < 0:
@@ -106,4 +106,4 @@ def calculate_centroids(
         raise UserError(f"pid_path_index must give each identity rows of the {len(embeddings)} embeddings; {wrong}.")
     numbers = np.repeat(np.arange(len(pid_path_index)), [len(pid_rows) for pid_rows in pid_path_index.values()])
     centroids, _ = identity_centroids(embeddings[torch.tensor(rows, dtype=torch.int64)], numbers)
-    return centroids.numpy(), np.asarray(list(pid_path_index))
+    return centroids.numpy(), np.asarray([str(pid) for pid in pid_path_index], dtype=np.str_)

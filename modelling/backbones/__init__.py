@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from modelling.backbones.resnet import ResNet
-from modelling.backbones.resnet_ibn_a import ResNetIBNa
+from modelling.backbones.resnet_ibn_a import resnet50_ibn_a, resnet101_ibn_a, resnet152_ibn_a
 from utils.errors import UserError
 from utils.registry import Registry
 
@@ -29,18 +29,15 @@ def _resnet(block: type[BasicBlock] | type[Bottleneck], *layers: int) -> Backbon
     return Backbone(partial(ResNet, block=block, layers=layers), 512 * block.expansion)
 
 
-def _resnet_ibn_a(*layers: int) -> Backbone:
-    return Backbone(partial(ResNetIBNa, layers=layers), 512 * Bottleneck.expansion)
-
-
 BACKBONES: dict[str, Backbone] = {
     "resnet18": _resnet(BasicBlock, 2, 2, 2, 2),
     "resnet34": _resnet(BasicBlock, 3, 4, 6, 3),
     "resnet50": _resnet(Bottleneck, 3, 4, 6, 3),
     "resnet101": _resnet(Bottleneck, 3, 4, 23, 3),
     "resnet152": _resnet(Bottleneck, 3, 8, 36, 3),
-    "resnet50_ibn_a": _resnet_ibn_a(3, 4, 6, 3),
-    "resnet101_ibn_a": _resnet_ibn_a(3, 4, 23, 3),
+    "resnet50_ibn_a": Backbone(resnet50_ibn_a, 2048),
+    "resnet101_ibn_a": Backbone(resnet101_ibn_a, 2048),
+    "resnet152_ibn_a": Backbone(resnet152_ibn_a, 2048),
 }
 
 

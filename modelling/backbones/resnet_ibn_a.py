@@ -1,13 +1,16 @@
 """ResNet-IBN-a backbones: instance and batch normalisation side by side in the first three layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 
-from modelling.backbones.resnet import ResNet
+from modelling.backbones.imagenet import warn_nothing_is_downloaded
+from modelling.backbones.resnet import Block, ResNet
 
 
 class IBN(nn.Module):
@@ -37,6 +40,25 @@ class IBN(nn.Module):
         return torch.cat([instance.to(x.dtype), self.BN(second)], dim=1)
 
 
+class Bottleneck_IBN(Bottleneck):  # noqa: N801 - the name that programs import
+    """torchvision's Bottleneck, whose first norm may be an IBN.
+
+    Args:
+        inplanes: channels of the input.
+        planes: channels inside; the output has four times as many.
+        ibn: whether the first norm is an IBN rather than a batch norm.
+        stride: of the 3 x 3 convolution.
+        downsample: maps the input to the shape of the output; None adds it as it is.
+    """
+
+    def __init__(
+        self, inplanes: int, planes: int, ibn: bool = False, stride: int = 1, downsample: nn.Module | None = None
+    ) -> None:
+        super().__init__(inplanes, planes, stride, downsample)
+        if ibn:
+            self.bn1: nn.Module = IBN(planes)
+
+
 class ResNetIBNa(ResNet):
     """IBN-Net, variant a (Pan et al., ECCV 2018): in layer1 to layer3 the first norm of every bottleneck is an IBN.
 
@@ -47,17 +69,54 @@ class ResNetIBNa(ResNet):
         last_stride: stride of layer4.
         layers: blocks in layer1 to layer4.
         num_classes: rows of ``fc``.
+        block: Bottleneck_IBN, or a class that is called like it; ``ibn`` is True in layer1 to layer3.
     """
 
-    def __init__(self, last_stride: int, layers: Sequence[int], num_classes: int = 1000) -> None:
-        super().__init__(last_stride, Bottleneck, layers)
+    def __init__(
+        self, last_stride: int, layers: Sequence[int], num_classes: int = 1000, block: Block = Bottleneck_IBN
+    ) -> None:
+        super().__init__(last_stride, block, layers)
         self.relu = nn.ReLU(inplace=True)
-        for layer in (self.layer1, self.layer2, self.layer3):
-            for block in layer:
-                assert isinstance(block, Bottleneck)
-                block.bn1 = IBN(block.conv1.out_channels)
-        self.fc = nn.Linear(512 * Bottleneck.expansion, num_classes).requires_grad_(False)
+        self.fc = nn.Linear(512 * block.expansion, num_classes).requires_grad_(False)
+
+    def _block(self, block: Block, channels: int) -> Callable[..., nn.Module]:
+        return partial(block, ibn=channels < 512)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] floating -> feature map [B, 2048, H/16, W/16] (/32 with last stride 2)."""
         return self._stages(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+
+
+class ResNet_IBN(ResNetIBNa):  # noqa: N801 - the name that programs import
+    """:class:`ResNetIBNa` with the arguments in the order of :class:`ResNet`."""
+
+    def __init__(self, last_stride: int, block: Block, layers: Sequence[int], num_classes: int = 1000) -> None:
+        super().__init__(last_stride, layers, num_classes, block)
+
+
+def resnet50_ibn_a(last_stride: int, pretrained: bool = False, **kw: Any) -> ResNet_IBN:
+    """ResNet-50-IBN-a.
+
+    Args:
+        last_stride: stride of layer4.
+        pretrained: has no effect but a warning, since nothing is downloaded: the weights are random. A file of weights
+            is loaded with ``.load_param(path)``.
+        kw: ``num_classes``, as for :class:`ResNet_IBN`.
+    """
+    return _build("resnet50_ibn_a", (3, 4, 6, 3), last_stride, pretrained, kw)
+
+
+def resnet101_ibn_a(last_stride: int, pretrained: bool = False, **kw: Any) -> ResNet_IBN:
+    """ResNet-101-IBN-a; arguments as for :func:`resnet50_ibn_a`."""
+    return _build("resnet101_ibn_a", (3, 4, 23, 3), last_stride, pretrained, kw)
+
+
+def resnet152_ibn_a(last_stride: int, pretrained: bool = False, **kw: Any) -> ResNet_IBN:
+    """ResNet-152-IBN-a; arguments as for :func:`resnet50_ibn_a`."""
+    return _build("resnet152_ibn_a", (3, 8, 36, 3), last_stride, pretrained, kw)
+
+
+def _build(name: str, layers: Sequence[int], last_stride: int, pretrained: bool, kw: dict[str, Any]) -> ResNet_IBN:
+    if pretrained:
+        warn_nothing_is_downloaded(name)
+    return ResNet_IBN(last_stride, Bottleneck_IBN, layers, **kw)

@@ -16,6 +16,7 @@ from config.reference import format_reference, read_reference
 from config.validate import CHOICES, MAXIMA, MINIMA, NEW_KEYS, check_config, check_keys
 from tests.launch import run_code
 from tests.support import GOLDEN, ROOT
+from utils.devices import DEFAULT_WORKERS
 from utils.errors import ConfigError
 
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
@@ -52,7 +53,6 @@ ADDED = {
 def test_defaults_are_the_recorded_ones() -> None:
     expected = flatten_config(CfgNode(RECORDED)) | ADDED
     expected["SOLVER.LR_STEPS"] = tuple(expected["SOLVER.LR_STEPS"])  # JSON has no tuples
-    expected["DATALOADER.NUM_WORKERS"] = -1  # the one default that differs on purpose
     actual = flatten_config(cfg)
     assert actual == expected
     assert {key: type(value) for key, value in actual.items()} == {key: type(value) for key, value in expected.items()}
@@ -75,6 +75,10 @@ def test_a_configuration_of_another_version_is_told_apart() -> None:
 
 def test_defaults_pass_their_own_check() -> None:
     check_config(cfg)
+
+
+def test_the_default_number_of_workers_is_told_from_a_chosen_one() -> None:
+    assert cfg.DATALOADER.NUM_WORKERS == DEFAULT_WORKERS
 
 
 def test_cfg_is_the_one_shared_mutable_tree() -> None:

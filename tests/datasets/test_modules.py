@@ -176,11 +176,14 @@ def test_the_configuration_reaches_sampler_and_items(market, make_cfg, num_insta
         (-1, 3, {}, 8),
         (-1, 3, {"LOCAL_WORLD_SIZE": "3"}, 2),
         (-1, 3, {"LOCAL_WORLD_SIZE": "16"}, 0),
-        (5, 3, {"LOCAL_WORLD_SIZE": "3"}, 5),
+        (2, 3, {"LOCAL_WORLD_SIZE": "3"}, 2),
+        (5, 3, {"LOCAL_WORLD_SIZE": "3"}, 2),
+        (None, 12, {}, 8),
+        (None, 6, {"LOCAL_WORLD_SIZE": "2"}, 4),
     ],
 )
 def test_number_of_workers(market, make_cfg, monkeypatch, argument, key, environment, expected):
-    monkeypatch.setattr("datasets.bases.count_cpus", lambda: 8)
+    monkeypatch.setattr("utils.devices.count_cpus", lambda: 8)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     module = init_dataset("market1501", cfg=make_cfg(market, "DATALOADER.NUM_WORKERS", key), num_workers=argument)
@@ -203,7 +206,7 @@ def stand_in_trainer(**options):
 
 
 def test_the_trainer_tells_the_place_of_this_process(market, make_cfg, monkeypatch):
-    monkeypatch.setattr("datasets.bases.count_cpus", lambda: 8)
+    monkeypatch.setattr("utils.devices.count_cpus", lambda: 8)
     monkeypatch.setenv("WORLD_SIZE", "5")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     module: Any = init_dataset("market1501", cfg=make_cfg(market), num_workers=-1)

@@ -1,8 +1,13 @@
 """The functions that programs import from inference_utils, against the recordings."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import Dataset
 
 from inference import inference_utils
 from inference.galleries.identities import pid_function
@@ -14,6 +19,7 @@ from inference.inference_utils import (
     create_pid_path_index,
     get_all_images,
     make_inference_data_loader,
+    pil_loader,
     run_inference,
 )
 from tests.inference.conftest import draw_picture
@@ -52,7 +58,16 @@ def test_index_by_any_function():
     centroids, ids = calculate_centroids(embeddings, {"z": [2, 0], 7: [1], "all": [0, 1, 2]})
     assert centroids.tolist() == [[2, 3], [2, 3], [2, 3]]
     assert ids.tolist() == ["z", "7", "all"]
-    assert calculate_centroids(embeddings, {})[0].shape == (0, 2)
+
+
+def test_identities_of_centroids_are_strings():
+    embeddings = torch.ones(3, 2, requires_grad=True)
+    _, ids = calculate_centroids(embeddings, create_pid_path_index(["3_a", "12_b", "3_c"], lambda path: int(path[:-2])))
+    assert (ids.dtype.kind, ids.tolist()) == ("U", ["3", "12"])
+    _, ids = calculate_centroids(embeddings, {(1, "a"): [0]})
+    assert ids.tolist() == ["(1, 'a')"]
+    centroids, ids = calculate_centroids(embeddings, {})
+    assert (centroids.shape, ids.shape, ids.dtype.kind) == ((0, 2), (0,), "U")
 
 
 @pytest.mark.parametrize(
@@ -158,20 +173,188 @@ def test_a_broken_picture_is_named(model, pictures, cfg, workers):
         run_inference(model, make_inference_data_loader(cfg, pictures, ImageDataset), cfg)
 
 
-def test_folders_without_images(tmp_path, cfg, model, pictures):
-    with pytest.raises(UserError, match="holds no images"):
-        make_inference_data_loader(cfg, tmp_path / "pictures" / "..", ImageDataset)
+@pytest.mark.parametrize("path", [str, Path])
+def test_folders_without_images(tmp_path, cfg, model, pictures, path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    loader = make_inference_data_loader(cfg, path(tmp_path), ImageDataset)
+    assert (len(loader), list(loader)) == (0, [])
+    for empty in (loader, []):
+        with pytest.raises(ValueError, match="gave no images"):
+            run_inference(model, empty, cfg)
     with pytest.raises(MissingPathError, match="nowhere"):
-        make_inference_data_loader(cfg, tmp_path / "nowhere", ImageDataset)
+        make_inference_data_loader(cfg, path(tmp_path / "nowhere"), ImageDataset)
     with pytest.raises(MissingPathError, match="no subfolder with images"):
-        make_inference_data_loader(cfg, pictures, ImageFolderWithPaths)
-    with pytest.raises(UserError, match="gave no images"):
-        run_inference(model, [], cfg)
+        make_inference_data_loader(cfg, path(pictures), ImageFolderWithPaths)
+
+
+def test_a_missing_folder_is_an_error_whatever_the_class(cfg):
+    for path in ("nowhere", ""):
+        with pytest.raises(MissingPathError, match=f"'{path}' does not exist"):
+            make_inference_data_loader(cfg, path, lambda path, transform: [])
+
+
+class WithLoader(Dataset):
+    """Four items; records what it was called with."""
+
+    def __init__(self, root, transform=None, loader=None):
+        self.called_with = (root, transform, loader)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.full((3, 4, 2), float(index)), "no label", f"/{index}"
+
+
+class WithoutLoader(WithLoader):
+    def __init__(self, root, transform):
+        super().__init__(root, transform)
+
+
+class AnyKeywords(WithLoader):
+    def __init__(self, root, **kwargs):
+        super().__init__(root, **kwargs)
+
+
+class OtherName(WithLoader):
+    def __init__(self, root, prepare):
+        super().__init__(root, prepare)
+
+
+@pytest.mark.parametrize("cls", [WithLoader, WithoutLoader, AnyKeywords, OtherName])
+def test_a_class_of_ones_own_gets_the_path_itself(tmp_path, cfg, cls):
+    folder = f"{tmp_path}/./"
+    loader = make_inference_data_loader(cfg=cfg, path=folder, dataset_class=cls)
+    root, transform, read = loader.dataset.called_with
+    assert (root, read) == (folder, pil_loader if cls is WithLoader else None)
+    assert transform(Image.new("RGB", (10, 10))).shape == (3, 64, 32)
+    images, labels, paths = list(loader)[1]  # of 3 + 1
+    assert images.flatten().tolist() == [3.0] * 24
+    assert (tuple(labels), tuple(paths)) == (("no label",), ("/3",))
+
+
+def test_a_configuration_may_be_any_object(model, pictures, monkeypatch):
+    monkeypatch.setattr("utils.devices.count_cpus", lambda: 1)
+    cfg = SimpleNamespace(
+        INPUT=SimpleNamespace(SIZE_TEST=[64, 32], PIXEL_MEAN=[0.5, 0.5, 0.5], PIXEL_STD=[0.2, 0.2, 0.2]),
+        TEST=SimpleNamespace(IMS_PER_BATCH=4),
+        DATALOADER=SimpleNamespace(NUM_WORKERS=6),
+    )
+    loader = make_inference_data_loader(cfg, pictures)
+    assert (len(loader), loader.num_workers) == (2, 1)
+    image = Image.open(pictures / "a_0.png").convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
+    expected = (np.asarray(image, np.float32) / 255 - 0.5) / 0.2
+    found = next(iter(loader))[0][0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    only_size = SimpleNamespace(TEST=SimpleNamespace(IMS_PER_BATCH=4))
+    embeddings, paths = run_inference(model, loader, only_size, 2, False)
+    assert embeddings.shape == (7, 512) and len(paths) == 7
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)  # in place
+
+
+# ----------------------------------------------------------------------------------------------------------- one batch
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(4)), [0, 0, 0], ["a", "b", "c"]
+
+
+def test_a_model_in_training_mode_is_put_into_eval_mode(model, batch):
+    expected, _ = _inference(model, batch, False)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    found, paths = _inference(model, batch, False)
+    assert not model.training and not model.bn.training and not model.backbone.base.layer1[0].bn1.training
+    assert paths == ["a", "b", "c"]
+    assert torch.equal(found, expected)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_with_and_without_the_neck(model, batch):
+    with torch.no_grad():
+        features = model.backbone(batch[0])[1]
+        embeddings = model.bn(features)
+    assert torch.equal(_inference(model, batch, False, True)[0], embeddings)
+    assert torch.equal(_inference(model, batch, False, normalize_with_bn=False)[0], features)
+    assert not torch.allclose(features, embeddings)
+
+
+def test_results_may_be_changed_and_used_in_autograd(model, batch):
+    found, _ = _inference(model, batch)
+    assert not found.requires_grad and not found.is_inference()
+    found /= found.norm(dim=1, keepdim=True)
+    assert_close(found.norm(dim=1), np.ones(3))
+    weight = torch.ones(512, requires_grad=True)
+    (found * weight).sum().backward()
+    assert torch.equal(weight.grad, found.sum(0))
+
+
+class Somewhere(torch.nn.Module):
+    """A model on the device "meta", which stands in for a CUDA device, and moves to the CPU when asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1, device="meta"))
+        self.bn = torch.nn.Identity()
+        self.asked = []
+
+    def to(self, device):
+        self.asked.append(str(device))
+        self.weight = torch.nn.Parameter(torch.ones(1, device=device))
+        return self
+
+    def backbone(self, images):
+        return None, images * self.weight
+
+
+def test_images_follow_the_model_unless_it_is_told_to_move():
+    batch = (torch.ones(2, 3), None, ["a", "b"])
+    for use_cuda, asked in ((None, []), (False, ["cpu"])):
+        model = Somewhere()
+        found, _ = _inference(model, batch, use_cuda)
+        assert (model.asked, str(found.device)) == (asked, "cpu" if asked else "meta")
+        _inference(model, batch, use_cuda)
+        assert model.asked == asked  # it is there already
+
+
+def test_the_cuda_device_is_the_first_of_gpu_ids(monkeypatch):
+    monkeypatch.setattr("inference.embedding.loaders.find_device", lambda device: SimpleNamespace(name=device))
+    monkeypatch.setattr(Somewhere, "to", lambda self, device: self.asked.append(device.name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for cfg, use_cuda, asked in (
+        (SimpleNamespace(GPU_IDS=[2, 0]), None, "cuda:2"),
+        (SimpleNamespace(GPU_IDS=[]), None, "cpu"),
+        (SimpleNamespace(GPU_IDS=[]), True, "cuda"),
+        (SimpleNamespace(), None, "cuda"),
+        (SimpleNamespace(GPU_IDS=[2]), False, "cpu"),
+    ):
+        model = Somewhere()
+        with pytest.raises(UserError, match="no images"):
+            run_inference(model, [], cfg, 10, use_cuda)
+        assert model.asked == [asked]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_where_there_is_none(model, batch, cfg):
+    with pytest.raises(UserError, match="'cuda', which this machine does not have"):
+        _inference(model, batch, True)
+    with pytest.raises(UserError, match="'cuda:0', which this machine does not have"):
+        run_inference(model, [batch], cfg, 10, True)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_progress_bar_is_left_out_only_if_the_configuration_says_so(model, batch, capfd, shown):
+    cfg = SimpleNamespace(**({} if shown else {"TRAINER": SimpleNamespace(PROGRESS_BAR=False)}))
+    run_inference(model, [batch, batch], cfg, 1, False)
+    assert ("6img" in capfd.readouterr().err) == shown
 
 
 def test_the_names_that_programs_import():
     assert {
         *("get_all_images", "ImageDataset", "ImageFolderWithPaths", "make_inference_data_loader", "_inference"),
-        *("run_inference", "create_pid_path_index", "calculate_centroids"),
+        *("run_inference", "create_pid_path_index", "calculate_centroids", "IMG_EXTENSIONS", "pil_loader"),
     } <= set(inference_utils.__all__)
+    assert {".jpg", ".jpeg", ".png", ".webp"} <= set(inference_utils.IMG_EXTENSIONS)
+    assert "photo.JPG".lower().endswith(inference_utils.IMG_EXTENSIONS)
     assert all(hasattr(inference_utils, name) for name in inference_utils.__all__)

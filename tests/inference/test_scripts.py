@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from config.load import load_config
 from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
+from inference.command_line import embedder_from_config
 from inference.embedding.embedder import Embedder
 from tests.launch import forbid_modules, run_script, start_python
 from tests.support import ROOT, golden
@@ -241,3 +243,15 @@ def test_help_needs_no_torch(script, tmp_path):
     assert done.returncode == 0, done.stderr
     for flag in ("--images-in-subfolders", "--print_freq", "--config_file", "DATASETS.ROOT_DIR"):
         assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("wanted", "threads"), [(-1, "automatic"), (6, "automatic"), (0, 0), (2, 2), (4, 4), (9, 4)], ids=str
+)
+def test_number_of_decoding_threads(legacy_checkpoint, monkeypatch, wanted, threads):
+    """The default of the loaders' processes leaves it to the device; a number of one's own counts, up to the cores."""
+    for module in ("utils.devices", "inference.embedding.embedder"):
+        monkeypatch.setattr(f"{module}.count_cpus", lambda: 4)
+    opts = ["MODEL.PRETRAIN_PATH", str(legacy_checkpoint), "GPU_IDS", [], "DATALOADER.NUM_WORKERS", wanted]
+    embedder = embedder_from_config(load_config("", opts))
+    assert embedder.num_workers == (1 if threads == "automatic" else threads)

@@ -4,7 +4,8 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,16 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from checkpoints.weights import identify_network
-from modelling.backbones import BACKBONES, check_embedding_size, get_backbone
+from modelling.backbones import BACKBONES, check_embedding_size, get_backbone, resnet_ibn_a
 from modelling.backbones.resnet import ResNet
-from modelling.backbones.resnet_ibn_a import IBN, ResNetIBNa
+from modelling.backbones.resnet_ibn_a import IBN, Bottleneck_IBN, ResNet_IBN, ResNetIBNa
 from tests.support import GOLDEN, fill_by_recipe, golden
 from utils.compat import program_module
 from utils.errors import UnknownNameError, UserError
 
 KEYS = json.loads((GOLDEN / "state_dict_keys.json").read_text())
 RECORDED = golden("backbones_given")
+RECORDED_NETWORKS = [name for name in BACKBONES if name in KEYS]
 SHALLOW = (1, 1, 1, 1)
 IMAGES = torch.from_numpy(RECORDED["x"])
 # Batch statistics over two images amplify rounding with depth: the recording itself is this far from float64.
@@ -47,7 +49,7 @@ def recorded_weight() -> Callable[[str, tuple[int, ...]], Tensor]:
     return weight
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(scope="module", params=RECORDED_NETWORKS)
 def recorded(
     request: pytest.FixtureRequest, recorded_weight: Callable[[str, tuple[int, ...]], Tensor]
 ) -> tuple[str, dict[str, Tensor]]:
@@ -56,7 +58,7 @@ def recorded(
     return request.param, weights
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", RECORDED_NETWORKS)
 def test_entries_are_the_recorded_ones_in_order(name: str) -> None:
     with torch.device("meta"):
         entries = get_backbone(name).build(1).state_dict().items()
@@ -106,6 +108,22 @@ def test_ibn_is_in_the_first_three_layers_alone() -> None:
     net = ResNetIBNa(1, SHALLOW)
     kinds = {key.split(".")[0] for key, module in net.named_modules() if isinstance(module, IBN)}
     assert kinds == {"layer1", "layer2", "layer3"}
+
+
+def test_only_the_deepest_network_was_not_recorded() -> None:
+    """resnet152_ibn_a has the blocks of resnet152 and, in them, the entries of the other networks with IBN-a."""
+    assert set(BACKBONES) - set(RECORDED_NETWORKS) == {"resnet152_ibn_a"}
+    with torch.device("meta"):
+        state = get_backbone("resnet152_ibn_a").build(1).state_dict()
+    shapes = {f"base.{key}": list(value.shape) for key, value in state.items()}
+
+    def blocks(keys: Iterable[str]) -> set[str]:
+        return {key.removesuffix(".conv1.weight") for key in keys if key.endswith(".conv1.weight")}
+
+    assert blocks(shapes) == blocks(key for key, _ in KEYS["resnet152"])
+    # layer2 has 8 blocks rather than 4, layer3 36 rather than 23: all of the shallower network is in the deeper one.
+    assert all(shapes[key] == shape for key, shape in KEYS["resnet101_ibn_a"])
+    assert identify_network(state) == "resnet152_ibn_a"
 
 
 def test_the_unused_classifier_needs_no_gradient() -> None:
@@ -173,7 +191,7 @@ def test_can_be_exported(net: ResNet) -> None:
         torch.testing.assert_close(exported(IMAGES), net(IMAGES))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", RECORDED_NETWORKS)
 def test_checkpoints_of_every_network_are_recognised(name: str) -> None:
     assert identify_network(key.removeprefix("base.") for key, _ in KEYS[name]) == name
 
@@ -193,3 +211,106 @@ def test_an_embedding_size_that_does_not_fit() -> None:
     check_embedding_size("resnet50", 2048)
     with pytest.raises(UserError, match=r"MODEL\.BACKBONE_EMB_SIZE is 2048, but resnet18 .*set .* 512"):
         check_embedding_size("resnet18", 2048)
+
+
+# --------------------------------------------------------------------------------------- what programs build themselves
+
+
+def state_from_seed(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    torch.manual_seed(7)
+    return build().state_dict()
+
+
+def assert_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(state) == list(expected)
+    for key, value in state.items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_without_arguments_it_is_resnet50_with_the_usual_stride() -> None:
+    net = ResNet()
+    assert_same(state_from_seed(ResNet), state_from_seed(lambda: get_backbone("resnet50").build(2)))
+    assert (net.layer4[0].conv2.stride, net.layer3[0].conv2.stride) == ((2, 2), (2, 2))
+
+
+def test_random_init_starts_over() -> None:
+    net, new = ResNetIBNa(1, SHALLOW), ResNetIBNa(1, SHALLOW).state_dict()
+    for value in net.state_dict().values():
+        value.fill_(3)  # weights, and what training left in the running statistics
+    torch.manual_seed(7)
+    net.random_init()
+    drawn = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    for key, value in net.state_dict().items():
+        if key in drawn:
+            assert 0.9 < value.std() / new[key].std() < 1.1, key
+        else:
+            assert torch.equal(value, torch.full_like(value, 3) if key.startswith("fc.") else new[key]), key
+    first = net.conv1.weight.clone()
+    torch.manual_seed(7)
+    net.random_init()
+    assert torch.equal(net.conv1.weight, first)
+
+
+@pytest.mark.parametrize("ibn", [True, False])
+def test_a_bottleneck_with_and_without_ibn(ibn: bool) -> None:
+    downsample = nn.Sequential(nn.Conv2d(16, 32, 1, 2, bias=False), nn.BatchNorm2d(32))
+    block = Bottleneck_IBN(16, 8, ibn, 2, downsample)
+    assert isinstance(block.bn1, IBN if ibn else nn.BatchNorm2d)
+    plain = Bottleneck(16, 8, 2, downsample)
+    assert isinstance(block, Bottleneck) and block.expansion == 4
+    plain.bn1 = copy.deepcopy(block.bn1)
+    plain.load_state_dict(block.state_dict())
+    x = torch.randn(2, 16, 6, 4)
+    assert block(x).shape == (2, 32, 3, 2)
+    assert torch.equal(block(x), plain(x))
+    assert not isinstance(Bottleneck_IBN(16, 4).bn1, IBN)
+
+
+def test_blocks_of_ones_own_are_told_where_ibn_belongs() -> None:
+    flags: list[tuple[int, bool]] = []
+
+    class Block(Bottleneck_IBN):
+        def __init__(self, inplanes: int, planes: int, ibn: bool = False, **rest: Any) -> None:
+            super().__init__(inplanes, planes, ibn, **rest)
+            flags.append((planes, ibn))
+
+    net = ResNet_IBN(2, Block, SHALLOW, num_classes=7)
+    assert flags == [(64, True), (128, True), (256, True), (512, False)]
+    assert net.fc.weight.shape == (7, 2048)
+    assert net(IMAGES).shape == (2, 2048, 2, 1)
+    flags.clear()
+    assert ResNet(1, Block, SHALLOW)(IMAGES).shape == (2, 2048, 4, 2)
+    assert not any(ibn for _, ibn in flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("resnet50_ibn_a", (3, 4, 6, 3)), ("resnet101_ibn_a", (3, 4, 23, 3)), ("resnet152_ibn_a", (3, 8, 36, 3))],
+)
+def test_functions_build_the_networks_of_their_names(
+    name: str, layers: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    build = getattr(resnet_ibn_a, name)
+    with torch.device("meta"):
+        net, named = build(2, num_classes=10), get_backbone(name).build(2)
+    assert not caplog.records
+    assert isinstance(net, ResNet_IBN) and isinstance(named, ResNetIBNa)
+    assert tuple(len(stage) for stage in (net.layer1, net.layer2, net.layer3, net.layer4)) == layers
+    assert net.fc.out_features == 10
+    assert {k: v.shape for k, v in net.state_dict().items() if "fc" not in k} == {
+        k: v.shape for k, v in named.state_dict().items() if "fc" not in k
+    }
+    with torch.device("meta"):
+        build(last_stride=1, pretrained=True)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for phrase in ("nothing is downloaded", name, "random weights", ".load_param(path)", "MODEL.PRETRAIN_PATH"):
+        assert phrase in record.getMessage()
+
+
+def test_pooling_and_classifier_can_be_assigned() -> None:
+    for net in (ResNet(1, Bottleneck, SHALLOW), ResNet_IBN(1, Bottleneck_IBN, SHALLOW)):
+        expected = net.eval()(IMAGES)
+        net.avgpool, net.fc = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Flatten(), nn.Linear(2048, 3))
+        assert torch.equal(net(IMAGES), expected)
+        assert net.fc(net.avgpool(expected)).shape == (2, 3)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from modelling.backbones import get_backbone
+from modelling.backbones import BACKBONES, get_backbone
 from modelling.backbones.resnet_ibn_a import ResNetIBNa
-from modelling.baseline import Baseline, load_imagenet_weights
+from modelling.baseline import Baseline, load_imagenet_weights, weights_init_classifier, weights_init_kaiming
 from tests.small import small_config
 from utils.errors import CheckpointError, MissingPathError, UnknownNameError
 
@@ -68,6 +68,7 @@ FILES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
         "state_dict": {**prefixed("backbone.base.")(weights), "bn.weight": torch.ones(512)},
         "hyper_parameters": {},
     },
+    "a Baseline of its own": prefixed("base."),
     "before torch 0.4.1": lambda weights: {k: v for k, v in weights.items() if "num_batches" not in k},
     "parameters": lambda weights: {k: nn.Parameter(v, requires_grad=False) for k, v in weights.items()},
     "heads": lambda weights: {**weights, "classifier.weight": torch.ones(1), "bottleneck.bias": torch.ones(1)},
@@ -81,7 +82,7 @@ def test_every_form_of_weights_is_loaded(
 ) -> None:
     path = tmp_path / "resnet18.pth"
     torch.save(FILES[form](weights), path, _use_new_zipfile_serialization=zipped)
-    with caplog.at_level(logging.INFO, "modelling.baseline"):
+    with caplog.at_level(logging.INFO, "modelling.backbones.imagenet"):
         model = Baseline(config(PRETRAINED=True, PRETRAIN_PATH=str(path)))
     assert_loaded(model, weights)
     (record,) = caplog.records
@@ -141,6 +142,57 @@ def test_weights_that_do_not_fit_are_described(tmp_path: Path, weights: dict[str
         load_imagenet_weights(get_backbone(name).build(1), str(tmp_path / "w.pth"), name)
     for phrase in [*phrases, "w.pth", f"MODEL.NAME {name}", "MODEL.PRETRAIN_PATH", "MODEL.PRETRAINED False"]:
         assert phrase in str(caught.value)
+
+
+def test_load_param_of_a_network_and_of_the_whole(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    path = tmp_path / "resnet18.pth"
+    torch.save(weights, path)
+    whole = Baseline(config())
+    whole.load_param(str(path))
+    assert_loaded(whole, weights)
+    whole = Baseline(config())
+    whole.base.load_param(path)
+    assert_loaded(whole, weights)
+    other = Baseline(config(NAME="resnet34"))
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    for load, name in ((other.load_param, "resnet34"), (other.base.load_param, "ResNet")):
+        with pytest.raises(CheckpointError, match=rf"resnet18 weights, which {name} cannot start from"):
+            load(path)
+        with pytest.raises(MissingPathError, match=r"none\.pth"):
+            load(tmp_path / "none.pth")
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_knows_its_name_and_its_channels(name: str) -> None:
+    with torch.device("meta"):
+        model = Baseline(config(NAME=name))
+        channels = model(torch.zeros(1, 3, 32, 32))[1].shape[1]
+    assert (model.model_name, model.in_planes) == (name, channels)
+
+
+def test_weights_of_layers_are_drawn_anew() -> None:
+    torch.manual_seed(0)
+    wide, conv, norm = nn.Linear(300, 1200), nn.Conv2d(40, 100, 3), nn.BatchNorm2d(5)
+    frozen = nn.BatchNorm1d(3, affine=False)
+    untouched = nn.LayerNorm(4)
+    model = nn.Sequential(wide, conv, nn.Conv2d(3, 4, 1, bias=False), norm, frozen, untouched, nn.ReLU())
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 2.0)
+    model.apply(weights_init_kaiming)
+    assert wide.weight.std().item() == pytest.approx((2 / 1200) ** 0.5, rel=0.02)
+    assert conv.weight.std().item() == pytest.approx((2 / (40 * 9)) ** 0.5, rel=0.02)
+    assert abs(wide.weight.mean().item()) < 1e-3
+    assert norm.weight.eq(1).all()
+    assert all(layer.bias is not None and layer.bias.eq(0).all() for layer in (wide, conv, norm))
+    assert untouched.weight.eq(2).all() and untouched.bias.eq(2).all()
+    before = conv.weight.clone()
+    nn.init.constant_(wide.bias, 2.0)
+    model.apply(weights_init_classifier)
+    assert wide.weight.std().item() == pytest.approx(0.001, rel=0.02)
+    assert wide.bias.eq(0).all()
+    assert torch.equal(conv.weight, before)
+    weights_init_classifier(nn.Linear(3, 4, bias=False))
 
 
 @pytest.mark.parametrize("path", ["", "models/none.pth", "."])

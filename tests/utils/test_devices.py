@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from config.load import load_config
-from utils.devices import INFERENCE_DTYPES, choose_devices, count_cpus, find_device, inference_dtype
+from utils.devices import (
+    DEFAULT_WORKERS,
+    INFERENCE_DTYPES,
+    choose_devices,
+    count_cpus,
+    count_workers,
+    find_device,
+    inference_dtype,
+)
 from utils.errors import UserError
 
 
@@ -111,3 +119,40 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch):
     assert count_cpus() == 7
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert count_cpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "processes", "expected"),
+    [
+        (0, 1, 0),
+        (3, 1, 3),
+        (8, 1, 8),
+        (30, 1, 8),
+        (-1, 1, 8),
+        (-1, 3, 2),
+        (30, 3, 2),
+        (1, 16, 0),
+        (-1, 16, 0),
+        (5, 0, 5),
+    ],
+)
+def test_workers_are_no_more_than_the_cores_of_a_process(monkeypatch, wanted, processes, expected):
+    monkeypatch.setattr("utils.devices.count_cpus", lambda: 8)
+    assert count_workers(wanted, processes) == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert count_workers(wanted) == expected
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert count_workers(wanted) == count_workers(wanted, 1)
+
+
+def test_a_chosen_number_that_is_lowered_is_told_once(monkeypatch, caplog):
+    monkeypatch.setattr("utils.devices.count_cpus", lambda: 5)
+    for wanted in (-1, 0, 5, DEFAULT_WORKERS):  # the default does not disturb anybody
+        count_workers(wanted)
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    assert [count_workers(97) for _ in range(3)] == [5, 5, 5]
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "NUM_WORKERS is 97" in record.getMessage() and "5 CPU cores" in record.getMessage()
+    monkeypatch.setenv("RANK", "1")  # the first process speaks for all
+    assert count_workers(98) == 5
+    assert "98" not in caplog.text

@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from modelling.backbones import get_backbone as find_backbone
 from tests.support import ROOT
 from tests.test_imports import DOORS as ALL_DOORS
-from utils.errors import UserError
+from utils.errors import UnknownNameError, UserError
 from utils.eval_reid import k_list, top_k_retrieval
+from utils.misc import get_backbone
 from utils.visrank import rank_for_display, visualize_ranked_results
 
 # door -> the room that each of its names comes from
@@ -24,6 +26,7 @@ DOORS = {
         "run_untrained": "engine.run",
         "build_trainer": "engine.trainer",
         "build_loggers": "engine.loggers",
+        "get_backbone": "utils.misc",  # builds what modelling.backbones finds
     },
     "utils.eval_reid": {
         "eval_func": "evaluation.metrics",
@@ -69,6 +72,22 @@ def test_the_published_command_still_works():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "python -m evaluation" in done.stdout
+
+
+def test_a_network_by_its_name(caplog):
+    torch.manual_seed(2)
+    net = get_backbone("resnet18")
+    assert not caplog.records
+    torch.manual_seed(2)
+    expected = find_backbone("resnet18").build(1).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in net.state_dict().items())
+    with torch.device("meta"):
+        assert get_backbone("resnet18", last_stride=2)(torch.zeros(1, 3, 64, 32)).shape == (1, 512, 2, 1)
+        assert get_backbone("resnet50_ibn_a", num_classes=5, pretrained=True).fc.out_features == 5
+        get_backbone(name="resnet34", pretrained=True)
+    assert ["resnet50_ibn_a" in record.getMessage() for record in caplog.records] == [True, False]
+    with pytest.raises(UnknownNameError, match=r"'resnet20'; valid names: resnet18, .*resnet152_ibn_a"):
+        get_backbone("resnet20")
 
 
 def test_rankings_of_arrays():
