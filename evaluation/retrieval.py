@@ -74,7 +74,7 @@ class RetrievalSet:
         Args:
             embeddings: [M + N, D] floating.
             pids: [M + N] whole numbers.
-            camids: [M + N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
+            camids: [M + N] whole numbers; in the instance protocol an item may have a set of cameras, a query of one.
             num_query: M.
             paths: M + N image files.
 
@@ -90,7 +90,8 @@ class RetrievalSet:
         check_length("pids", len(pids), len(embeddings), "embeddings")
         check_length("camids", len(camids), len(embeddings), "embeddings")
         q_paths, g_paths = (None, None) if paths is None else (paths[:m], paths[m:])
-        return cls(embeddings[:m], embeddings[m:], pids[:m], pids[m:], camids[:m], camids[m:], q_paths, g_paths)
+        q_camids = camids[:m] if isinstance(camids, Tensor) else [_only(i, of) for i, of in enumerate(camids[:m])]
+        return cls(embeddings[:m], embeddings[m:], pids[:m], pids[m:], q_camids, camids[m:], q_paths, g_paths)
 
     @property
     def num_query(self) -> int:
@@ -105,6 +106,15 @@ class RetrievalSet:
     def single_cameras(self) -> IntArray:
         """The gallery's cameras [N]; raises a UserError if an item has a set of them."""
         return int_array("g_camids", self.g_camids, self.num_gallery, "gallery")
+
+
+def _only(index: int, cameras: Any) -> Any:
+    """The camera of a query, which may stand in a set, list or array of its own."""
+    if not hasattr(cameras, "__len__") or isinstance(cameras, str):
+        return cameras
+    if len(cameras) != 1:
+        raise UserError(f"camids[{index}] has {len(cameras)} cameras; a query has one.")
+    return next(iter(cameras))
 
 
 @dataclass(frozen=True)

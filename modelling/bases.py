@@ -419,9 +419,9 @@ class ModelBase(LightningModule):
             embeddings: [M + N, D], the ``num_query`` queries first; N images, or the centroids that
                 :meth:`validation_create_centroids` gives.
             labels: [M + N] pids.
-            camids: M + N cameras; those of a centroid are a set or list.
+            camids: M + N cameras, surplus entries are ignored; those of a centroid are a set or list.
         """
-        retrieval = RetrievalSet.of_rows(embeddings, labels, camids, self.hparams.num_query)
+        retrieval = RetrievalSet.of_rows(embeddings, labels, camids[: len(embeddings)], self.hparams.num_query)
         result = evaluate(retrieval, ranking_options(self.hparams, "instance"))
         if is_first_process():
             ranks = "".join(f"Rank-{k}: {value:.1%}\n" for k, value in result.topk.items())

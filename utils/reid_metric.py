@@ -72,16 +72,8 @@ class R1_mAP:  # noqa: N801 - the name that other programs import
     def evaluate(self, feats: Tensor, pids: Any, camids: Any, respect_camids: bool = False) -> EvalResult:
         """As :meth:`compute`, but return the whole result."""
         m = self.num_query
-        camids = camids[: len(feats)]
-        if respect_camids:
-            camids = [*(_only(i, camera) for i, camera in enumerate(camids[:m])), *camids[m:]]
-        retrieval = RetrievalSet.of_rows(feats, pids, camids, m)
+        if isinstance(camids, list) and not respect_camids and any(isinstance(of, set | list) for of in camids):
+            raise UserError("camids holds sets of cameras; with those, respect_camids is True.")
+        retrieval = RetrievalSet.of_rows(feats, pids, camids[: len(feats)], self.num_query)
         options = RankingOptions(metric=self.dist_func, feat_norm=self.feat_norm)
         return evaluate(retrieval, options, max_rank=self.max_rank, block_bytes=self.block_bytes)
-
-
-def _only(index: int, cameras: Any) -> int:
-    values = [int(camera) for camera in cameras] if hasattr(cameras, "__iter__") else [int(cameras)]
-    if len(values) != 1:
-        raise UserError(f"camids[{index}] has {len(values)} cameras; a query has one.")
-    return values[0]
