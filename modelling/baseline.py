@@ -42,7 +42,7 @@ class Baseline(nn.Module):
         if network.embedding_size is None:
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
-        self.memory_format = torch.contiguous_format
+        self.channels_last = False
         if load_weights and model.PRETRAINED and not model.RESUME_TRAINING and not cfg.TEST.ONLY_TEST:
             load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME)
 
@@ -56,7 +56,7 @@ class Baseline(nn.Module):
         Raises:
             UserError: grad_checkpoint with a network of the user's own that does not offer it.
         """
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.channels_last = channels_last
         self.base.to(memory_format=self.memory_format)
         if hasattr(self.base, "grad_checkpoint"):
             self.base.grad_checkpoint = grad_checkpoint
@@ -65,6 +65,11 @@ class Baseline(nn.Module):
                 f"MODEL.GRAD_CHECKPOINT is True, but {type(self.base).__name__} has no attribute grad_checkpoint to "
                 "switch it on with: set MODEL.GRAD_CHECKPOINT False."
             )
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images and feature maps are stored; torch.save cannot write this type, so it is not an attribute."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def load_param(self, path: str | os.PathLike[str]) -> None:
         """Load a file of weights into the backbone; see :func:`modelling.backbones.imagenet.load_weights_file`."""

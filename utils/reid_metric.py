@@ -71,7 +71,6 @@ class R1_mAP:  # noqa: N801 - the name that other programs import
 
     def evaluate(self, feats: Tensor, pids: Any, camids: Any, respect_camids: bool = False) -> EvalResult:
         """As :meth:`compute`, but return the whole result."""
-        m = self.num_query
         if isinstance(camids, list) and not respect_camids and any(isinstance(of, set | list) for of in camids):
             raise UserError("camids holds sets of cameras; with those, respect_camids is True.")
         retrieval = RetrievalSet.of_rows(feats, pids, camids[: len(feats)], self.num_query)
