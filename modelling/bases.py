@@ -10,6 +10,7 @@ from inspect import signature
 from numbers import Real
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
@@ -37,7 +38,7 @@ from modelling.backbones import REGISTRY as BACKBONES
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
-from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks
+from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks, wants_outputs
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, running_processes
 from utils.errors import UserError
@@ -274,8 +275,14 @@ class ModelBase(LightningModule):
         self.losses_dict = {name: [] for name in (*self.losses_names, *self.losses_dict)}
 
     def record_step(self, outputs: Any) -> None:
-        """Record what a training step returned: a dictionary with "loss" and, under "other", its statistics."""
-        self.train_outputs.append({"loss": outputs} if isinstance(outputs, Tensor) else dict(outputs or {}))
+        """Record what a training step returned: a dictionary with "loss" and, under "other", its statistics.
+
+        The rest of it is kept only for a subclass that asks for the outputs at the end of the epoch.
+        """
+        returned = {"loss": outputs} if isinstance(outputs, Tensor) else dict(outputs or {})
+        if not wants_outputs(type(self)):
+            returned = {name: returned[name] for name in ("loss", "other") if name in returned}
+        self.train_outputs.append(returned)
         for values in self.losses_dict.values():
             if values and isinstance(values[-1], Tensor):
                 values[-1] = values[-1].detach()  # the graph of a step is not kept for the whole epoch
@@ -290,7 +297,7 @@ class ModelBase(LightningModule):
         records: dict[str, list[Any]] = {}
         for output in outputs:
             for name, value in {**output.get("other", {}), "loss": output.get("loss")}.items():
-                if isinstance(value, Tensor | Real):
+                if isinstance(value, Tensor | np.ndarray | Real):
                     records.setdefault(names.get(name, name), []).append(value)
         records |= {name: values for name, values in self.losses_dict.items() if values}
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]

@@ -76,7 +76,15 @@ def _with_outputs(function: FunctionType) -> Callable[..., Any]:
     def on_train_epoch_end(self: Any) -> Any:
         return function(self, self.train_outputs)
 
+    on_train_epoch_end.takes_outputs = True  # type: ignore[attr-defined]
     return on_train_epoch_end
+
+
+def wants_outputs(cls: type) -> bool:
+    """Whether a class asks for what the steps returned, besides the base class's own logging."""
+    logging = getattr_static(cls, "training_epoch_end", None)
+    is_own = isinstance(logging, HiddenHook) and logging.function.__module__ != "modelling.bases"
+    return is_own or hasattr(cls.on_train_epoch_end, "takes_outputs")  # type: ignore[attr-defined]
 
 
 class HiddenHook:

@@ -65,6 +65,18 @@ def test_the_epoch_end_is_hidden_from_a_trainer_until_it_is_called():
     assert outputs == ["mine", "mine"]
 
 
+def test_outputs_are_kept_whole_for_those_who_ask():
+    asks = type("Asks", (CTLModel,), {"training_epoch_end": lambda self, outputs: None})
+    asks_too = type("AsksToo", (CTLModel,), {"on_train_epoch_end": lambda self, outputs: None})
+    does_not = type("DoesNot", (CTLModel,), {"on_train_epoch_end": lambda self: None})
+    kept = []
+    for cls in (asks, asks_too, does_not):
+        model = cls(small_config(), num_classes=4)
+        model.record_step({"loss": torch.tensor(1.0), "other": {}, "features": torch.ones(2, 3)})
+        kept.append(list(model.train_outputs[0]))
+    assert kept == [["loss", "other", "features"]] * 2 + [["loss", "other"]]
+
+
 def test_metrics_for_callbacks_become_tensors():
     trainer = SimpleNamespace(callback_metrics={"a": torch.tensor(1.0)})
     metrics = CallbackMetrics(trainer)
