@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from utils.errors import UnknownNameError, UserError
-
 if TYPE_CHECKING:
     from datasets.bases import ReidDataModule
 
@@ -54,6 +52,8 @@ def init_dataset(
         UnknownNameError: no data set of that name (a KeyError and a ValueError); the message lists the names.
         UserError: several names of data sets that show the same identities.
     """
+    from utils.errors import UnknownNameError  # not above: a copy of datasets.transforms may be in another package
+
     names = [part.strip() for part in name.split("+")]
     for part in names:
         if part not in DATASETS | _REGISTERED:
@@ -77,6 +77,8 @@ def register_dataset(name: str, kind: "type[ReidDataModule]") -> None:
     Raises:
         UserError: the name belongs to a data set of this project, is empty, or holds the "+" that joins names.
     """
+    from utils.errors import UserError
+
     if name in DATASETS or "+" in name or not name or name != name.strip():
         raise UserError(
             f"A data set cannot be registered as {name!r}; expected a name without '+' or outer spaces that is none of "

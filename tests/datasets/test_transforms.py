@@ -50,7 +50,7 @@ def by_torchvision(image, size, padding, is_train):
     if is_train:
         steps += [tv.RandomHorizontalFlip(0.5), tv.Pad(padding), tv.RandomCrop(size)]
     steps += [tv.ToTensor(), tv.Normalize(mean, std)]
-    return tv.Compose([*steps, RandomErasing(0.5, mean)] if is_train else steps)(image)
+    return tv.Compose([*steps, RandomErasing(0.5, mean=mean)] if is_train else steps)(image)
 
 
 @settings(max_examples=60)
@@ -113,7 +113,7 @@ def test_sizes_and_constants_are_those_of_the_configuration():
 @given(st.integers(0, 10**6))
 def test_one_rectangle_within_the_bounds_is_filled_with_the_value(seed):
     random.seed(seed)
-    image = RandomErasing(1.0, value=(1.0, 2.0, 3.0))(torch.zeros(3, 40, 30))
+    image = RandomErasing(1.0, mean=(1.0, 2.0, 3.0))(torch.zeros(3, 40, 30))
     mask = image[0] == 1.0
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     h, w = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
@@ -129,14 +129,14 @@ def test_one_rectangle_within_the_bounds_is_filled_with_the_value(seed):
 @pytest.mark.parametrize(("probability", "touched"), [(0.0, 0), (1.0, 200), (0.3, 60)])
 def test_images_are_erased_as_often_as_asked(probability, touched):
     random.seed(0)
-    erase = RandomErasing(probability, value=(1.0,))
+    erase = RandomErasing(probability, mean=(1.0,))
     assert abs(sum(bool(erase(torch.zeros(1, 20, 20)).any()) for _ in range(200)) - touched) <= 20 * (0 < touched < 200)
 
 
 def test_a_rectangle_as_large_as_the_image_does_not_count_as_fitting():
-    erase = RandomErasing(1.0, value=(1.0,), area=(1.0, 1.0), min_aspect=1.0)
+    erase = RandomErasing(1.0, mean=(1.0,), sl=1.0, sh=1.0, r1=1.0)
     assert not erase(torch.zeros(1, 8, 8)).any()
 
 
 def test_an_image_too_small_for_any_rectangle_is_left_alone():
-    assert not RandomErasing(1.0, value=(1.0,))(torch.zeros(1, 1, 1)).any()
+    assert not RandomErasing(1.0, mean=(1.0,))(torch.zeros(1, 1, 1)).any()
