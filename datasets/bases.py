@@ -108,11 +108,11 @@ class ReidDataModule(LightningDataModule):
     # Whether a pid means the same identity in the training set as in query and gallery.
     one_numbering: bool = True
     # Whether subclasses fill the attributes in setup, rather than say where the images are in read_splits.
-    _fills_by_hand: bool = False
+    fills_by_hand: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        adapt_overrides(cls, cls._fills_by_hand)
+        adapt_overrides(cls, cls.fills_by_hand)
 
     def __init__(
         self,
@@ -249,28 +249,31 @@ class ReidDataModule(LightningDataModule):
             UserError: too few identities for one batch on every process.
         """
         if cfg is None and trainer is None and sampler_name is None and not options:
-            return self._keep_train_loader(lambda *_: self._build_train_loader(self.cfg, self.trainer))
+            return self._prepare_train_loader(lambda *_: self._build_train_loader(self.cfg, self.trainer))
         self.setup()
         cfg = self.cfg if cfg is None else cfg
         loader = self._build_train_loader(cfg, trainer or self.trainer, sampler_name, **options)
         self._set_epoch(loader)
         return loader
 
-    def _keep_train_loader(self, build: Callable[[int, int], Any]) -> Any:
-        """The loader that ``build(world_size, rank)`` returns; built once unless the processes change."""
+    def _prepare_train_loader(self, build: Callable[[int, int], Any], keep: bool = True) -> Any:
+        """The loader that ``build(world_size, rank)`` returns, set to the epoch; kept until the processes change."""
         self.setup()
         world_size, rank = self._find_place(self.trainer)
         key = ("train", world_size, rank, *self._find_resources(self.trainer))
-        if key not in self._loaders:
+        if key not in self._loaders or not keep:
             self._share_seed(world_size)
-            self._loaders[key] = build(world_size, rank)
-        self._set_epoch(self._loaders[key])
-        return self._loaders[key]
+        loader = self._loaders[key] if keep and key in self._loaders else build(world_size, rank)
+        if keep:
+            self._loaders[key] = loader
+        self._set_epoch(loader)
+        return loader
 
     def _set_epoch(self, loader: Any) -> None:
         if self.trainer is not None:
             # The Trainer measures the loader before it sets the epoch; after a resume that is not epoch 0.
-            follow_epoch(loader, self.trainer.fit_loop.epoch_progress.current.processed)
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            follow_epoch(loader, progress.processed)
 
     def _share_seed(self, world_size: int) -> None:
         if self.trainer is None or world_size == 1:

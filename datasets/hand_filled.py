@@ -29,7 +29,7 @@ class ReidBaseDataModule(ReidDataModule):
     """
 
     one_numbering = False  # nobody says whether test identities are numbered like those of training
-    _fills_by_hand = True
+    fills_by_hand = True
 
     @as_lightning_calls
     def setup(self, stage: str | None = None) -> None:

@@ -3,12 +3,14 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
-from datasets.loading import LateStartLoader
+from datasets.draws import PidDraw
+from datasets.loading import BaseDatasetLabelledPerPid, LateStartLoader
 from datasets.samplers import RandomIdentitySampler
 from utils.errors import UserError
 
@@ -97,19 +99,43 @@ def run_once(setup: Callable[..., Any]) -> Callable[..., Any]:
     return as_lightning_calls(once)
 
 
-def is_old_train_dataloader(function: Callable[..., Any]) -> bool:
-    """Whether a method ``train_dataloader`` expects cfg and trainer, which Lightning 2 does not pass."""
-    names = list(inspect.signature(function).parameters)
-    return not accepts(function) or names[1:2] == ["cfg"]
+class CountedDraws(Sampler[PidDraw]):
+    """The pids of another program's sampler, each with its epoch and how often the epoch has drawn it before.
+
+    Without these, every draw of an identity would bring the same images. After all of its images, they begin again.
+
+    Args:
+        sampler: yields pids.
+        dataset: tells epoch and images.
+    """
+
+    def __init__(self, sampler: Any, dataset: BaseDatasetLabelledPerPid) -> None:
+        self.sampler = sampler
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[PidDraw]:
+        seen: Counter[int] = Counter()
+        for pid in self.sampler:
+            if isinstance(pid, PidDraw):
+                yield pid
+                continue
+            occurrences = -(-len(self.dataset.data[pid]) // self.dataset.num_instances)
+            yield PidDraw(pid, self.dataset.epoch, seen[pid] % occurrences)
+            seen[pid] += 1
 
 
-def call_with_trainer(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``train_dataloader(self, cfg, trainer, ...)`` as Lightning 2 calls it: without arguments.
+def as_trainer_calls(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An override of ``train_dataloader`` as Lightning 2 calls it: without arguments, for every epoch.
 
-    The loader that it returns is kept, so that its workers are, and follows the epochs.
+    One that takes cfg and trainer gets them, and the loader that it returns is kept, so that its workers are. The
+    loader follows the epochs; see :func:`adopt_loader`.
     """
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes_trainer = not accepts(function) or list(parameters)[1:2] == ["cfg"]
 
     @functools.wraps(function)
     def train_dataloader(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -117,31 +143,42 @@ def call_with_trainer(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(self, *args, **kwargs)
 
         def build(world_size: int, rank: int) -> Any:
-            trainer = OldTrainer(self.trainer, world_size, rank)
             options = self.cfg.DATALOADER
             known = {"sampler_name": options.SAMPLER, "drop_last": options.DROP_LAST}
             given = {name: value for name, value in known.items() if takes_all or name in parameters}
-            return adopt_loader(function(self, self.cfg, trainer, **given), world_size, rank)
+            call = (self.cfg, OldTrainer(self.trainer, world_size, rank)) if takes_trainer else ()
+            return adopt_loader(function(self, *call, **given if takes_trainer else {}), world_size, rank, self.seed)
 
-        return self._keep_train_loader(build)
+        return self._prepare_train_loader(build, keep=takes_trainer)
 
     # Programs that read the signature through __wrapped__ would find arguments that need not be passed.
-    del train_dataloader.__wrapped__  # type: ignore[attr-defined]
+    del train_dataloader.__wrapped__
     return as_lightning_calls(train_dataloader)
 
 
-def adopt_loader(loader: Any, world_size: int, rank: int) -> Any:
-    """Make a loader that a subclass built fit for a Trainer that sets the epoch after ``iter()``.
+def adopt_loader(loader: Any, world_size: int, rank: int, seed: int) -> Any:
+    """Make a loader that a subclass built fit for a Trainer, which sets the epoch after ``iter()``.
+
+    A sampler of ours without a seed gets that of the run; one of another program, whose pids do not tell which images
+    to draw, is counted.
 
     Raises:
         UserError: its sampler draws the part of another process.
     """
-    sampler = getattr(loader, "sampler", None)
-    if isinstance(sampler, RandomIdentitySampler) and (sampler.world_size, sampler.rank) != (world_size, rank):
-        raise UserError(
-            f"train_dataloader built a sampler for process {sampler.rank} of {sampler.world_size}, but this is process "
-            f"{rank} of {world_size}: pass world_size=trainer.world_size and rank=trainer.global_rank."
-        )
+    if not isinstance(loader, DataLoader):
+        return loader
+    sampler, dataset = loader.sampler, loader.dataset
+    if isinstance(sampler, RandomIdentitySampler):
+        if (sampler.world_size, sampler.rank) != (world_size, rank):
+            raise UserError(
+                f"train_dataloader built a sampler for process {sampler.rank} of {sampler.world_size}, but this is "
+                f"process {rank} of {world_size}: pass world_size=trainer.world_size and rank=trainer.global_rank."
+            )
+        sampler.seed = sampler.seed or seed
+    elif isinstance(dataset, BaseDatasetLabelledPerPid) and isinstance(loader.batch_sampler, BatchSampler):
+        # A subclass may return the same loader for every epoch.
+        counted = isinstance(loader.batch_sampler.sampler, CountedDraws)
+        loader.batch_sampler.sampler = loader.batch_sampler.sampler if counted else CountedDraws(sampler, dataset)
     if type(loader) is DataLoader:
         loader.__class__ = LateStartLoader  # it differs in when it starts the sampler, and holds nothing more
     return loader
@@ -149,13 +186,14 @@ def adopt_loader(loader: Any, world_size: int, rank: int) -> Any:
 
 def follow_epoch(loader: Any, epoch: int) -> None:
     """Tell the sampler and the data set of a loader the epoch, where they ask for it."""
-    for part in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
+    for name in ("sampler", "dataset"):
+        set_epoch = getattr(getattr(loader, name, None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
 
 
 def adapt_overrides(kind: type, hand_filled: bool) -> None:
-    """Replace ``setup`` and ``train_dataloader`` of a new class, own or from a mixin, if Lightning 2 cannot call them.
+    """Make ``setup`` and ``train_dataloader`` of a new class, own or from a mixin, fit for Lightning 2's calls.
 
     Args:
         kind: the class, whose bases are adapted already.
@@ -164,5 +202,5 @@ def adapt_overrides(kind: type, hand_filled: bool) -> None:
     setup, train_dataloader = kind.setup, kind.train_dataloader  # type: ignore[attr-defined]
     if not hasattr(setup, "_as_lightning_calls") and (hand_filled or not accepts(setup, stage="fit")):
         kind.setup = run_once(setup)  # type: ignore[attr-defined]
-    if not hasattr(train_dataloader, "_as_lightning_calls") and is_old_train_dataloader(train_dataloader):
-        kind.train_dataloader = call_with_trainer(train_dataloader)  # type: ignore[attr-defined]
+    if not hasattr(train_dataloader, "_as_lightning_calls"):
+        kind.train_dataloader = as_trainer_calls(train_dataloader)  # type: ignore[attr-defined]
