@@ -178,7 +178,8 @@ class ReidDataModule(LightningDataModule):
 
     def _apply_settings(self, stage: str | None) -> None:
         """Pass seed, cache and what to do about unreadable files on to the two data sets, as far as they take them."""
-        options, skip = self.cfg.DATALOADER, self.cfg.DATASETS.ON_ERROR == "skip"
+        options = self.cfg.DATALOADER
+        skip = self.cfg.DATASETS.ON_ERROR == "skip"
         ours: list[BaseDatasetLabelled | BaseDatasetLabelledPerPid] = []
         wanted: list[tuple[list[str], tuple[int, ...]]] = []
         unreached = []

@@ -12,7 +12,12 @@ _SAMPLERS = {"random_identity": RandomIdentitySampler}
 
 
 def get_names() -> list[str]:
-    """The names that :func:`get_sampler` knows."""
+    """The names that :func:`get_sampler` knows.
+
+    Example:
+        >>> get_names()
+        ['random_identity']
+    """
     return sorted(_SAMPLERS)
 
 

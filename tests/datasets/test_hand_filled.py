@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms as tv
 
@@ -120,7 +121,22 @@ def test_inherited_setups_run_once_each_and_super_of_all_does_nothing(cfg):
     assert data.num_classes == 9
 
 
-def test_a_mixin_and_a_data_set_of_ours_may_have_the_old_form(cfg):
+def test_what_a_parent_leaves_out_the_child_may_set(cfg):
+    class Half(ReidBaseDataModule):
+        def setup(self):
+            fill(self, val=None, num_query=None)
+
+    class Whole(Half):
+        def setup(self):
+            super().setup()
+            self.val = BaseDatasetLabelled(self.query_list + self.gallery_list)
+
+    data = Whole(cfg)
+    data.setup()
+    assert (data.num_query, len(data.val)) == (3, 8)
+
+
+def test_a_mixin_and_a_data_set_of_ours_may_have_the_old_form(cfg, caplog):
     class Filled:
         def setup(self):
             fill(self)
@@ -137,7 +153,10 @@ def test_a_mixin_and_a_data_set_of_ours_may_have_the_old_form(cfg):
 
     for kind, queries in ((Mixed, 3), (Fewer, 2)):
         data = kind(cfg, seed=8)
-        data.setup("fit")
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            data.setup("fit")
+        assert caplog.text.count("subset   |") == 1  # the table, when all is there
         assert (data.num_query, data.train.seed) == (queries, 8)
 
 
@@ -408,6 +427,14 @@ def test_an_old_trainer_tells_the_place(cfg, monkeypatch, changes, environment, 
         loader = data.train_dataloader(cfg, old_trainer(**changes), sampler_name="random_identity", drop_last=True)
         assert (loader.sampler.world_size, loader.sampler.rank) == place
         assert loader.drop_last
+
+
+def test_a_trainer_of_today_tells_the_place_too(cfg):
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    for given, place in ((trainer, (1, 0)), (lightning(2, 1), (2, 1))):
+        loader = Mine(cfg).train_dataloader(cfg, given, sampler_name="random_identity")
+        assert (loader.sampler.world_size, loader.sampler.rank) == place
 
 
 def test_loader_keywords_replace_ours(cfg):

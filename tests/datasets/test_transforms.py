@@ -12,6 +12,7 @@ from torchvision import transforms as tv
 
 from config import cfg as shared_cfg
 from datasets.transforms import RandomErasing, ReidTransforms
+from datasets.transforms.build import input_size
 from tests.small import small_config
 from tests.support import assert_close, golden
 
@@ -140,3 +141,20 @@ def test_a_rectangle_as_large_as_the_image_does_not_count_as_fitting():
 
 def test_an_image_too_small_for_any_rectangle_is_left_alone():
     assert not RandomErasing(1.0, mean=(1.0,))(torch.zeros(1, 1, 1)).any()
+
+
+def test_the_colour_may_be_one_number_and_the_order_of_arguments_is_kept():
+    random.seed(0)
+    erase = RandomErasing(1.0, 0.1, 0.2, 0.5, (0.25,))
+    assert (erase.sl, erase.sh, erase.r1) == (0.1, 0.2, 0.5)
+    image = erase(torch.zeros(3, 20, 20))
+    assert image.unique().tolist() == [0.0, 0.25]
+    assert 0.08 < float((image[0] == 0.25).float().mean()) < 0.23
+    assert not RandomErasing(1.0)(torch.ones(3, 20, 20)).all()
+
+
+def test_how_a_transform_begins(make_cfg, tmp_path):
+    ours = ReidTransforms(make_cfg(tmp_path)).build_transforms()
+    assert input_size(ours) == input_size(tv.Compose([ours, tv.RandomRotation(3)])) == (16, 8)
+    for other in (None, tv.Compose([]), tv.Compose([tv.Resize((16, 8)), tv.ToTensor()])):
+        assert input_size(other) is None
