@@ -58,7 +58,7 @@ def plain_transforms(cfg: Any, is_train: bool) -> Transform:
     end: list[Any] = [tv.ToTensor(), tv.Normalize(options.PIXEL_MEAN, options.PIXEL_STD)]
     if is_train:
         begin += [tv.RandomHorizontalFlip(options.PROB), tv.Pad(options.PADDING), tv.RandomCrop(size)]
-        end += [RandomErasing(options.RE_PROB, options.PIXEL_MEAN)]
+        end += [RandomErasing(options.RE_PROB, mean=options.PIXEL_MEAN)]
     return tv.Compose(begin + end)
 
 

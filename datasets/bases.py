@@ -2,30 +2,35 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
 from datasets.caching.cache import image_loaders
 from datasets.counts import Published, batch_advice, count, find_count_problem, is_subset, statistics_table
+from datasets.filled_lists import derive
 from datasets.loading import (
     BaseDatasetLabelled,
     BaseDatasetLabelledPerPid,
     EvaluationLoader,
     LateStartLoader,
-    Load,
+    NumberedByPosition,
     Sample,
     collate_fn_alternative,
 )
+from datasets.overrides import adapt_overrides, as_lightning_calls, follow_epoch, old_place
 from datasets.samplers import EvaluationShard, get_sampler
 from datasets.transforms import ReidTransforms
+from datasets.transforms.build import input_size
 from utils.devices import count_workers
 from utils.errors import UserError
+from utils.image import pil_loader
 
 __all__ = [
     "Annotation",
@@ -35,6 +40,7 @@ __all__ = [
     "Sample",
     "Splits",
     "collate_fn_alternative",
+    "pil_loader",
 ]
 
 log = logging.getLogger(__name__)
@@ -43,6 +49,15 @@ log = logging.getLogger(__name__)
 Annotation = tuple[str, int, int]
 
 NO_CAMERAS = "No cameras: the same-camera filter is off; every gallery image of a query's identity counts as a match."
+
+# Names of the original's file that live in a door, which is not imported until somebody asks for one of them.
+_HAND_FILLED = ("ReidBaseDataModule", "COCODatasetBase")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HAND_FILLED:
+        return getattr(import_module("datasets.hand_filled"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Splits(NamedTuple):
@@ -67,12 +82,14 @@ class ReidDataModule(LightningDataModule):
     ``query_list + gallery_list``. ``has_cameras`` is False for data sets without cameras.
 
     A subclass may set ``published``, the published counts, and ``family``, a name shared by data sets that show the
-    same identities.
+    same identities. Its ``setup`` may leave out the stage, and its ``train_dataloader`` may take cfg and trainer, see
+    :mod:`datasets.overrides`.
 
     Args:
         cfg: the whole configuration; None uses the shared one.
         num_workers: overrides DATALOADER.NUM_WORKERS; -1 divides the CPU cores among the processes of this machine.
         seed: seed of the run; the draws of images and augmentations depend on it.
+        num_instances: images of an identity in a batch (K); overrides DATALOADER.NUM_INSTANCE.
         kwargs: ignored, so that callers may pass options of other data modules.
     """
 
@@ -90,18 +107,31 @@ class ReidDataModule(LightningDataModule):
     family: str = ""
     # Whether a pid means the same identity in the training set as in query and gallery.
     one_numbering: bool = True
+    # Whether subclasses fill the attributes in setup, rather than say where the images are in read_splits.
+    fills_by_hand: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adapt_overrides(cls, cls.fills_by_hand)
 
     def __init__(
-        self, cfg: CfgNode | None = None, num_workers: int | None = None, seed: int = 0, **kwargs: Any
+        self,
+        cfg: CfgNode | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+        num_instances: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         self.cfg = shared_cfg if cfg is None else cfg
         self.num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
         if self.num_workers < -1:
             raise UserError(f"DATALOADER.NUM_WORKERS is {self.num_workers}; expected -1 (automatic), 0 or more.")
+        self.num_instances = self.cfg.DATALOADER.NUM_INSTANCE if num_instances is None else num_instances
         self.seed = seed
         self._is_set_up = False
-        self._loaders: dict[tuple[Any, ...], LateStartLoader] = {}
+        self._running: list[Callable[..., Any]] = []  # overrides of setup that are being run
+        self._loaders: dict[tuple[Any, ...], Any] = {}
 
     def read_splits(self) -> Splits:
         """Read the subsets from disk. Raises UserError if they are missing or malformed."""
@@ -126,21 +156,52 @@ class ReidDataModule(LightningDataModule):
         self.num_classes = len(self.train_dict)
         self.train_pids = sorted({pid for _, pid, _ in splits.train})
         transforms = ReidTransforms(self.cfg)
-        skip = self.cfg.DATASETS.ON_ERROR == "skip"
-        load_train, load_val = self._open_cache([] if stage == "test" else self.train_list, evaluated)
         self.train = BaseDatasetLabelledPerPid(
             self.train_dict,
             transforms.build_transforms(is_train=True),
-            num_instances=self.cfg.DATALOADER.NUM_INSTANCE,
+            num_instances=self.num_instances,
             resample=self.cfg.DATALOADER.USE_RESAMPLING,
-            seed=self.seed,
-            load=load_train,
-            skip_unreadable=skip,
         )
-        test_transform = transforms.build_transforms(is_train=False)
-        self.val = BaseDatasetLabelled(evaluated, test_transform, load_val, skip_unreadable=skip)
+        self.val = BaseDatasetLabelled(evaluated, transforms.build_transforms(is_train=False))
+        if self._running:  # super().setup() in a subclass, which may change what is here
+            return
+        self._apply_settings(stage)
         self._is_set_up = True
         self._report()
+
+    def _complete(self, stage: str | None) -> None:
+        """After the ``setup`` of a subclass has filled the attributes: add what is left, and check everything."""
+        derive(self)
+        self._apply_settings(stage)
+        self._is_set_up = True
+        self._report()
+
+    def _apply_settings(self, stage: str | None) -> None:
+        """Pass seed, cache and what to do about unreadable files on to the two data sets, as far as they take them."""
+        options = self.cfg.DATALOADER
+        skip = self.cfg.DATASETS.ON_ERROR == "skip"
+        ours: list[BaseDatasetLabelled | BaseDatasetLabelledPerPid] = []
+        wanted: list[tuple[list[str], tuple[int, ...]]] = []
+        unreached = []
+        for name, part in (("train", self.train), ("val", self.val)):
+            is_ours = isinstance(part, BaseDatasetLabelled | BaseDatasetLabelledPerPid)
+            size = input_size(part.transform) if is_ours else None
+            if skip and not is_ours:
+                unreached.append(f"DATASETS.ON_ERROR skip ({name})")
+            if options.CACHE != "none" and size is None:
+                unreached.append(f"DATALOADER.CACHE {options.CACHE} ({name})")
+            if is_ours:
+                is_read = size is not None and not (name == "train" and stage == "test")
+                ours.append(part)
+                wanted.append((part.image_paths() if is_read and options.CACHE != "none" else [], size or (1, 1)))
+        loads = image_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, wanted)
+        for part, load in zip(ours, loads, strict=True):
+            part.apply_settings(self.seed, load, skip)
+        if unreached:
+            rank_zero_warn(
+                f"{self.title}: {', '.join(unreached)} has no effect: it needs BaseDatasetLabelledPerPid or "
+                "BaseDatasetLabelled, and the cache transforms that begin as those of ReidTransforms."
+            )
 
     @property
     def title(self) -> str:
@@ -169,61 +230,106 @@ class ReidDataModule(LightningDataModule):
                 problem,
             )
 
-    def train_dataloader(self) -> LateStartLoader:
-        """The training loader of this process; the same object as long as the processes do not change.
+    @as_lightning_calls
+    def train_dataloader(
+        self, cfg: CfgNode | None = None, trainer: Any = None, sampler_name: str | None = None, **options: Any
+    ) -> LateStartLoader:
+        """The training loader of this process; without arguments the same object unless the processes change.
 
         Its length is that of the next epoch, and follows ``loader.sampler.set_epoch``. For a Trainer to see the length
         of each epoch, it needs ``reload_dataloaders_every_n_epochs=1``; the workers are kept all the same.
 
+        Args:
+            cfg: another configuration; None uses the data module's.
+            trainer: tells the place of this process: Lightning's Trainer, or an object with num_nodes, num_processes,
+                local_rank, root_gpu and distributed_backend. None uses the Trainer that is attached, if any.
+            sampler_name: None uses DATALOADER.SAMPLER.
+            options: arguments of torch's DataLoader, in place of ours.
+
         Raises:
             UserError: too few identities for one batch on every process.
         """
+        if cfg is None and trainer is None and sampler_name is None and not options:
+            return self._prepare_train_loader(lambda *_: self._build_train_loader(self.cfg, self.trainer))
         self.setup()
-        world_size, rank = self._find_place()
-        key = ("train", world_size, rank, *self._find_resources())
-        if key not in self._loaders:
-            self._loaders[key] = self._build_train_loader(world_size, rank)
-        loader = self._loaders[key]
+        cfg = self.cfg if cfg is None else cfg
+        loader = self._build_train_loader(cfg, trainer or self.trainer, sampler_name, **options)
+        self._set_epoch(loader)
+        return loader
+
+    def _prepare_train_loader(self, build: Callable[[int, int], Any], keep: bool = True) -> Any:
+        """The loader that ``build(world_size, rank)`` returns, set to the epoch; kept until the processes change."""
+        self.setup()
+        world_size, rank = self._find_place(self.trainer)
+        key = ("train", world_size, rank, *self._find_resources(self.trainer))
+        if key not in self._loaders or not keep:
+            self._share_seed(world_size)
+        loader = self._loaders[key] if keep and key in self._loaders else build(world_size, rank)
+        if keep:
+            self._loaders[key] = loader
+        self._set_epoch(loader)
+        return loader
+
+    def _set_epoch(self, loader: Any) -> None:
         if self.trainer is not None:
             # The Trainer measures the loader before it sets the epoch; after a resume that is not epoch 0.
-            loader.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-        return loader
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            follow_epoch(loader, progress.processed)
+
+    def _share_seed(self, world_size: int) -> None:
+        if self.trainer is None or world_size == 1:
+            return
+        # In an unseeded run each process has its own seed, but all must draw from one list: otherwise their epochs
+        # differ in length, and the processes wait for each other forever.
+        self.seed = self.trainer.strategy.broadcast(self.seed)
+        if isinstance(self.train, BaseDatasetLabelledPerPid):
+            self.train.seed = self.seed
 
     def val_dataloader(self) -> LateStartLoader:
         """Query then gallery, in order: images [B, 3, H, W], pids [B], camids [B], numbers of the samples [B].
 
         Under a Trainer with several processes, this process's share of them in whole batches; see
-        :class:`~datasets.samplers.EvaluationShard`.
+        :class:`~datasets.samplers.EvaluationShard`. The processes join their shares by the numbers; in a data set whose
+        items have something else as the fourth entry, the number takes its place.
         """
         self.setup()
-        world_size, rank = (1, 0) if self.trainer is None else self._find_place()
-        key = ("val", world_size, rank, *self._find_resources())
+        world_size, rank = (1, 0) if self.trainer is None else self._find_place(self.trainer)
+        key = ("val", world_size, rank, *self._find_resources(self.trainer))
         if key not in self._loaders:
             batch_size = self.cfg.TEST.IMS_PER_BATCH
             if world_size == 1:
-                loader = LateStartLoader(self.val, batch_size=batch_size, **self._loader_options())
+                loader = LateStartLoader(self.val, batch_size=batch_size, **self._loader_options(self.trainer))
             else:
                 shard = EvaluationShard(self.val, batch_size, world_size, rank)
-                loader = EvaluationLoader(self.val, batch_size, sampler=shard, **self._loader_options())
+                numbered = self._number_evaluation()
+                loader = EvaluationLoader(numbered, batch_size, sampler=shard, **self._loader_options(self.trainer))
             self._loaders[key] = loader
         return self._loaders[key]
+
+    def _number_evaluation(self) -> Any:
+        """The validation set, its items numbered by position."""
+        is_ours = type(self.val).__getitem__ is BaseDatasetLabelled.__getitem__
+        if is_ours and not self.val.return_paths:
+            return self.val
+        rank_zero_info(
+            f"{self.title}: with several processes, the fourth entry of a validation item is its position in val."
+        )
+        return NumberedByPosition(self.val)
 
     def test_dataloader(self) -> LateStartLoader:
         """The same as :meth:`val_dataloader`."""
         return self.val_dataloader()
 
-    def _build_train_loader(self, world_size: int, rank: int) -> LateStartLoader:
-        if self.trainer is not None and world_size > 1:
-            # In an unseeded run each process has its own seed, but all must draw from one list: otherwise their epochs
-            # differ in length, and the processes wait for each other forever.
-            self.seed = self.train.seed = self.trainer.strategy.broadcast(self.seed)
-        options = self.cfg.DATALOADER
-        batch_size = self.cfg.SOLVER.IMS_PER_BATCH
+    def _build_train_loader(
+        self, cfg: CfgNode, trainer: Any, sampler_name: str | None = None, **options: Any
+    ) -> LateStartLoader:
+        world_size, rank = self._find_place(trainer)
+        batch_size = options.pop("batch_size", cfg.SOLVER.IMS_PER_BATCH)
         sampler = get_sampler(
-            options.SAMPLER,
+            cfg.DATALOADER.SAMPLER if sampler_name is None else sampler_name,
             data_source=self.train_dict,
             batch_size=batch_size,
-            num_instances=options.NUM_INSTANCE,
+            num_instances=getattr(self.train, "num_instances", self.num_instances),  # by which it divides the images
             world_size=world_size,
             rank=rank,
             seed=self.seed,
@@ -234,22 +340,14 @@ class ReidDataModule(LightningDataModule):
                 f"{world_size} process(es), but the training set has {sampler.num_identities} with two or more images. "
                 + batch_advice(sampler.num_identities, world_size)
             )
+        ours = {"drop_last": cfg.DATALOADER.DROP_LAST, "sampler": sampler, "collate_fn": collate_fn_alternative}
+        workers = options.pop("num_workers", None)
         return LateStartLoader(
-            self.train,
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=options.DROP_LAST,
-            collate_fn=collate_fn_alternative,
-            **self._loader_options(),
+            self.train, batch_size=batch_size, **ours | self._loader_options(trainer, workers) | options
         )
 
-    def _open_cache(self, train: Sequence[Sample], evaluated: Sequence[Sample]) -> list[Load]:
-        options, sizes = self.cfg.DATALOADER, (self.cfg.INPUT.SIZE_TRAIN, self.cfg.INPUT.SIZE_TEST)
-        paths = ([sample[0] for sample in samples] for samples in (train, evaluated))
-        return image_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, list(zip(paths, sizes, strict=True)))
-
-    def _loader_options(self) -> dict[str, Any]:
-        workers, pin_memory = self._find_resources()
+    def _loader_options(self, trainer: Any, num_workers: int | None = None) -> dict[str, Any]:
+        workers, pin_memory = self._find_resources(trainer, num_workers)
         # The loader's own generator: without one, every pass draws a number from torch's global generator.
         return {
             "num_workers": workers,
@@ -258,22 +356,24 @@ class ReidDataModule(LightningDataModule):
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
-    def _find_place(self) -> tuple[int, int]:
+    def _find_place(self, trainer: Any) -> tuple[int, int]:
         """Number of processes in the whole run, and the global rank of this one."""
-        if self.trainer is not None:
-            return self.trainer.world_size, self.trainer.global_rank
+        if hasattr(trainer, "world_size"):
+            return trainer.world_size, trainer.global_rank
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_world_size(), torch.distributed.get_rank()
+        if trainer is not None:
+            return old_place(trainer)
         return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
-    def _find_resources(self) -> tuple[int, bool]:
+    def _find_resources(self, trainer: Any, num_workers: int | None = None) -> tuple[int, bool]:
         """Worker processes for one loader of this process, and whether batches go to CUDA through pinned memory."""
-        processes = None if self.trainer is None else self.trainer.num_devices
-        if self.trainer is None:
-            pin_memory = torch.cuda.is_available()
+        if hasattr(trainer, "strategy"):
+            processes, pin_memory = trainer.num_devices, trainer.strategy.root_device.type == "cuda"
         else:
-            pin_memory = self.trainer.strategy.root_device.type == "cuda"
-        return count_workers(self.num_workers, processes), pin_memory
+            processes = None if trainer is None else trainer.num_processes or 1
+            pin_memory = torch.cuda.is_available()
+        return count_workers(self.num_workers if num_workers is None else num_workers, processes), pin_memory
 
     def _report(self) -> None:
         subsets = {"train": self.train_list, "query": self.query_list, "gallery": self.gallery_list}

@@ -16,13 +16,15 @@ from datasets.transforms.pixels import DecodedImage
 from utils.errors import UserError
 from utils.image import pil_loader
 
+# (seed, epoch, identity, occurrence)
+Draw = tuple[int, int, int, int]
 # path of the image, pid, camid (from 0), number of the sample within its list
 Sample = tuple[str, int, int, int]
 # how a file is decoded: pil_loader, or a cache in front of it
 Load = Callable[[str], DecodedImage]
 Transform = Callable[[Any], Tensor]
-# image [3, H, W], pid, camid, number of the sample (-1: a blank image), whether there is a real image
-TrainRow = tuple[Tensor, int, int, int, bool]
+# image [3, H, W], pid, camid, fourth entry of the sample (-1: a blank image, or none), whether there is a real image
+TrainRow = tuple[Any, int, int, Any, bool]
 
 BLANK = -1
 # The pid of a validation image that cannot be read; the evaluation leaves it out.
@@ -31,70 +33,93 @@ UNREADABLE = torch.iinfo(torch.int64).min
 logger = logging.getLogger(__name__)
 
 
-class Opener:
-    """Opens images; with ``skip``, a file that cannot be read gives None and one warning instead of an error.
+class _ImageSet(Dataset[Any]):
+    """What the two data sets share: how an image file becomes an item, and the settings of the run that reach them."""
 
-    The worker processes of a loader share the record of files that have been warned of.
+    transform: Transform | None = None
+    seed: int = 0
+    load: Load = staticmethod(pil_loader)
+    skip_unreadable: bool = False
 
-    Args:
-        load: from a path to an RGB image.
-        num_samples: samples of the data set.
-        skip: DATASETS.ON_ERROR is "skip".
-    """
+    def image_paths(self) -> list[str]:
+        """The files of all samples, in their order."""
+        raise NotImplementedError
 
-    def __init__(self, load: Load, num_samples: int, skip: bool) -> None:
+    def apply_settings(self, seed: int = 0, load: Load = pil_loader, skip_unreadable: bool = False) -> None:
+        """Take over what a configuration says about reading; before worker processes start.
+
+        Args:
+            seed: seed of the run.
+            load: from a path to an RGB image.
+            skip_unreadable: DATASETS.ON_ERROR is "skip": an image that cannot be read causes one warning, by all worker
+                processes together, instead of an error.
+        """
+        self.seed = seed
         self.load = load
-        self.skip = skip
-        self._warned = torch.zeros(num_samples if skip else 0, dtype=torch.bool).share_memory_()
+        self.skip_unreadable = skip_unreadable
+        distinct = dict.fromkeys(self.image_paths()) if skip_unreadable else ()
+        self._number_of = {path: number for number, path in enumerate(distinct)}
+        self._warned = torch.zeros(len(self._number_of), dtype=torch.bool).share_memory_()
 
-    def __call__(self, sample: Sample) -> DecodedImage | None:
-        """The image of a sample. Raises UserError, naming the file, if it cannot be read and ``skip`` is False."""
-        path, _, _, number = sample
+    def prepare_img(self, path: str) -> Any:
+        """The image of a file, decoded and transformed. Raises UserError, naming the file, if it cannot be read."""
+        return self._transformed(self.load(path))
+
+    def _transformed(self, image: Any) -> Any:
+        return image if self.transform is None else self.transform(image)
+
+    def _try(self, path: str) -> Any:
+        """As prepare_img; None for a file that is skipped."""
         try:
-            return self.load(path)
+            return self.prepare_img(path)
         except UserError as error:
-            if not self.skip:
+            if not self.skip_unreadable:
                 raise
+            number = self._number_of[path]
             if not self._warned[number]:
                 self._warned[number] = True
                 logger.warning("skipped: %s", error)
         return None
 
+    def _black(self) -> Any:
+        """Stands for a file that cannot be read."""
+        return self._transformed(Image.new("RGB", (1, 1)))
 
-class BaseDatasetLabelled(Dataset[tuple[Tensor, int, int, int]]):
-    """One image per item: (image [3, H, W], pid, camid, number of the sample), in the order of the samples.
+
+class BaseDatasetLabelled(_ImageSet):
+    """One image per item: (image [3, H, W], pid, camid, position), in the order of the samples.
+
+    The position counts from 0, whatever the fourth entry of a sample is. An image that cannot be read, and is skipped
+    (see :meth:`apply_settings`), is black and has the pid UNREADABLE.
 
     Args:
-        data: the samples, each numbered by its position.
-        transform: from what ``load`` returns to a tensor.
-        load: from a path to an RGB image.
-        skip_unreadable: replace an image that cannot be read with a black one whose pid is UNREADABLE.
+        data: the samples, (path, pid, camid, ...); also ``samples``.
+        transform: from what a file is decoded to, to a tensor; None gives the PIL image.
+        return_paths: the fourth entry of an item is the path instead.
     """
 
     def __init__(
-        self,
-        data: Sequence[Sample],
-        transform: Transform,
-        load: Load = pil_loader,
-        skip_unreadable: bool = False,
+        self, data: Sequence[Sequence[Any]], transform: Transform | None = None, return_paths: bool = False
     ) -> None:
-        self.data = data
+        self.data = self.samples = data
         self.transform = transform
-        self.load = load
-        self._open = Opener(load, len(data), skip_unreadable)
+        self.return_paths = return_paths
+
+    def image_paths(self) -> list[str]:
+        return [sample[0] for sample in self.data]
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int, int]:
-        _, pid, camid, number = self.data[index]
-        image = self._open(self.data[index])
+    def __getitem__(self, index: int) -> tuple[Any, int, int, int | str]:
+        path, pid, camid = self.data[index][:3]
+        image = self._try(path)
         if image is None:
-            image, pid = Image.new("RGB", (1, 1)), UNREADABLE
-        return self.transform(image), pid, camid, number
+            image, pid = self._black(), UNREADABLE
+        return image, pid, camid, path if self.return_paths else index
 
 
-class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
+class BaseDatasetLabelledPerPid(_ImageSet):
     """K images of one identity per item; an item depends on (seed, epoch, identity, occurrence) and nothing else.
 
     Within an epoch the images of an identity are drawn without replacement, K per occurrence. If fewer are left for the
@@ -102,40 +127,38 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
     that have the pid and camid of the item's first image, number -1 and is_real False. Nothing is kept between items,
     and the global random states are restored.
 
-    With ``skip_unreadable``, another image of the identity, drawn in the same way, takes the place of one that cannot
-    be read; if there is none, the whole item is blank.
+    If images that cannot be read are skipped (see :meth:`apply_settings`), another image of the identity, drawn in the
+    same way, takes the place of one; if there is none, the whole item is blank.
 
     Index it with what RandomIdentitySampler yields. A plain pid means its first occurrence in the epoch last set by
     :meth:`set_epoch`.
 
     Args:
-        data: the samples of each identity.
-        transform: from what ``load`` returns to a tensor; may draw from Python's and torch's global generators.
+        data: the samples of each identity, (path, pid, camid, anything); also ``samples``.
+        transform: from what a file is decoded to, to a tensor; may draw from Python's and torch's global generators.
+            None gives PIL images.
         num_instances: images of an item (K), >= 1.
         resample: fill a short last occurrence with images drawn again, rather than with blank ones.
         seed: seed of the run.
-        load: from a path to an RGB image.
-        skip_unreadable: continue if an image cannot be read; the samples must then be numbered from 0.
     """
 
     def __init__(
         self,
-        data: Mapping[int, Sequence[Sample]],
-        transform: Transform,
-        num_instances: int,
-        resample: bool,
+        data: Mapping[int, Sequence[Sequence[Any]]],
+        transform: Transform | None = None,
+        num_instances: int = 4,
+        resample: bool = False,
         seed: int = 0,
-        load: Load = pil_loader,
-        skip_unreadable: bool = False,
     ) -> None:
-        self.data = data
+        self.data = self.samples = data
         self.transform = transform
         self.num_instances = num_instances
         self.resample = resample
         self.seed = seed
         self.epoch = 0
-        self.load = load
-        self._open = Opener(load, sum(map(len, data.values())), skip_unreadable)
+
+    def image_paths(self) -> list[str]:
+        return [sample[0] for samples in self.data.values() for sample in samples]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of items that are indexed with a plain pid."""
@@ -155,27 +178,52 @@ class BaseDatasetLabelledPerPid(Dataset[list[TrainRow]]):
             chosen += resample_images(len(samples), missing, *draw)
         with seeded_globals(derive_seed("augment", *draw)):
             rows = [row for position in chosen if (row := self._load(samples, position, draw))]
-            first = rows[0] if rows else self._blank(samples[0])
-        image, _, camid, _, _ = first
-        blank = (torch.zeros_like(image), pid, camid, BLANK, False)
+            image = rows[0][0] if rows else self._black()
+        label, camid = rows[0][1:3] if rows else samples[0][1:3]
+        blank = (_blank_like(image), label, camid, BLANK, False)
         return rows + [blank] * (self.num_instances - len(rows))
 
-    def _load(self, samples: Sequence[Sample], position: int, draw: tuple[int, int, int, int]) -> TrainRow | None:
+    def _load(self, samples: Sequence[Sequence[Any]], position: int, draw: Draw) -> TrainRow | None:
         """The row of a sample, or of its substitute; None if no image of the identity can be read."""
-        image, sample = self._open(samples[position]), samples[position]
+        sample = samples[position]
+        image = self._try(sample[0])
         if image is None:
             for substitute in order_substitutes(len(samples), position, *draw):
-                image, sample = self._open(samples[substitute]), samples[substitute]
+                sample = samples[substitute]
+                image = self._try(sample[0])
                 if image is not None:
                     break
             else:
                 return None
-        _, pid, camid, number = sample
-        return self.transform(image), pid, camid, number, True
+        return image, sample[1], sample[2], sample[3] if len(sample) > 3 else BLANK, True
 
-    def _blank(self, sample: Sample) -> TrainRow:
-        _, pid, camid, _ = sample
-        return self.transform(Image.new("RGB", (1, 1))), pid, camid, BLANK, False
+
+class NumberedByPosition(Dataset[tuple[Any, ...]]):
+    """Another data set, each of whose items has its position as the fourth entry: processes put them in order by it.
+
+    Args:
+        dataset: its items are (image, pid, camid, anything, ...); its other attributes stay reachable.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        item = self.dataset[index]
+        return (*item[:3], index, *item[4:])
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet, when a worker process unpickles this
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def _blank_like(image: Any) -> Any:
+    """Zeros, or a black PIL image, of the same size."""
+    return torch.zeros_like(image) if isinstance(image, Tensor) else Image.new("RGB", image.size)
 
 
 def collate_fn_alternative(batch: Sequence[Sequence[TrainRow]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_info
+
 from datasets.bases import Annotation, ReidDataModule, Splits
 from utils.errors import UserError
 
@@ -61,6 +63,11 @@ class MergedDataModule(ReidDataModule):
         seen: set[str] = set()
         for part in self.parts:
             splits = part.read_splits()
+            if part.fills_by_hand:
+                rank_zero_info(
+                    f"{part.title}: joined with others, it gives its lists; images are read and transformed as the "
+                    "configuration says."
+                )
             part.check_published(splits)
             shared = next((path for path, _, _ in splits.train if path in seen), None)
             if shared:

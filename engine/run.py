@@ -17,7 +17,8 @@ from callbacks.stopping import GRACE_SECONDS
 from checkpoints.plain import to_plain
 from config.cli import clean_exit
 from config.validate import check_keys
-from datasets import ReidDataModule, init_dataset
+from datasets import init_dataset
+from datasets.bases import ReidDataModule
 from datasets.checking.checks import check_labels
 from datasets.loading import explain_worker_death
 from engine.loggers import build_loggers, log_places, quiet_libraries

@@ -1,11 +1,14 @@
 """What the processes of tests of distributed code do (see tests.launch)."""
 
+import runpy
+
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config.load import load_config
+from datasets import register_dataset
 from datasets.samplers import EvaluationShard
 from engine.run import run_main
 from evaluation.retrieval import RetrievalSet
@@ -210,6 +213,13 @@ def train_and_test(train_options, test_options):
         notes = {name: getattr(model.made, name) for name in ("steps", "own_means", "logged", "buffers_seen")}
     tested = [run_main(load_config("", options), CTLModel, "test")[0] for options in test_options]
     return notes, trained, tested
+
+
+def evaluate_program(program, kind, options):
+    """The metrics of a test of the data set ``kind`` that a file of tests/programs defines."""
+    torch.set_num_threads(1)
+    register_dataset("of_program", runpy.run_path(program)[kind])
+    return run_main(load_config("", options), CTLModel, "test")[0]
 
 
 class _Kept:

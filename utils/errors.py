@@ -17,6 +17,10 @@ class MissingPathError(UserError, FileNotFoundError):
     """A file or folder that the configuration names does not exist."""
 
 
+class MissingFolderError(MissingPathError, RuntimeError):
+    """A folder of a data set does not exist; a RuntimeError too, as programs that check their folders expect."""
+
+
 class UnknownNameError(UserError, KeyError):
     """A name that is not one of a fixed list; the message lists the valid ones."""
 

@@ -45,7 +45,7 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
         UserError: not JSON, a key is missing or has a wrong value, an annotation refers to no image, or no
             annotations.
     """
-    content = _load_json(json_path)
+    content = _load_object(json_path)
     if not image_folder.is_dir():
         raise MissingPathError(f"Folder {image_folder} does not exist; DATASETS.ROOT_DIR must be the folder above it.")
     file_names = {
@@ -87,23 +87,34 @@ class CocoDataModule(ReidDataModule):
 
     one_numbering = False  # conversions number the identities of each file from 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dataset_dir = Path(self.cfg.DATASETS.ROOT_DIR)
+        self.train_dir, self.query_dir, self.gallery_dir = (
+            self.dataset_dir / subset for subset in ("train", "query", "gallery")
+        )
+
     def read_splits(self) -> Splits:
-        root = Path(self.cfg.DATASETS.ROOT_DIR)
         train_path = self.cfg.DATASETS.JSON_TRAIN_PATH
         paths = {subset: derive_json_path(train_path, subset) for subset in ("train", "query", "gallery")}
-        train = drop_single_images(read_coco(paths["train"], root / "train", camid=0), paths["train"])
-        query = read_coco(paths["query"], root / "query", camid=0)
-        gallery = read_coco(paths["gallery"], root / "gallery", camid=1)
+        train = drop_single_images(read_coco(paths["train"], self.train_dir, camid=0), paths["train"])
+        query = read_coco(paths["query"], self.query_dir, camid=0)
+        gallery = read_coco(paths["gallery"], self.gallery_dir, camid=1)
         return Splits(train, query, gallery)
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises MissingPathError, or UserError if it cannot be read."""
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise MissingPathError(f"{path} does not exist; see DATASETS.JSON_TRAIN_PATH.") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _load_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object with images and annotations, found a {type(content).__name__}.")
     return content

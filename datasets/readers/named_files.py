@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets.bases import Annotation, ReidDataModule, Splits
 from datasets.readers.files import find_folder
@@ -68,7 +69,18 @@ class FolderDataModule(ReidDataModule):
     subfolders: tuple[str, str, str] = ("bounding_box_train", "query", "bounding_box_test")
     rule: NameRule
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._choose(Path(self.cfg.DATASETS.ROOT_DIR) / self.folders[0])
+
+    def _choose(self, folder: Path) -> None:
+        self.dataset_dir = folder
+        self.train_dir, self.query_dir, self.gallery_dir = (folder / name for name in self.subfolders)
+
     def read_splits(self) -> Splits:
-        folder = find_folder(Path(self.cfg.DATASETS.ROOT_DIR), self.folders)
-        train, query, gallery = (read_folder(folder / name, self.rule) for name in self.subfolders)
+        if len(self.folders) > 1:
+            self._choose(find_folder(Path(self.cfg.DATASETS.ROOT_DIR), self.folders))
+        train, query, gallery = (
+            read_folder(Path(folder), self.rule) for folder in (self.train_dir, self.query_dir, self.gallery_dir)
+        )
         return Splits(train, query, gallery)

@@ -6,13 +6,23 @@ from datasets.samplers.evaluation_shard import EvaluationShard
 from datasets.samplers.random_identity import RandomIdentitySampler
 from utils.errors import UnknownNameError
 
-__all__ = ["EvaluationShard", "RandomIdentitySampler", "get_sampler"]
+__all__ = ["EvaluationShard", "RandomIdentitySampler", "get_names", "get_sampler"]
 
 _SAMPLERS = {"random_identity": RandomIdentitySampler}
 
 
+def get_names() -> list[str]:
+    """The names that :func:`get_sampler` knows.
+
+    Example:
+        >>> get_names()
+        ['random_identity']
+    """
+    return sorted(_SAMPLERS)
+
+
 def get_sampler(
-    sampler_name: str,
+    name: str,
     data_source: Mapping[int, Sized],
     batch_size: int,
     num_instances: int,
@@ -20,7 +30,7 @@ def get_sampler(
     rank: int = 0,
     seed: int = 0,
 ) -> RandomIdentitySampler:
-    """Build the sampler called ``sampler_name``. Other Args as for :class:`RandomIdentitySampler`.
+    """Build the sampler called ``name``. Other Args as for :class:`RandomIdentitySampler`.
 
     Raises:
         UnknownNameError: no sampler of that name (a KeyError and a ValueError).
@@ -31,6 +41,6 @@ def get_sampler(
         >>> sorted(sampler)
         [7, 8]
     """
-    if sampler_name not in _SAMPLERS:
-        raise UnknownNameError(f"DATALOADER.SAMPLER is {sampler_name!r}; valid names: {', '.join(sorted(_SAMPLERS))}.")
-    return _SAMPLERS[sampler_name](data_source, batch_size, num_instances, world_size, rank, seed)
+    if name not in _SAMPLERS:
+        raise UnknownNameError(f"DATALOADER.SAMPLER is {name!r}; valid names: {', '.join(get_names())}.")
+    return _SAMPLERS[name](data_source, batch_size, num_instances, world_size, rank, seed)

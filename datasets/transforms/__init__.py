@@ -1,6 +1,6 @@
-"""Image transforms."""
+"""Image transforms. The imports are relative: a copy of this folder may be part of another package."""
 
-from datasets.transforms.build import ReidTransforms
-from datasets.transforms.random_erasing import RandomErasing
+from .build import ReidTransforms
+from .random_erasing import RandomErasing
 
 __all__ = ["RandomErasing", "ReidTransforms"]

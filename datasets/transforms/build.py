@@ -1,12 +1,13 @@
 """What happens to an image between the file and the network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torchvision import transforms
 from yacs.config import CfgNode
 
-from datasets.transforms.pixels import Normalise, RandomFlipAndShift, ResizedPlanes
-from datasets.transforms.random_erasing import RandomErasing
+from .pixels import Normalise, RandomFlipAndShift, ResizedPlanes
+from .random_erasing import RandomErasing
 
 
 def train_transforms(
@@ -35,7 +36,7 @@ def train_transforms(
             ResizedPlanes(size),
             RandomFlipAndShift(flip_probability, padding),
             Normalise(mean, std),
-            RandomErasing(erase_probability, mean),
+            RandomErasing(erase_probability, mean=mean),
         ]
     )
 
@@ -68,3 +69,10 @@ class ReidTransforms:
             mean=options.PIXEL_MEAN,
             std=options.PIXEL_STD,
         )
+
+
+def input_size(transform: Any) -> tuple[int, ...] | None:
+    """Height and width to which a transform resizes first of all, as ours do, so that it takes cached images."""
+    while isinstance(transform, transforms.Compose) and transform.transforms:
+        transform = transform.transforms[0]
+    return transform.size if isinstance(transform, ResizedPlanes) else None

@@ -15,31 +15,35 @@ class RandomErasing:
 
     Args:
         probability: chance that an image is changed, 0 to 1.
-        value: colour of the rectangle, one number for each channel, on the scale of the (normalised) image.
-        area: least and greatest share of the image that the rectangle covers, 0 to 1.
-        min_aspect: least ratio of height to width; the greatest is its inverse.
+        sl: least share of the image that the rectangle covers, 0 to 1.
+        sh: greatest share.
+        r1: least ratio of height to width; the greatest is its inverse.
+        mean: colour of the rectangle, one number for each channel or one for all, on the scale of the (normalised)
+            image.
         tries: how many rectangles are drawn, until one fits, before the image is left unchanged.
     """
 
     def __init__(
         self,
-        probability: float,
-        value: Sequence[float],
-        area: tuple[float, float] = (0.02, 0.4),
-        min_aspect: float = 0.3,
+        probability: float = 0.5,
+        sl: float = 0.02,
+        sh: float = 0.4,
+        r1: float = 0.3,
+        mean: Sequence[float] = (0.0,),
         tries: int = 100,
     ) -> None:
         self.probability = probability
-        self.area = area
-        self.min_aspect = min_aspect
-        self.value = value
+        self.sl = sl
+        self.sh = sh
+        self.r1 = r1
+        self.mean = mean
         self.tries = tries
 
     def __call__(self, image: Tensor) -> Tensor:
         """Erase in place.
 
         Args:
-            image: [C, H, W] floating, C = len(value).
+            image: [C, H, W] floating, C = len(mean) unless that is 1.
 
         Returns:
             The same tensor.
@@ -48,15 +52,15 @@ class RandomErasing:
             return image
         height, width = image.shape[-2:]
         for _ in range(self.tries):
-            target = random.uniform(*self.area) * height * width
-            aspect = random.uniform(self.min_aspect, 1 / self.min_aspect)
+            target = random.uniform(self.sl, self.sh) * height * width
+            aspect = random.uniform(self.r1, 1 / self.r1)
             h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
             if h < height and w < width:
                 top, left = random.randint(0, height - h), random.randint(0, width - w)
-                colour = torch.tensor(self.value, dtype=image.dtype, device=image.device)
+                colour = torch.tensor(self.mean, dtype=image.dtype, device=image.device)
                 image[:, top : top + h, left : left + w] = colour[:, None, None]
                 return image
         return image
 
     def __repr__(self) -> str:
-        return f"RandomErasing(probability={self.probability}, area={self.area}, min_aspect={self.min_aspect})"
+        return f"RandomErasing(probability={self.probability}, sl={self.sl}, sh={self.sh}, r1={self.r1})"

@@ -1,5 +1,6 @@
 """The identity sampler: against the recorded lists, and its properties on drawn data sets."""
 
+import importlib
 import math
 import pickle
 import warnings
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.draws import PidDraw
-from datasets.samplers import EvaluationShard, RandomIdentitySampler, get_sampler
+from datasets.samplers import EvaluationShard, RandomIdentitySampler, get_names, get_sampler
 from tests.support import golden
 from utils.errors import UnknownNameError, UserError
 
@@ -149,6 +150,14 @@ def test_numbers_out_of_range_are_named(arguments, message):
 def test_an_unknown_sampler_lists_the_valid_ones():
     with pytest.raises(UnknownNameError, match=r"DATALOADER\.SAMPLER is 'softmax'; valid names: random_identity"):
         get_sampler("softmax", {}, 1, 2)
+
+
+def test_names_and_the_file_of_the_original():
+    door = importlib.import_module("datasets.samplers.distributed_pids_sampler")
+    assert get_names() == ["random_identity"]
+    sampler = get_sampler(name="random_identity", data_source={1: "ab"}, batch_size=1, num_instances=2, seed=4)
+    assert type(sampler) is door.RandomIdentitySampler is RandomIdentitySampler
+    assert sampler.seed == 4
 
 
 def test_a_draw_is_its_pid_and_survives_the_way_to_a_worker():

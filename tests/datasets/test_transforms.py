@@ -12,6 +12,7 @@ from torchvision import transforms as tv
 
 from config import cfg as shared_cfg
 from datasets.transforms import RandomErasing, ReidTransforms
+from datasets.transforms.build import input_size
 from tests.small import small_config
 from tests.support import assert_close, golden
 
@@ -50,7 +51,7 @@ def by_torchvision(image, size, padding, is_train):
     if is_train:
         steps += [tv.RandomHorizontalFlip(0.5), tv.Pad(padding), tv.RandomCrop(size)]
     steps += [tv.ToTensor(), tv.Normalize(mean, std)]
-    return tv.Compose([*steps, RandomErasing(0.5, mean)] if is_train else steps)(image)
+    return tv.Compose([*steps, RandomErasing(0.5, mean=mean)] if is_train else steps)(image)
 
 
 @settings(max_examples=60)
@@ -113,7 +114,7 @@ def test_sizes_and_constants_are_those_of_the_configuration():
 @given(st.integers(0, 10**6))
 def test_one_rectangle_within_the_bounds_is_filled_with_the_value(seed):
     random.seed(seed)
-    image = RandomErasing(1.0, value=(1.0, 2.0, 3.0))(torch.zeros(3, 40, 30))
+    image = RandomErasing(1.0, mean=(1.0, 2.0, 3.0))(torch.zeros(3, 40, 30))
     mask = image[0] == 1.0
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     h, w = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
@@ -129,14 +130,31 @@ def test_one_rectangle_within_the_bounds_is_filled_with_the_value(seed):
 @pytest.mark.parametrize(("probability", "touched"), [(0.0, 0), (1.0, 200), (0.3, 60)])
 def test_images_are_erased_as_often_as_asked(probability, touched):
     random.seed(0)
-    erase = RandomErasing(probability, value=(1.0,))
+    erase = RandomErasing(probability, mean=(1.0,))
     assert abs(sum(bool(erase(torch.zeros(1, 20, 20)).any()) for _ in range(200)) - touched) <= 20 * (0 < touched < 200)
 
 
 def test_a_rectangle_as_large_as_the_image_does_not_count_as_fitting():
-    erase = RandomErasing(1.0, value=(1.0,), area=(1.0, 1.0), min_aspect=1.0)
+    erase = RandomErasing(1.0, mean=(1.0,), sl=1.0, sh=1.0, r1=1.0)
     assert not erase(torch.zeros(1, 8, 8)).any()
 
 
 def test_an_image_too_small_for_any_rectangle_is_left_alone():
-    assert not RandomErasing(1.0, value=(1.0,))(torch.zeros(1, 1, 1)).any()
+    assert not RandomErasing(1.0, mean=(1.0,))(torch.zeros(1, 1, 1)).any()
+
+
+def test_the_colour_may_be_one_number_and_the_order_of_arguments_is_kept():
+    random.seed(0)
+    erase = RandomErasing(1.0, 0.1, 0.2, 0.5, (0.25,))
+    assert (erase.sl, erase.sh, erase.r1) == (0.1, 0.2, 0.5)
+    image = erase(torch.zeros(3, 20, 20))
+    assert image.unique().tolist() == [0.0, 0.25]
+    assert 0.08 < float((image[0] == 0.25).float().mean()) < 0.23
+    assert not RandomErasing(1.0)(torch.ones(3, 20, 20)).all()
+
+
+def test_how_a_transform_begins(make_cfg, tmp_path):
+    ours = ReidTransforms(make_cfg(tmp_path)).build_transforms()
+    assert input_size(ours) == input_size(tv.Compose([ours, tv.RandomRotation(3)])) == (16, 8)
+    for other in (None, tv.Compose([]), tv.Compose([tv.Resize((16, 8)), tv.ToTensor()])):
+        assert input_size(other) is None

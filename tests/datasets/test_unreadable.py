@@ -33,14 +33,19 @@ def samples(tmp_path):
     return made
 
 
-def per_pid(samples, **options):
+def per_pid(samples):
     groups = {pid: [sample for sample in samples if sample[1] == pid] for pid in (0, 1)}
-    return BaseDatasetLabelledPerPid(groups, TRANSFORM, num_instances=4, resample=True, **options)
+    return BaseDatasetLabelledPerPid(groups, TRANSFORM, num_instances=4, resample=True)
+
+
+def skipping(dataset):
+    dataset.apply_settings(skip_unreadable=True)
+    return dataset
 
 
 @pytest.mark.parametrize("epoch", range(4))
 def test_another_image_of_the_identity_takes_the_place(samples, epoch):
-    dataset = per_pid(samples, skip_unreadable=True)
+    dataset = skipping(per_pid(samples))
     for occurrence in (0, 1):
         rows = dataset[PidDraw(0, epoch, occurrence)]
         numbers = [row[3] for row in rows]
@@ -50,11 +55,11 @@ def test_another_image_of_the_identity_takes_the_place(samples, epoch):
         for image, pid, _, number, _ in rows:
             assert pid == 0
             assert torch.allclose(image, torch.tensor((number + 1) * 10 / 255))
-        assert [row[3] for row in per_pid(samples, skip_unreadable=True)[PidDraw(0, epoch, occurrence)]] == numbers
+        assert [row[3] for row in skipping(per_pid(samples))[PidDraw(0, epoch, occurrence)]] == numbers
 
 
 def test_an_identity_without_a_readable_image_is_blank(samples):
-    rows = per_pid(samples, skip_unreadable=True)[PidDraw(1, 0, 0)]
+    rows = skipping(per_pid(samples))[PidDraw(1, 0, 0)]
     assert [(row[1], row[3], row[4]) for row in rows] == [(1, -1, False)] * 4
     assert all(row[0].shape == (3, 4, 2) and not row[0].any() for row in rows)
 
@@ -72,7 +77,7 @@ def test_validation_marks_what_it_leaves_out_and_each_file_is_warned_of_once(sam
     handler = logging.FileHandler(log)  # worker processes append to the same file
     logging.getLogger("datasets.loading").addHandler(handler)
     try:
-        dataset = BaseDatasetLabelled(samples, TRANSFORM, skip_unreadable=True)
+        dataset = skipping(BaseDatasetLabelled(samples, TRANSFORM))
         loader = LateStartLoader(dataset, batch_size=3, num_workers=workers, persistent_workers=workers > 0)
         for _ in range(3):
             images, pids, _, numbers = (torch.cat(parts) for parts in zip(*loader, strict=True))

@@ -94,6 +94,21 @@ def test_logged_losses_and_distances_are_means_over_the_processes(two, checkpoin
         assert logged == pytest.approx([(a[name] + b[name]) / 2 for a, b in zip(*own, strict=True)], rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["OwnLoader", "OwnDatasets"])
+def test_data_sets_filled_by_hand_are_put_together_by_position(two, toy, folder, checkpoint, kind):
+    """Their fourth entries are words."""
+    del two  # has written the checkpoint
+    program, found = str(ROOT / "tests/programs/data_training.py"), []
+    for count in (1, 2):
+        more = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(checkpoint), "DATASETS.NAMES": "of_program"}
+        more |= {"GPU_IDS": list(range(count)), "SOLVER.DIST_BACKEND": "ddp_cpu", "TEST.IMS_PER_BATCH": 7}
+        options = as_list(toy, **more, OUTPUT_DIR=str(folder / kind / str(count)))
+        place = folder / f"{kind}_{count}"
+        found += run_processes(workers.evaluate_program, count, place, program, kind, options, timeout=300)
+    for metrics in found[1:]:
+        assert metrics["instances"] == pytest.approx(found[0]["instances"], abs=1e-6)
+
+
 def test_one_process_writes(two, folder):
     (version,) = (folder / "out" / "train").iterdir()
     assert version.name == "version_0"
