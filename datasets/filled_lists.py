@@ -19,6 +19,7 @@ def derive(module: Any) -> None:
         UserError: the subclass has left out what cannot be derived, or it cannot be used.
     """
     wanted = ("train_dict", *LISTS, "train", "val")
+    derive_lists(module)
     unset = [name for name in wanted if getattr(module, name, None) is None]
     if unset:
         raise UserError(
@@ -33,6 +34,20 @@ def derive(module: Any) -> None:
     check_numbers(module, labels)
     if getattr(module, "train_pids", None) is None:
         module.train_pids = sorted({row[1] for row in training_rows(module)})
+
+
+def derive_lists(module: Any) -> None:
+    """Take lists that are left out from the two data sets, as far as these tell their samples."""
+    trained, evaluated = (getattr(getattr(module, name, None), "samples", None) for name in ("train", "val"))
+    num_query = getattr(module, "num_query", None)
+    if getattr(module, "train_dict", None) is None and isinstance(trained, Mapping):
+        module.train_dict = trained
+    if getattr(module, "train_list", None) is None and isinstance(getattr(module, "train_dict", None), Mapping):
+        module.train_list = [row for rows in module.train_dict.values() for row in rows]
+    if num_query is not None and isinstance(evaluated, Sequence):
+        for name, rows in (("query_list", evaluated[:num_query]), ("gallery_list", evaluated[num_query:])):
+            if getattr(module, name, None) is None:
+                setattr(module, name, list(rows))
 
 
 def check_samples(module: Any) -> None:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from utils.errors import UnknownNameError
 from utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -49,20 +48,12 @@ def init_dataset(
         UserError: the module of ``package.module:Class`` cannot be imported or has no such class; several names of data
             sets that show the same identities.
     """
-    parts = [_find(part.strip(), name)(cfg=cfg, num_workers=num_workers, **kwargs) for part in name.split("+")]
+    kinds = [REGISTRY.find(part.strip(), name) for part in name.split("+")]
+    parts = [kind(cfg=cfg, num_workers=num_workers, **kwargs) for kind in kinds]
     if len(parts) == 1:
         return parts[0]
     merged = import_module(".merged", __package__)
     return merged.MergedDataModule(parts, cfg=cfg, num_workers=num_workers, **kwargs)
-
-
-def _find(part: str, name: str) -> "type[ReidDataModule]":
-    try:
-        return REGISTRY.find(part)
-    except UnknownNameError as error:
-        if part == name:
-            raise
-        raise UnknownNameError(f"DATASETS.NAMES is {name!r}; of its parts, {error}") from None
 
 
 def register_dataset(name: str, kind: "type[ReidDataModule]") -> None:

@@ -32,9 +32,8 @@ def register_loss(name: str, build: Build) -> None:
         >>> def build(num_classes, embedding_size):
         ...     return lambda features, labels: features.norm(dim=1).mean()
         >>> register_loss("length", build)
-        >>> losses = ExtraLosses(["length"], [0.5], num_classes=2, embedding_size=2)
-        >>> losses(torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
-        {'length': tensor(2.5000)}
+        >>> ExtraLosses(["length"], [], num_classes=2, embedding_size=2)(torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+        {'length': tensor(5.)}
     """
     REGISTRY.register(name, build)
 
@@ -51,6 +50,13 @@ class ExtraLosses(nn.Module):
     Raises:
         UnknownNameError: there is no such loss; the message lists the registered ones.
         UserError: the module cannot be imported, or two losses would be logged under one name.
+
+    Example:
+        >>> import torch
+        >>> register_loss("first", lambda num_classes, embedding_size: lambda features, labels: features[0].sum())
+        >>> losses = ExtraLosses(["first"], [0.5], num_classes=2, embedding_size=2)
+        >>> losses(torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+        {'first': tensor(3.5000)}
     """
 
     def __init__(self, names: Sequence[str], weights: Sequence[float], num_classes: int, embedding_size: int) -> None:

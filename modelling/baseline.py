@@ -39,7 +39,7 @@ class Baseline(nn.Module):
         self.model_name: str = model.NAME
         self.in_planes: int = network.embedding_size or model.BACKBONE_EMB_SIZE
         self.base = network.build(model.LAST_STRIDE)
-        if network.embedding_size is None:
+        if not network.embedding_size:
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.channels_last = False

@@ -137,6 +137,23 @@ class ModelBase(LightningModule):
     def hparams(self, value: Any) -> None:
         self._hyper_parameters = merge_hparams(DEFAULTS, to_plain(value))
 
+    # Where Lightning keeps the hyper-parameters.
+    _hparams = hparams
+
+    def save_hyperparameters(self, *args: Any, frame: Any = None, **kwargs: Any) -> None:
+        """Add the arguments of a subclass's own constructor to the hyper-parameters; the others are there already.
+
+        Args:
+            args, kwargs: as for Lightning's method.
+            frame: that of the constructor; the caller's when None.
+        """
+        frame = frame or sys._getframe(1)
+        super().save_hyperparameters(*args, frame=frame, **kwargs | {"logger": False})  # the run logs all of them
+
+    def _set_hparams(self, hp: Any) -> None:
+        added = {key: value for key, value in self._to_hparams_dict(hp).items() if key not in (*self.hparams, "cfg")}
+        self._hyper_parameters = merge_hparams(self.hparams, added)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store plain containers only, so that any version of torch can read the file without running code."""
         checkpoint["hyper_parameters"] = to_plain(self.hparams)

@@ -16,7 +16,7 @@ ROOMS = (
 # The original's files over the rooms of today (see docs/MIGRATION.md), and command lines rather than modules to import.
 DOORS = {
     "utils.misc", "utils.eval_reid", "utils.reid_metric", "utils.visrank", "utils.evaluate",
-    "callbacks.chechpointer_callback",
+    "callbacks.chechpointer_callback", "datasets.hand_filled", "datasets.samplers.distributed_pids_sampler",
 }  # fmt: skip
 COMMANDS = {"inference.create_embeddings", "inference.get_similar", "inference.export", "datasets.validate"}
 HEAD = """# API

@@ -44,8 +44,12 @@ class Registry(Generic[T]):
             )
         self.registered[name] = value
 
-    def find(self, name: str) -> T:
+    def find(self, name: str, whole: str = "") -> T:
         """What a name stands for.
+
+        Args:
+            name: the name.
+            whole: the value of the key, if it joins several names.
 
         Raises:
             UnknownNameError: no such name (a KeyError and a ValueError); the message lists the valid ones.
@@ -58,8 +62,9 @@ class Registry(Generic[T]):
             return _import_attribute(value, self.key, self.package) if isinstance(value, str) else value
         if is_import_path(name):
             return _import_attribute(name, self.key, None)
+        found = f"{whole!r}, which joins {name!r}" if whole not in ("", name) else repr(name)
         raise UnknownNameError(
-            f"{self.key} is {name!r}; valid names: {', '.join(self.names()) or 'none so far'}; or package.module:name "
+            f"{self.key} is {found}; valid names: {', '.join(self.names()) or 'none so far'}; or package.module:name "
             f"for a {self.what} of your own."
         )
 

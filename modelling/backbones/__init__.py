@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ Build = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build a network from its last stride, and how many channels its feature map has, if that is known."""
+    """How to build a network from its last stride, and how many channels its feature map has; 0: not known yet."""
 
-    build: Callable[[int], nn.Module]
-    embedding_size: int | None
+    build: Callable[[int], Any]  # a module
+    embedding_size: int
 
 
 def _resnet(block: type[BasicBlock] | type[Bottleneck], *layers: int) -> Backbone:
@@ -44,7 +45,7 @@ BACKBONES: dict[str, Backbone] = {
 REGISTRY: Registry[Backbone | Build] = Registry("MODEL.NAME", "network", BACKBONES)
 
 
-def register_backbone(name: str, build: Build, embedding_size: int | None = None) -> None:
+def register_backbone(name: str, build: Build, embedding_size: int = 0) -> None:
     """Let ``MODEL.NAME`` find a network of your own under ``name``, in this process.
 
     A configuration can also name the function or class itself, without any call: ``MODEL.NAME my_package.nets:tiny``.
@@ -53,7 +54,7 @@ def register_backbone(name: str, build: Build, embedding_size: int | None = None
         name: what MODEL.NAME will hold; registering a name again replaces the network.
         build: a function or class; ``build(last_stride)``, or ``build()`` if it takes no argument, gives a module from
             images [B, 3, H, W] to a feature map [B, D, h, w].
-        embedding_size: D; None finds it out when the network is built.
+        embedding_size: D; 0 finds it out when the network is built.
 
     Raises:
         UserError: the name belongs to a network of this project, is empty, or holds "+" or ":".
@@ -69,10 +70,10 @@ def get_backbone(name: str) -> Backbone:
         UserError: the module of package.module:name cannot be imported or has no such attribute.
     """
     found = REGISTRY.find(name)
-    return found if isinstance(found, Backbone) else _own_backbone(found, None)
+    return found if isinstance(found, Backbone) else _own_backbone(found, 0)
 
 
-def _own_backbone(build: Build, embedding_size: int | None) -> Backbone:
+def _own_backbone(build: Build, embedding_size: int) -> Backbone:
     """A network of the user's own, which may have no use for a last stride."""
     if not callable(build):
         raise UserError(f"A network is built by a function or class; {build!r} is neither.")
@@ -122,7 +123,7 @@ def check_embedding_size(name: str, embedding_size: int) -> None:
         UserError: the sizes differ; the message gives the right one.
     """
     right = get_backbone(name).embedding_size
-    if right is not None and embedding_size != right:
+    if right and embedding_size != right:
         raise UserError(
             f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {right}: "
             f"set MODEL.BACKBONE_EMB_SIZE {right}."

@@ -28,6 +28,7 @@ from datasets.draws import PidDraw
 from datasets.loading import LateStartLoader, NumberedByPosition
 from datasets.market1501 import Market1501
 from datasets.overrides import CountedDraws
+from datasets.registry import REGISTRY
 from datasets.samplers import get_sampler
 from datasets.transforms import ReidTransforms
 from datasets.validate import main as validate
@@ -228,7 +229,7 @@ def refuse(cfg, match, **changes):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"train_list": None, "val": None}, "has not set train_list, val; it must set train_dict, train_list"),
+        ({"query_list": None, "val": None}, "has not set query_list, val; it must set train_dict, train_list"),
         ({"query_list": []}, "query_list is empty"),
         ({"train_dict": {}}, "train_dict is empty"),
         ({"train_dict": [1]}, "train_dict is a list"),
@@ -598,7 +599,7 @@ def test_several_processes_number_validation_items_by_position(cfg, caplog, kind
 
 
 def test_sets_of_both_kinds_may_be_joined(market, cfg, monkeypatch, caplog):
-    monkeypatch.setattr("datasets._REGISTERED", {})
+    monkeypatch.setattr(REGISTRY, "registered", {})
     register_dataset("mine", Mine)
     write_folders(market / "DukeMTMC-reID", {"train": {3: [1, 2]}, "query": {1: [1]}, "gallery": {1: [2]}})
     with caplog.at_level(logging.INFO):
@@ -610,7 +611,7 @@ def test_sets_of_both_kinds_may_be_joined(market, cfg, monkeypatch, caplog):
 
 
 def test_one_may_be_validated(market, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("datasets._REGISTERED", {})
+    monkeypatch.setattr(REGISTRY, "registered", {})
     register_dataset("mine", Mine)
     arguments = ["--out", str(tmp_path), "DATASETS.NAMES", "mine", "DATASETS.ROOT_DIR", str(market)]
     assert validate([*arguments, "SOLVER.IMS_PER_BATCH", "2"]) == 0
@@ -618,6 +619,17 @@ def test_one_may_be_validated(market, monkeypatch, capsys, tmp_path):
     register_dataset("mine", type("Unfinished", (Mine,), {"changes": {"val": None}}))
     assert validate(arguments) == 1
     assert "Unfinished.setup has not set val" in capsys.readouterr().out
+
+
+def test_lists_that_are_left_out_come_from_the_data_sets(cfg):
+    lists = ("train_dict", "train_list", "query_list", "gallery_list")
+    whole, left_out = Mine(cfg), make(cfg, num_query=3, **dict.fromkeys(lists))
+    whole.setup()
+    left_out.setup()
+    assert left_out.query_list == whole.query_list
+    assert left_out.gallery_list == whole.gallery_list
+    assert left_out.train_dict == whole.train_dict
+    assert left_out.train_list == [row for rows in whole.train_dict.values() for row in rows]
 
 
 def test_the_names_are_found_in_bases_only_when_asked_for():

@@ -278,7 +278,9 @@ def test_the_table_is_logged_once(market, make_cfg, caplog):
 
 
 def test_an_unknown_name_lists_the_valid_ones():
-    with pytest.raises(KeyError, match="'market'; valid names: csv, .*df1, dukemtmcreid, .*street2shop, ") as caught:
+    with pytest.raises(
+        KeyError, match="'market'; valid names: market1501, dukemtmcreid, .*df1, street2shop, csv, "
+    ) as caught:
         init_dataset("market")
     assert isinstance(caught.value, UnknownNameError)
     with pytest.raises(UnknownNameError, match=r"'market1501\+duke', which joins 'duke'; valid names: "):

@@ -116,3 +116,21 @@ def test_steps_without_embeddings_are_told():
     model = CTLModel(small_config(), num_classes=4)
     with pytest.raises(UserError, match=r'CTLModel returned no embeddings: .*"emb" \[B, D\]'):
         model._collect(None, None)
+
+
+def test_hyperparameters_of_a_subclass_are_added_and_the_others_stay():
+    class Parts(CTLModel):
+        def __init__(self, cfg, num_parts=6, **kwargs):
+            super().__init__(cfg, **kwargs)
+            self.save_hyperparameters()
+            self.size = cfg.MODEL.BACKBONE_EMB_SIZE // num_parts
+
+    cfg = small_config(**{"SOLVER.MARGIN": 0.7})
+    model = Parts(cfg, num_parts=4, num_classes=4)
+    assert (model.hparams.num_parts, model.hparams.SOLVER.MARGIN, model.size) == (4, 0.7, 128)
+    assert "cfg" not in model.hparams
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": {}}
+    model.on_save_checkpoint(checkpoint)
+    loaded = Parts._load_model_state(checkpoint)  # without cfg, which the constructor asks for
+    assert (loaded.hparams.num_parts, loaded.hparams.SOLVER.MARGIN, loaded.size) == (4, 0.7, 128)
+    assert Parts._load_model_state(checkpoint, cfg=small_config(**{"SOLVER.MARGIN": 0.1})).hparams.SOLVER.MARGIN == 0.7
