@@ -13,6 +13,8 @@ from datasets.overrides import as_lightning_calls
 from datasets.readers.coco import CocoDataModule, read_json
 from utils.errors import MissingFolderError, UserError
 
+__all__ = ["COCODatasetBase", "ReidBaseDataModule"]
+
 _FOLDERS = ("dataset_dir", "train_dir", "query_dir", "gallery_dir")
 
 

@@ -52,6 +52,8 @@ DOORS = {
         "visualize_ranked_results": "utils.visrank",
     },
     "callbacks.chechpointer_callback": {"ModelCheckpointPeriodic": "callbacks.chechpointer_callback"},
+    "datasets.hand_filled": {"ReidBaseDataModule": "datasets.bases", "COCODatasetBase": "datasets.bases"},
+    "datasets.samplers.distributed_pids_sampler": {"RandomIdentitySampler": "datasets.samplers.random_identity"},
 }
 
 
