@@ -71,11 +71,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def run(folder, tiny):
-    def run(script, *arguments, **options):
-        return launch.run_script(script, *arguments, *tiny(**OWN | options), cwd=folder, timeout=300)
-
-    return run
+def run(folder, tiny, monkeypatch):
+    """A run in this process; the first one, of the fixture below, is the user's own command."""
+    monkeypatch.syspath_prepend(folder)
+    return lambda **options: run_main(load_config("", tiny(**OWN | options)), CTLModel, "run")
 
 
 @pytest.fixture(scope="module")
@@ -104,35 +103,34 @@ def test_the_loss_is_trained_and_logged(trained):
     assert weights["extra_losses.Spread.target"].ne(1).any()
 
 
-def test_the_run_goes_on(trained, run, tmp_path):
+def test_the_run_goes_on(trained, run):
     options = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(trained), "SOLVER.MAX_EPOCHS": 2}
-    done = run("train_ctl_model.py", **options)
-    assert done.returncode == 0, done.stderr
-    done = run("train_ctl_model.py", **options | {"LOSSES.EXTRA": "[]", "LOSSES.EXTRA_WEIGHTS": "[]"})
-    assert done.returncode == 2
-    assert "was trained with LOSSES.EXTRA ['my_package.losses:Spread']: continue with the same" in done.stderr
+    run(**options)
+    with pytest.raises(UserError, match=r"was trained with LOSSES.EXTRA \['my_package.losses:Spread'\]: continue with"):
+        run(**options | {"LOSSES.EXTRA": "[]", "LOSSES.EXTRA_WEIGHTS": "[]"})
 
 
-def test_the_checkpoint_is_tested_and_embeds(trained, run, toy, tmp_path, monkeypatch, folder):
-    done = run("train_ctl_model.py", **{"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(trained)})
-    assert done.returncode == 0, done.stderr
+def test_the_checkpoint_is_tested_and_embeds(trained, run, folder, tiny, toy, tmp_path):
+    (metrics,) = run(**{"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(trained)})
+    assert 0 < metrics["instances"]["mAP"] <= 1
     images = {"DATASETS.ROOT_DIR": str(toy / "market1501" / "query"), "MODEL.PRETRAIN_PATH": str(trained)}
-    done = run("inference/create_embeddings.py", **images)
+    done = launch.run_script("inference/create_embeddings.py", *tiny(**OWN | images), cwd=folder)
     assert done.returncode == 0, done.stderr
     written = np.load(tmp_path / "out" / "embeddings.npy")
-    monkeypatch.syspath_prepend(folder)
     embedder = Embedder.from_checkpoint(trained, "cpu", network=OWN["MODEL.NAME"])
     first = sorted((toy / "market1501" / "query").iterdir())[0]
     np.testing.assert_allclose(embedder.embed(first)[0], written[0], rtol=1e-4, atol=1e-5)
 
 
-def test_no_code_is_imported_because_a_file_asks_for_it(trained, run, toy):
-    with pytest.raises(UserError, match=r"checkpoint_0.pth: its network is MODEL.NAME my_package.nets:tiny, .*trust"):
-        Embedder.from_checkpoint(trained, "cpu")
-    images = {"DATASETS.ROOT_DIR": str(toy), "MODEL.PRETRAIN_PATH": str(trained), "MODEL.NAME": "resnet18"}
-    done = run("inference/create_embeddings.py", **images)
-    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
-    assert "set MODEL.NAME my_package.nets:tiny yourself" in done.stderr
+def test_no_code_is_imported_because_a_file_asks_for_it(trained, folder):
+    code = (
+        "import sys; from inference import Embedder; from utils.errors import UserError\ntry: Embedder.from_checkpoint("
+    )
+    code += "sys.argv[1], 'cpu')\nexcept UserError as error: print(error, 'my_package' in sys.modules)"
+    done = launch.run_code(code, trained, cwd=folder, env=launch.REPOSITORY_FIRST)
+    assert "checkpoint_0.pth: its network is MODEL.NAME my_package.nets:tiny" in done.stdout, done.stderr
+    assert "set MODEL.NAME my_package.nets:tiny yourself" in done.stdout
+    assert done.stdout.endswith("False\n")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,6 @@ def test_no_code_is_imported_because_a_file_asks_for_it(trained, run, toy):
         ("LOSSES.EXTRA_WEIGHTS", "[0.5, 1]", "LOSSES.EXTRA names 1 losses"),
     ],
 )
-def test_what_does_not_fit_is_told(folder, tiny, monkeypatch, option, value, message):
-    monkeypatch.syspath_prepend(folder)
+def test_what_does_not_fit_is_told(run, option, value, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        run_main(load_config("", tiny(**OWN | {option: value})), CTLModel, "run")
+        run(**{option: value})
