@@ -20,7 +20,6 @@ from datasets.loading import (
     BaseDatasetLabelledPerPid,
     EvaluationLoader,
     LateStartLoader,
-    NumberedByPosition,
     Sample,
     collate_fn_alternative,
 )
@@ -289,8 +288,7 @@ class ReidDataModule(LightningDataModule):
         """Query then gallery, in order: images [B, 3, H, W], pids [B], camids [B], numbers of the samples [B].
 
         Under a Trainer with several processes, this process's share of them in whole batches; see
-        :class:`~datasets.samplers.EvaluationShard`. The processes join their shares by the numbers; in a data set whose
-        items have something else as the fourth entry, the number takes its place.
+        :class:`~datasets.samplers.EvaluationShard`, whose positions tell how the shares are joined.
         """
         self.setup()
         world_size, rank = (1, 0) if self.trainer is None else self._find_place(self.trainer)
@@ -301,20 +299,9 @@ class ReidDataModule(LightningDataModule):
                 loader = LateStartLoader(self.val, batch_size=batch_size, **self._loader_options(self.trainer))
             else:
                 shard = EvaluationShard(self.val, batch_size, world_size, rank)
-                numbered = self._number_evaluation()
-                loader = EvaluationLoader(numbered, batch_size, sampler=shard, **self._loader_options(self.trainer))
+                loader = EvaluationLoader(self.val, batch_size, sampler=shard, **self._loader_options(self.trainer))
             self._loaders[key] = loader
         return self._loaders[key]
-
-    def _number_evaluation(self) -> Any:
-        """The validation set, its items numbered by position."""
-        is_ours = type(self.val).__getitem__ is BaseDatasetLabelled.__getitem__
-        if is_ours and not self.val.return_paths:
-            return self.val
-        rank_zero_info(
-            f"{self.title}: with several processes, the fourth entry of a validation item is its position in val."
-        )
-        return NumberedByPosition(self.val)
 
     def test_dataloader(self) -> LateStartLoader:
         """The same as :meth:`val_dataloader`."""

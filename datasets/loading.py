@@ -198,29 +198,6 @@ class BaseDatasetLabelledPerPid(_ImageSet):
         return image, sample[1], sample[2], sample[3] if len(sample) > 3 else BLANK, True
 
 
-class NumberedByPosition(Dataset[tuple[Any, ...]]):
-    """Another data set, each of whose items has its position as the fourth entry: processes put them in order by it.
-
-    Args:
-        dataset: its items are (image, pid, camid, anything, ...); its other attributes stay reachable.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        item = self.dataset[index]
-        return (*item[:3], index, *item[4:])
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # not there yet, when a worker process unpickles this
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-
 def _blank_like(image: Any) -> Any:
     """Zeros, or a black PIL image, of the same size."""
     return torch.zeros_like(image) if isinstance(image, Tensor) else Image.new("RGB", image.size)

@@ -25,7 +25,7 @@ from datasets.bases import (
 )
 from datasets.caching.cache import ImageCache
 from datasets.draws import PidDraw
-from datasets.loading import LateStartLoader, NumberedByPosition
+from datasets.loading import LateStartLoader
 from datasets.market1501 import Market1501
 from datasets.overrides import CountedDraws
 from datasets.registry import REGISTRY
@@ -569,30 +569,6 @@ def test_several_processes(cfg):
     wrong.trainer = lightning(2, 1, local_rank=0)  # another machine
     with pytest.raises(UserError, match=r"process 0 of 2, but this is process 1 of 2: pass world_size="):
         wrong.train_dataloader()
-
-
-@pytest.mark.parametrize("kind", ["ours", "paths", "foreign"])
-def test_several_processes_number_validation_items_by_position(cfg, caplog, kind):
-    rows = Mine(cfg).read_splits()
-    listed = [(*row, 0) for row in rows.query + rows.gallery]
-    val = {
-        "ours": lambda: BaseDatasetLabelled(listed, ReidTransforms(cfg).build_transforms(False)),
-        "paths": lambda: BaseDatasetLabelled(listed, ReidTransforms(cfg).build_transforms(False), return_paths=True),
-        "foreign": lambda: Foreign(listed),
-    }[kind]()
-    numbers = []
-    with caplog.at_level(logging.INFO):
-        for rank in range(2):
-            data = make(cfg, val=val)
-            data.trainer = lightning(2, rank)
-            loader: Any = data.val_dataloader()
-            numbers += torch.cat([torch.as_tensor(batch[3]) for batch in loader]).tolist()
-            assert len(loader.dataset) == 8
-            assert ("rows" if kind == "foreign" else "data") in dir(val)
-            assert getattr(loader.dataset, "rows" if kind == "foreign" else "samples") == listed
-    assert numbers == list(range(8))
-    assert ("the fourth entry of a validation item is its position" in caplog.text) == (kind != "ours")
-    assert isinstance(loader.dataset, NumberedByPosition) == (kind != "ours")
 
 
 # ----------------------------------------------------------------------------------------------- joint, validated
