@@ -21,6 +21,8 @@ from modelling.bases import ModelBase
 class BaseModel(ModelBase):
     """Bag-of-tricks baseline (Luo et al. 2019): every row of a batch counts in every loss."""
 
+    is_of_this_project = True
+
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> dict[str, Any]:
         """One step on P identities with K images each."""
         solver = self.hparams.SOLVER

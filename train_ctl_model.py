@@ -15,12 +15,13 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and a wro
 from engine.run import run_script
 from losses.centroid_triplet_loss import CentroidTripletLoss
 from losses.layout import batch_layout
-from modelling.bases import ModelBase
+from modelling.bases import ModelBase, is_own_model
 
 
 class CTLModel(ModelBase):
     """The model of "On the Unreasonable Effectiveness of Centroids in Image Retrieval" (ICONIP 2021)."""
 
+    is_of_this_project = True
     losses_names = (*ModelBase.losses_names, "centroid_triplet")
 
     def __init__(self, cfg: Any = None, test_dataloader: Any = None, **kwargs: Any) -> None:
@@ -30,9 +31,9 @@ class CTLModel(ModelBase):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Work out the layout of a training batch while it is on the CPU, so that no step waits for the accelerator.
 
-        A step of a subclass gets the batch as it is, with four parts.
+        A subclass gets the batch as it is, with four parts.
         """
-        if not self.trainer.training or type(self).training_step is not CTLModel.training_step:
+        if not self.trainer.training or not is_own_model(type(self)):
             return batch
         _, labels, _, is_real = batch
         return *batch, batch_layout(labels, is_real, self.device)

@@ -39,7 +39,7 @@ class ModelCheckpointPeriodic(checkpoints.ModelCheckpointPeriodic):
             raise UserError(f"filename_prefix is {filename_prefix!r}; expected the beginning of a name, no folder.")
         if not create_dir and not Path(dirname).is_dir():
             raise MissingPathError(f"The folder {str(dirname)!r} does not exist: create it, or pass create_dir=True.")
-        super().__init__(dirname, prefix=filename_prefix, interval=save_interval, number=n_saved)
+        super().__init__(str(dirname), prefix=filename_prefix, interval=save_interval, number=n_saved)
 
     @property
     def state_key(self) -> str:

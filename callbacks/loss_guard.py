@@ -38,7 +38,7 @@ class LossGuard(Callback):
         loss = outputs if isinstance(outputs, Tensor) else (outputs or {}).get("loss")
         if not isinstance(loss, Tensor):  # a step of the user's own, which need not return one
             return
-        self._losses.append(loss.detach())
+        self._losses.append(loss.detach().float().mean())
         self._pids.append(batch[1])
         self._is_real.append(batch[3])
         if pl_module.device.type == "cpu" or len(self._losses) == STEPS_BETWEEN_CHECKS:
@@ -79,7 +79,7 @@ class LossGuard(Callback):
                 f"(identities {identities}): see the warnings above, and check that DATASETS.ROOT_DIR still exists."
             )
         raise UserError(
-            f"The loss is {losses[bad].item()} at step {start + bad} of epoch {trainer.current_epoch}: {parts}; "
-            f"identities of the batch: {identities}. Lower SOLVER.BASE_LR, lengthen "
+            f"The loss is {losses[bad].item()} at step {start + bad} of epoch {trainer.current_epoch}"
+            f"{': ' if parts else ''}{parts}; identities of the batch: {identities}. Lower SOLVER.BASE_LR, lengthen "
             "SOLVER.WARMUP_EPOCHS, or look at the images of these identities."
         )

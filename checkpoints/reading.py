@@ -64,7 +64,10 @@ def load_ctl_checkpoint(path: StrPath) -> dict[str, Any]:
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("state_dict")
     keys = list(weights) if isinstance(weights, dict) else []
-    absent = [key for key in _MODEL_KEYS if not any(str(k).startswith(key) for k in keys)]
+    told = checkpoint.get("hyper_parameters")
+    # A subclass may have a classifier or a neck of its own, or none.
+    needed = _MODEL_KEYS[:1] if isinstance(told, dict) and {"MODEL", "num_classes"} <= told.keys() else _MODEL_KEYS
+    absent = [key for key in needed if not any(str(k).startswith(key) for k in keys)]
     if "hyper_parameters" in checkpoint and keys and not absent:
         return checkpoint
     lacks = "hyper_parameters" if keys and not absent else f"state_dict with {', '.join(absent)}"
@@ -73,6 +76,12 @@ def load_ctl_checkpoint(path: StrPath) -> dict[str, Any]:
         f"original (it lacks {lacks}). Set MODEL.PRETRAIN_PATH to such a checkpoint; to start training "
         "from ImageNet weights, leave TEST.ONLY_TEST and MODEL.RESUME_TRAINING False and set MODEL.PRETRAINED True."
     )
+
+
+def count_identities(checkpoint: dict[str, Any]) -> int:
+    """The number of training identities of a model: rows of its classifier, or what it was told if it has another."""
+    classifier = checkpoint["state_dict"].get("fc_query.weight")
+    return int(checkpoint["hyper_parameters"]["num_classes"] if classifier is None else classifier.shape[0])
 
 
 def load_backbone_weights(path: StrPath) -> tuple[dict[str, Tensor], str]:

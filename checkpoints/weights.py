@@ -21,7 +21,8 @@ def describe(content: Mapping[str, Any]) -> str:
     """Describe what a loaded file holds: "a CTL checkpoint of resnet18", "torchvision resnet50 weights", ..."""
     state = _state_dict_of(content)
     network = identify_network(backbone_of(content))
-    if any(key.startswith("backbone.") for key in state) and "fc_query.weight" in state:
+    is_whole = "fc_query.weight" in state or "hyper_parameters" in content
+    if any(key.startswith("backbone.") for key in state) and is_whole:
         return f"a CTL checkpoint of {network or 'an unknown network'}"
     if network is not None:
         return f"{'IBN-a' if 'ibn' in network else 'torchvision'} {network} weights"

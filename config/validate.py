@@ -115,8 +115,7 @@ def check_config(config: CfgNode) -> None:
     names, weights = values.get("LOSSES.EXTRA", []), values.get("LOSSES.EXTRA_WEIGHTS", [])
     if weights and len(weights) != len(names):
         raise ConfigError(
-            f"LOSSES.EXTRA_WEIGHTS has {len(weights)} numbers, but LOSSES.EXTRA names {len(names)} losses; expected as "
-            "many, or none."
+            f"LOSSES.EXTRA_WEIGHTS is {weights}, but LOSSES.EXTRA is {names}; expected a weight for each loss, or none."
         )
     for key in ("SOLVER.MONITOR_METRIC_NAME", "DATASETS.NAMES"):
         if values.get(key) == "":

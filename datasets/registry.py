@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
+from utils.errors import UserError
 from utils.registry import Registry
 
 if TYPE_CHECKING:
@@ -48,12 +49,21 @@ def init_dataset(
         UserError: the module of ``package.module:Class`` cannot be imported or has no such class; several names of data
             sets that show the same identities.
     """
-    kinds = [REGISTRY.find(part.strip(), name) for part in name.split("+")]
+    kinds = [_checked(REGISTRY.find(part.strip(), name), part.strip()) for part in name.split("+")]
     parts = [kind(cfg=cfg, num_workers=num_workers, **kwargs) for kind in kinds]
     if len(parts) == 1:
         return parts[0]
     merged = import_module(".merged", __package__)
     return merged.MergedDataModule(parts, cfg=cfg, num_workers=num_workers, **kwargs)
+
+
+def _checked(kind: Any, name: str) -> Any:
+    """The class, or a function that makes a data module; nothing else, before it is called."""
+    base = import_module(".bases", __package__).ReidDataModule
+    if not callable(kind) or (isinstance(kind, type) and not issubclass(kind, base)):
+        what = kind.__qualname__ if isinstance(kind, type) else f"a {type(kind).__name__}"
+        raise UserError(f"DATASETS.NAMES {name} is {what}; expected a subclass of datasets.bases.ReidDataModule.")
+    return kind
 
 
 def register_dataset(name: str, kind: "type[ReidDataModule]") -> None:

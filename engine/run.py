@@ -16,7 +16,7 @@ from callbacks import StopOnSigterm, describe_resume
 from callbacks.stopping import GRACE_SECONDS
 from checkpoints.plain import to_plain
 from config.cli import clean_exit
-from config.validate import check_keys
+from config.validate import check_config, check_keys
 from datasets import init_dataset
 from datasets.bases import ReidDataModule
 from datasets.checking.checks import check_labels
@@ -25,7 +25,7 @@ from engine.loggers import build_loggers, log_places, quiet_libraries
 from engine.start import Start, StartPoint, find_start
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
-from modelling.bases import ModelBase
+from modelling.bases import ModelBase, construct, is_own_model
 from utils.distributed import end_with_first_process, is_first_process
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
@@ -59,6 +59,7 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
         UserError: something that the configuration names is missing, malformed or does not fit.
     """
     check_keys(cfg)
+    check_config(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.LOG_DIR = cfg.OUTPUT_DIR = str(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES))
@@ -93,7 +94,8 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
     data = _read_data(cfg, start)
     cfg = _settle_cameras(cfg, data.has_cameras)
     model = _build_model(cfg, method, start, data, run)
-    trainer = build_trainer(cfg, build_loggers(cfg, logger_save_dir, start.version), keep=start.keep)
+    loggers = build_loggers(cfg, logger_save_dir, start.version)
+    trainer = build_trainer(cfg, loggers, start.keep, find_unused=not is_own_model(method))
     for logger in trainer.loggers:
         logger.log_hyperparams(to_plain(cfg))
     results: RunMetrics = {}
@@ -157,7 +159,8 @@ def _build_model(cfg: CfgNode, method: type[ModelBase], start: StartPoint, data:
         # Those in the checkpoint belong to the data set that it was trained on.
         model.hparams.num_query, model.hparams.has_cameras = data.num_query, data.has_cameras
         return model
-    model = method(cfg, num_classes=data.num_classes, data_seed=start.seed, run_number=run, **facts)
+    facts |= {"num_classes": data.num_classes, "data_seed": start.seed, "run_number": run}
+    model = construct(method, cfg, facts)
     _check_monitor(cfg, model)
     start.check_network(model.state_dict(), cfg.MODEL.NAME)
     return model
@@ -166,10 +169,11 @@ def _build_model(cfg: CfgNode, method: type[ModelBase], start: StartPoint, data:
 def _check_monitor(cfg: CfgNode, model: ModelBase) -> None:
     name, names = cfg.SOLVER.MONITOR_METRIC_NAME, model.metric_names()
     if name not in names:
-        raise UserError(
-            f"SOLVER.MONITOR_METRIC_NAME is {name!r}, which this run does not log (MODEL.USE_CENTROIDS is "
-            f"{cfg.MODEL.USE_CENTROIDS}); it logs {', '.join(sorted(names))}."
-        )
+        text = f"SOLVER.MONITOR_METRIC_NAME is {name!r}, which this run does not log (MODEL.USE_CENTROIDS is "
+        text += f"{cfg.MODEL.USE_CENTROIDS}); it logs {', '.join(sorted(names))}"
+        if is_own_model(type(model)):
+            raise UserError(f"{text}.")
+        log.warning("%s, and what %s logs itself.", text, type(model).__name__)
     if cfg.SOLVER.EVAL_PERIOD > cfg.SOLVER.MAX_EPOCHS:
         log.warning(
             "SOLVER.EVAL_PERIOD %d is above SOLVER.MAX_EPOCHS %d: there will be no validation and no best checkpoint.",

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
 from checkpoints.lightning_1_1 import upgrade_legacy
-from checkpoints.reading import load_ctl_checkpoint
+from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.run_files import find_newest, has_more_epochs, version_of
 from checkpoints.weights import describe
 from utils.errors import MissingPathError, UserError
@@ -82,7 +82,7 @@ class StartPoint:
         """Raise a UserError if the run to continue was trained on a different number of identities."""
         if self.checkpoint is None:
             return
-        found = self.checkpoint["state_dict"]["fc_query.weight"].shape[0]
+        found = count_identities(self.checkpoint)
         if found != num_classes:
             raise UserError(
                 f"{self.path} was trained on {found} identities, but the training set here has {num_classes}: resume "
@@ -169,7 +169,7 @@ def _named_checkpoint(path: str, switch: str) -> str:
 
 def _continue(cfg: CfgNode, path: str, seed: int) -> StartPoint:
     checkpoint = load_ctl_checkpoint(path)
-    if not checkpoint.get("optimizer_states") or not checkpoint.get("lr_schedulers"):
+    if not checkpoint.get("optimizer_states") or "lr_schedulers" not in checkpoint:
         raise UserError(
             f"{path} holds no optimiser and schedule states, so training cannot continue from it: resume from a file "
             "in auto_checkpoints or checkpoints, or test it with TEST.ONLY_TEST True."

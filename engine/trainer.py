@@ -28,13 +28,14 @@ from utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Trainer:
+def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "", find_unused: bool = False) -> Trainer:
     """The Trainer for a configuration: it validates every EVAL_PERIOD epochs, with our own sampler and checkpoints.
 
     Args:
         cfg: configuration.
         loggers: from :func:`engine.loggers.build_loggers`.
         keep: a checkpoint that is kept when newer ones replace the others; "" for none.
+        find_unused: allow parameters that get no gradient in a step, which several processes then look for.
     """
     solver = cfg.SOLVER
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, solver.DIST_BACKEND)
@@ -51,7 +52,7 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "") -> Traine
         accelerator=accelerator,
         devices=devices,
         num_nodes=cfg.TRAINER.NUM_NODES,
-        strategy=choose_strategy(solver.DIST_BACKEND, per_machine * cfg.TRAINER.NUM_NODES),
+        strategy=choose_strategy(solver.DIST_BACKEND, per_machine * cfg.TRAINER.NUM_NODES, find_unused),
         precision=choose_precision(cfg.TRAINER.PRECISION, cfg.USE_MIXED_PRECISION, accelerator),
         max_epochs=solver.MAX_EPOCHS,
         check_val_every_n_epoch=solver.EVAL_PERIOD,
@@ -85,8 +86,8 @@ def build_profiler(name: str, folder: Path) -> Profiler | None:
     return {"simple": SimpleProfiler, "pytorch": PyTorchProfiler}[name](dirpath=folder, filename=name)
 
 
-def choose_strategy(backend: str, num_processes: int) -> str:
-    """Lightning's ``strategy`` for SOLVER.DIST_BACKEND.
+def choose_strategy(backend: str, num_processes: int, find_unused: bool = False) -> str:
+    """Lightning's ``strategy`` for SOLVER.DIST_BACKEND; ``find_unused`` as for build_trainer.
 
     Raises:
         UserError: a backend that no longer exists.
@@ -95,7 +96,7 @@ def choose_strategy(backend: str, num_processes: int) -> str:
         raise UserError(f"SOLVER.DIST_BACKEND is {backend!r}, which no longer exists in Lightning 2; use ddp.")
     if num_processes == 1:
         return "auto"
-    return "ddp" if backend == "ddp_cpu" else backend
+    return ("ddp" if backend == "ddp_cpu" else backend) + ("_find_unused_parameters_true" if find_unused else "")
 
 
 def check_launch(cfg: CfgNode, devices: int) -> None:

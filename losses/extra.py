@@ -68,7 +68,18 @@ class ExtraLosses(nn.Module):
             label = name.rpartition(":")[2]
             if label in self.weights:
                 raise UserError(f"LOSSES.EXTRA {list(names)}: two losses would be logged as {label!r}; rename one.")
-            loss = REGISTRY.find(name)(num_classes, embedding_size)
+            if not label.isidentifier() or hasattr(self, label):
+                raise UserError(f"LOSSES.EXTRA: a loss cannot be called {label!r}; expected a name such as spread.")
+            build = REGISTRY.find(name)
+            try:
+                loss = build(num_classes, embedding_size)
+            except Exception as error:  # anything that the user's code may raise
+                raise UserError(
+                    f"LOSSES.EXTRA {name}: {label}(num_classes, embedding_size) should build a loss, but failed with "
+                    f"{type(error).__name__}: {error}."
+                ) from error
+            if not callable(loss):
+                raise UserError(f"LOSSES.EXTRA {name} built a {type(loss).__name__}; expected a function or module.")
             self.weights[label], self._losses[label] = weight, loss
             if isinstance(loss, nn.Module):
                 self.add_module(label, loss)  # its parameters are trained and saved
@@ -79,6 +90,16 @@ class ExtraLosses(nn.Module):
         Args:
             features: [R, D] floating, only rows of real images.
             labels: [R] int64.
+
+        Raises:
+            UserError: a loss is not a scalar.
         """
         self.was_used = True
-        return {name: self.weights[name] * loss(features, labels) for name, loss in self._losses.items()}
+        return {name: self.weights[name] * self._compute(name, features, labels) for name in self._losses}
+
+    def _compute(self, name: str, features: Tensor, labels: Tensor) -> Tensor:
+        loss = self._losses[name](features, labels)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise UserError(f"The loss {name} of LOSSES.EXTRA is {found}; expected a scalar tensor.")
+        return loss.reshape(())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from modelling.backbones import check_feature_map, get_backbone
+from modelling.backbones import BACKBONES, check_feature_map, get_backbone
 from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file
 from utils.errors import UserError
 
@@ -39,7 +39,7 @@ class Baseline(nn.Module):
         self.model_name: str = model.NAME
         self.in_planes: int = network.embedding_size or model.BACKBONE_EMB_SIZE
         self.base = network.build(model.LAST_STRIDE)
-        if not network.embedding_size:
+        if model.NAME not in BACKBONES:
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.channels_last = False

@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from functools import partial
 from inspect import signature
 from numbers import Real
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data.distributed import DistributedSampler
 from yacs.config import CfgNode
 
 from checkpoints.plain import to_plain
-from checkpoints.reading import load_ctl_checkpoint
+from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.weights import describe
 from config.defaults import _C as DEFAULTS
 from config.validate import check_keys
@@ -38,12 +40,17 @@ from modelling.backbones import REGISTRY as BACKBONES
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
-from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks, wants_outputs
+from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks, wants_outputs, warn_of_uncalled
 from solver.build import build_optimizer, build_scheduler
-from utils.distributed import Processes, gather_in_order, is_first_process, running_processes
+from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
 
 __all__ = ["ModelBase", "merge_hparams", "weights_init_classifier", "weights_init_kaiming"]
+
+
+# What is not read from a checkpoint's hyper-parameters: arguments of the constructor that mean something else there.
+NOT_STORED = ("cfg", "test_dataloader", "load_imagenet", "LOSSES")
+Model = TypeVar("Model", bound="ModelBase")
 
 
 def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
@@ -94,6 +101,7 @@ class ModelBase(LightningModule):
         self.train_outputs: list[dict[str, Any]] = []  # of the epoch: what the steps returned
         self.evaluation_outputs: list[tuple[Tensor, ...]] = []  # embeddings, pids and camids of each batch
         self.lr_scheduler: Any = None  # of the network, once configure_optimizers has made it
+        self._marks: dict[str, list[tuple[Any, int]]] = {}
         self.start_records()
         self._results: dict[str, EvalResult] = {}
 
@@ -116,15 +124,38 @@ class ModelBase(LightningModule):
         self.bn.bias.requires_grad_(False)
         self.fc_query = nn.Linear(width, hparams.num_classes, bias=False)
         nn.init.normal_(self.fc_query.weight, std=0.001)
-        self.center_loss_weight = hparams.SOLVER.CENTER_LOSS_WEIGHT
         extra = hparams.LOSSES
         self.extra_losses = ExtraLosses(extra.EXTRA, extra.EXTRA_WEIGHTS, hparams.num_classes, width)
+        clash = self.extra_losses.weights.keys() & {"loss", "l2_mean_centroid", *self.metric_names()}
+        if clash:
+            raise UserError(
+                f"LOSSES.EXTRA {list(extra.EXTRA)}: a loss would be logged as {min(clash)}, which is the name of "
+                "something else; give yours another."
+            )
+
+    @property
+    def center_loss_weight(self) -> float:
+        """SOLVER.CENTER_LOSS_WEIGHT of the hyper-parameters; may be set."""
+        return self.hparams.SOLVER.CENTER_LOSS_WEIGHT
+
+    @center_loss_weight.setter
+    def center_loss_weight(self, value: float) -> None:
+        self.hparams.SOLVER.CENTER_LOSS_WEIGHT = value
 
     def configure_callbacks(self) -> list[Callback]:
-        """What the model does around its steps; it comes with the model, whatever Trainer there is."""
+        """Callbacks that come with the model, whatever Trainer there is; a subclass may override it."""
+        self.attach_keeper()
+        return []
+
+    def attach_keeper(self) -> None:
+        """Give the Trainer the callback that does the model's work around its steps; see :mod:`modelling.epochs`."""
         refuse_gone_hooks(self)
-        is_there = any(isinstance(callback, EpochKeeper) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return [] if is_there else [EpochKeeper()]
+        warn_of_uncalled(self, ModelBase)
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, EpochKeeper) for callback in callbacks):
+            # A progress bar shows, and a checkpoint saves, what the keeper has done.
+            later = [i for i, callback in enumerate(callbacks) if isinstance(callback, ProgressBar | Checkpoint)]
+            callbacks.insert(min(later, default=len(callbacks)), EpochKeeper())
 
     # ------------------------------------------------------------------------------------- parameters, checkpoints
 
@@ -151,7 +182,9 @@ class ModelBase(LightningModule):
         super().save_hyperparameters(*args, frame=frame, **kwargs | {"logger": False})  # the run logs all of them
 
     def _set_hparams(self, hp: Any) -> None:
-        added = {key: value for key, value in self._to_hparams_dict(hp).items() if key not in (*self.hparams, "cfg")}
+        added = {
+            key: value for key, value in self._to_hparams_dict(hp).items() if key not in (*self.hparams, *NOT_STORED)
+        }
         self._hyper_parameters = merge_hparams(self.hparams, added)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -190,12 +223,11 @@ class ModelBase(LightningModule):
     def _load_model_state(cls, checkpoint: dict[str, Any], strict: bool = True, **kwargs: Any) -> Self:
         """The model of a checkpoint that is already loaded; arguments and errors as for load_from_checkpoint."""
         stored, weights = to_plain(checkpoint["hyper_parameters"]), checkpoint["state_dict"]
-        stored.pop("LOSSES", None)
+        for name in NOT_STORED:
+            stored.pop(name, None)
         _refuse_code_elsewhere(stored, to_plain(kwargs.get("cfg") or {}))
-        parameters = {**stored, **kwargs, "num_classes": weights["fc_query.weight"].shape[0]}
-        if "cfg" not in kwargs and _requires_cfg(cls):
-            parameters["cfg"] = merge_hparams(DEFAULTS, stored)
-        model = cls(load_imagenet=False, **parameters)
+        parameters = {**stored, **kwargs, "num_classes": count_identities(checkpoint), "load_imagenet": False}
+        model = construct(cls, parameters.pop("cfg", None), parameters)
         # Only training needs the extra losses: what the checkpoint has of them fits those that the caller names.
         own = {key: value for key, value in model.state_dict().items() if key.startswith("extra_losses.")}
         weights = own | {k: v for k, v in weights.items() if k in own or not k.startswith("extra_losses.")}
@@ -265,31 +297,59 @@ class ModelBase(LightningModule):
         Returns:
             What training_step returns: the detached total under "loss", the statistics under "other".
         """
-        optimizer, optimizer_center = cast(list[LightningOptimizer], self.optimizers())
+        optimizer, *others = self._all_optimizers()
         total = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad()
-        optimizer_center.zero_grad()
+        for each in (optimizer, *others):
+            each.zero_grad()
         self.manual_backward(total)
         optimizer.step()
-        weight = self.hparams.SOLVER.CENTER_LOSS_WEIGHT
-        if weight > 0:  # the centres learn at CENTER_LR whatever the weight of their loss
+        weight = self.center_loss_weight
+        for optimizer_center in others if weight > 0 else ():
             for group in optimizer_center.param_groups:
-                for center in group["params"]:
-                    center.grad.mul_(1.0 / weight)
+                for center in group["params"]:  # they learn at CENTER_LR whatever the weight of their loss
+                    if center.grad is not None:
+                        center.grad.mul_(1.0 / weight)
             optimizer_center.step()
         detached = {name: loss.detach() for name, loss in losses.items()}
         for name, value in detached.items():
             self.losses_dict.setdefault(name, []).append(value)
-        if len(self.train_outputs) % self.hparams.LOGGING.EVERY_N_STEPS == 0:
-            self.log("loss", total.detach(), prog_bar=True, logger=False)
-            self.log_dict(detached, logger=False)
         return {"loss": total.detach(), "other": statistics}
+
+    def _all_optimizers(self) -> list[LightningOptimizer]:
+        """Those of configure_optimizers, of which a subclass may have one only."""
+        found = self.optimizers()
+        return cast(list[LightningOptimizer], found if isinstance(found, list) else [found])
+
+    def mark_schedules(self, interval: str) -> None:
+        """Note where the schedules of an interval ("epoch", "step") stand, to see whether the model steps them."""
+        configs = [config for config in self.trainer.lr_scheduler_configs if config.interval == interval]
+        self._marks[interval] = [(config, config.scheduler.last_epoch) for config in configs]
+
+    def step_schedules(self, interval: str = "epoch", count: int | None = None) -> None:
+        """Step the schedules that the model has not stepped itself since they were marked.
+
+        Args:
+            interval: "epoch" or "step".
+            count: finished epochs or steps, of which every ``frequency``-th counts; None takes the epoch.
+        """
+        count = self.current_epoch + 1 if count is None else count
+        for config, before in self._marks.get(interval, ()):
+            schedule = config.scheduler
+            if schedule.last_epoch != before or count % config.frequency:
+                continue
+            if not isinstance(schedule, ReduceLROnPlateau):
+                schedule.step()
+            elif config.monitor in self.trainer.callback_metrics:  # not before the first validation
+                schedule.step(self.trainer.callback_metrics[config.monitor])
+        if self._marks.get(interval):
+            self.mark_schedules(interval)
 
     def start_records(self) -> None:
         """Begin the records of an epoch."""
         self._results = {}
         self.train_outputs = []
-        self.losses_dict = {name: [] for name in (*self.losses_names, *self.losses_dict)}
+        for name in (*self.losses_names, *self.losses_dict):
+            self.losses_dict[name] = []
 
     def record_step(self, outputs: Any) -> None:
         """Record what a training step returned: a dictionary with "loss" and, under "other", its statistics.
@@ -318,9 +378,9 @@ class ModelBase(LightningModule):
                     records.setdefault(names.get(name, name), []).append(value)
         records |= {name: values for name, values in self.losses_dict.items() if values}
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        means = torch.stack([self._mean(values) for values in records.values()]) if records else torch.empty(0)
-        means = self.trainer.strategy.reduce(means, reduce_op="mean")  # all processes take equally many steps
-        self._log_epoch(dict(zip(records, means.tolist(), strict=True)) | {"lr": lr})
+        self._log_epoch(
+            mean_over_processes({name: self._mean(values) for name, values in records.items()}) | {"lr": lr}
+        )
 
     training_epoch_end = HiddenHook(training_epoch_end)  # type: ignore[assignment,arg-type]
 
@@ -356,10 +416,14 @@ class ModelBase(LightningModule):
         with torch.autocast(features.device.type, enabled=False):
             return self.fc_query(self.bn(features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Embeddings as validation and inference use them: the BN neck's output, [B, 3, H, W] -> [B, D]."""
-        _, features = self.backbone(x)
+        _, features = self.backbone(images)
         return self.bn(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same as :meth:`embed`."""
+        return self.embed(x)
 
     def validation_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Embed a batch in eval mode and without gradient, also outside a Trainer.
@@ -374,7 +438,7 @@ class ModelBase(LightningModule):
         """
         images, pids, camids, positions = batch
         with _in_eval_mode(self.backbone, self.bn), torch.no_grad():
-            embeddings = self(images)
+            embeddings = self.embed(images)
         return {"emb": embeddings, "labels": pids, "camid": camids, "idx": positions}
 
     def test_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
@@ -383,7 +447,8 @@ class ModelBase(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Rank the gallery for every query, then log and print the metrics."""
-        self._evaluate("validation", self.trainer.val_dataloaders)
+        if not self.trainer.sanity_checking:  # the first batches alone cannot be ranked
+            self._evaluate("validation", self.trainer.val_dataloaders)
 
     def on_test_epoch_end(self) -> None:
         """As on_validation_epoch_end."""
@@ -393,7 +458,10 @@ class ModelBase(LightningModule):
         """Embeddings, pids and camids of the whole set, in its order, gathered from all processes."""
         outputs, self.evaluation_outputs = self.evaluation_outputs, []
         none = torch.empty(0, dtype=torch.int64)  # this process may have no batch
-        embeddings = torch.cat([torch.empty(0, self.bn.num_features), *(output[0] for output in outputs)])
+        width = outputs[0][0].shape[1] if outputs else 0
+        if processes is not None:
+            width = int(processes.gather(torch.tensor([width])).max())
+        embeddings = torch.cat([torch.empty(0, width), *(output[0] for output in outputs)])
         pids, camids = (torch.cat([none, *(output[i] for output in outputs)]) for i in (1, 2))
         if processes is None:
             if len(embeddings) == 0:
@@ -410,6 +478,12 @@ class ModelBase(LightningModule):
         # Unless the loader is divided among the processes, each of them has the whole set and evaluates it.
         processes = running_processes() if isinstance(getattr(loader, "sampler", None), DistributedSampler) else None
         embeddings, pids, camids = self._collect(loader, processes)
+        if len(embeddings) != len(loader.dataset):
+            rank_zero_warn(
+                f"{stage}: no metrics, since only {len(embeddings)} of {len(loader.dataset)} images were embedded "
+                "(fast_dev_run, a limit of batches, or steps that return nothing)."
+            )
+            return
         # A data set of another program may not know its files.
         paths = [sample[0] for sample in loader.dataset.data] if isinstance(loader.dataset, LabelledImages) else None
         retrieval, left_out = leave_out_unreadable(embeddings, pids, camids, self.hparams.num_query, paths)
@@ -492,8 +566,7 @@ class _EmbeddingPath(nn.Module):
         self.backbone, self.bn = model.backbone, model.bn
 
     def forward(self, images: Tensor) -> Tensor:
-        _, features = self.backbone(images)
-        return self.bn(features)
+        return ModelBase.embed(self, images)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -523,13 +596,35 @@ def _refuse_code_elsewhere(stored: dict[str, Any], given: dict[str, Any]) -> Non
     if BACKBONES.is_code_elsewhere(name) and given.get("MODEL", {}).get("NAME") != name:
         raise UserError(
             f"its network is MODEL.NAME {name}, which is code outside of this project. No code is imported because a "
-            f"file asks for it: set MODEL.NAME {name} yourself (in a program: cfg=cfg), if you trust that module."
+            f"file asks for it: if you trust that module, set MODEL.NAME {name} yourself (in a program, cfg= or, for "
+            "an Embedder, network=; for inference.export, --network)."
         )
 
 
-def _requires_cfg(cls: type) -> bool:
-    parameter = signature(cls).parameters.get("cfg")
-    return parameter is not None and parameter.default is parameter.empty
+def is_own_model(cls: type) -> bool:
+    """Whether a class is one of this project's, whose steps give every parameter a gradient."""
+    return cls.__dict__.get("is_of_this_project", False)
+
+
+def construct(cls: type[Model], cfg: Any, parameters: dict[str, Any]) -> Model:
+    """Make a model of a class whose constructor may take less than that of ModelBase.
+
+    Args:
+        cls: its first argument is the configuration; further ones are passed by name, as far as it takes them.
+        cfg: configuration; None if the parameters are all that is known.
+        parameters: as for ModelBase; those that the constructor does not take are added to the hyper-parameters.
+    """
+    accepted = signature(cls).parameters
+    first, *_ = accepted.values()
+    if cfg is None and first.default is first.empty and first.kind is first.POSITIONAL_OR_KEYWORD:
+        cfg = merge_hparams(DEFAULTS, {name: value for name, value in parameters.items() if name != "load_imagenet"})
+    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        return cls(*([] if cfg is None else [cfg]), **parameters)
+    taken = {name: value for name, value in parameters.items() if name in accepted}
+    rest = {name: value for name, value in parameters.items() if name not in (*accepted, "load_imagenet")}
+    given = merge_hparams(DEFAULTS, to_plain({} if cfg is None else cfg) | rest)
+    given.MODEL.PRETRAINED = given.MODEL.PRETRAINED and parameters.get("load_imagenet", True)
+    return cls(given, **taken)
 
 
 def _get_loader(loader: Any) -> Any:

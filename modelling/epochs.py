@@ -6,22 +6,18 @@ A callback, so that a subclass may use every hook of Lightning for its own purpo
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from modelling.lightning_1_1 import HiddenHook, OldTrainerParts, refuse_gone_hooks
 from solver.optimizers import has_fused_adam
-from solver.schedules import set_epoch
+from solver.schedules import EpochSchedule, set_epoch
 from utils.distributed import broadcast_from_first, running_processes
 from utils.errors import UserError
 
 
 class EpochKeeper(Callback):
     """Keeps the epochs of one :class:`~modelling.bases.ModelBase`, which brings it along."""
-
-    def __init__(self) -> None:
-        self._rates: list[tuple[LRScheduler, int]] = []  # schedules, and where they stood when the epoch began
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Refuse hooks that would not be called, even those of a later stage; add what old models read."""
@@ -40,16 +36,18 @@ class EpochKeeper(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Set the schedule to this epoch, even after resuming from a checkpoint saved before the schedule's step."""
-        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-        for schedule in schedules:
-            if schedule is pl_module.lr_scheduler and isinstance(schedule, LambdaLR):
-                set_epoch(schedule, trainer.current_epoch)
-        self._rates = [(s, s.last_epoch) for s in schedules if isinstance(s, LRScheduler)]
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, EpochSchedule):
+                set_epoch(config.scheduler, trainer.current_epoch)
         pl_module.start_records()
+        pl_module.mark_schedules("epoch")
+        pl_module.mark_schedules("step")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Record what the step returned."""
+        """Record what the step returned, and step the schedules that ask for it."""
         pl_module.record_step(outputs)
+        self._show(pl_module)
+        pl_module.step_schedules("step", batch_idx + 1)
         extra = pl_module.extra_losses
         if batch_idx == 0 and extra.weights and not extra.was_used:
             raise UserError(
@@ -57,12 +55,26 @@ class EpochKeeper(Callback):
                 "use them: add self.extra_losses(features, labels) to its losses, or empty LOSSES.EXTRA."
             )
 
+    def _show(self, model: Any) -> None:
+        """Pass the losses of every n-th step to the progress bar and the callbacks."""
+        steps = len(model.train_outputs)
+        if (steps - 1) % model.hparams.LOGGING.EVERY_N_STEPS == 0:
+            loss = model.train_outputs[-1].get("loss")
+            if isinstance(loss, torch.Tensor):
+                model.log("loss", loss.float().mean(), prog_bar=True, logger=False)
+            latest = {name: values[-1] for name, values in model.losses_dict.items() if len(values) == steps}
+            model.log_dict(
+                {name: torch.as_tensor(value).float().mean() for name, value in latest.items()}, logger=False
+            )
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Log the epoch, then step the schedules, which Lightning does not do under manual optimisation."""
+        """Log the epoch, then step the schedules, which Lightning does not do under manual optimisation.
+
+        A model with a hook of its own steps them after that, see :mod:`modelling.lightning_1_1`.
+        """
         HiddenHook.call(pl_module, "training_epoch_end", pl_module.train_outputs)
-        for schedule, before in self._rates:
-            if schedule.last_epoch == before:  # otherwise the model has stepped it
-                schedule.step()
+        if type(pl_module).on_train_epoch_end is LightningModule.on_train_epoch_end:
+            pl_module.step_schedules()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Discard what an interrupted validation left; give every process the network that will be saved."""

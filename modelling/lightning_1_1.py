@@ -4,87 +4,127 @@
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
-from inspect import Parameter, getattr_static, signature
+from inspect import getattr_static, signature
+from numbers import Real
 from types import FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 
 from utils.errors import UserError
 
+# Where the models of this project are; run as scripts, their module is __main__.
+OWN_MODULES = ("train_ctl_model", "train_base_model", "modelling.bases")
 PAGE = 'docs/MIGRATION.md, "Your own data sets, models and loops"'
 
-# Arguments that Lightning 2 no longer passes, and what stands in for them.
-GONE_ARGUMENTS = {"optimizer_idx": None, "opt_idx": None, "dataloader_idx": 0}
-HOOKS = ("training_step", "on_train_batch_start", "on_train_batch_end")
+# Arguments that Lightning 2 does not pass, or only to several loaders, and what stands in for them.
+GONE_ARGUMENTS = {"optimizer_idx": None, "opt_idx": None, "dataloader_idx": 0, "optimizer": None}
+# Hooks that Lightning 2 calls with fewer or more arguments than Lightning 1.1.
+HOOKS = (
+    *("training_step", "backward", "transfer_batch_to_device", "on_train_batch_start", "on_train_batch_end"),
+    *("on_validation_batch_start", "on_validation_batch_end", "on_test_batch_start", "on_test_batch_end"),
+)
 
 # Hooks that Lightning 2 never calls under these names, and what to write instead.
 GONE_HOOKS = {
-    "validation_epoch_end": "on_validation_epoch_end(self), which replaces the evaluation of the base class unless it "
-    "calls super(); what the steps return is collected for it",
-    "test_epoch_end": "on_test_epoch_end(self), likewise",
-    "optimizer_step": "what it does in training_step, which calls the optimisers itself",
+    "validation_epoch_end": "on_validation_epoch_end(self): unless it calls super(), it replaces the evaluation of the "
+    "base class, and finds what the steps returned in self.evaluation_outputs",
+    "test_epoch_end": "on_test_epoch_end(self): unless it calls super(), it replaces the evaluation of the base class",
+    "optimizer_step": "training_step, which calls the optimisers itself",
+    "on_epoch_start": "on_train_epoch_start(self)",
+    "on_epoch_end": "on_train_epoch_end(self)",
+    "on_batch_start": "on_train_batch_start(self, batch, batch_idx)",
+    "on_batch_end": "on_train_batch_end(self, outputs, batch, batch_idx)",
+    "training_step_end": "training_step",
+    "validation_step_end": "validation_step",
+    "test_step_end": "test_step",
+    "on_pretrain_routine_start": "on_fit_start(self)",
+    "on_pretrain_routine_end": "on_fit_start(self)",
+}
+# Methods of the base class that its own step or evaluation does not call, and what to override instead.
+UNCALLED = {
+    "create_masks_train": "training_step, or set self.centroid_loss",
+    "_calculate_centroids": "training_step, or set self.centroid_loss",
+    "get_val_metrics": "on_validation_epoch_end and on_test_epoch_end",
+    "validation_create_centroids": "on_validation_epoch_end and on_test_epoch_end",
 }
 
 
 def adapt_subclass(cls: type[LightningModule]) -> None:
     """Make the steps and hooks of a class callable by Lightning 2; called when the class is created.
 
-    - ``training_step`` and the hooks around a batch may have arguments that are gone.
+    - Steps and hooks may have arguments that are gone.
     - ``training_epoch_end(outputs)`` is hidden from Lightning, which refuses the name, and called by the base class.
-    - ``on_train_epoch_end(outputs)`` gets what the steps of the epoch returned.
+    - ``on_train_epoch_end(outputs)`` gets what the steps of the epoch returned; schedules are stepped after it.
+    - ``configure_callbacks`` also attaches the callback that the base class needs.
     """
-    for name in HOOKS:
+    for name in (*HOOKS, "on_train_epoch_end", "configure_callbacks", "training_epoch_end"):
         function = getattr_static(cls, name, None)
-        if not isinstance(function, FunctionType) or hasattr(function, "is_adapted"):
+        is_adapted = not isinstance(function, FunctionType) or hasattr(function, "is_adapted")
+        if is_adapted or function is getattr_static(LightningModule, name, None):
             continue
-        is_own_step = name == "training_step" and function is not LightningModule.training_step
-        # Every step takes the old arguments, because a subclass may pass them on to super().
-        if is_own_step or set(signature(function).parameters) & set(GONE_ARGUMENTS):
-            setattr(cls, name, _without_gone_arguments(function))
-    function = getattr_static(cls, "training_epoch_end", None)
-    if isinstance(function, FunctionType):
-        cls.training_epoch_end = HiddenHook(function)  # type: ignore[attr-defined]
-    function = getattr_static(cls, "on_train_epoch_end", None)
-    if isinstance(function, FunctionType) and "outputs" in signature(function).parameters:
-        cls.on_train_epoch_end = _with_outputs(function)  # type: ignore[method-assign]
+        setattr(cls, name, _ADAPTERS.get(name, _without_gone_arguments)(function))
 
 
-def _without_gone_arguments(function: FunctionType) -> Callable[..., Any]:
-    """A method that takes the arguments of both versions; those that are gone reach the function only if it needs them.
-
-    Lightning reads ``__wrapped__`` and the signature: this has neither the former nor the names of the old arguments.
-    """
-    parameters = signature(function).parameters.values()
-    needed = {p.name: GONE_ARGUMENTS[p.name] for p in parameters if p.name in GONE_ARGUMENTS and p.default is p.empty}
-    known = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    most = len(known) - sum(p.name in GONE_ARGUMENTS for p in known) - 1  # without self
-    if any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
-        most = 10**6
-
-    def method(self: Any, batch: Any, batch_idx: int = 0, *args: Any, **kwargs: Any) -> Any:
-        kept = {name: value for name, value in kwargs.items() if name not in GONE_ARGUMENTS}
-        return function(self, *(batch, batch_idx, *args)[:most], **kept, **needed)
-
+def _adapted(method: Callable[..., Any], function: FunctionType) -> Callable[..., Any]:
+    # Lightning reads the signature and ``__wrapped__``: a method has neither the latter nor names of old arguments.
     method.__name__, method.__qualname__, method.__doc__ = function.__name__, function.__qualname__, function.__doc__
+    method.__module__ = function.__module__
     method.is_adapted = True  # type: ignore[attr-defined]
     return method
 
 
-def _with_outputs(function: FunctionType) -> Callable[..., Any]:
-    def on_train_epoch_end(self: Any) -> Any:
-        return function(self, self.train_outputs)
+def _without_gone_arguments(function: FunctionType) -> Callable[..., Any]:
+    """A method that takes the arguments of both versions; a function gets those that are gone only if it needs them."""
+    parameters = list(signature(function).parameters.values())[1:]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    gone = [p for p in positional if p.name in GONE_ARGUMENTS]
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    most = None if takes_any else len(positional) - len(gone)
+    needed = {p.name: GONE_ARGUMENTS[p.name] for p in parameters if p.name in GONE_ARGUMENTS and p.default is p.empty}
 
-    on_train_epoch_end.takes_outputs = True  # type: ignore[attr-defined]
-    return on_train_epoch_end
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kept = {name: value for name, value in kwargs.items() if name not in GONE_ARGUMENTS}
+        return _as_tensors(function(self, *args[:most], **kept, **needed))
+
+    return _adapted(method, function)
+
+
+def _as_tensors(returned: Any) -> Any:
+    """What a step returned, with its loss as a tensor, which Lightning 2 detaches."""
+    if isinstance(returned, dict) and isinstance(returned.get("loss"), Real | np.ndarray):
+        return {**returned, "loss": torch.as_tensor(returned["loss"])}
+    return returned
+
+
+def _at_epoch_end(function: FunctionType) -> Callable[..., Any]:
+    parameters = list(signature(function).parameters.values())[1:]
+    takes_outputs = any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+
+    def on_train_epoch_end(self: Any) -> None:
+        function(self, *[self.train_outputs] * takes_outputs)
+        self.step_schedules()
+
+    on_train_epoch_end.takes_outputs = takes_outputs  # type: ignore[attr-defined]
+    return _adapted(on_train_epoch_end, function)
+
+
+def _with_keeper(function: FunctionType) -> Callable[..., Any]:
+    def configure_callbacks(self: Any) -> Any:
+        self.attach_keeper()
+        return function(self)
+
+    return _adapted(configure_callbacks, function)
 
 
 def wants_outputs(cls: type) -> bool:
     """Whether a class asks for what the steps returned, besides the base class's own logging."""
     logging = getattr_static(cls, "training_epoch_end", None)
     is_own = isinstance(logging, HiddenHook) and logging.function.__module__ != "modelling.bases"
-    return is_own or hasattr(cls.on_train_epoch_end, "takes_outputs")  # type: ignore[attr-defined]
+    return is_own or getattr(getattr_static(cls, "on_train_epoch_end"), "takes_outputs", False)
 
 
 class HiddenHook:
@@ -114,14 +154,31 @@ class HiddenHook:
             del model.__dict__["_calls_hidden_hook"]
 
 
+def warn_of_uncalled(model: LightningModule, base: type) -> None:
+    """Warn if a model overrides what neither its inherited step nor the evaluation calls."""
+    for name, instead in UNCALLED.items():
+        has_own_step = getattr_static(type(model), "training_step").__module__ not in OWN_MODULES
+        is_overridden = getattr_static(type(model), name) is not getattr_static(base, name)
+        if is_overridden and not (has_own_step and "training_step" in instead):
+            rank_zero_warn(
+                f"{type(model).__name__}.{name} is not called by the base class: override {instead}. See {PAGE}."
+            )
+
+
 def refuse_gone_hooks(model: LightningModule) -> None:
     """Raise a UserError if a model overrides a hook that would never be called: its work would silently be missing."""
     for name, instead in GONE_HOOKS.items():
         function = getattr_static(type(model), name, None)
         if function is not None and function is not getattr_static(LightningModule, name, None):
-            raise UserError(
-                f"{type(model).__name__}.{name} is not called by Lightning 2: write {instead} instead. See {PAGE}."
-            )
+            hook = f"{type(model).__name__}.{name}"
+            raise UserError(f"{hook} is never called by Lightning 2. Instead, override {instead}. See {PAGE}.")
+
+
+_ADAPTERS: dict[str, Callable[[FunctionType], Any]] = {
+    "on_train_epoch_end": _at_epoch_end,
+    "configure_callbacks": _with_keeper,
+    "training_epoch_end": HiddenHook,
+}
 
 
 class OldTrainerParts:

@@ -10,7 +10,7 @@ from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
 from solver.optimizers import adam_and_sgd, has_fused_adam
-from solver.schedules import lr_factor, set_epoch
+from solver.schedules import EpochSchedule, lr_factor, set_epoch
 
 __all__ = ["build_optimizer", "build_scheduler", "has_fused_adam", "lr_factor", "set_epoch"]
 
@@ -58,7 +58,7 @@ def build_scheduler(
     """
     if factor is None:
         factor = hparams if callable(hparams) else _factor(hparams)
-    return LambdaLR(optimizer, factor)
+    return EpochSchedule(optimizer, factor)
 
 
 def _factor(hparams: Any) -> Callable[[int], float]:

@@ -23,7 +23,7 @@ def adam_and_sgd(
 
     Args:
         named_parameters: names and parameters. Frozen parameters are left out; those whose name contains "center" are
-            the centres.
+            the centres, except for parameters of extra losses.
         name: optimiser of the network, one of OPTIMIZERS.
         base_lr: learning rate of the network.
         weight_decay: L2 penalty on the network's parameters.
@@ -38,13 +38,17 @@ def adam_and_sgd(
     if name not in OPTIMIZERS:
         raise UnknownNameError(f"SOLVER.OPTIMIZER_NAME is {name!r}; valid names: {', '.join(OPTIMIZERS)}.")
     trained = [(key, parameter) for key, parameter in named_parameters if parameter.requires_grad]
-    network = [parameter for key, parameter in trained if "center" not in key]
-    centers = [parameter for key, parameter in trained if "center" in key]
+    centers = [parameter for key, parameter in trained if _is_center(key)]
+    network = [parameter for key, parameter in trained if not _is_center(key)]
     fused = all(has_fused_adam(device) for device in {parameter.device for parameter in network})
     return [
         optim.Adam(network, lr=base_lr, weight_decay=weight_decay, fused=fused or None),
         optim.SGD(centers, lr=center_lr),
     ]
+
+
+def _is_center(key: str) -> bool:
+    return "center" in key and not key.startswith("extra_losses.")
 
 
 @cache

@@ -48,6 +48,10 @@ def lr_factor(
     return factor
 
 
+class EpochSchedule(LambdaLR):
+    """A schedule whose rate depends on the epoch alone, so that it can be set to any epoch."""
+
+
 def set_epoch(scheduler: LambdaLR, epoch: int) -> None:
     """Move a schedule and the rates of its optimiser to ``epoch``, whatever epoch they were at."""
     scheduler.last_epoch = epoch

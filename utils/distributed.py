@@ -171,6 +171,26 @@ def of_first_process(compute: Callable[[], T]) -> T:
     return outcome[0]
 
 
+def mean_over_processes(values: dict[str, Tensor]) -> dict[str, float]:
+    """The mean of each value over those processes that have it; of a single process, its own.
+
+    Args:
+        values: name -> scalar; processes may have different names, in any order.
+    """
+    if running_processes() is None:
+        numbers = torch.stack(list(values.values())).tolist() if values else []
+        return dict(zip(values, numbers, strict=True))
+    named: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(named, list(values))
+    names = list(dict.fromkeys(name for part in named for name in part))  # the same order everywhere
+    if not names:
+        return {}
+    nothing = torch.zeros((), device=next(iter(values.values())).device if values else _device())
+    table = torch.stack([torch.stack([values.get(n, nothing), nothing + (n in values)]) for n in names]).to(_device())
+    dist.all_reduce(table)
+    return dict(zip(names, (table[:, 0] / table[:, 1]).tolist(), strict=True))
+
+
 def gather_with_gradient(rows: Tensor) -> tuple[Tensor, int]:
     """Gather the rows of all processes in the order of their ranks, so that gradients flow back to all of them.
 

@@ -111,6 +111,8 @@ class Embedder:
         Raises:
             UserError: the file is missing, cut off or not a CTL checkpoint; or as for the constructor.
         """
+        if not isinstance(network, str):
+            raise UserError(f"network is {network!r}; expected its place as text, such as 'my_package.nets:tiny'.")
         return cls(ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": network}}), device, precision, **kw)
 
     @property

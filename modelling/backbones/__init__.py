@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any
 
 import torch
@@ -52,13 +52,15 @@ def register_backbone(name: str, build: Build, embedding_size: int = 0) -> None:
 
     Args:
         name: what MODEL.NAME will hold; registering a name again replaces the network.
-        build: a function or class; ``build(last_stride)``, or ``build()`` if it takes no argument, gives a module from
-            images [B, 3, H, W] to a feature map [B, D, h, w].
+        build: a function or class; ``build(last_stride)``, or ``build()`` if it needs no argument and has none of that
+            name, gives a module from images [B, 3, H, W] to a feature map [B, D, h, w].
         embedding_size: D; 0 finds it out when the network is built.
 
     Raises:
-        UserError: the name belongs to a network of this project, is empty, or holds "+" or ":".
+        UserError: the name belongs to a network of this project, is empty, or holds "+" or ":"; build is no function.
     """
+    if not callable(build):
+        raise UserError(f"The network {name} is to be built by {build!r}; expected a function or class.")
     REGISTRY.register(name, _own_backbone(build, embedding_size))
 
 
@@ -70,17 +72,24 @@ def get_backbone(name: str) -> Backbone:
         UserError: the module of package.module:name cannot be imported or has no such attribute.
     """
     found = REGISTRY.find(name)
+    if not isinstance(found, Backbone) and not callable(found):
+        raise UserError(f"MODEL.NAME is {name!r}, a {type(found).__name__}; expected a function or class.")
     return found if isinstance(found, Backbone) else _own_backbone(found, 0)
 
 
 def _own_backbone(build: Build, embedding_size: int) -> Backbone:
     """A network of the user's own, which may have no use for a last stride."""
-    if not callable(build):
-        raise UserError(f"A network is built by a function or class; {build!r} is neither.")
-    kinds = [parameter.kind for parameter in signature(build).parameters.values()]
-    positional = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL}
-    takes_stride = not positional.isdisjoint(kinds)
-    return Backbone(build if takes_stride else lambda last_stride: build(), embedding_size)
+    parameters = signature(build).parameters
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    takes = "last_stride" if "last_stride" in parameters else next(iter(needed), "")
+
+    def checked(last_stride: int) -> nn.Module:
+        network = build(**{takes: last_stride} if takes else {})
+        if not isinstance(network, nn.Module):
+            raise UserError(f"{build!r} built a {type(network).__name__}; expected a torch.nn.Module.")
+        return network
+
+    return Backbone(checked, embedding_size)
 
 
 def check_feature_map(network: nn.Module, name: str, image_size: Sequence[int], embedding_size: int) -> None:

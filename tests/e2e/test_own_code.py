@@ -143,7 +143,7 @@ def test_no_code_is_imported_because_a_file_asks_for_it(trained, folder):
         ("MODEL.GRAD_CHECKPOINT", True, "has no attribute grad_checkpoint"),
         ("DATASETS.NAMES", "my_package.data:Stall", "data.py defines no Stall"),
         ("LOSSES.EXTRA", "['my_package.losses:Gap']", "losses.py defines no Gap"),
-        ("LOSSES.EXTRA_WEIGHTS", "[0.5, 1]", "LOSSES.EXTRA names 1 losses"),
+        ("LOSSES.EXTRA_WEIGHTS", "[0.5, 1]", "expected a weight for each loss"),
     ],
 )
 def test_what_does_not_fit_is_told(run, option, value, message):

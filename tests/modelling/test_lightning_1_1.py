@@ -21,7 +21,7 @@ def test_a_step_is_called_without_the_index_it_had():
     assert step(None, "batch", 3) == ("batch", 3, 7)
     assert step(None, "batch", 3, 1) == ("batch", 3, 7)
     assert step(None, "batch", 3, optimizer_idx=1) == ("batch", 3, 7)
-    assert step(None, "batch") == ("batch", 0, 7)
+    assert step(None, batch="batch", batch_idx=3) == ("batch", 3, 7)
 
 
 def test_an_index_without_a_default_is_filled_in():

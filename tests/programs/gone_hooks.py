@@ -1,7 +1,7 @@
 """Hooks that Lightning 2 never calls: the run ends before it begins, and the message says what to write instead.
 
 Prints:
-Mine.validation_epoch_end .* on_validation_epoch_end.*docs/MIGRATION.md
+Mine.validation_epoch_end is never .* on_validation_epoch_end.*docs/MIGRATION.md
 Mine.test_epoch_end .* on_test_epoch_end.*docs/MIGRATION.md
 Mine.optimizer_step .* training_step.*docs/MIGRATION.md
 lacks the section\\(s\\) LOGGING, LOSSES, TRAINER and .*MIGRATION.md
