@@ -23,7 +23,7 @@ from datasets.loading import (
     Sample,
     collate_fn_alternative,
 )
-from datasets.overrides import adapt_overrides, as_lightning_calls, follow_epoch, old_place
+from datasets.overrides import OldHelpers, adapt_overrides, as_lightning_calls, follow_epoch, old_place, overrides
 from datasets.samplers import EvaluationShard, get_sampler
 from datasets.transforms import ReidTransforms
 from datasets.transforms.build import input_size
@@ -71,7 +71,7 @@ class Splits(NamedTuple):
     has_cameras: bool = True
 
 
-class ReidDataModule(LightningDataModule):
+class ReidDataModule(OldHelpers, LightningDataModule):
     """Reads a data set and builds its loaders; a subclass says where the images are in :meth:`read_splits`.
 
     After :meth:`setup`: ``train`` and ``val`` (torch data sets), ``train_dict`` {pid: samples} in ascending order,
@@ -111,7 +111,7 @@ class ReidDataModule(LightningDataModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        adapt_overrides(cls, cls.fills_by_hand)
+        adapt_overrides(cls)
 
     def __init__(
         self,
@@ -131,11 +131,13 @@ class ReidDataModule(LightningDataModule):
         self._is_set_up = False
         self._running: list[Callable[..., Any]] = []  # overrides of setup that are being run
         self._loaders: dict[tuple[Any, ...], Any] = {}
+        self._loops = 0  # training loaders built for loops without a Trainer
 
     def read_splits(self) -> Splits:
         """Read the subsets from disk. Raises UserError if they are missing or malformed."""
         raise NotImplementedError
 
+    @as_lightning_calls
     def setup(self, stage: str | None = None) -> None:
         """Read the data set and log a table of its counts; further calls do nothing.
 
@@ -144,6 +146,11 @@ class ReidDataModule(LightningDataModule):
         """
         if self._is_set_up:
             return
+        if hasattr(self, "_process_dir") and not self._running:
+            raise UserError(
+                f"{self.title}._process_dir is never called by this project: write a setup(self) that calls it and "
+                "fills the lists, or return Splits from read_splits(self); see docs/MIGRATION.md."
+            )
         splits = self.read_splits()
         self.check_published(splits)
         self.has_cameras = splits.has_cameras
@@ -184,8 +191,8 @@ class ReidDataModule(LightningDataModule):
         unreached = []
         for name, part in (("train", self.train), ("val", self.val)):
             is_ours = isinstance(part, BaseDatasetLabelled | BaseDatasetLabelledPerPid)
-            size = input_size(part.transform) if is_ours else None
-            if skip and not is_ours:
+            size = input_size(part.transform) if is_ours and not overrides(part, "prepare_img", "__getitem__") else None
+            if skip and (not is_ours or overrides(part, "__getitem__")):
                 unreached.append(f"DATASETS.ON_ERROR skip ({name})")
             if options.CACHE != "none" and size is None:
                 unreached.append(f"DATALOADER.CACHE {options.CACHE} ({name})")
@@ -253,6 +260,9 @@ class ReidDataModule(LightningDataModule):
         self.setup()
         cfg = self.cfg if cfg is None else cfg
         loader = self._build_train_loader(cfg, trainer or self.trainer, sampler_name, **options)
+        if self.trainer is None:  # a loop of the caller's own that asks for a loader in each epoch
+            follow_epoch(loader, self._loops)
+            self._loops += 1
         self._set_epoch(loader)
         return loader
 
@@ -260,7 +270,9 @@ class ReidDataModule(LightningDataModule):
         """The loader that ``build(world_size, rank)`` returns, set to the epoch; kept until the processes change."""
         self.setup()
         world_size, rank = self._find_place(self.trainer)
-        key = ("train", world_size, rank, *self._find_resources(self.trainer))
+        options = self.cfg.DATALOADER
+        settings = (self.cfg.SOLVER.IMS_PER_BATCH, options.SAMPLER, options.NUM_INSTANCE, options.DROP_LAST)
+        key = ("train", world_size, rank, *self._find_resources(self.trainer), id(self.train), *settings)
         if key not in self._loaders or not keep:
             self._share_seed(world_size)
         loader = self._loaders[key] if keep and key in self._loaders else build(world_size, rank)
@@ -292,9 +304,9 @@ class ReidDataModule(LightningDataModule):
         """
         self.setup()
         world_size, rank = (1, 0) if self.trainer is None else self._find_place(self.trainer)
-        key = ("val", world_size, rank, *self._find_resources(self.trainer))
+        batch_size = self.cfg.TEST.IMS_PER_BATCH
+        key = ("val", world_size, rank, *self._find_resources(self.trainer), id(self.val), batch_size)
         if key not in self._loaders:
-            batch_size = self.cfg.TEST.IMS_PER_BATCH
             if world_size == 1:
                 loader = LateStartLoader(self.val, batch_size=batch_size, **self._loader_options(self.trainer))
             else:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.utilities import rank_zero_warn
 
 from utils.errors import UserError
@@ -65,7 +66,8 @@ def check_samples(module: Any) -> None:
         if not len(rows):
             raise UserError(f"{title}.{name} is empty; expected samples {EXPECTED}.")
         for row in rows:
-            if not isinstance(row, tuple | list) or len(row) < 3 or not (_is_whole(row[1]) and _is_whole(row[2])):
+            is_long = isinstance(row, tuple | list | np.ndarray) and len(row) >= 3
+            if not is_long or not (_is_whole(row[1]) and _is_whole(row[2])):
                 raise UserError(f"{title}.{name} holds {row!r}; expected samples {EXPECTED}.")
 
 
@@ -89,6 +91,18 @@ def check_numbers(module: Any, labels: set[int]) -> None:
             f"{title}.num_query is {module.num_query}, but query_list has {len(module.query_list)} samples: it must be "
             "their number, since val holds them first."
         )
+    samples = getattr(module.val, "samples", None)
+    if isinstance(samples, Sequence) and len(samples) >= module.num_query:
+        wrong = [
+            (row[0], own[0])
+            for row, own in zip(samples, module.query_list, strict=False)
+            if isinstance(row, tuple | list) and str(row[0]) != str(own[0])
+        ]
+        if wrong:
+            raise UserError(
+                f"{title}.val begins with {wrong[0][0]} where query_list has {wrong[0][1]}: expected the samples of "
+                "query_list, in order, then those of gallery_list."
+            )
     evaluated = module.num_query + len(module.gallery_list)
     if not hasattr(module.val, "__len__") or len(module.val) == evaluated:
         return

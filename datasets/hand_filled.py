@@ -1,21 +1,12 @@
 """A door: the original's base classes of data sets, whose subclasses fill their lists by hand in ``setup(self)``."""
 
-import os
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 from datasets.bases import ReidDataModule, Splits
-from datasets.counts import count, statistics_table
 from datasets.filled_lists import training_rows
 from datasets.overrides import as_lightning_calls
-from datasets.readers.coco import CocoDataModule, read_json
-from utils.errors import MissingFolderError, UserError
+from datasets.readers.coco import CocoDataModule
+from utils.errors import UserError
 
 __all__ = ["COCODatasetBase", "ReidBaseDataModule"]
-
-_FOLDERS = ("dataset_dir", "train_dir", "query_dir", "gallery_dir")
 
 
 class ReidBaseDataModule(ReidDataModule):
@@ -54,35 +45,6 @@ class ReidBaseDataModule(ReidDataModule):
             for rows in (training_rows(self), self.query_list, self.gallery_list)
         )
         return Splits(train, query, gallery, self.has_cameras)
-
-    def _get_imagedata_info(self, data: Sequence[Sequence[Any]]) -> tuple[int, int, int]:
-        """Numbers of identities, images and cameras of samples (path, pid, camid, ...)."""
-        ids, images, cameras = count(data)
-        return ids, images, cameras or 0
-
-    def _print_dataset_statistics(
-        self, train: Sequence[Sequence[Any]], query: Sequence[Sequence[Any]], gallery: Sequence[Sequence[Any]]
-    ) -> None:
-        """Print the numbers of identities, images and cameras of the subsets."""
-        subsets = {"train": train, "query": query, "gallery": gallery}
-        table = statistics_table({name: [tuple(row) for row in rows] for name, rows in subsets.items()})
-        sys.stdout.write(table + "\n")
-
-    def _check_before_run(self) -> None:
-        """Raise MissingFolderError, a RuntimeError, for the first of the four folders that does not exist."""
-        for name in _FOLDERS:
-            folder = getattr(self, name, None)
-            if folder is None:
-                raise MissingFolderError(f"{self.title}.{name} is not set; expected a folder.")
-            if not os.path.exists(folder):  # noqa: PTH110 (text or Path)
-                raise MissingFolderError(
-                    f"{self.title}.{name}: {folder} does not exist. DATASETS.ROOT_DIR must be the folder that holds "
-                    "the data set's own folder."
-                )
-
-    def _load_json(self, path: str | os.PathLike[str]) -> Any:
-        """What a JSON file holds. Raises UserError if it is missing or malformed."""
-        return read_json(Path(path))
 
 
 class COCODatasetBase(ReidBaseDataModule, CocoDataModule):

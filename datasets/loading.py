@@ -72,7 +72,7 @@ class _ImageSet(Dataset[Any]):
         """As prepare_img; None for a file that is skipped."""
         try:
             return self.prepare_img(path)
-        except UserError as error:
+        except (UserError, OSError) as error:  # a prepare_img of the user's own may raise what Pillow raises
             if not self.skip_unreadable:
                 raise
             number = self._number_of[path]
@@ -130,8 +130,8 @@ class BaseDatasetLabelledPerPid(_ImageSet):
     If images that cannot be read are skipped (see :meth:`apply_settings`), another image of the identity, drawn in the
     same way, takes the place of one; if there is none, the whole item is blank.
 
-    Index it with what RandomIdentitySampler yields. A plain pid means its first occurrence in the epoch last set by
-    :meth:`set_epoch`.
+    Index it with what RandomIdentitySampler yields. A plain pid is another draw each time, by torch's global generator;
+    after :meth:`set_epoch` it is the first occurrence in that epoch.
 
     Args:
         data: the samples of each identity, (path, pid, camid, anything); also ``samples``.
@@ -155,7 +155,7 @@ class BaseDatasetLabelledPerPid(_ImageSet):
         self.num_instances = num_instances
         self.resample = resample
         self.seed = seed
-        self.epoch = 0
+        self.epoch: int | None = None
 
     def image_paths(self) -> list[str]:
         return [sample[0] for samples in self.data.values() for sample in samples]
@@ -169,7 +169,10 @@ class BaseDatasetLabelledPerPid(_ImageSet):
 
     def __getitem__(self, index: int) -> list[TrainRow]:
         pid = int(index)
-        epoch, occurrence = (index.epoch, index.occurrence) if isinstance(index, PidDraw) else (self.epoch, 0)
+        if isinstance(index, PidDraw):
+            epoch, occurrence = index.epoch, index.occurrence
+        else:  # the generator of a worker process differs from epoch to epoch, which a number kept here would not
+            epoch, occurrence = int(torch.randint(2**62, ())) if self.epoch is None else self.epoch, 0
         draw = (self.seed, epoch, pid, occurrence)
         samples = self.data[pid]
         chosen = draw_images(len(samples), self.num_instances, *draw)

@@ -3,16 +3,21 @@
 import functools
 import inspect
 import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from pytorch_lightning.utilities import rank_zero_warn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
 
+from datasets.counts import count, statistics_table
 from datasets.draws import PidDraw
-from datasets.loading import BaseDatasetLabelledPerPid, LateStartLoader
+from datasets.loading import BaseDatasetLabelled, BaseDatasetLabelledPerPid, LateStartLoader
+from datasets.readers.files import read_json
 from datasets.samplers import RandomIdentitySampler
-from utils.errors import UserError
+from utils.errors import MissingFolderError, UserError
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -75,6 +80,47 @@ def accepts(method: Callable[..., Any], **arguments: Any) -> bool:
     return True
 
 
+def overrides(dataset: Any, *names: str) -> bool:
+    """Whether a data set of one of our classes has methods of its own in place of ours."""
+    ours = BaseDatasetLabelledPerPid if isinstance(dataset, BaseDatasetLabelledPerPid) else BaseDatasetLabelled
+    return any(getattr(type(dataset), name) is not getattr(ours, name) for name in names)
+
+
+class OldHelpers:
+    """Methods that subclasses of the original's data sets call."""
+
+    title: str
+
+    def _get_imagedata_info(self, data: Sequence[Sequence[Any]]) -> tuple[int, int, int]:
+        """Numbers of identities, images and cameras of samples (path, pid, camid, ...)."""
+        ids, images, cameras = count(data)
+        return ids, images, cameras or 0
+
+    def _print_dataset_statistics(
+        self, train: Sequence[Sequence[Any]], query: Sequence[Sequence[Any]], gallery: Sequence[Sequence[Any]]
+    ) -> None:
+        """Print the numbers of identities, images and cameras of the subsets."""
+        subsets = {"train": train, "query": query, "gallery": gallery}
+        table = statistics_table({name: [tuple(row) for row in rows] for name, rows in subsets.items()})
+        sys.stdout.write(table + "\n")
+
+    def _check_before_run(self) -> None:
+        """Raise MissingFolderError, a RuntimeError, for the first of the four folders that does not exist."""
+        for name in ("dataset_dir", "train_dir", "query_dir", "gallery_dir"):
+            folder = getattr(self, name, None)
+            if folder is None:
+                raise MissingFolderError(f"{self.title}.{name} is not set; expected a folder.")
+            if not os.path.exists(folder):  # noqa: PTH110 (text or Path)
+                raise MissingFolderError(
+                    f"{self.title}.{name}: {folder} does not exist. DATASETS.ROOT_DIR must be the folder that holds "
+                    "the data set's own folder."
+                )
+
+    def _load_json(self, path: str | os.PathLike[str]) -> Any:
+        """What a JSON file holds. Raises UserError if it is missing or malformed."""
+        return read_json(Path(path))
+
+
 def run_once(setup: Callable[..., Any]) -> Callable[..., Any]:
     """``setup`` as Lightning calls it: with a stage, several times. Its own code runs once, then the set is completed.
 
@@ -102,16 +148,24 @@ def run_once(setup: Callable[..., Any]) -> Callable[..., Any]:
 class CountedDraws(Sampler[PidDraw]):
     """The pids of another program's sampler, each with its epoch and how often the epoch has drawn it before.
 
-    Without these, every draw of an identity would bring the same images. After all of its images, they begin again.
+    With these an epoch repeats no image of an identity before it has drawn all of them.
 
     Args:
         sampler: yields pids.
-        dataset: tells epoch and images.
+        dataset: tells the images.
     """
 
     def __init__(self, sampler: Any, dataset: BaseDatasetLabelledPerPid) -> None:
         self.sampler = sampler
         self.dataset = dataset
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the draws."""
+        self.epoch = epoch
+        set_epoch = getattr(self.sampler, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -123,7 +177,7 @@ class CountedDraws(Sampler[PidDraw]):
                 yield pid
                 continue
             occurrences = -(-len(self.dataset.data[pid]) // self.dataset.num_instances)
-            yield PidDraw(pid, self.dataset.epoch, seen[pid] % occurrences)
+            yield PidDraw(pid, self.epoch, seen[pid] % occurrences)
             seen[pid] += 1
 
 
@@ -175,7 +229,14 @@ def adopt_loader(loader: Any, world_size: int, rank: int, seed: int) -> Any:
                 f"process {rank} of {world_size}: pass world_size=trainer.world_size and rank=trainer.global_rank."
             )
         sampler.seed = sampler.seed or seed
-    elif isinstance(dataset, BaseDatasetLabelledPerPid) and isinstance(loader.batch_sampler, BatchSampler):
+    elif world_size > 1 and type(sampler) in (RandomSampler, SequentialSampler):
+        rank_zero_warn(
+            f"train_dataloader built a loader that gives each of the {world_size} processes the whole set: pass a "
+            "sampler that divides it, such as that of datasets.samplers.get_sampler or torch's DistributedSampler."
+        )
+    yields_draws = getattr(type(sampler), "__iter__", None) is RandomIdentitySampler.__iter__
+    is_ours = isinstance(dataset, BaseDatasetLabelledPerPid) and isinstance(loader.batch_sampler, BatchSampler)
+    if is_ours and not yields_draws:
         # A subclass may return the same loader for every epoch.
         counted = isinstance(loader.batch_sampler.sampler, CountedDraws)
         loader.batch_sampler.sampler = loader.batch_sampler.sampler if counted else CountedDraws(sampler, dataset)
@@ -185,22 +246,25 @@ def adopt_loader(loader: Any, world_size: int, rank: int, seed: int) -> Any:
 
 
 def follow_epoch(loader: Any, epoch: int) -> None:
-    """Tell the sampler and the data set of a loader the epoch, where they ask for it."""
-    for name in ("sampler", "dataset"):
-        set_epoch = getattr(getattr(loader, name, None), "set_epoch", None)
+    """Tell the samplers of a loader the epoch, where they ask for it; and a data set that is none of ours."""
+    batches = getattr(loader, "batch_sampler", None)
+    followers = [getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
+    if not isinstance(getattr(loader, "dataset", None), BaseDatasetLabelledPerPid):
+        followers.append(getattr(loader, "dataset", None))
+    for follower in {id(each): each for each in followers}.values():
+        set_epoch = getattr(follower, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
 
 
-def adapt_overrides(kind: type, hand_filled: bool) -> None:
+def adapt_overrides(kind: type) -> None:
     """Make ``setup`` and ``train_dataloader`` of a new class, own or from a mixin, fit for Lightning 2's calls.
 
     Args:
         kind: the class, whose bases are adapted already.
-        hand_filled: whether it fills its lists in ``setup``, which then runs once even if it takes a stage.
     """
     setup, train_dataloader = kind.setup, kind.train_dataloader  # type: ignore[attr-defined]
-    if not hasattr(setup, "_as_lightning_calls") and (hand_filled or not accepts(setup, stage="fit")):
+    if not hasattr(setup, "_as_lightning_calls"):
         kind.setup = run_once(setup)  # type: ignore[attr-defined]
     if not hasattr(train_dataloader, "_as_lightning_calls"):
         kind.train_dataloader = as_trainer_calls(train_dataloader)  # type: ignore[attr-defined]

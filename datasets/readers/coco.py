@@ -1,12 +1,11 @@
 """Data sets in COCO files: images with an id and a file name, annotations with an image_id and a pair_id (identity)."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from datasets.bases import Annotation, ReidDataModule, Splits
-from datasets.readers.files import check_images
+from datasets.readers.files import check_images, read_json
 from utils.errors import MissingPathError, UserError
 
 MAX_PID = 2**63  # identities become tensors of int64
@@ -101,16 +100,6 @@ class CocoDataModule(ReidDataModule):
         query = read_coco(paths["query"], self.query_dir, camid=0)
         gallery = read_coco(paths["gallery"], self.gallery_dir, camid=1)
         return Splits(train, query, gallery)
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises MissingPathError, or UserError if it cannot be read."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingPathError(f"{path} does not exist; see DATASETS.JSON_TRAIN_PATH.") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}.") from error
 
 
 def _load_object(path: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Finds folders and images, and reads the text files that list images."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.errors import MissingPathError, UserError
 
@@ -69,3 +71,13 @@ def read_list(path: Path) -> list[tuple[str, int]]:
     if not entries:
         raise UserError(f"{path} is empty; expected lines with an image and the number of its identity.")
     return entries
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises MissingPathError, or UserError if it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingPathError(f"{path} does not exist; see DATASETS.JSON_TRAIN_PATH.") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}.") from error

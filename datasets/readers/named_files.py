@@ -71,14 +71,15 @@ class FolderDataModule(ReidDataModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._choose(Path(self.cfg.DATASETS.ROOT_DIR) / self.folders[0])
+        # A subclass may name another folder, as the original's classes did.
+        self._choose(Path(self.cfg.DATASETS.ROOT_DIR) / (getattr(type(self), "dataset_dir", None) or self.folders[0]))
 
     def _choose(self, folder: Path) -> None:
         self.dataset_dir = folder
         self.train_dir, self.query_dir, self.gallery_dir = (folder / name for name in self.subfolders)
 
     def read_splits(self) -> Splits:
-        if len(self.folders) > 1:
+        if len(self.folders) > 1 and not hasattr(type(self), "dataset_dir"):
             self._choose(find_folder(Path(self.cfg.DATASETS.ROOT_DIR), self.folders))
         train, query, gallery = (
             read_folder(Path(folder), self.rule) for folder in (self.train_dir, self.query_dir, self.gallery_dir)

@@ -59,6 +59,7 @@ class RandomIdentitySampler(Sampler[PidDraw]):
         self.rank = rank
         self.seed = seed
         self.epoch = 0
+        self._is_drawn = False
         self._occurrences = {
             pid: _count_occurrences(len(images), num_instances)
             for pid, images in data_source.items()
@@ -81,11 +82,19 @@ class RandomIdentitySampler(Sampler[PidDraw]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose list is drawn next; the Trainer calls this before each epoch."""
         self.epoch = epoch
+        self._is_drawn = False
 
     def __len__(self) -> int:
         return len(self._draw_list())
 
     def __iter__(self) -> Iterator[PidDraw]:
+        if self._is_drawn:
+            warnings.warn(
+                f"The sampler is iterated again in epoch {self.epoch}: the same identities, images and augmentations "
+                "as before. In a loop of your own, call loader.sampler.set_epoch(epoch) before each epoch.",
+                stacklevel=2,
+            )
+        self._is_drawn = True
         return iter(self._draw_list())
 
     def _draw_list(self) -> list[PidDraw]:

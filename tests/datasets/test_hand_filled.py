@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -25,11 +26,11 @@ from datasets.bases import (
 )
 from datasets.caching.cache import ImageCache
 from datasets.draws import PidDraw
-from datasets.loading import LateStartLoader
+from datasets.loading import UNREADABLE, LateStartLoader
 from datasets.market1501 import Market1501
 from datasets.overrides import CountedDraws
 from datasets.registry import REGISTRY
-from datasets.samplers import get_sampler
+from datasets.samplers import RandomIdentitySampler, get_sampler
 from datasets.transforms import ReidTransforms
 from datasets.validate import main as validate
 from tests.datasets.conftest import MARKET, write_folders
@@ -161,18 +162,22 @@ def test_a_mixin_and_a_data_set_of_ours_may_have_the_old_form(cfg, caplog):
         assert (data.num_query, data.train.seed) == (queries, 8)
 
 
-def test_an_override_that_takes_a_stage_stays_as_it_is_on_a_data_set_of_ours(cfg):
+def test_an_override_on_a_data_set_of_ours_runs_once_too(cfg):
     stages = []
 
     class Told(Market1501):
         def setup(self, stage=None):
             stages.append(stage)
             super().setup(stage)
+            self.gallery_list = self.gallery_list + self.gallery_list[:1]
+            self.val = BaseDatasetLabelled(self.query_list + self.gallery_list, self.val.transform)
 
-    data = Told(cfg)
-    data.setup("fit")
-    data.setup("test")
-    assert stages == ["fit", "test"]
+    data, plain = Told(cfg), Market1501(cfg)
+    plain.setup()
+    for call in (lambda: data.setup("fit"), lambda: data.setup("test"), data.val_dataloader, data.val_dataloader):
+        call()
+    assert stages == [None]
+    assert len(data.val) == len(plain.val) + 1
 
 
 def test_a_setup_that_fails_may_be_tried_again(cfg):
@@ -564,11 +569,131 @@ def test_several_processes(cfg):
     trainer = data.seen[1]
     assert (trainer.distributed_backend, trainer.num_processes, trainer.local_rank) == ("ddp", 2, 1)
     assert trainer.max_epochs == 7
-    assert (loader.sampler.epoch, data.train.epoch, data.train.seed, loader.sampler.seed) == (5, 5, 11, 11)
+    assert (loader.sampler.epoch, data.train.seed, loader.sampler.seed) == (5, 11, 11)
     wrong = Own(cfg)
     wrong.trainer = lightning(2, 1, local_rank=0)  # another machine
     with pytest.raises(UserError, match=r"process 0 of 2, but this is process 1 of 2: pass world_size="):
         wrong.train_dataloader()
+
+
+@pytest.mark.parametrize("kind", ["batches", "subclass"])
+def test_samplers_of_other_forms_draw_other_images(cfg, kind):
+    """One that yields batches, and one of ours whose subclass yields plain pids: never the same images again."""
+
+    class Plain(RandomIdentitySampler):
+        def __iter__(self):
+            return (int(pid) for pid in super().__iter__())
+
+    class OwnSampler(Mine):
+        def train_dataloader(self, cfg, trainer):
+            if kind == "batches":
+                return DataLoader(self.train, batch_sampler=[[1, 4], [1, 4]], collate_fn=collate_fn_alternative)
+            sampler = Plain(self.train_dict, 2, self.num_instances)
+            return DataLoader(self.train, 2, sampler=sampler, collate_fn=collate_fn_alternative, drop_last=True)
+
+    data = OwnSampler(cfg)
+    data.trainer = lightning(1, 0)
+    items = []
+    for epoch in (0, 1):
+        data.trainer.fit_loop.epoch_progress.current.processed = epoch
+        items += [item.numpy().tobytes() for images, *_ in data.train_dataloader() for item in images.chunk(2)]
+    assert len(set(items)) == len(items) > 4
+
+
+def test_a_whole_set_on_each_process_is_told(cfg):
+    class Shuffled(Mine):
+        def train_dataloader(self):
+            return DataLoader(self.train, 2, shuffle=True, collate_fn=collate_fn_alternative)
+
+    data = Shuffled(cfg)
+    data.trainer = lightning(2, 0)
+    with pytest.warns(UserWarning, match="gives each of the 2 processes the whole set"):
+        data.train_dataloader()
+
+
+def test_loaders_of_a_loop_of_ones_own_go_on_from_epoch_to_epoch(cfg):
+    data = Mine(cfg)
+    data.setup()
+    place = SimpleNamespace(num_nodes=1, num_processes=1, local_rank=0, root_gpu=None, distributed_backend=None)
+    first, second = (next(iter(data.train_dataloader(cfg, place)))[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    loader: Any = data.train_dataloader()
+    list(loader)
+    with pytest.warns(UserWarning, match=r"iterated again in epoch 0: .* call loader.sampler.set_epoch"):
+        list(loader)
+    loader.sampler.set_epoch(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(loader)
+
+
+def test_loaders_follow_what_is_changed(cfg):
+    data = Mine(cfg)
+    data.setup()
+    assert len(data.val_dataloader().dataset) == 8
+    data.val = BaseDatasetLabelled(data.query_list, data.val.transform)
+    assert len(data.val_dataloader().dataset) == 3
+    before = next(iter(data.train_dataloader()))[0]
+    cfg.SOLVER.IMS_PER_BATCH -= 1
+    assert len(next(iter(data.train_dataloader()))[0]) == len(before) - data.num_instances
+    cfg.SOLVER.IMS_PER_BATCH += 1
+    data.train = BaseDatasetLabelledPerPid(data.train_dict, data.train.transform, data.num_instances - 1)
+    assert len(next(iter(data.train_dataloader()))[0]) < len(before)
+
+
+# ------------------------------------------------------------------------------------------- subclasses of our sets
+
+
+def test_the_folder_of_a_subclass_is_read(market, cfg):
+    (market / "market1501").rename(market / "mymarket")
+
+    class Moved(Market1501):
+        dataset_dir = "mymarket"
+
+    data = Moved(cfg)
+    data.setup()
+    data._check_before_run()
+    assert data._get_imagedata_info(data.query_list) == (2, 3, 3)
+    assert str(data.train_dir) == str(market / "mymarket" / "bounding_box_train")
+
+
+def test_a_way_of_reading_that_would_not_be_called_is_refused(cfg):
+    class Reads(Market1501):
+        def _process_dir(self, folder, relabel=False):
+            raise AssertionError
+
+    with pytest.raises(UserError, match=r"Reads._process_dir is never called .* write a setup\(self\) .*MIGRATION"):
+        Reads(cfg).setup()
+
+
+def test_settings_do_not_reach_overrides_in_silence(cfg, caplog):
+    class Opens(BaseDatasetLabelled):
+        def prepare_img(self, path):
+            return self.transform(Image.open(path).convert("RGB"))
+
+    class Gets(BaseDatasetLabelled):
+        def __getitem__(self, index):
+            return super().__getitem__(index)
+
+    cfg.DATASETS.ON_ERROR, cfg.DATALOADER.CACHE = "skip", "ram"
+    listed = Mine(cfg).read_splits()
+    listed = [*listed.query, *listed.gallery]
+    transform = ReidTransforms(cfg).build_transforms(False)
+    with pytest.warns(UserWarning, match=r"CACHE ram \(val\) has no effect"):
+        opens = make(cfg, val=Opens(listed, transform))
+        opens.setup()
+    with pytest.warns(UserWarning, match=r"ON_ERROR skip \(val\), DATALOADER.CACHE ram \(val\) has no effect"):
+        make(cfg, val=Gets(listed, transform)).setup()
+    Path(listed[0][0]).write_bytes(b"no image")
+    assert opens.val[0][1] == UNREADABLE  # what Pillow raises is skipped too
+    assert "skipped: " in caplog.text
+
+
+def test_queries_that_do_not_come_first_are_refused(cfg):
+    listed = Mine(cfg).read_splits()
+    val = BaseDatasetLabelled([*listed.gallery, *listed.query], ReidTransforms(cfg).build_transforms(False))
+    with pytest.raises(UserError, match=r"Changed.val begins with .* where query_list has "):
+        make(cfg, val=val).setup()
 
 
 # ----------------------------------------------------------------------------------------------- joint, validated

@@ -147,11 +147,28 @@ def test_items_leave_the_global_generators_alone(samples):
 
 def test_a_plain_pid_is_its_first_occurrence_in_the_epoch_set(samples):
     dataset = make_dataset(samples)
-    assert_same_rows(dataset[np.int64(1)], dataset[PidDraw(1, 0, 0)])
     dataset.set_epoch(3)
-    assert_same_rows(dataset[1], dataset[PidDraw(1, 3, 0)])
+    assert_same_rows(dataset[np.int64(1)], dataset[PidDraw(1, 3, 0)])
+    other = make_dataset(samples)
+    other.set_epoch(0)
     # A draw brings its own epoch.
-    assert_same_rows(dataset[PidDraw(1, 0, 0)], make_dataset(samples)[1])
+    assert_same_rows(dataset[PidDraw(1, 0, 0)], other[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_without_an_epoch_a_plain_pid_is_another_draw_each_time(samples, workers):
+    """Loaders of programs that know of no epochs, with workers that live through all of them."""
+    batches = [[pid for pid in samples if len(samples[pid]) > 2]] * 2
+    loader = DataLoader(
+        make_dataset(samples), batch_sampler=batches, collate_fn=collate_fn_alternative, num_workers=workers,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    seen = [images for _ in range(2) for images, *_ in loader]
+    assert len({images.numpy().tobytes() for images in seen}) == 4
+    if not workers:  # those have states of their own, which go on
+        torch.manual_seed(5)
+        assert torch.equal(seen[0], next(iter(loader))[0])
 
 
 def assert_same_rows(rows, others):
