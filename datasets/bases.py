@@ -209,11 +209,6 @@ class ReidDataModule(OldHelpers, LightningDataModule):
                 "BaseDatasetLabelled, and the cache transforms that begin as those of ReidTransforms."
             )
 
-    @property
-    def title(self) -> str:
-        """What the log calls the data set."""
-        return type(self).__name__
-
     @rank_zero_only
     def check_published(self, splits: Splits) -> None:
         """Warn if the counts differ from the published ones.

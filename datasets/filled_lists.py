@@ -93,15 +93,15 @@ def check_numbers(module: Any, labels: set[int]) -> None:
         )
     samples = getattr(module.val, "samples", None)
     if isinstance(samples, Sequence) and len(samples) >= module.num_query:
-        wrong = [
+        misplaced = [
             (row[0], own[0])
             for row, own in zip(samples, module.query_list, strict=False)
             if isinstance(row, tuple | list) and str(row[0]) != str(own[0])
         ]
-        if wrong:
+        for found, expected in misplaced[:1]:
             raise UserError(
-                f"{title}.val begins with {wrong[0][0]} where query_list has {wrong[0][1]}: expected the samples of "
-                "query_list, in order, then those of gallery_list."
+                f"{title}.val begins with {found} where query_list has {expected}: expected the samples of query_list, "
+                "in order, then those of gallery_list."
             )
     evaluated = module.num_query + len(module.gallery_list)
     if not hasattr(module.val, "__len__") or len(module.val) == evaluated:

@@ -89,7 +89,10 @@ def overrides(dataset: Any, *names: str) -> bool:
 class OldHelpers:
     """Methods that subclasses of the original's data sets call."""
 
-    title: str
+    @property
+    def title(self) -> str:
+        """What the log calls the data set."""
+        return type(self).__name__
 
     def _get_imagedata_info(self, data: Sequence[Sequence[Any]]) -> tuple[int, int, int]:
         """Numbers of identities, images and cameras of samples (path, pid, camid, ...)."""
@@ -235,11 +238,11 @@ def adopt_loader(loader: Any, world_size: int, rank: int, seed: int) -> Any:
             "sampler that divides it, such as that of datasets.samplers.get_sampler or torch's DistributedSampler."
         )
     yields_draws = getattr(type(sampler), "__iter__", None) is RandomIdentitySampler.__iter__
-    is_ours = isinstance(dataset, BaseDatasetLabelledPerPid) and isinstance(loader.batch_sampler, BatchSampler)
-    if is_ours and not yields_draws:
+    batches = loader.batch_sampler
+    if isinstance(dataset, BaseDatasetLabelledPerPid) and isinstance(batches, BatchSampler) and not yields_draws:
         # A subclass may return the same loader for every epoch.
-        counted = isinstance(loader.batch_sampler.sampler, CountedDraws)
-        loader.batch_sampler.sampler = loader.batch_sampler.sampler if counted else CountedDraws(sampler, dataset)
+        counted = isinstance(batches.sampler, CountedDraws)
+        batches.sampler = batches.sampler if counted else CountedDraws(sampler, dataset)
     if type(loader) is DataLoader:
         loader.__class__ = LateStartLoader  # it differs in when it starts the sampler, and holds nothing more
     return loader
