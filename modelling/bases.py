@@ -357,7 +357,7 @@ class ModelBase(LightningModule):
         The rest of it is kept only for a subclass that asks for the outputs at the end of the epoch.
         """
         returned = {"loss": outputs} if isinstance(outputs, Tensor) else dict(outputs or {})
-        if not wants_outputs(type(self)):
+        if not wants_outputs(type(self), ModelBase):
             returned = {name: returned[name] for name in ("loss", "other") if name in returned}
         self.train_outputs.append(returned)
         for values in self.losses_dict.values():

@@ -16,8 +16,6 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from utils.errors import UserError
 
-# Where the models of this project are; run as scripts, their module is __main__.
-OWN_MODULES = ("train_ctl_model", "train_base_model", "modelling.bases")
 PAGE = 'docs/MIGRATION.md, "Your own data sets, models and loops"'
 
 # Arguments that Lightning 2 does not pass, or only to several loaders, and what stands in for them.
@@ -120,10 +118,9 @@ def _with_keeper(function: FunctionType) -> Callable[..., Any]:
     return _adapted(configure_callbacks, function)
 
 
-def wants_outputs(cls: type) -> bool:
-    """Whether a class asks for what the steps returned, besides the base class's own logging."""
-    logging = getattr_static(cls, "training_epoch_end", None)
-    is_own = isinstance(logging, HiddenHook) and logging.function.__module__ != "modelling.bases"
+def wants_outputs(cls: type, base: type) -> bool:
+    """Whether a class asks for what the steps returned, besides the own logging of the base class."""
+    is_own = getattr_static(cls, "training_epoch_end") is not getattr_static(base, "training_epoch_end")
     return is_own or getattr(getattr_static(cls, "on_train_epoch_end"), "takes_outputs", False)
 
 
@@ -156,8 +153,9 @@ class HiddenHook:
 
 def warn_of_uncalled(model: LightningModule, base: type) -> None:
     """Warn if a model overrides what neither its inherited step nor the evaluation calls."""
+    owner: type = next((cls for cls in type(model).__mro__ if "training_step" in vars(cls)), object)
+    has_own_step = not vars(owner).get("is_of_this_project")
     for name, instead in UNCALLED.items():
-        has_own_step = getattr_static(type(model), "training_step").__module__ not in OWN_MODULES
         is_overridden = getattr_static(type(model), name) is not getattr_static(base, name)
         if is_overridden and not (has_own_step and "training_step" in instead):
             rank_zero_warn(
