@@ -40,7 +40,14 @@ from modelling.backbones import REGISTRY as BACKBONES
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
-from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks, wants_outputs, warn_of_uncalled
+from modelling.lightning_1_1 import (
+    HiddenHook,
+    adapt_subclass,
+    monitor_of,
+    refuse_gone_hooks,
+    wants_outputs,
+    warn_of_uncalled,
+)
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
@@ -339,8 +346,8 @@ class ModelBase(LightningModule):
                 continue
             if not isinstance(schedule, ReduceLROnPlateau):
                 schedule.step()
-            elif config.monitor in self.trainer.callback_metrics:  # not before the first validation
-                schedule.step(self.trainer.callback_metrics[config.monitor])
+            elif monitor_of(schedule) in self.trainer.callback_metrics:  # not before the first validation
+                schedule.step(self.trainer.callback_metrics[monitor_of(schedule)])
         if self._marks.get(interval):
             self.mark_schedules(interval)
 
@@ -530,8 +537,8 @@ class ModelBase(LightningModule):
     # -------------------------------------------------------------------------------------------- as files, as a trace
 
     def __getstate__(self) -> dict[str, Any]:
-        """For ``torch.save(model, path)``, without what belongs to a training: the schedule holds the optimiser."""
-        return {**super().__getstate__(), "lr_scheduler": None}
+        """For ``torch.save(model, path)``, without what belongs to a training: schedules hold the optimiser."""
+        return {**super().__getstate__(), "lr_scheduler": None, "_marks": {}}
 
     def to_torchscript(  # type: ignore[override]
         self, file_path: Any = None, method: str = "trace", example_inputs: Any = None, **kwargs: Any
