@@ -346,8 +346,8 @@ class ModelBase(LightningModule):
                 continue
             if not isinstance(schedule, ReduceLROnPlateau):
                 schedule.step()
-            elif monitor_of(schedule) in self.trainer.callback_metrics:  # not before the first validation
-                schedule.step(self.trainer.callback_metrics[monitor_of(schedule)])
+            elif (monitor := monitor_of(schedule)) in self.trainer.callback_metrics:  # not before the first validation
+                schedule.step(self.trainer.callback_metrics[monitor])
         if self._marks.get(interval):
             self.mark_schedules(interval)
 
