@@ -25,7 +25,8 @@ from engine.loggers import build_loggers, log_places, quiet_libraries
 from engine.start import Start, StartPoint, find_start
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
-from modelling.bases import ModelBase, construct, is_own_model
+from modelling.bases import ModelBase, is_own_model
+from modelling.hyperparameters import construct
 from utils.distributed import end_with_first_process, is_first_process
 from utils.errors import UserError
 from utils.files import output_folder, require_writable

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from inspect import signature
 from numbers import Real
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -36,33 +35,23 @@ from losses.centroid_triplet_loss import create_masks_train
 from losses.extra import ExtraLosses
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
-from modelling.backbones import REGISTRY as BACKBONES
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
-from modelling.lightning_1_1 import HiddenHook, adapt_subclass, refuse_gone_hooks, wants_outputs, warn_of_uncalled
+from modelling.hyperparameters import NOT_STORED, construct, merge_hparams, refuse_code_elsewhere
+from modelling.lightning_1_1 import (
+    HiddenHook,
+    adapt_subclass,
+    monitor_of,
+    refuse_gone_hooks,
+    wants_outputs,
+    warn_of_uncalled,
+)
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
 
 __all__ = ["ModelBase", "merge_hparams", "weights_init_classifier", "weights_init_kaiming"]
-
-
-# What is not read from a checkpoint's hyper-parameters: arguments of the constructor that mean something else there.
-NOT_STORED = ("cfg", "test_dataloader", "load_imagenet", "LOSSES")
-Model = TypeVar("Model", bound="ModelBase")
-
-
-def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
-    """``base`` with the values of ``overlay`` on top, section by section; neither is modified."""
-    merged = base.clone()
-    merged.defrost()
-    for key, value in overlay.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), CfgNode):
-            merged[key] = merge_hparams(merged[key], value)
-        else:
-            merged[key] = CfgNode(to_plain(value)) if isinstance(value, dict) else value
-    return merged
 
 
 class ModelBase(LightningModule):
@@ -225,7 +214,7 @@ class ModelBase(LightningModule):
         stored, weights = to_plain(checkpoint["hyper_parameters"]), checkpoint["state_dict"]
         for name in NOT_STORED:
             stored.pop(name, None)
-        _refuse_code_elsewhere(stored, to_plain(kwargs.get("cfg") or {}))
+        refuse_code_elsewhere(stored, to_plain(kwargs.get("cfg") or {}))
         parameters = {**stored, **kwargs, "num_classes": count_identities(checkpoint), "load_imagenet": False}
         model = construct(cls, parameters.pop("cfg", None), parameters)
         # Only training needs the extra losses: what the checkpoint has of them fits those that the caller names.
@@ -339,8 +328,8 @@ class ModelBase(LightningModule):
                 continue
             if not isinstance(schedule, ReduceLROnPlateau):
                 schedule.step()
-            elif config.monitor in self.trainer.callback_metrics:  # not before the first validation
-                schedule.step(self.trainer.callback_metrics[config.monitor])
+            elif (monitor := monitor_of(schedule)) in self.trainer.callback_metrics:  # not before the first validation
+                schedule.step(self.trainer.callback_metrics[monitor])
         if self._marks.get(interval):
             self.mark_schedules(interval)
 
@@ -530,8 +519,8 @@ class ModelBase(LightningModule):
     # -------------------------------------------------------------------------------------------- as files, as a trace
 
     def __getstate__(self) -> dict[str, Any]:
-        """For ``torch.save(model, path)``, without what belongs to a training: the schedule holds the optimiser."""
-        return {**super().__getstate__(), "lr_scheduler": None}
+        """For ``torch.save(model, path)``, without what belongs to a training: schedules hold the optimiser."""
+        return {**super().__getstate__(), "lr_scheduler": None, "_marks": {}}
 
     def to_torchscript(  # type: ignore[override]
         self, file_path: Any = None, method: str = "trace", example_inputs: Any = None, **kwargs: Any
@@ -582,49 +571,9 @@ def _in_eval_mode(*modules: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _refuse_code_elsewhere(stored: dict[str, Any], given: dict[str, Any]) -> None:
-    """Leave it to the caller which modules outside this project are imported: a file alone must not decide that.
-
-    Args:
-        stored: hyper-parameters of a checkpoint.
-        given: the configuration of the caller.
-
-    Raises:
-        UserError: the network is of the form package.module:name, and ``given`` does not name it.
-    """
-    name = stored.get("MODEL", {}).get("NAME", "")
-    if BACKBONES.is_code_elsewhere(name) and given.get("MODEL", {}).get("NAME") != name:
-        raise UserError(
-            f"its network is MODEL.NAME {name}, which is code outside of this project. No code is imported because a "
-            f"file asks for it: if you trust that module, set MODEL.NAME {name} yourself (in a program, cfg= or, for "
-            "an Embedder, network=; for inference.export, --network)."
-        )
-
-
 def is_own_model(cls: type) -> bool:
     """Whether a class is one of this project's, whose steps give every parameter a gradient."""
     return cls.__dict__.get("is_of_this_project", False)
-
-
-def construct(cls: type[Model], cfg: Any, parameters: dict[str, Any]) -> Model:
-    """Make a model of a class whose constructor may take less than that of ModelBase.
-
-    Args:
-        cls: its first argument is the configuration; further ones are passed by name, as far as it takes them.
-        cfg: configuration; None if the parameters are all that is known.
-        parameters: as for ModelBase; those that the constructor does not take are added to the hyper-parameters.
-    """
-    accepted = signature(cls).parameters
-    first, *_ = accepted.values()
-    if cfg is None and first.default is first.empty and first.kind is first.POSITIONAL_OR_KEYWORD:
-        cfg = merge_hparams(DEFAULTS, {name: value for name, value in parameters.items() if name != "load_imagenet"})
-    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        return cls(*([] if cfg is None else [cfg]), **parameters)
-    taken = {name: value for name, value in parameters.items() if name in accepted}
-    rest = {name: value for name, value in parameters.items() if name not in (*accepted, "load_imagenet")}
-    given = merge_hparams(DEFAULTS, to_plain({} if cfg is None else cfg) | rest)
-    given.MODEL.PRETRAINED = given.MODEL.PRETRAINED and parameters.get("load_imagenet", True)
-    return cls(given, **taken)
 
 
 def _get_loader(loader: Any) -> Any:

@@ -8,6 +8,7 @@ from inspect import getattr_static, signature
 from numbers import Real
 from types import FunctionType, MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -58,8 +59,9 @@ def adapt_subclass(cls: type[LightningModule]) -> None:
     - ``training_epoch_end(outputs)`` is hidden from Lightning, which refuses the name, and called by the base class.
     - ``on_train_epoch_end(outputs)`` gets what the steps of the epoch returned; schedules are stepped after it.
     - ``configure_callbacks`` also attaches the callback that the base class needs.
+    - ``configure_optimizers`` may name what a schedule monitors, which Lightning 2 ignores, see :func:`monitor_of`.
     """
-    for name in (*HOOKS, "on_train_epoch_end", "configure_callbacks", "training_epoch_end"):
+    for name in (*HOOKS, *_ADAPTERS):
         function = getattr_static(cls, name, None)
         is_adapted = not isinstance(function, FunctionType) or hasattr(function, "is_adapted")
         if is_adapted or function is getattr_static(LightningModule, name, None):
@@ -116,6 +118,37 @@ def _with_keeper(function: FunctionType) -> Callable[..., Any]:
         return function(self)
 
     return _adapted(configure_callbacks, function)
+
+
+# Names of metrics by schedule: what Lightning 2 makes of the configuration has no place for them.
+_MONITORS: "WeakKeyDictionary[Any, str]" = WeakKeyDictionary()
+
+
+def monitor_of(schedule: Any) -> str | None:
+    """The metric that a schedule was configured to monitor."""
+    return _MONITORS.get(schedule)
+
+
+def _with_monitors(function: FunctionType) -> Callable[..., Any]:
+    def configure_optimizers(self: Any) -> Any:
+        return _take_monitors(function(self))
+
+    return _adapted(configure_optimizers, function)
+
+
+def _take_monitors(configured: Any) -> Any:
+    """What configure_optimizers returned, without the keys that Lightning 2 would warn of."""
+    if type(configured) in (list, tuple):
+        return type(configured)(_take_monitors(part) for part in configured)
+    if not isinstance(configured, dict):
+        return configured
+    if "lr_scheduler" in configured:
+        inner = configured["lr_scheduler"]
+        inner = inner if isinstance(inner, dict) else {"scheduler": inner}
+        return {**configured, "lr_scheduler": _take_monitors({"monitor": configured.get("monitor"), **inner})}
+    if configured.get("monitor"):
+        _MONITORS[configured["scheduler"]] = configured["monitor"]
+    return {key: value for key, value in configured.items() if key not in ("monitor", "reduce_on_plateau", "strict")}
 
 
 def wants_outputs(cls: type, base: type) -> bool:
@@ -175,6 +208,7 @@ def refuse_gone_hooks(model: LightningModule) -> None:
 _ADAPTERS: dict[str, Callable[[FunctionType], Any]] = {
     "on_train_epoch_end": _at_epoch_end,
     "configure_callbacks": _with_keeper,
+    "configure_optimizers": _with_monitors,
     "training_epoch_end": HiddenHook,
 }
 

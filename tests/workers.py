@@ -99,6 +99,14 @@ def _refuse():
     raise UserError(f"refused by {dist.get_rank()}")
 
 
+def average_by_name(values):
+    """The means of ``values[rank]`` for each rank: name -> number; and those of no values at all."""
+    rank, _ = meet()
+    own = {name: torch.tensor(number) for name, number in values[rank].items()}
+    means = distributed.mean_over_processes(own)
+    return list(means.items()), distributed.mean_over_processes({})
+
+
 def mine_everywhere(counts):
     """Averaged gradients of a linear network under the gathered triplet loss, as DDP averages them; with the loss."""
     rank, world = meet()
@@ -213,6 +221,20 @@ def train_and_test(train_options, test_options):
         notes = {name: getattr(model.made, name) for name in ("steps", "own_means", "logged", "buffers_seen")}
     tested = [run_main(load_config("", options), CTLModel, "test")[0] for options in test_options]
     return notes, trained, tested
+
+
+class UnusedModel(CTLModel):
+    """Has a parameter that gets no gradient."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.unused = nn.Linear(2, 2)
+
+
+def train_unused(options):
+    """The metrics of a training with a parameter that gets no gradient."""
+    torch.set_num_threads(1)
+    return run_main(load_config("", options), UnusedModel, "unused")[0]
 
 
 def evaluate_program(program, kind, options):

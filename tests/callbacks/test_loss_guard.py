@@ -70,3 +70,17 @@ def test_steps_are_counted_over_looks(module):
     step(guard, module, STEPS_BETWEEN_CHECKS + 3, torch.inf)
     with pytest.raises(UserError, match=f"The loss is inf at step {STEPS_BETWEEN_CHECKS + 3} of"):
         guard.on_validation_start(TRAINER, module)
+
+
+NAN = torch.tensor([torch.nan])
+
+
+@pytest.mark.parametrize("outputs", [{"loss": NAN}, NAN, {"loss": NAN.expand(2, 3)}])
+def test_a_loss_of_any_shape_is_seen(module, outputs):
+    guard = LossGuard()
+    guard.on_train_epoch_start(TRAINER, module)
+    module.losses_dict["query_xent"].append(NAN)
+    guard.on_train_batch_end(TRAINER, module, None, BATCH, 0)  # a step that returns nothing is no step with a loss
+    guard.on_train_batch_end(TRAINER, module, outputs, BATCH, 1)
+    with pytest.raises(UserError, match=r"The loss is nan at step 0 of epoch 3: query_xent nan; identities"):
+        guard.on_validation_start(TRAINER, module)

@@ -50,3 +50,19 @@ def test_names_that_would_not_be_found_are_refused(name):
     with pytest.raises(UserError, match="cannot be registered as"):
         register_dataset(name, Mine)
     assert REGISTRY.registered == {}
+
+
+@pytest.mark.parametrize(("kind", "what"), [(3, "a int"), (Splits, "Splits"), (int, "int"), ([Mine], "a list")])
+def test_what_is_no_data_module_is_told(kind, what, monkeypatch):
+    register_dataset("x", kind)
+    monkeypatch.setattr(f"{__name__}.KIND", kind, raising=False)
+    for name in ("x", f"{__name__}:KIND"):
+        with pytest.raises(
+            UserError, match=rf"DATASETS.NAMES {name} is {what}; expected a subclass of .*ReidDataModule"
+        ):
+            init_dataset(name)
+
+
+def test_a_function_may_make_the_data_module():
+    register_dataset("x", lambda **arguments: Mine(**arguments))
+    assert init_dataset("x", num_workers=0, seed=5).seed == 5

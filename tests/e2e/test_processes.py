@@ -109,6 +109,12 @@ def test_data_sets_filled_by_hand_are_put_together_by_position(two, toy, folder,
         assert metrics["instances"] == pytest.approx(found[0]["instances"], abs=1e-6)
 
 
+def test_a_model_of_others_may_have_a_parameter_without_gradient(toy, tmp_path):
+    options = {"GPU_IDS": [0, 1], "SOLVER.EVAL_PERIOD": 2, "OUTPUT_DIR": str(tmp_path / "out")}  # steps, no evaluation
+    found = run_processes(workers.train_unused, 2, tmp_path / "run", as_list(toy, **TRAINING | options))
+    assert found[0]["instances"]["mAP"] == found[1]["instances"]["mAP"] > 0
+
+
 def test_one_process_writes(two, folder):
     (version,) = (folder / "out" / "train").iterdir()
     assert version.name == "version_0"

@@ -32,6 +32,15 @@ def test_strategies(backend, processes, expected):
     assert choose_strategy(backend, processes) == expected
 
 
+@pytest.mark.parametrize(
+    ("backend", "processes", "expected"),
+    [("ddp_cpu", 1, "auto"), ("ddp_cpu", 2, "ddp"), ("ddp", 2, "ddp"), ("ddp_spawn", 2, "ddp_spawn")],
+)
+def test_strategies_that_allow_parameters_without_gradient(backend, processes, expected):
+    suffix = "_find_unused_parameters_true" if processes > 1 else ""
+    assert choose_strategy(backend, processes, find_unused=True) == expected + suffix
+
+
 @pytest.mark.parametrize("backend", ["dp", "ddp2"])
 def test_strategies_that_no_longer_exist_name_ddp(backend):
     with pytest.raises(UserError, match=f"{backend}.*use ddp"):

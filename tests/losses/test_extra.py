@@ -51,3 +51,44 @@ def test_a_path_is_logged_under_its_last_part_and_only_once():
 def test_an_unknown_one_lists_the_registered():
     with pytest.raises(UnknownNameError, match=r"LOSSES.EXTRA is 'circle'; valid names: spread, length; or package"):
         ExtraLosses(["circle"], [], 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda num_classes: None,
+            r"mine: mine\(num_classes, embedding_size\) should build a loss.*TypeError: .*takes 1",
+        ),
+        (lambda *sizes: 1 / 0, "but failed with ZeroDivisionError: division by zero"),
+        (lambda *sizes: torch.zeros(2), "LOSSES.EXTRA mine built a Tensor; expected a function or module"),
+        (lambda *sizes: None, "LOSSES.EXTRA mine built a NoneType; expected a function or module"),
+    ],
+)
+def test_what_builds_no_loss(build, message):
+    register_loss("mine", build)
+    with pytest.raises(UserError, match=message):
+        ExtraLosses(["mine"], [], 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("compute", "found"),
+    [
+        (lambda features, labels: features.sum(1), r"a tensor of shape \[2\]"),
+        (lambda features, labels: 3.0, "3.0"),
+        (lambda features, labels: None, "None"),
+    ],
+)
+def test_a_loss_is_a_scalar(compute, found):
+    register_loss("mine", lambda *sizes: compute)
+    with pytest.raises(UserError, match=f"The loss mine of LOSSES.EXTRA is {found}; expected a scalar"):
+        ExtraLosses(["mine"], [], 10, 2)(FEATURES, LABELS)
+    register_loss("mine", lambda *sizes: lambda features, labels: features[:1, :1])
+    assert ExtraLosses(["mine"], [2.0], 10, 2)(FEATURES, LABELS)["mine"].shape == ()
+
+
+@pytest.mark.parametrize("name", ["forward", "weights", "was_used", "a.b", "a b", "state_dict"])
+def test_names_that_a_loss_cannot_have(name):
+    register_loss(name, Spread)
+    with pytest.raises(UserError, match=f"a loss cannot be called '{name}'"):
+        ExtraLosses([name], [], 10, 2)

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,18 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from checkpoints.weights import identify_network
-from modelling.backbones import BACKBONES, check_embedding_size, get_backbone, resnet_ibn_a
+from modelling.backbones import (
+    BACKBONES,
+    REGISTRY,
+    check_embedding_size,
+    get_backbone,
+    register_backbone,
+    resnet_ibn_a,
+)
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import IBN, Bottleneck_IBN, ResNet_IBN, ResNetIBNa
+from modelling.baseline import Baseline
+from tests.small import small_config
 from tests.support import GOLDEN, fill_by_recipe, golden
 from utils.compat import program_module
 from utils.errors import UnknownNameError, UserError
@@ -314,3 +324,58 @@ def test_pooling_and_classifier_can_be_assigned() -> None:
         net.avgpool, net.fc = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Flatten(), nn.Linear(2048, 3))
         assert torch.equal(net(IMAGES), expected)
         assert net.fc(net.avgpool(expected)).shape == (2, 3)
+
+
+# -------------------------------------------------------------------------------------------------- the user's own
+
+
+WIDTH = 24  # no network
+
+
+class Tiny(nn.Sequential):
+    def __init__(self, *strides: Any) -> None:
+        super().__init__(nn.Conv2d(3, WIDTH, 3, stride=8))
+        self.strides = strides
+
+
+@pytest.mark.parametrize(
+    ("build", "strides"),
+    [
+        (lambda: Tiny(), ()),
+        (lambda pretrained=False: Tiny(pretrained), (False,)),
+        (lambda last_stride=7: Tiny(last_stride), (1,)),
+        (lambda pretrained=False, last_stride=7: Tiny(pretrained, last_stride), (False, 1)),
+        (lambda pretrained=False, *, last_stride: Tiny(pretrained, last_stride), (False, 1)),
+        (lambda stride, pretrained=False: Tiny(stride, pretrained), (1, False)),
+        (lambda **options: Tiny(*options), ()),
+    ],
+)
+def test_a_builder_gets_the_stride_if_it_wants_one(
+    build: Callable[..., nn.Module], strides: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(REGISTRY, "registered", {})
+    register_backbone("tiny", build)
+    assert get_backbone("tiny").build(1).strides == strides
+
+
+def test_what_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REGISTRY, "registered", {})
+    words: Any = lambda: "words"  # noqa: E731
+    register_backbone("tiny", words)
+    with pytest.raises(UserError, match="built a str; expected a torch.nn.Module"):
+        get_backbone("tiny").build(1)
+    with pytest.raises(UserError, match="The network tiny is to be built by 24; expected a function or class"):
+        register_backbone("tiny", WIDTH)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"MODEL.NAME is '{__name__}:WIDTH', a int; expected a function or class"):
+        get_backbone(f"{__name__}:WIDTH")
+    assert isinstance(get_backbone(f"{__name__}:Tiny").build(1), Tiny)
+
+
+@pytest.mark.parametrize("size", [32, 0])
+def test_the_map_of_a_registered_network_is_looked_at(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REGISTRY, "registered", {})
+    register_backbone("tiny", Tiny, size)
+    for told, right in ((32, False), (24, True)):
+        cfg = small_config(**{"MODEL.NAME": "tiny", "MODEL.BACKBONE_EMB_SIZE": told})
+        with nullcontext() if right else pytest.raises(UserError, match="tiny gives embeddings of size 24: set"):
+            assert Baseline(cfg)(torch.rand(2, 3, 32, 16))[1].shape == (2, 24)

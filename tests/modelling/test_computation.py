@@ -98,20 +98,11 @@ def batch(blanks=0, irregular=False):
     return torch.randn(len(labels), 3, 16, 12, generator=generator), labels, torch.zeros_like(labels), is_real
 
 
-def fit(model, one, *callbacks, copies=1, **options):
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=2,
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **options,
-    )
-    trainer.fit(model, DataLoader([one] * copies, batch_size=None))
+def fit(model, one, *callbacks, copies=1, val=None, **options):
+    plain = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    plain |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "accelerator": "cpu", "devices": 1}
+    trainer = Trainer(callbacks=list(callbacks), **plain | {"max_epochs": 2} | options)
+    trainer.fit(model, DataLoader([one] * copies, batch_size=None), val)
     return trainer
 
 

@@ -17,7 +17,7 @@ from losses.triplet_loss import TripletLoss
 from modelling.evaluation import evaluate_protocols
 from tests import workers
 from tests.launch import run_processes, start_python
-from utils.distributed import Processes, find_launcher, is_first_process, running_processes
+from utils.distributed import Processes, find_launcher, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
 
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_NAME", "WORLD_SIZE")
@@ -37,6 +37,14 @@ def test_rows_and_errors_pass_between_processes(tmp_path, counts):
         assert seen["refused"] == "refused by 0"
         assert seen["is first"] is (rank == 0)
         assert seen["buffer"].tolist() == [0, 0, 0]
+
+
+def test_means_are_taken_by_name_over_those_who_have_it(tmp_path):
+    values = [{"a": 1.0, "b": 2.0, "c": 6.0}, {"d": 5.0, "c": 3.0, "a": 4.0}, {}]
+    found = run_processes(workers.average_by_name, 3, tmp_path / "run", values)
+    assert found == [([("a", 2.5), ("b", 2.0), ("c", 4.5), ("d", 5.0)], {})] * 3
+    alone = {name: torch.tensor(number) for name, number in values[0].items()}
+    assert (mean_over_processes(alone), mean_over_processes({})) == (values[0], {})
 
 
 @cache
