@@ -115,7 +115,8 @@ class ModelBase(LightningModule):
         nn.init.normal_(self.fc_query.weight, std=0.001)
         extra = hparams.LOSSES
         self.extra_losses = ExtraLosses(extra.EXTRA, extra.EXTRA_WEIGHTS, hparams.num_classes, width)
-        clash = self.extra_losses.weights.keys() & {"loss", "l2_mean_centroid", *self.metric_names()}
+        taken = {"loss", "l2_mean_centroid", "mINP", *self.metric_names()}
+        clash = [name for name in self.extra_losses.weights if name.removeprefix("strict_") in taken]
         if clash:
             raise UserError(
                 f"LOSSES.EXTRA {list(extra.EXTRA)}: a loss would be logged as {min(clash)}, which is the name of "
@@ -328,7 +329,12 @@ class ModelBase(LightningModule):
                 continue
             if not isinstance(schedule, ReduceLROnPlateau):
                 schedule.step()
-            elif (monitor := monitor_of(schedule)) in self.trainer.callback_metrics:  # not before the first validation
+            elif (monitor := monitor_of(schedule)) is None:
+                raise UserError(
+                    'ReduceLROnPlateau needs the metric that it watches: let configure_optimizers return {"scheduler": '
+                    'schedule, "monitor": "mAP"}, or step the schedule yourself.'
+                )
+            elif monitor in self.trainer.callback_metrics:  # not before the first validation
                 schedule.step(self.trainer.callback_metrics[monitor])
         if self._marks.get(interval):
             self.mark_schedules(interval)

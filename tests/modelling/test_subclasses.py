@@ -130,6 +130,15 @@ def test_a_plateau_is_seen_in_the_metric_it_monitors_once_there_is_one(logged, l
     assert not [warning for warning in recwarn if "keys will be ignored" in str(warning.message)]
 
 
+def test_a_plateau_without_a_metric_is_told():
+    def configure_optimizers(self):
+        optimizer = SGD(self.center_loss.parameters(), lr=1.0)
+        return [optimizer], [ReduceLROnPlateau(optimizer)]
+
+    with pytest.raises(UserError, match=r'needs the metric that it watches: .*"monitor": "mAP"'):
+        fit(model_with(configure_optimizers=configure_optimizers), batch())
+
+
 def test_one_optimiser_trains_all_in_the_inherited_step():
     model = model_with(configure_optimizers=lambda self: SGD(self.parameters(), lr=0.1))
     before = {name: value.clone() for name, value in model.named_parameters() if value.requires_grad}
@@ -294,7 +303,8 @@ def test_a_dictionary_of_losses_stays_the_models_own():
 
 
 @pytest.mark.parametrize(
-    "name", ["query_xent", "centroid_triplet", "loss", "lr", "mAP", "epoch_dist_ap", "l2_mean_centroid"]
+    "name",
+    ["query_xent", "centroid_triplet", "loss", "lr", "mAP", "epoch_dist_ap", "l2_mean_centroid", "mINP", "strict_mAP"],
 )
 def test_an_extra_loss_cannot_take_the_name_of_what_is_logged(name, monkeypatch):
     monkeypatch.setitem(LOSSES.registered, name, lambda *sizes: lambda features, labels: features.sum())
