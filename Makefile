@@ -36,7 +36,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m scripts.demo --output demo_output
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # Each Python gets its own environment: PYTHON=python3.12 make test-newest
 test-floor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.support import GOLDEN
+from tests.support import GOLDEN, ROOT
 
 # The same examples in every run; a failing one is printed in a form that repeats it.
 settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
@@ -21,7 +21,17 @@ def pytest_addoption(parser):
     parser.addoption("--by-hand", action="store_true", help="also run the tests marked by_hand")
 
 
+# Their tests start programs and train. They come first, so that the two workers of a parallel run end together.
+LONG_FOLDERS = ("e2e", "docs", "scripts", "benchmarks", "inference", "datasets")
+
+
+def place(item):
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    return LONG_FOLDERS.index(folder) if folder in LONG_FOLDERS else len(LONG_FOLDERS)
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=place)
     if not config.getoption("--by-hand"):
         left_out = [item for item in items if item.get_closest_marker("by_hand")]
         config.hook.pytest_deselected(items=left_out)
