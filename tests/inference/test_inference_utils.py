@@ -335,8 +335,8 @@ def test_the_cuda_device_is_the_first_of_gpu_ids(monkeypatch):
         assert model.asked == [asked]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_cuda_where_there_is_none(model, batch, cfg):
+def test_cuda_where_there_is_none(model, batch, cfg, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="'cuda', which this machine does not have"):
         _inference(model, batch, True)
     with pytest.raises(UserError, match="'cuda:0', which this machine does not have"):
