@@ -25,7 +25,7 @@ from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.weights import describe
 from config.defaults import _C as DEFAULTS
 from config.validate import check_keys
-from datasets.loading import BaseDatasetLabelled as LabelledImages
+from datasets.loading import BaseDatasetLabelled
 from evaluation.centroid_protocols import create_centroids
 from evaluation.metrics import evaluate, metrics_dict
 from evaluation.retrieval import TOPK_RANKS, EvalResult, RetrievalSet
@@ -41,7 +41,9 @@ from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranki
 from modelling.hyperparameters import NOT_STORED, construct, merge_hparams, refuse_code_elsewhere
 from modelling.lightning_1_1 import (
     HiddenHook,
+    OldTrainerParts,
     adapt_subclass,
+    is_adapted,
     monitor_of,
     refuse_gone_hooks,
     wants_outputs,
@@ -132,6 +134,7 @@ class ModelBase(LightningModule):
     def center_loss_weight(self, value: float) -> None:
         self.hparams.SOLVER.CENTER_LOSS_WEIGHT = value
 
+    @is_adapted
     def configure_callbacks(self) -> list[Callback]:
         """Callbacks that come with the model, whatever Trainer there is; a subclass may override it."""
         self.attach_keeper()
@@ -141,6 +144,7 @@ class ModelBase(LightningModule):
         """Give the Trainer the callback that does the model's work around its steps; see :mod:`modelling.epochs`."""
         refuse_gone_hooks(self)
         warn_of_uncalled(self, ModelBase)
+        OldTrainerParts.attach(self.trainer)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, EpochKeeper) for callback in callbacks):
             # A progress bar shows, and a checkpoint saves, what the keeper has done.
@@ -233,6 +237,7 @@ class ModelBase(LightningModule):
 
     # ------------------------------------------------------------------------------------------------ optimisation
 
+    @is_adapted
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """Adam for the network with the epoch schedule, SGD for the centres."""
         optimizers = build_optimizer(self.named_parameters(), self.hparams)
@@ -480,7 +485,9 @@ class ModelBase(LightningModule):
             )
             return
         # A data set of another program may not know its files.
-        paths = [sample[0] for sample in loader.dataset.data] if isinstance(loader.dataset, LabelledImages) else None
+        paths = (
+            [sample[0] for sample in loader.dataset.data] if isinstance(loader.dataset, BaseDatasetLabelled) else None
+        )
         retrieval, left_out = leave_out_unreadable(embeddings, pids, camids, self.hparams.num_query, paths)
         if left_out:
             rank_zero_info("%s, %s", stage, left_out)

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn.parallel import DistributedDataParallel
 
-from modelling.lightning_1_1 import HiddenHook, OldTrainerParts, refuse_gone_hooks
+from modelling.lightning_1_1 import HiddenHook
 from solver.optimizers import has_fused_adam
 from solver.schedules import EpochSchedule, set_epoch
 from utils.distributed import broadcast_from_first, running_processes
@@ -18,11 +18,6 @@ from utils.errors import UserError
 
 class EpochKeeper(Callback):
     """Keeps the epochs of one :class:`~modelling.bases.ModelBase`, which brings it along."""
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Refuse hooks that would not be called, even those of a later stage; add what old models read."""
-        refuse_gone_hooks(pl_module)
-        OldTrainerParts.attach(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Compile the backbone if MODEL.COMPILE is True."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from inspect import getattr_static, signature
 from numbers import Real
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,6 +16,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
 from utils.errors import UserError
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 PAGE = 'docs/MIGRATION.md, "Your own data sets, models and loops"'
 
@@ -52,6 +54,12 @@ UNCALLED = {
 }
 
 
+def is_adapted(method: _Method) -> _Method:
+    """Mark a method that Lightning 2 can call, so that subclasses that inherit it leave it as it is."""
+    method.is_adapted = True  # type: ignore[attr-defined]
+    return method
+
+
 def adapt_subclass(cls: type[LightningModule]) -> None:
     """Make the steps and hooks of a class callable by Lightning 2; called when the class is created.
 
@@ -63,8 +71,9 @@ def adapt_subclass(cls: type[LightningModule]) -> None:
     """
     for name in (*HOOKS, *_ADAPTERS):
         function = getattr_static(cls, name, None)
-        is_adapted = not isinstance(function, FunctionType) or hasattr(function, "is_adapted")
-        if is_adapted or function is getattr_static(LightningModule, name, None):
+        if not isinstance(function, FunctionType) or hasattr(function, "is_adapted"):
+            continue
+        if function is getattr_static(LightningModule, name, None):
             continue
         setattr(cls, name, _ADAPTERS.get(name, _without_gone_arguments)(function))
 
@@ -73,8 +82,7 @@ def _adapted(method: Callable[..., Any], function: FunctionType) -> Callable[...
     # Lightning reads the signature and ``__wrapped__``: a method has neither the latter nor names of old arguments.
     method.__name__, method.__qualname__, method.__doc__ = function.__name__, function.__qualname__, function.__doc__
     method.__module__ = function.__module__
-    method.is_adapted = True  # type: ignore[attr-defined]
-    return method
+    return is_adapted(method)
 
 
 def _without_gone_arguments(function: FunctionType) -> Callable[..., Any]:
