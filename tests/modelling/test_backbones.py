@@ -378,4 +378,6 @@ def test_the_map_of_a_registered_network_is_looked_at(size: int, monkeypatch: py
     for told, right in ((32, False), (24, True)):
         cfg = small_config(**{"MODEL.NAME": "tiny", "MODEL.BACKBONE_EMB_SIZE": told})
         with nullcontext() if right else pytest.raises(UserError, match="tiny gives embeddings of size 24: set"):
-            assert Baseline(cfg)(torch.rand(2, 3, 32, 16))[1].shape == (2, 24)
+            baseline = Baseline(cfg)
+            assert all(module.training for module in baseline.modules())  # although it was looked at in eval mode
+            assert baseline(torch.rand(2, 3, 32, 16))[1].shape == (2, 24)

@@ -13,6 +13,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 
+from checkpoints.plain import to_plain
 from losses.center_loss import CenterLoss
 from losses.extra import REGISTRY as LOSSES
 from modelling.bases import ModelBase
@@ -21,6 +22,7 @@ from modelling.hyperparameters import construct
 from modelling.lightning_1_1 import GONE_HOOKS, UNCALLED, warn_of_uncalled
 from tests.modelling.test_computation import batch, fit, make_model
 from tests.small import small_config
+from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
 
@@ -195,6 +197,18 @@ def test_the_first_batches_alone_are_not_evaluated():
     assert evaluated == [0, 1]
 
 
+def test_what_they_left_is_not_in_the_first_evaluation():
+    sizes = []
+
+    def look(self):
+        sizes.append(sum(len(part[0]) for part in self.evaluation_outputs))
+        CTLModel.on_validation_epoch_end(self)
+
+    trainer = fit(model_with(on_validation_epoch_end=look), batch(), val=gallery(), num_sanity_val_steps=1)
+    assert sizes == [2, 6, 6]  # of the first batch, and of the whole set twice
+    assert "mAP" in trainer.callback_metrics
+
+
 def test_a_part_of_the_images_gives_a_warning_and_no_metrics():
     with pytest.warns(UserWarning, match="validation: no metrics, since only 4 of 6 images were embedded"):
         trainer = fit(model_with(), batch(), val=gallery(), limit_val_batches=2)
@@ -310,6 +324,27 @@ def test_an_extra_loss_cannot_take_the_name_of_what_is_logged(name, monkeypatch)
     monkeypatch.setitem(LOSSES.registered, name, lambda *sizes: lambda features, labels: features.sum())
     with pytest.raises(UserError, match=f"a loss would be logged as {name}, which is the name of something else"):
         make_model(**{"LOSSES.EXTRA": [name]})
+
+
+@pytest.mark.parametrize("cls", [CTLModel, BaseModel])
+def test_an_extra_loss_is_part_of_the_total_of_both_models(cls, monkeypatch):
+    monkeypatch.setitem(LOSSES.registered, "mine", lambda *sizes: lambda features, labels: 0 * features.sum() + 7)
+    totals = {}
+    for extra in ([], ["mine"]):
+        model = make_model(cls, **{"LOSSES.EXTRA": extra})
+        totals[len(extra)] = fit(model, batch(), max_epochs=1).callback_metrics["epoch_train_loss"].item()
+    assert totals[1] == pytest.approx(totals[0] + 7, rel=1e-5)
+
+
+def test_a_checkpoint_without_it_may_be_trained_on_with_an_extra_loss(monkeypatch):
+    monkeypatch.setitem(LOSSES.registered, "mine", lambda *sizes: CenterLoss(*sizes))
+    model = make_model(backbone=False)
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}
+    cfg = small_config(**{"LOSSES.EXTRA": ["mine"]})
+    loaded = CTLModel._load_model_state(checkpoint, cfg=cfg)
+    assert set(loaded.state_dict()) - set(checkpoint["state_dict"]) == {"extra_losses.mine.centers"}
+    again = CTLModel._load_model_state({**checkpoint, "state_dict": loaded.state_dict()}, cfg=cfg)
+    assert torch.equal(again.extra_losses.mine.centers, loaded.extra_losses.mine.centers)
 
 
 def test_centers_of_an_extra_loss_are_trained_by_the_networks_optimiser(monkeypatch):
