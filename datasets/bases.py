@@ -30,6 +30,7 @@ from datasets.transforms.build import input_size
 from utils.devices import count_workers
 from utils.errors import UserError
 from utils.image import pil_loader
+from utils.labels import Names
 
 __all__ = [
     "Annotation",
@@ -63,12 +64,15 @@ class Splits(NamedTuple):
     """The three subsets of a data set as read from disk, none of them empty.
 
     Without cameras, gallery images have camid 1 and all others 0, so that the same-camera filter removes none.
+    ``notes`` are sentences about what was passed over or taken in a way that the user may not expect.
     """
 
     train: list[Annotation]
     query: list[Annotation]
     gallery: list[Annotation]
     has_cameras: bool = True
+    names: Names = Names()
+    notes: tuple[str, ...] = ()
 
 
 class ReidDataModule(OldHelpers, LightningDataModule):

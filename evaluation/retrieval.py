@@ -11,7 +11,7 @@ from torch import Tensor
 from evaluation.distance_blocks import as_embeddings
 from evaluation.rerank import QueryExpansion, Rerank
 from utils.errors import UnknownNameError, UserError
-from utils.labels import IntArray, check_length, int_array
+from utils.labels import IntArray, Names, check_length, int_array
 
 FloatArray = NDArray[np.float64]
 
@@ -29,6 +29,7 @@ class RetrievalSet:
         q_pids, g_pids: [M], [N] whole numbers.
         q_camids, g_camids: [M], [N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
         q_paths, g_paths: M and N image files, if known.
+        names: what the user calls the identities and cameras.
 
     Raises:
         UserError: there are no queries or no gallery items, the lengths do not agree, or a label is not a whole number;
@@ -48,6 +49,7 @@ class RetrievalSet:
     g_camids: Any
     q_paths: Sequence[str] | None = None
     g_paths: Sequence[str] | None = None
+    names: Names = Names()
 
     def __post_init__(self) -> None:
         query, gallery = as_embeddings("query", self.query), as_embeddings("gallery", self.gallery)

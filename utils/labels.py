@@ -1,6 +1,7 @@
 """Identities and cameras as arrays, checked once on entry to the evaluation."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,27 @@ from utils.errors import UserError
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the user calls the identities and cameras that are numbers here; a number without a name stands for itself.
+
+    Attributes:
+        pids: pid -> name.
+        cameras: camid -> name.
+    """
+
+    pids: Mapping[int, str] = field(default_factory=dict)
+    cameras: Mapping[int, str] = field(default_factory=dict)
+
+    def pid(self, number: int) -> str:
+        """The name of an identity."""
+        return self.pids.get(int(number), str(number))
+
+    def camera(self, number: int) -> str:
+        """The name of a camera."""
+        return self.cameras.get(int(number), str(number))
 
 
 def int_array(name: str, values: Any, length: int | None = None, owner: str = "") -> IntArray:
