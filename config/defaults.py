@@ -190,6 +190,9 @@ _C.TEST.WEIGHT = ""
 _C.TEST.FEAT_NORM = True
 # Test the checkpoint MODEL.PRETRAIN_PATH and train nothing.
 _C.TEST.ONLY_TEST = False
+# Data without cameras: leave a query's own image (the same file, or a file of the same content) out of its ranking when
+# the gallery holds it (drop), or count it as a match (keep). Data with cameras has the same-camera filter instead.
+_C.TEST.SELF_MATCH = "drop"
 # In test passes, write a strip for each query (a PNG of the query and its ranked results), and a page that shows them
 # all, to OUTPUT_DIR/visrank: yes or no.
 _C.TEST.VISUALIZE = "no"

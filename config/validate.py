@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.LR_SCHEDULER_NAME": ("multistep_lr", "cosine_annealing"),
     "SOLVER.MONITOR_METRIC_MODE": ("max", "min"),
     "SOLVER.DIST_BACKEND": ("ddp", "ddp_spawn", "ddp_cpu"),
+    "TEST.SELF_MATCH": ("drop", "keep"),
     "TEST.VISUALIZE": ("yes", "no"),
     "TRAINER.ACCELERATOR": ("auto", "cpu", "gpu", "mps"),
     "TRAINER.PROFILER": ("", "simple", "pytorch"),
@@ -78,7 +79,7 @@ NEW_KEYS = (
     *("MODEL.CHANNELS_LAST", "MODEL.COMPILE", "MODEL.GRAD_CHECKPOINT", "SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR"),
     *("TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
     *("TRAINER.ACCELERATOR", "TRAINER.FAST_MATH", "TRAINER.NUM_NODES", "TRAINER.PRECISION", "TRAINER.PROFILER"),
-    "TRAINER.PROGRESS_BAR",
+    *("TEST.SELF_MATCH", "TRAINER.PROGRESS_BAR"),
 )
 
 

@@ -6,20 +6,25 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evaluation.inputs import Input
     from evaluation.retrieval import RetrievalSet
 
 _DESCRIPTION = """Rank a gallery for every query and print CMC, Top-k, mAP and mINP.
 
 Each .npz file holds "embeddings" [N, D], "pids" [N] and "camids" [N], and may hold "paths" [N]:
-    numpy.savez("q.npz", embeddings=..., pids=..., camids=...)"""
+    numpy.savez("q.npz", embeddings=..., pids=..., camids=...)
+pids and camids are whole numbers, or text in both files. Images of pid -1 are junk and left out. A folder that
+create_embeddings.py wrote with pids will do as well: embeddings.npy, pids.npy, camids.npy if there are cameras."""
 
 _EXAMPLES = """examples:
   python -m evaluation --query q.npz --gallery g.npz
   python -m evaluation --query q.npz --gallery g.npz --metric cosine --rerank
   python -m evaluation --query q.npz --gallery g.npz --protocol strict --output results
+  python -m evaluation --query embedded/query --gallery embedded/gallery
 
 protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
-look-up error inflates the scores; "strict" ranks one centroid for each identity and leaves the query's camera out."""
+look-up error inflates the scores (report "strict"); "strict" ranks one centroid for each identity and leaves the
+query's camera out."""
 
 _MAX_RANK = 1_000_000
 _ARRAY = re.compile(r"(query|gallery|[qg]_(?:pids|camids|paths))(?:\[| (?:is|has|holds|must) )")
@@ -39,8 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--query", required=True, metavar="FILE", help=".npz file of the queries")
-    parser.add_argument("--gallery", required=True, metavar="FILE", help=".npz file of the gallery images")
+    parser.add_argument("--query", required=True, metavar="FILE|DIR", help=".npz file or folder of the queries")
+    parser.add_argument("--gallery", required=True, metavar="FILE|DIR", help="the same of the gallery images")
     parser.add_argument("--metric", default="euclidean", choices=["euclidean", "cosine"], help="default: euclidean")
     parser.add_argument(
         "--protocol",
@@ -50,6 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--normalize", action="store_true", help="scale embeddings to unit length (TEST.FEAT_NORM)")
     parser.add_argument("--ignore-cameras", action="store_true", help="keep all gallery images; camids are not needed")
+    parser.add_argument(
+        "--self-match",
+        choices=["drop", "keep"],
+        help="without cameras: leave a query's own image, the same file or a copy of it, out of its ranking (drop, the "
+        "default) or count it (keep); this needs paths",
+    )
     parser.add_argument(
         "--max-rank", type=int, default=50, metavar="N", help=f"length of the CMC, up to {_MAX_RANK}, default: 50"
     )
@@ -114,7 +125,8 @@ def _with_file(message: str, args: argparse.Namespace) -> str:
     if found is None:
         return message
     path = args.query if message.startswith("q") else args.gallery
-    return f"{path}: " + re.sub(r"\b[qg]_(?=pids|camids|paths)", "", message)
+    way_out = " If the images have no cameras, give --ignore-cameras." if "camids" in found[1] else ""
+    return f"{path}: " + re.sub(r"\b[qg]_(?=pids|camids|paths)", "", message) + way_out
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -125,10 +137,11 @@ def _run(args: argparse.Namespace) -> None:
     from evaluation.verification import roc_table
     from utils.errors import UserError
     from utils.files import require_writable
+    from utils.origin import origin
 
     if args.max_rank > _MAX_RANK:
         raise UserError(f"--max-rank is {args.max_rank}; expected at most {_MAX_RANK}.")
-    retrieval = _read(args)
+    retrieval, notes, inputs = _read(args)
     if args.output:
         require_writable(args.output, "--output")
     options = RankingOptions(
@@ -141,7 +154,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     block_bytes = None if args.block_mb is None else max(1, int(args.block_mb * 2**20))
     result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
-    lines = [describe(result)]
+    lines = [*(f"note: {note}" for note in notes), describe(result)]
     table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
     if table is not None:
         lines.append("verification over all pairs of single images:")
@@ -150,73 +163,33 @@ def _run(args: argparse.Namespace) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()  # before writing, which may fail
     if args.output:
-        written = write_evaluation(args.output, [result], retrieval, _settings(args), table)
+        about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin()}
+        written = write_evaluation(args.output, [result], retrieval, _settings(args), table, about)
         sys.stdout.write("".join(f"written: {path}\n" for path in written))
 
 
-def _read(args: argparse.Namespace) -> "RetrievalSet":
-    from evaluation.retrieval import RetrievalSet
+def _read(args: argparse.Namespace) -> "tuple[RetrievalSet, list[str], dict[str, Input]]":
+    from evaluation.inputs import combine, differing, read_input
     from utils.devices import find_device
     from utils.errors import UserError
 
-    query, gallery = (_load(path, args.ignore_cameras) for path in (args.query, args.gallery))
+    query, gallery = (read_input(path, args.ignore_cameras) for path in (args.query, args.gallery))
     try:
         device = find_device(args.device)
     except UserError as error:
         raise UserError(f"--device: {error}") from error
-    paths = query["paths"].tolist() if "paths" in query else None
-    return RetrievalSet(
-        _embeddings("query", query, device),
-        _embeddings("gallery", gallery, device),
-        query["pids"],
-        gallery["pids"],
-        *_cameras(query, gallery, args.ignore_cameras),
-        q_paths=paths if args.output else None,
-    )
+    retrieval, notes = combine(query, gallery, device, args.ignore_cameras, args.self_match)
+    different = differing(query, gallery)
+    if different:
+        sys.stderr.write(
+            f"warning: {args.gallery} and {args.query} differ in {', '.join(different)} of the network; distances "
+            "between them may mean little.\n"
+        )
+    return retrieval, notes, {"query": query, "gallery": gallery}
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in vars(args).items() if key != "output"}
-
-
-def _load(path: str, ignore_cameras: bool) -> dict[str, Any]:
-    import numpy as np
-
-    from utils.errors import MissingPathError, UserError
-
-    wanted = ("embeddings", "pids") if ignore_cameras else ("embeddings", "pids", "camids")
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds a single array; expected an .npz file with {', '.join(wanted)}.")
-        with archive:
-            missing = [name for name in wanted if name not in archive.files]
-            if missing:
-                held = ", ".join(archive.files) or "nothing"
-                raise UserError(f"{path} lacks {', '.join(missing)}; it holds {held}.")
-            return {name: archive[name] for name in (*wanted, "paths") if name in archive.files}
-    except FileNotFoundError:
-        raise MissingPathError(f"{path} does not exist; expected an .npz file with {', '.join(wanted)}.") from None
-    except UserError:
-        raise
-    except Exception as error:  # damaged archives raise errors of zipfile, zlib and numpy
-        raise UserError(f"{path} is not an .npz file of plain arrays ({type(error).__name__}: {error}).") from error
-
-
-def _cameras(query: dict[str, Any], gallery: dict[str, Any], ignore_cameras: bool) -> tuple[Any, Any]:
-    if not ignore_cameras:
-        return query["camids"], gallery["camids"]
-    import numpy as np
-
-    return np.zeros(query["pids"].size, dtype=np.int64), np.ones(gallery["pids"].size, dtype=np.int64)
-
-
-def _embeddings(name: str, file: dict[str, Any], device: Any) -> Any:
-    if device.type == "cpu":
-        return file["embeddings"]
-    from evaluation.distance_blocks import as_embeddings
-
-    return as_embeddings(name, file["embeddings"]).to(device)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ Items at the same distance keep their gallery order, as in a stable sort.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from evaluation.centroid_protocols import StrictGallery
 from evaluation.distance_blocks import BlockFunc, block_height, tile_height
-from evaluation.protocols import NO_VALID_QUERY, find_candidates, given_candidates
+from evaluation.notes import NO_VALID_QUERY, SAME_CAMERA, caveat_of, no_valid_query, note_of
+from evaluation.protocols import Candidates, find_candidates, given_candidates
 from evaluation.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
 from evaluation.retrieval import TOPK_RANKS, EvalResult, FloatArray, RankingOptions, RetrievalSet
 from utils.distributed import Processes
@@ -126,7 +127,18 @@ def evaluate(
         1.0
     """
     _check_max_rank(max_rank)
-    found = find_candidates(retrieval, options or RankingOptions(), block_bytes)
+    options = options or RankingOptions()
+    found = find_candidates(retrieval, options, block_bytes)
+    try:
+        result = _measure(found, max_rank, block_bytes, processes)
+    except NoValidQueryError:
+        raise NoValidQueryError(no_valid_query(retrieval)) from None
+    return replace(result, note=note_of(retrieval, options), caveat=caveat_of(retrieval, options))
+
+
+def _measure(
+    found: Candidates, max_rank: int, block_bytes: int | None, processes: Processes | None = None
+) -> EvalResult:
     if found.strict is not None:
         return _evaluate_strict(found.distances, found.strict, found.q_pids, max_rank, block_bytes, processes)
     assert found.same is not None  # one of strict and same is set
@@ -200,8 +212,7 @@ def evaluate_distances(
     """
     _check_max_rank(max_rank)
     found = given_candidates(distances, q_pids, g_pids, q_camids, g_camids)
-    assert found.same is not None  # the instance protocol has it
-    return _evaluate_blocks(found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes)
+    return replace(_measure(found, max_rank, block_bytes), note=SAME_CAMERA)
 
 
 def _evaluate_blocks(
@@ -211,8 +222,8 @@ def _evaluate_blocks(
     num_gallery: int,
     max_rank: int,
     block_bytes: int | None,
-    protocol: str = "instance",
-    processes: Processes | None = None,
+    protocol: str,
+    processes: Processes | None,
 ) -> EvalResult:
     found = _PerQuery()
     for start, block in _blocks(distances, len(q_pids), num_gallery, block_bytes, processes):

@@ -7,11 +7,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from evaluation.metrics import metrics_dict
+from evaluation.notes import TITLES
 from evaluation.ranked_images import Ranking
 from evaluation.retrieval import EvalResult, RetrievalSet
-from evaluation.tables import NOTES, TITLES
 from utils.files import write_text
-from utils.labels import Cameras, check_length
+from utils.labels import Cameras, Names, check_length
 
 AnyPath = str | os.PathLike[str]
 
@@ -52,7 +52,8 @@ def write_index(
     check_length("retrieval", retrieval.num_query, result.num_queries, "the evaluation")
     assert retrieval.q_paths is not None
     names = [Path(path).name for path in retrieval.q_paths]
-    cameras = Cameras("g_camids", retrieval.g_camids, retrieval.num_gallery)
+    named = retrieval.names
+    cameras = Cameras("g_camids", retrieval.g_camids, retrieval.num_gallery) if retrieval.has_cameras else None
     found = {query: i for i, query in enumerate(result.query_index.tolist())}
 
     def badness(ranking: Ranking) -> tuple[bool, float, int, int]:
@@ -67,35 +68,39 @@ def write_index(
         facts = [
             ("AP", f"{result.average_precision[i]:.1%}" if i is not None else "no match"),
             ("first match", f"rank {result.first_match[i]}" if i is not None else "-"),
-            ("identity", str(retrieval.q_pids[ranking.query])),
-            ("camera", str(retrieval.q_camids[ranking.query])),
+            ("identity", named.pid(retrieval.q_pids[ranking.query])),
         ]
+        if cameras is not None:
+            facts.append(("camera", named.camera(retrieval.q_camids[ranking.query])))
         strip = quote(Path(os.path.relpath(strips[ranking.query], Path(path).parent)).as_posix())
-        cards.append(_card(names[ranking.query], facts, strip, _results(ranking, cameras)))
-    return write_text(path, _page(result, cards))
+        cards.append(_card(names[ranking.query], facts, strip, _results(ranking, cameras, named)))
+    return write_text(path, _page(result, retrieval, cards))
 
 
-def _page(result: EvalResult, cards: list[str]) -> str:
+def _page(result: EvalResult, retrieval: RetrievalSet, cards: list[str]) -> str:
     tiles = "".join(_fact(name, f"{value:.1%}") for name, value in metrics_dict(result).items())
     skipped = f" {result.num_skipped} queries have no match and do not count." if result.num_skipped else ""
+    if result.caveat:
+        tiles += _fact("these numbers are", result.caveat)
+    counted = retrieval.has_cameras and not retrieval.names.cameras
     return _PAGE.format(
         title=f"Ranked results: {TITLES[result.protocol]}",
-        note=html.escape(
-            f"{NOTES[result.protocol]} {result.num_queries} queries, {result.num_gallery} gallery items.{skipped}"
-        ),
+        note=html.escape(f"{result.note} {result.num_queries} queries, {result.num_gallery} gallery items.{skipped}"),
         tiles=tiles,
         shown=f"{len(cards)} of {result.num_queries} queries are shown",
         shown_by="" if result.protocol == "instance" else " One of its images stands for a centroid.",
+        cameras=" Cameras are numbered from 0." if counted else "",
         cards="\n".join(cards),
     )
 
 
-def _results(ranking: Ranking, cameras: Cameras) -> str:
+def _results(ranking: Ranking, cameras: Cameras | None, named: Names) -> str:
     badges = []
     for rank, (image, right) in enumerate(zip(ranking.images.tolist(), ranking.right.tolist(), strict=True), start=1):
         kind, mark = ("right", "&#10003;") if right else ("wrong", "&#10007;")
-        seen = ", ".join(map(str, cameras.of(image)))
-        badges.append(f'<li class="{kind}">{rank} {mark} <small>cam {seen}</small></li>')
+        seen = "" if cameras is None else ", ".join(map(named.camera, cameras.of(image)))
+        small = f" <small>cam {html.escape(seen)}</small>" if seen else ""
+        badges.append(f'<li class="{kind}">{rank} {mark}{small}</li>')
     return "".join(badges)
 
 
@@ -149,7 +154,7 @@ li {{ border: 1px solid currentColor; border-radius: 1rem; padding: 0 .6rem; fon
 <p>{note}</p>
 <dl>{tiles}</dl>
 <p>{shown}, worst first. Each strip holds the query (black frame), then its nearest results: a green frame marks the
-query's identity, a red frame another one.{shown_by} Cameras are numbered from 0.</p>
+query's identity, a red frame another one.{shown_by}{cameras}</p>
 </header>
 <main>
 {cards}

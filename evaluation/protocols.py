@@ -9,16 +9,12 @@ from torch import Tensor
 
 from evaluation.centroid_protocols import StrictGallery, published_centroids, strict_centroids
 from evaluation.distance_blocks import BlockFunc, DistanceBlocks, given_distances
+from evaluation.notes import no_valid_query
 from evaluation.ranking import SameIdentity
 from evaluation.rerank import RerankedDistances, expand_queries
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from utils.errors import NoValidQueryError, UserError
 from utils.labels import Cameras, IntArray, int_array
-
-NO_VALID_QUERY = (
-    "No query can be evaluated: none has a gallery item of its identity from another camera. Check the identities and "
-    "cameras of queries and gallery; for data without cameras, give queries and gallery different camera numbers."
-)
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,25 @@ def find_candidates(retrieval: RetrievalSet, options: RankingOptions, block_byte
         2
     """
     query, gallery = retrieval.query, retrieval.gallery
+    q_camids, g_camids = retrieval.filter_cameras()
     # Check the cameras before any distance is computed.
     if options.protocol == "instance":
-        cameras = Cameras("g_camids", retrieval.g_camids, len(gallery))
+        cameras = Cameras("g_camids", g_camids, len(gallery))
     else:
-        labels = (retrieval.g_pids, retrieval.single_cameras(), retrieval.q_pids, retrieval.q_camids)
+        g_camids = retrieval.single_cameras() if retrieval.has_cameras else g_camids
+        labels = (retrieval.g_pids, g_camids, retrieval.q_pids, q_camids)
     if options.query_expansion is not None:
         query = expand_queries(query, gallery, options.query_expansion, options.feat_norm, block_bytes)
     if options.protocol == "instance":
         distances = _distances(query, gallery, options, "gallery", block_bytes)
-        same = SameIdentity(retrieval.q_pids, retrieval.g_pids, retrieval.q_camids, cameras)
+        same = SameIdentity(retrieval.q_pids, retrieval.g_pids, q_camids, cameras)
         images = np.arange(len(gallery))
         return Candidates("instance", distances, len(gallery), retrieval.q_pids, retrieval.g_pids, images, same, None)
     if options.protocol == "centroid":
-        return _published(query, gallery, labels, options, block_bytes)
-    strict = strict_centroids(gallery, *labels, options.keep_camids)
+        return _published(retrieval, query, labels, options, block_bytes)
+    # Without cameras, these are stand-ins, which set queries' own images apart.
+    keep_camids = options.keep_camids if retrieval.has_cameras else retrieval.self_matches is not None
+    strict = strict_centroids(gallery, *labels, keep_camids)
     distances = _distances(query, strict.embeddings, options, "gallery centroids", block_bytes)
     images = strict.images[: len(strict.pids)]
     width = len(strict.embeddings)
@@ -106,12 +106,12 @@ def given_candidates(distances: BlockFunc | Any, q_pids: Any, g_pids: Any, q_cam
 
 
 def _published(
-    query: Tensor, gallery: Tensor, labels: Sequence[IntArray], options: RankingOptions, block_bytes: int | None
+    retrieval: RetrievalSet, query: Tensor, labels: Sequence[IntArray], options: RankingOptions, block_bytes: int | None
 ) -> Candidates:
-    g_pids, g_camids, q_pids, q_camids = labels
-    built = published_centroids(gallery, g_pids, g_camids, q_pids, q_camids, options.keep_camids)
+    q_pids, q_camids = labels[2:]
+    built = published_centroids(retrieval.gallery, *labels, options.keep_camids and retrieval.has_cameras)
     if not len(built.pids):
-        raise NoValidQueryError(NO_VALID_QUERY)
+        raise NoValidQueryError(no_valid_query(retrieval))
     sets = built.camera_sets if built.camera_sets is not None else [()] * len(built.pids)
     same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))
     distances = _distances(query, built.embeddings, options, "gallery centroids", block_bytes)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evaluation.distance_blocks import as_embeddings
 from evaluation.rerank import QueryExpansion, Rerank
+from evaluation.self_matches import SelfMatches
 from utils.errors import UnknownNameError, UserError
 from utils.labels import IntArray, Names, check_length, int_array
 
@@ -30,6 +31,10 @@ class RetrievalSet:
         q_camids, g_camids: [M], [N] whole numbers; in the instance protocol a gallery item may have a set of cameras.
         q_paths, g_paths: M and N image files, if known.
         names: what the user calls the identities and cameras.
+        has_cameras: False for data without cameras: the camids above are not looked at, and no filter removes items,
+            except by ``self_matches``.
+        self_matches: without cameras, the queries' own images among the gallery, which are left out of their rankings;
+            the published centroid protocol keeps them.
 
     Raises:
         UserError: there are no queries or no gallery items, the lengths do not agree, or a label is not a whole number;
@@ -50,6 +55,8 @@ class RetrievalSet:
     q_paths: Sequence[str] | None = None
     g_paths: Sequence[str] | None = None
     names: Names = field(default_factory=Names)
+    has_cameras: bool = True
+    self_matches: SelfMatches | None = None
 
     def __post_init__(self) -> None:
         query, gallery = as_embeddings("query", self.query), as_embeddings("gallery", self.gallery)
@@ -108,6 +115,14 @@ class RetrievalSet:
     def single_cameras(self) -> IntArray:
         """The gallery's cameras [N]; raises a UserError if an item has a set of them."""
         return int_array("g_camids", self.g_camids, self.num_gallery, "gallery")
+
+    def filter_cameras(self) -> tuple[IntArray, Any]:
+        """The cameras [M] and [N] by which items are removed: those of the images, or stand-ins if there are none."""
+        if self.has_cameras:
+            return self.q_camids, self.g_camids
+        if self.self_matches is not None:
+            return self.self_matches.as_cameras()
+        return np.zeros(self.num_query, dtype=np.int64), np.ones(self.num_gallery, dtype=np.int64)
 
 
 def _only(index: int, cameras: Any) -> Any:
@@ -173,6 +188,8 @@ class EvalResult:
     num_relevant: IntArray  # [V] number of relevant items
     num_queries: int
     num_gallery: int  # items ranked: images or centroids
+    note: str = ""  # what the protocol ranks and leaves out, for readers
+    caveat: str = ""  # why the numbers are too high, and which to use instead
 
     @property
     def query_index(self) -> IntArray:

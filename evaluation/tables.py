@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.metrics import metrics_dict
+from evaluation.notes import TITLES
 from evaluation.retrieval import EvalResult, RetrievalSet
 from evaluation.verification import RocTable
 from utils.files import write_text
@@ -17,28 +18,12 @@ from utils.labels import check_length
 
 AnyPath = str | os.PathLike[str]
 
-TITLES = {
-    "instance": "single images",
-    "centroid": "centroids, published protocol",
-    "centroid_strict": "centroids, strict protocol",
-}
-NOTES = {
-    "instance": "Gallery images of the query's identity from the query's camera are removed.",
-    "centroid": (
-        "Built as in the published code, whose camera look-up error inflates the scores. Usually one item is relevant "
-        "to a query, and mAP is then the mean reciprocal rank."
-    ),
-    "centroid_strict": (
-        "One centroid for each identity; the query's own leaves out the query's camera. One item is relevant, so mAP "
-        "is the mean reciprocal rank."
-    ),
-}
-
 _COLUMNS = ("protocol", "query", "path", "pid", "camera", "AP", "first_match_rank", "INP", "relevant")
 
 
 def describe(result: EvalResult) -> str:
-    """Describe an evaluation in two lines: the protocol and what its mAP means, then the metrics.
+    """Describe an evaluation in two lines: the protocol and what its mAP means, then the metrics, and whether they are
+    inflated.
 
     Example:
         >>> from evaluation.metrics import evaluate_distances
@@ -51,7 +36,8 @@ def describe(result: EvalResult) -> str:
     usually = "usually " if result.protocol == "centroid" else ""
     note = "" if result.protocol == "instance" else f"; {usually}one relevant item, so mAP is the mean reciprocal rank"
     numbers = "  ".join(f"{name} {value:.2%}" for name, value in metrics_dict(result).items())
-    return f"{TITLES[result.protocol]} ({counts}{skipped}{note}):\n    {numbers}"
+    caveat = f"  ({result.caveat})" if result.caveat else ""
+    return f"{TITLES[result.protocol]} ({counts}{skipped}{note}):\n    {numbers}{caveat}"
 
 
 def write_evaluation(
@@ -60,12 +46,15 @@ def write_evaluation(
     retrieval: RetrievalSet,
     settings: Mapping[str, Any] | None = None,
     verification: RocTable | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Path]:
     """Write metrics.json and per_query.csv.
 
     metrics.json holds the metrics under their logged names, ``protocols`` with the details of each result,
-    ``settings``, and, if there is a ROC table, ``verification`` with its thresholds. per_query.csv has one row for each
-    result and query; the numbers of a query without a match are empty. Cameras are numbered from 0, ranks from 1.
+    ``settings``, and, if there is a ROC table, ``verification`` with its thresholds. If metrics are inflated,
+    ``caveat`` comes first and says which. per_query.csv has one row for each result and query; the numbers of a query
+    without a match are empty, and so are cameras where there are none. Cameras without names are numbered from 0, ranks
+    from 1.
 
     Args:
         output_dir: folder for the two files, created if missing.
@@ -73,6 +62,7 @@ def write_evaluation(
         retrieval: what was evaluated; the table names the image files of its queries, if known.
         settings: anything that JSON can hold.
         verification: a table from :func:`evaluation.verification.roc_table`.
+        about: further entries of metrics.json: what it is of, see :mod:`utils.origin`.
 
     Returns:
         The paths of metrics.json and per_query.csv.
@@ -90,36 +80,43 @@ def write_evaluation(
         instance,0,query.jpg,7,0,1.000000,1,1.000000,1
     """
     check_length("retrieval", retrieval.num_query, results[0].num_queries, "the evaluation")
-    details = {
-        result.protocol: {
-            "note": NOTES[result.protocol],
-            "mAP": result.mAP,
-            "mINP": result.mINP,
-            "topk": {str(rank): value for rank, value in result.topk.items()},
-            "cmc": [round(float(value), 8) for value in result.cmc],
-            "queries": result.num_queries,
-            "queries_without_match": result.num_skipped,
-            "gallery_items": result.num_gallery,
-        }
-        for result in results
-    }
-    document = {**metrics_dict(*results), "protocols": details, "settings": dict(settings or {})}
+    details = {result.protocol: _details(result) for result in results}
+    metrics = metrics_dict(*results)
+    # Of a metric in several results, the last counts.
+    inflated = [result.caveat for result in results if result.caveat and metrics["mAP"] == result.mAP]
+    document = {"caveat": f"mAP and Top-k are {inflated[0]}."} if inflated else {}
+    document |= {**metrics, "protocols": details, "settings": dict(settings or {}), **(about or {})}
     if verification is not None:
         document["verification"] = _thresholds(verification)
     folder = Path(output_dir)
-    metrics = write_text(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
-    return metrics, write_text(folder / "per_query.csv", _per_query_table(results, retrieval))
+    written = write_text(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    return written, write_text(folder / "per_query.csv", _per_query_table(results, retrieval))
+
+
+def _details(result: EvalResult) -> dict[str, Any]:
+    return {
+        "note": f"{result.note} The scores are {result.caveat}." if result.caveat else result.note,
+        "mAP": result.mAP,
+        "mINP": result.mINP,
+        "topk": {str(rank): value for rank, value in result.topk.items()},
+        "cmc": [round(float(value), 8) for value in result.cmc],
+        "queries": result.num_queries,
+        "queries_without_match": result.num_skipped,
+        "gallery_items": result.num_gallery,
+    }
 
 
 def _per_query_table(results: Sequence[EvalResult], retrieval: RetrievalSet) -> str:
     table = io.StringIO()
     writer = csv.writer(table)
+    names = retrieval.names
     writer.writerow(_COLUMNS)
     for result in results:
         found = {query: i for i, query in enumerate(result.query_index.tolist())}
         for query, (pid, camera) in enumerate(zip(retrieval.q_pids.tolist(), retrieval.q_camids.tolist(), strict=True)):
             path = os.fspath(retrieval.q_paths[query]) if retrieval.q_paths is not None else ""
-            row = [result.protocol, query, path, pid, camera]
+            seen_by = names.camera(camera) if retrieval.has_cameras else ""
+            row = [result.protocol, query, path, names.pid(pid), seen_by]
             writer.writerow(row + (_numbers(result, found[query]) if query in found else ["", "", "", 0]))
     return table.getvalue()
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.distance_blocks import DistanceBlocks, block_height
-from evaluation.protocols import NO_VALID_QUERY, Candidates, find_candidates
+from evaluation.notes import no_valid_query
+from evaluation.protocols import Candidates, find_candidates
 from evaluation.ranking import Pairs
 from evaluation.rerank import RerankedDistances
 from evaluation.retrieval import RankingOptions, RetrievalSet
@@ -50,7 +51,8 @@ def roc_table(
 ) -> RocTable:
     """Compute TAR at given levels of FAR over all pairs of a query and a gallery image, from histograms.
 
-    Pairs of one identity and one camera do not count. Thresholds are bin edges from 0 to a bound of the distances.
+    Pairs of one identity and one camera do not count, nor do a query and its own image. Thresholds are bin edges from
+    0 to a bound of the distances.
 
     Args:
         retrieval: queries and gallery images.
@@ -79,7 +81,7 @@ def roc_table(
     low, high = _bounds(candidates)
     genuine, impostor = _histograms(candidates, low, high, bins, block_bytes)
     if not genuine.sum():
-        raise NoValidQueryError(NO_VALID_QUERY)
+        raise NoValidQueryError(no_valid_query(retrieval))
     if not impostor.sum():
         raise UserError(
             "g_pids holds no identity but the queries' own, so there are no pairs of different identities; add gallery "

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from numbers import Real
 from typing import Any, Self, cast
@@ -37,7 +38,14 @@ from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
-from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
+from modelling.evaluation import (
+    OwnImages,
+    evaluate_protocols,
+    leave_out_unreadable,
+    ranking_options,
+    write_strips,
+    write_tables,
+)
 from modelling.hyperparameters import NOT_STORED, construct, merge_hparams, refuse_code_elsewhere
 from modelling.lightning_1_1 import (
     HiddenHook,
@@ -49,9 +57,12 @@ from modelling.lightning_1_1 import (
     wants_outputs,
     warn_of_uncalled,
 )
+from modelling.origin import describe_origin, epochs_in, network_origin
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
+from utils.labels import Names
+from utils.origin import origin, versions
 
 __all__ = ["ModelBase", "merge_hparams", "weights_init_classifier", "weights_init_kaiming"]
 
@@ -92,6 +103,8 @@ class ModelBase(LightningModule):
         self.train_outputs: list[dict[str, Any]] = []  # of the epoch: what the steps returned
         self.evaluation_outputs: list[tuple[Tensor, ...]] = []  # embeddings, pids and camids of each batch
         self.lr_scheduler: Any = None  # of the network, once configure_optimizers has made it
+        self.loaded_from, self.loaded_epochs = "", None  # the checkpoint of the weights, and how long they were trained
+        self._own_images = OwnImages()
         self._marks: dict[str, list[tuple[Any, int]]] = {}
         self.start_records()
         self._results: dict[str, EvalResult] = {}
@@ -211,6 +224,7 @@ class ModelBase(LightningModule):
             model = cls._load_model_state(load_ctl_checkpoint(checkpoint_path), strict, **kwargs)
         except UserError as error:
             raise type(error)(f"{checkpoint_path}: {error}") from error
+        model.loaded_from = str(checkpoint_path)
         return model if map_location is None else model.to(map_location)
 
     @classmethod
@@ -233,6 +247,7 @@ class ModelBase(LightningModule):
                 f"this is {describe(checkpoint)}, which does not fit MODEL.NAME {settings.NAME} with "
                 f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to the values it was trained with."
             ) from error
+        model.loaded_epochs = epochs_in(checkpoint)
         return model
 
     # ------------------------------------------------------------------------------------------------ optimisation
@@ -389,7 +404,11 @@ class ModelBase(LightningModule):
         return torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device).mean() for v in values]).mean()
 
     def _log_epoch(self, metrics: dict[str, float]) -> None:
-        """Pass metrics to every logger, with the epoch as the step, and to the callbacks."""
+        """Pass metrics to every logger, with the epoch as the step, and to the callbacks.
+
+        The loggers get those of a test under names of their own, such as test_centroids/mAP: the validation of the
+        same epoch has logged others as mAP.
+        """
         # The test pass comes after the last epoch, when current_epoch is already one higher.
         epoch = self.current_epoch
         if self.trainer.testing:
@@ -397,6 +416,9 @@ class ModelBase(LightningModule):
         # The callbacks of all processes must reach the same decisions, so the numbers must agree to the last bit.
         metrics = self.trainer.strategy.broadcast(metrics)
         self.log_dict(metrics, logger=False, sync_dist=True)
+        if self.trainer.testing:
+            kind = "centroids" if self.hparams.MODEL.USE_CENTROIDS else "instances"
+            metrics = {f"test_{kind}/{name}": value for name, value in metrics.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=epoch)
 
@@ -450,6 +472,14 @@ class ModelBase(LightningModule):
         if not self.trainer.sanity_checking:  # the first batches alone cannot be ranked
             self._evaluate("validation", self.trainer.val_dataloaders)
 
+    def on_test_start(self) -> None:
+        """Say once which network is tested, unless it has just been trained."""
+        is_loaded = self.loaded_from or self.hparams.TEST.ONLY_TEST
+        if is_loaded and not self._results and self.trainer.is_global_zero:
+            network = network_origin(self)
+            if network["checkpoint"]:
+                rank_zero_info("test of %s", describe_origin(network, versions()))
+
     def on_test_epoch_end(self) -> None:
         """As on_validation_epoch_end."""
         self._evaluate("test", self.trainer.test_dataloaders)
@@ -491,6 +521,10 @@ class ModelBase(LightningModule):
         retrieval, left_out = leave_out_unreadable(embeddings, pids, camids, self.hparams.num_query, paths)
         if left_out:
             rank_zero_info("%s, %s", stage, left_out)
+        retrieval = replace(retrieval, names=getattr(loader.dataset, "names", Names()))
+        if not self.hparams.get("has_cameras", True):
+            own = self._own_images.of(retrieval, stage, processes) if self.hparams.TEST.SELF_MATCH == "drop" else None
+            retrieval = replace(retrieval, has_cameras=False, self_matches=own)
         results = evaluate_protocols(retrieval, self.hparams, processes)
         for result in results.values():
             rank_zero_info("%s, %s", stage, describe_result(result))
@@ -501,7 +535,7 @@ class ModelBase(LightningModule):
         # that both have are those of the first evaluation.
         self._results = results | {name: old for name, old in self._results.items() if name not in results}
         if self.trainer.is_global_zero and self.hparams.OUTPUT_DIR:
-            write_tables(retrieval, self._results, self.hparams)
+            write_tables(retrieval, self._results, self.hparams, {"network": network_origin(self), **origin()})
             if stage == "test" and self.hparams.TEST.VISUALIZE == "yes" and paths is not None:
                 for page in write_strips(retrieval, results, self.hparams):
                     rank_zero_info("ranked results: %s", page)
@@ -533,7 +567,7 @@ class ModelBase(LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``torch.save(model, path)``, without what belongs to a training: schedules hold the optimiser."""
-        return {**super().__getstate__(), "lr_scheduler": None, "_marks": {}}
+        return {**super().__getstate__(), "lr_scheduler": None, "_marks": {}, "_own_images": OwnImages()}
 
     def to_torchscript(  # type: ignore[override]
         self, file_path: Any = None, method: str = "trace", example_inputs: Any = None, **kwargs: Any

@@ -1,9 +1,11 @@
 """Turn the embeddings of a validation into metrics, tables and strips, as a configuration says."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -13,6 +15,7 @@ from evaluation.pages import write_index
 from evaluation.ranked_images import rank_for_display, render_rankings
 from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
+from evaluation.self_matches import SelfMatches, find_self_matches
 from evaluation.tables import write_evaluation
 from utils.distributed import Processes, of_first_process
 from utils.errors import NoValidQueryError, UserError
@@ -55,6 +58,31 @@ def leave_out_unreadable(
     return RetrievalSet.of_rows(*rows, kept_queries, paths), text
 
 
+class OwnImages:
+    """Finds the queries' own images among a gallery without cameras, and says so once for each validation set."""
+
+    def __init__(self) -> None:
+        self._files: Any = None
+        self._found: SelfMatches | None = None
+
+    def of(self, retrieval: RetrievalSet, stage: str, processes: Processes | None) -> SelfMatches | None:
+        """The images to leave out of the rankings; None for none, or if the files are not known."""
+        if retrieval.q_paths is None or retrieval.g_paths is None:
+            return None
+        files = retrieval.q_paths, retrieval.g_paths
+        if files != self._files:
+            find = partial(find_self_matches, *files)
+            found = find() if processes is None else of_first_process(find)  # one process reads the files
+            self._files, self._found = files, found if found.count else None
+            if self._found is not None:
+                rank_zero_info(
+                    "%s: the gallery holds %d of the %d queries themselves, as the same file or a copy of it (the "
+                    "first is %s); they are left out of the queries' own rankings (TEST.SELF_MATCH keep: they count).",
+                    *(stage, found.count, retrieval.num_query, retrieval.q_paths[found.first]),
+                )
+        return self._found
+
+
 def evaluate_protocols(
     retrieval: RetrievalSet, hparams: CfgNode, processes: Processes | None = None
 ) -> dict[str, EvalResult]:
@@ -67,15 +95,16 @@ def evaluate_protocols(
             process does all the work while the others wait.
 
     Returns:
-        Protocol -> result, for the protocols that MODEL.USE_CENTROIDS selects. The published one is left out, with a
-        warning, if its camera look-up leaves no query a centroid to find; the strict one does not have that error.
+        Protocol -> result, for the protocols that MODEL.USE_CENTROIDS selects, the strict one before the published one,
+        whose numbers are inflated. The published one is left out, with a warning, if its camera look-up leaves no query
+        a centroid to find; the strict one does not have that error.
 
     Raises:
         NoValidQueryError: no query has a match.
     """
     if processes is not None and hparams.TEST.RERANK:
         return of_first_process(lambda: evaluate_protocols(retrieval, hparams))
-    protocols = ("centroid", "centroid_strict") if hparams.MODEL.USE_CENTROIDS else ("instance",)
+    protocols = ("centroid_strict", "centroid") if hparams.MODEL.USE_CENTROIDS else ("instance",)
     results = {}
     for protocol in protocols:
         try:
@@ -91,13 +120,17 @@ def evaluate_protocols(
     return results
 
 
-def write_tables(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> None:
+def write_tables(
+    retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode, about: Mapping[str, Any]
+) -> None:
     """Write metrics.json and per_query.csv to OUTPUT_DIR/evaluation; of a metric in several results the last counts."""
     settings = {"feat_norm": hparams.TEST.FEAT_NORM, "distance": hparams.SOLVER.DISTANCE_FUNC}
     settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS, "data_set": hparams.DATASETS.NAMES}
-    settings |= {"same_camera_filter": hparams.get("has_cameras", True)}
+    own = retrieval.self_matches
+    settings |= {"same_camera_filter": retrieval.has_cameras, "own_images_left_out": 0 if own is None else own.count}
     settings |= {"rerank": hparams.TEST.RERANK, "query_expansion": hparams.TEST.QUERY_EXPANSION}
-    write_evaluation(Path(hparams.OUTPUT_DIR) / "evaluation", list(results.values()), retrieval, settings)
+    folder = Path(hparams.OUTPUT_DIR) / "evaluation"
+    write_evaluation(folder, list(results.values()), retrieval, settings, about=about)
 
 
 def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> list[Path]:

@@ -1,6 +1,5 @@
 """Embeddings of images by a trained model."""
 
-import hashlib
 import itertools
 import os
 from collections.abc import Generator, Sequence
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from checkpoints.digest import digest_of
 from datasets.transforms.pixels import normalise
 from inference.embedding.folding import FoldedNetwork
 from inference.embedding.images import find_images, read_batches
@@ -226,16 +226,6 @@ class Embedder:
     def _compute(self, x: Tensor) -> Embeddings:
         with torch.inference_mode():
             return self.network(x).float().cpu().numpy()
-
-
-def digest_of(modules: dict[str, torch.nn.Module]) -> str:
-    """SHA-256 of the weights of some modules; equal weights have equal digests, whatever file they came from."""
-    digest = hashlib.sha256()
-    for owner, module in modules.items():
-        for name, value in module.state_dict().items():
-            digest.update(f"{owner}.{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _as_sequence(images: Any) -> Sequence[Any] | Tensor:

@@ -1,0 +1,16 @@
+"""The digest of weights, by which embeddings, galleries and metrics of one network are recognised."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+
+def digest_of(modules: Mapping[str, torch.nn.Module]) -> str:
+    """SHA-256 of the weights of some modules; equal weights have equal digests, whatever file they came from."""
+    digest = hashlib.sha256()
+    for owner, module in modules.items():
+        for name, value in module.state_dict().items():
+            digest.update(f"{owner}.{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

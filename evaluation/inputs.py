@@ -1,0 +1,244 @@
+"""What ``python -m evaluation`` reads: .npz files, and folders that create_embeddings.py wrote."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluation.distance_blocks import as_embeddings
+from evaluation.retrieval import RetrievalSet
+from evaluation.self_matches import SelfMatches, find_self_matches
+from utils.errors import MissingPathError, UserError
+from utils.labels import Names, check_length, int_array
+from utils.origin import file_digest
+
+JUNK = "-1"
+_ARRAYS = ("embeddings", "pids", "camids", "paths")
+
+
+@dataclass(frozen=True)
+class Input:
+    """The arrays of the queries or of the gallery, as they are in a file or folder.
+
+    Example:
+        >>> Input("q.npz", {"embeddings": np.ones((1, 2)), "pids": np.array(["ann"])}, {}).origin()
+        {'path': 'q.npz', 'sha256': {}}
+    """
+
+    path: str
+    arrays: dict[str, Any]
+    files: dict[str, Path]  # name -> file, of everything that was read
+    embedder: dict[str, Any] = field(default_factory=dict)  # what gallery.json says of the network
+
+    def origin(self) -> dict[str, Any]:
+        """What metrics.json says of this input."""
+        digests = {name: file_digest(path) for name, path in self.files.items()}
+        return {"path": self.path, "sha256": digests} | ({"embedder": self.embedder} if self.embedder else {})
+
+
+def read_input(path: str, ignore_cameras: bool = False) -> Input:
+    """Read an .npz file, or a folder of .npy files.
+
+    Args:
+        path: the file or folder.
+        ignore_cameras: a file need not hold "camids". A folder need not in any case.
+
+    Raises:
+        UserError: it does not exist, cannot be read, lacks an array, or holds centroids.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/q.npz", embeddings=np.ones((1, 2)), pids=[7], camids=[0])
+        ...     sorted(read_input(f"{folder}/q.npz").arrays)
+        ['camids', 'embeddings', 'pids']
+    """
+    return _read_folder(Path(path)) if Path(path).is_dir() else _read_file(path, ignore_cameras)
+
+
+def _read_file(path: str, ignore_cameras: bool) -> Input:
+    wanted = ("embeddings", "pids") if ignore_cameras else ("embeddings", "pids", "camids")
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} holds a single array; expected an .npz file with {', '.join(wanted)}.")
+        with archive:
+            missing = [name for name in wanted if name not in archive.files]
+            if missing:
+                held = ", ".join(archive.files) or "nothing"
+                way_out = " If the images have no cameras, give --ignore-cameras." if missing == ["camids"] else ""
+                raise UserError(f"{path} lacks {', '.join(missing)}; it holds {held}.{way_out}")
+            arrays = {name: archive[name] for name in (*wanted, "paths") if name in archive.files}
+    except FileNotFoundError:
+        raise MissingPathError(
+            f"{path} does not exist; expected an .npz file with {', '.join(wanted)}, or a folder that "
+            "create_embeddings.py wrote."
+        ) from None
+    except UserError:
+        raise
+    except Exception as error:  # damaged archives raise errors of zipfile, zlib and numpy
+        raise UserError(f"{path} is not an .npz file of plain arrays ({type(error).__name__}: {error}).") from error
+    return Input(path, arrays, {Path(path).name: Path(path)})
+
+
+def _read_folder(folder: Path) -> Input:
+    about = _read_about(folder / "gallery.json")
+    if about.get("pid_from") is not None:
+        raise UserError(
+            f"{folder} holds centroids of identities (gallery.json: pid_from {about['pid_from']!r}), which have no "
+            "cameras and cannot be left out one by one: embed single images (MODEL.USE_CENTROIDS False); --protocol "
+            "strict builds the centroids."
+        )
+    files = {f"{name}.npy": folder / f"{name}.npy" for name in _ARRAYS}
+    files = {name: path for name, path in files.items() if path.exists()}
+    for name in ("embeddings.npy", "pids.npy"):
+        if name not in files:
+            held = ", ".join(files) or "neither embeddings nor paths"
+            raise MissingPathError(
+                f"{folder} lacks {name}; it holds {held}. create_embeddings.py writes embeddings.npy and pids.npy for "
+                "images whose identities it is told: --csv TABLE --split SPLIT, or DATASETS.NAMES NAME --split SPLIT."
+            )
+    arrays = {Path(name).stem: _load_array(path) for name, path in files.items()}
+    return Input(str(folder), arrays, files, about.get("embedder") or {})
+
+
+def _load_array(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a .npy file of numbers or text ({error}).") from error
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # a folder may be made by other programs
+    return about if isinstance(about, dict) else {}
+
+
+def differing(query: Input, gallery: Input) -> list[str]:
+    """What the networks behind queries and gallery differ in, such as "weights"; [] if that is unknown.
+
+    Example:
+        >>> differing(Input("q", {}, {}, {"weights": "ab", "size": [2, 1]}), Input("g", {}, {}, {"weights": "cd"}))
+        ['weights']
+    """
+    known = query.embedder.keys() & gallery.embedder.keys()
+    return sorted(key for key in known if query.embedder[key] != gallery.embedder[key])
+
+
+def combine(
+    query: Input, gallery: Input, device: torch.device, ignore_cameras: bool, self_match: str | None
+) -> tuple[RetrievalSet, list[str]]:
+    """The set to evaluate, and what was passed over or taken in a way that the user may not expect, in sentences.
+
+    Text is numbered alike in queries and gallery and keeps its names. Images of pid -1 are left out.
+
+    Args:
+        query, gallery: what :func:`read_input` returned.
+        device: where to put the embeddings.
+        ignore_cameras: take the images as having no cameras.
+        self_match: without cameras, "keep" leaves the queries' own images in their rankings; None drops them.
+
+    Raises:
+        UserError: arrays do not fit together, or a label is no number or text.
+
+    Example:
+        >>> query = Input("q.npz", {"embeddings": np.ones((1, 2)), "pids": np.array(["ann"])}, {})
+        >>> gallery = Input("g.npz", {"embeddings": np.ones((2, 2)), "pids": np.array(["bob", "ann"])}, {})
+        >>> retrieval, notes = combine(query, gallery, torch.device("cpu"), True, None)
+        >>> retrieval.g_pids.tolist(), retrieval.names.pid(1)
+        ([1, 0], 'bob')
+    """
+    notes: list[str] = []
+    missing = [side.path for side in (query, gallery) if "camids" not in side.arrays]
+    has_cameras = not (ignore_cameras or missing)
+    if missing and not ignore_cameras:
+        notes.append(f"{' and '.join(missing)} without camids: taken as images without cameras (--ignore-cameras).")
+    pids, pid_names = _labels(query, gallery, "pids")
+    camids, camera_names = _labels(query, gallery, "camids") if has_cameras else (_no_cameras(*pids), {})
+    sides = []
+    for i, (side, name) in enumerate(((query, "query"), (gallery, "gallery"))):
+        paths = side.arrays["paths"].tolist() if "paths" in side.arrays else None
+        columns = [as_embeddings(name, side.arrays["embeddings"]).to(device), pids[i], camids[i], paths]
+        sides.append(_without_junk(side, name, columns, pid_names, notes))
+    (q, q_pids, q_camids, q_paths), (g, g_pids, g_camids, g_paths) = sides
+    names = Names(pid_names, camera_names)
+    own = None if has_cameras else _own_images(q_paths, g_paths, self_match, notes)
+    if has_cameras and self_match is not None:
+        notes.append(f"--self-match {self_match} has no effect: the same-camera filter decides.")
+    retrieval = RetrievalSet(q, g, q_pids, g_pids, q_camids, g_camids, q_paths, g_paths, names, has_cameras, own)
+    return retrieval, notes
+
+
+def _no_cameras(q_pids: Any, g_pids: Any) -> tuple[Any, Any]:
+    return np.zeros(np.size(q_pids), dtype=np.int64), np.ones(np.size(g_pids), dtype=np.int64)
+
+
+def _labels(query: Input, gallery: Input, name: str) -> tuple[tuple[Any, Any], dict[int, str]]:
+    """The labels of both sides as numbers, and the names of those that were text."""
+    own, there = query.arrays[name], gallery.arrays[name]
+    is_text = [labels.dtype.kind == "U" for labels in (own, there)]
+    if not any(is_text):
+        return (own, there), {}
+    if not all(is_text):
+        text, numbers = (query, gallery) if is_text[0] else (gallery, query)
+        raise UserError(
+            f"{text.path}: {name} are text ({', '.join(map(repr, text.arrays[name].reshape(-1)[:1].tolist()))}), but "
+            f"in {numbers.path} they are {numbers.arrays[name].dtype}: give both as text, or both as whole numbers."
+        )
+    distinct, number = np.unique(np.concatenate((own.reshape(-1), there.reshape(-1))), return_inverse=True)
+    number = number.reshape(-1).astype(np.int64)
+    split = number[: own.size].reshape(own.shape), number[own.size :].reshape(there.shape)
+    return split, dict(enumerate(distinct.tolist()))
+
+
+def _without_junk(
+    side: Input, name: str, columns: list[Any], pid_names: dict[int, str], notes: list[str]
+) -> Sequence[Any]:
+    """Embeddings, pids, camids and paths without the images of pid -1, which are no identity."""
+    prefix, count = name[0], len(columns[0])
+    pids = int_array(f"{prefix}_pids", columns[1], count, name)
+    number = next((i for i, text in pid_names.items() if text == JUNK), None) if pid_names else int(JUNK)
+    kept = pids != number
+    junk = int(count - kept.sum())
+    if not junk:
+        return columns
+    for label, column in ((f"{prefix}_camids", columns[2]), (f"{prefix}_paths", columns[3])):
+        if column is not None:
+            check_length(label, len(column), count, name)
+    what = "queries" if name == "query" else "gallery images"
+    if junk == count:
+        raise UserError(f"{side.path}: all {count} {what} have pid -1, which marks junk: none is left to evaluate.")
+    role = "not evaluated" if name == "query" else "neither matches nor distractors"
+    notes.append(f"{side.path}: {junk} of {count} {what} have pid -1, which marks junk, and are left out: {role}.")
+    embeddings, _, camids, paths = columns
+    paths = paths and [path for path, keep in zip(paths, kept.tolist(), strict=True) if keep]
+    return embeddings[torch.from_numpy(kept).to(embeddings.device)], pids[kept], np.asarray(camids)[kept], paths
+
+
+def _own_images(
+    q_paths: list[str] | None, g_paths: list[str] | None, self_match: str | None, notes: list[str]
+) -> SelfMatches | None:
+    if self_match == "keep":
+        return None
+    if q_paths is None or g_paths is None:
+        notes.append(
+            "queries and gallery are not compared, since not both have paths: a query that the gallery holds finds "
+            "itself."
+        )
+        return None
+    found = find_self_matches(q_paths, g_paths)
+    if not found.count:
+        return None
+    notes.append(
+        f"the gallery holds {found.count} of the {len(q_paths)} queries themselves, as the same file or a copy of it "
+        f"(the first is {q_paths[found.first]}); they are left out of the queries' own rankings (--self-match keep: "
+        "they count)."
+    )
+    return found

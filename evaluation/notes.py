@@ -1,0 +1,74 @@
+"""What must be said beside the numbers of a protocol, and why no query could be evaluated."""
+
+from evaluation.retrieval import RankingOptions, RetrievalSet
+
+TITLES = {
+    "instance": "single images",
+    "centroid": "centroids, published protocol",
+    "centroid_strict": "centroids, strict protocol",
+}
+SAME_CAMERA = "Gallery images of the query's identity from the query's camera are removed."
+_MEAN_AP = "One item is relevant, so mAP is the mean reciprocal rank."
+_USE_STRICT = "use strict_mAP and strict_Top-k of the strict protocol"
+
+NO_VALID_QUERY = (
+    "No query can be evaluated: none has a gallery item of its identity from another camera. Check the identities and "
+    "cameras of queries and gallery; for data without cameras, give queries and gallery different camera numbers."
+)
+
+
+def note_of(retrieval: RetrievalSet, options: RankingOptions) -> str:
+    """What a protocol ranks and leaves out, in one or two sentences.
+
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[0.9], [0.2]], [7], [7, 8], [0], [1, 1], has_cameras=False)
+        >>> note_of(images, RankingOptions())
+        "There are no cameras: every gallery image of the query's identity counts."
+    """
+    by_camera = retrieval.has_cameras and options.keep_camids
+    if options.protocol == "instance":
+        if retrieval.has_cameras:
+            return SAME_CAMERA
+        rest = ", except the query's own image" if retrieval.self_matches is not None else ""
+        return f"There are no cameras: every gallery image of the query's identity counts{rest}."
+    if options.protocol == "centroid":
+        built = "Built as in the published code"
+        if by_camera:
+            built += ", whose camera look-up error inflates the scores"
+        elif retrieval.self_matches is not None:
+            built += ": a query's own image, where the gallery holds it, is part of its centroid"
+        return f"{built}. Usually one item is relevant to a query, and mAP is then the mean reciprocal rank."
+    own = "; the query's own leaves out the query's camera" if by_camera else ""
+    own = "; the query's own leaves out the query itself" if retrieval.self_matches is not None else own
+    return f"One centroid for each identity{own}. {_MEAN_AP}"
+
+
+def caveat_of(retrieval: RetrievalSet, options: RankingOptions) -> str:
+    """Why the numbers are too high, and which ones to use; "" for numbers that are not.
+
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[0.9], [0.2]], [7], [7, 8], [0], [1, 1])
+        >>> caveat_of(images, RankingOptions(protocol="centroid")).partition(";")[0]
+        "inflated by the published code's camera look-up error"
+    """
+    if options.protocol != "centroid":
+        return ""
+    if retrieval.has_cameras and options.keep_camids:
+        return f"inflated by the published code's camera look-up error; {_USE_STRICT}"
+    if retrieval.self_matches is not None:
+        return f"inflated by queries' own images, which the published code keeps in their centroids; {_USE_STRICT}"
+    return ""
+
+
+def no_valid_query(retrieval: RetrievalSet) -> str:
+    """The message for a set none of whose queries has a match.
+
+    Example:
+        >>> images = RetrievalSet([[1.0]], [[0.9]], [7], [8], [0], [1], has_cameras=False)
+        >>> no_valid_query(images)
+        "No query can be evaluated: the gallery holds no image of a query's identity. Check the identities."
+    """
+    if retrieval.has_cameras:
+        return NO_VALID_QUERY
+    rest = ", except the queries' own images, which are left out" if retrieval.self_matches is not None else ""
+    return f"No query can be evaluated: the gallery holds no image of a query's identity{rest}. Check the identities."

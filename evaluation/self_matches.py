@@ -1,0 +1,98 @@
+"""Which gallery items are a query's own image: the same file, or another file of the same content.
+
+Data without cameras has no same-camera filter, which would leave such items out of the ranking: a query would find
+itself first, and Top-1 would be 100 %.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from utils.labels import IntArray
+
+AnyPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class SelfMatches:
+    """Groups of queries and gallery items that are one image.
+
+    Example:
+        >>> own = SelfMatches(queries=np.array([-1, 0]), gallery=np.array([0, -1, -1]))
+        >>> own.count, own.first
+        (1, 1)
+    """
+
+    queries: IntArray  # [M] the query's group, counted from 0; -1 if the gallery does not hold it
+    gallery: IntArray  # [N] the item's group, -1 if it is not a query
+
+    @property
+    def count(self) -> int:
+        """Number of queries that the gallery holds."""
+        return int((self.queries >= 0).sum())
+
+    @property
+    def first(self) -> int:
+        """Index of the first of them."""
+        return int((self.queries >= 0).argmax())
+
+    def as_cameras(self) -> tuple[IntArray, IntArray]:
+        """Cameras [M] and [N] by which the same-camera filter removes the query's own item from its ranking, and no
+        other: 0 for queries, 1 for gallery items, and from 2 upwards one for each group.
+        """
+        return tuple(  # type: ignore[return-value]
+            np.where(groups >= 0, groups + 2, other) for groups, other in ((self.queries, 0), (self.gallery, 1))
+        )
+
+
+def find_self_matches(q_paths: Sequence[AnyPath], g_paths: Sequence[AnyPath]) -> SelfMatches:
+    """Find the gallery items that are a query's own image.
+
+    Files are the same if their paths lead to the same place, or if they exist and hold the same bytes. Only files of a
+    size that occurs among both queries and gallery are read.
+
+    Args:
+        q_paths, g_paths: M and N image files, which need not exist.
+
+    Example:
+        >>> find_self_matches(["a/1.jpg", "a/2.jpg"], ["b/1.jpg", "./a/2.jpg"]).gallery.tolist()
+        [-1, 0]
+    """
+    folder = lru_cache(maxsize=None)(os.path.realpath)
+    own, there = ([_place(path, folder) for path in paths] for paths in (q_paths, g_paths))
+    sizes = {place: _size(place) for place in {*own, *there}}
+    shared = {sizes[place] for place in own} & {sizes[place] for place in there} - {0}
+    read = [place for place, size in sizes.items() if size in shared]
+    with ThreadPoolExecutor() as pool:
+        content = dict(zip(read, pool.map(_content, read), strict=True))
+    keys = [[content.get(place, place) for place in places] for places in (own, there)]
+    held = set(keys[1])
+    number = {key: i for i, key in enumerate(dict.fromkeys(key for key in keys[0] if key in held))}
+    return SelfMatches(*(np.array([number.get(key, -1) for key in side], dtype=np.int64) for side in keys))
+
+
+def _place(path: AnyPath, real_folder: "lru_cache[str]") -> str:  # type: ignore[type-arg]
+    # Only folders are resolved, once each: a link to a file is found by its content.
+    head, tail = os.path.split(os.fspath(path))
+    return os.path.join(real_folder(head), tail)  # noqa: PTH118 - for 100,000 paths
+
+
+def _size(place: str) -> int:
+    try:
+        return os.stat(place).st_size  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+def _content(place: str) -> str | bytes:
+    """The digest of a file, or its path if it cannot be read."""
+    try:
+        with open(place, "rb") as file:  # noqa: PTH123
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return place

@@ -1,0 +1,48 @@
+"""Where numbers come from: versions, the command line, and digests of files."""
+
+import hashlib
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import parent_process
+from typing import Any
+
+# Packages whose versions can change a number.
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pillow")
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of this project, Python and PACKAGES; None for what is not installed as a package.
+
+    A program that runs beside the source, without an installation, has no version of the project.
+    """
+    return {
+        **{name: _version(name) for name in ("centroids-reid", *PACKAGES)},
+        "python": platform.python_version(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def command_line() -> str:
+    """The command that started the program, as a shell takes it."""
+    # The command line of a process that multiprocessing started says nothing; Python hands it the program's arguments.
+    return shlex.join([sys.executable, *sys.argv] if parent_process() else sys.orig_argv)
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, as sha256sum prints it."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def origin() -> dict[str, Any]:
+    """What every metrics.json says of its origin."""
+    return {"versions": versions(), "command": command_line()}
