@@ -25,8 +25,10 @@ def versions() -> dict[str, str | None]:
 
 
 def _version(name: str) -> str | None:
+    # A module that is loaded says more: torch 2.8.0+cu130, where its package is of version 2.8.0.
+    loaded = getattr(sys.modules.get(name.replace("-", "_")), "__version__", None)
     try:
-        return version(name)
+        return str(loaded) if loaded else version(name)
     except PackageNotFoundError:
         return None
 

@@ -7,11 +7,12 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from evaluation.metrics import evaluate_embeddings
+from evaluation.metrics import evaluate, evaluate_embeddings
 from evaluation.pages import write_index
 from evaluation.ranked_images import rank_for_display, render_rankings
 from evaluation.retrieval import RetrievalSet
 from utils.errors import UserError
+from utils.labels import Names
 
 
 class Page(html.parser.HTMLParser):
@@ -69,3 +70,30 @@ def test_another_number_of_queries_is_refused(data, tmp_path):
     with pytest.raises(UserError, match="retrieval has 3 entries but the evaluation has 12"):
         write_index(tmp_path / "index.html", evaluate_embeddings(*data), [], {}, fewer)
     assert not list(tmp_path.iterdir())
+
+
+def small_page(tmp_path, **more):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (8, 16)).save(file)
+    retrieval = RetrievalSet([[1.0]], [[0.9], [0.2]], [7], [7, 8], [0], [1, 2], q_paths=[file], **more)
+    rankings = rank_for_display(retrieval)
+    strips = render_rankings(rankings, [file], [file, file], tmp_path / "out", (32, 16))
+    return write_index(tmp_path / "out/index.html", evaluate(retrieval), rankings, strips, retrieval).read_text()
+
+
+def test_identities_and_cameras_by_name_or_number(tmp_path):
+    text = small_page(tmp_path)
+    assert "<dt>camera</dt><dd>0</dd>" in text
+    assert "<small>cam 1</small>" in text and "<small>cam 2</small>" in text
+    assert "Cameras are numbered from 0." in text
+    text = small_page(tmp_path, names=Names({7: "Ann & Bob"}, {0: "door", 1: "<stairs>", 2: "yard"}))
+    assert "<dt>identity</dt><dd>Ann &amp; Bob</dd>" in text
+    assert "<dt>camera</dt><dd>door</dd>" in text
+    assert "<small>cam &lt;stairs&gt;</small>" in text
+    assert "numbered" not in text
+
+
+def test_no_camera_is_shown_where_there_are_none(tmp_path):
+    text = small_page(tmp_path, has_cameras=False)
+    assert "<dt>camera" not in text and "<small>" not in text and "numbered" not in text
+    assert "There are no cameras: every gallery image of the query&#x27;s identity counts." in text

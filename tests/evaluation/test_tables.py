@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.metrics import evaluate_embeddings, metrics_dict
+from evaluation.metrics import evaluate, evaluate_embeddings, metrics_dict
 from evaluation.retrieval import RetrievalSet
 from evaluation.tables import describe, write_evaluation
 from utils.errors import UserError
+from utils.labels import Names
 
 
 def test_metrics_and_table(data, tmp_path):
@@ -56,3 +57,24 @@ def test_another_number_of_queries_is_refused(data, tmp_path):
     fewer = RetrievalSet(data[0][:3], data[1], data[2][:3], data[3], data[4][:3], data[5])
     with pytest.raises(UserError, match="retrieval has 3 entries but the evaluation has 12"):
         write_evaluation(tmp_path, [evaluate_embeddings(*data)], fewer)
+
+
+def test_names_of_identities_and_cameras(data, tmp_path):
+    names = Names({int(pid): f"person {pid}" for pid in data[2]}, {0: "door"})
+    write_evaluation(tmp_path, [evaluate_embeddings(*data)], RetrievalSet(*data, names=names))
+    rows = list(csv.DictReader((tmp_path / "per_query.csv").read_text().splitlines()))
+    assert [row["pid"] for row in rows] == [f"person {pid}" for pid in data[2]]
+    assert [row["camera"] for row in rows] == ["door" if camera == 0 else str(camera) for camera in data[4]]
+
+
+def test_no_camera_is_written_where_there_are_none(data, tmp_path):
+    retrieval = RetrievalSet(*data, has_cameras=False)
+    write_evaluation(tmp_path, [evaluate(retrieval)], retrieval)
+    rows = list(csv.DictReader((tmp_path / "per_query.csv").read_text().splitlines()))
+    assert {row["camera"] for row in rows} == {""}
+
+
+def test_what_else_is_said_of_the_evaluation(data, tmp_path):
+    result = evaluate_embeddings(*data)
+    metrics, _ = write_evaluation(tmp_path, [result], RetrievalSet(*data), about={"command": "x"})
+    assert json.loads(metrics.read_text())["command"] == "x"

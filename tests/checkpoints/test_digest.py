@@ -1,0 +1,21 @@
+"""The digest by which weights are recognised."""
+
+import torch
+from torch import nn
+
+from checkpoints.digest import digest_of
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def test_equal_weights_have_equal_digests_and_others_do_not():
+    one = digest_of({"backbone": network()})
+    assert len(one) == 64
+    assert digest_of({"backbone": network().to(memory_format=torch.channels_last)}) == one
+    changed = network()
+    changed[1].num_batches_tracked += 1
+    others = [digest_of({"backbone": net}) for net in (network(1), changed, network().double())]
+    assert len({one, digest_of({"bn": network()}), *others}) == 5

@@ -1,0 +1,45 @@
+"""Versions, the command line and digests of files."""
+
+import hashlib
+import json
+import platform
+import shlex
+
+import torch
+
+from tests.launch import run_code
+from utils.origin import file_digest, versions
+
+
+def test_versions():
+    found = versions()
+    assert found["torch"] == torch.__version__
+    assert found["python"] == platform.python_version()
+    assert found["centroids-reid"]
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr("utils.origin.PACKAGES", ("no-such-package",))
+    assert versions()["no-such-package"] is None
+
+
+def test_digest(tmp_path):
+    (tmp_path / "a").write_bytes(b"content")
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
+
+
+IN_ANOTHER_PROCESS = """
+import json, multiprocessing
+from utils.origin import command_line
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(json.dumps([command_line(), pool.apply(command_line)]))
+"""
+
+
+def test_command_line(tmp_path):
+    done = run_code(IN_ANOTHER_PROCESS, "a b", "--output", "x")
+    assert done.returncode == 0, done.stderr
+    own, other = map(shlex.split, json.loads(done.stdout))
+    assert own[1:] == ["-c", IN_ANOTHER_PROCESS, "a b", "--output", "x"]
+    assert other[1:] == ["-c", "a b", "--output", "x"]
