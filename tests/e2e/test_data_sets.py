@@ -1,5 +1,6 @@
 """Training on data of one's own and on several sets at once, and testing what came of it on another set."""
 
+import csv
 import json
 import shutil
 
@@ -53,6 +54,42 @@ def test_a_table_without_cameras(toy, tiny_cfg, tmp_path, caplog):
     run_main(tiny_cfg(**again), CTLModel, "run")
     written = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
     assert written["settings"]["same_camera_filter"] is True
+
+
+@pytest.mark.parametrize("self_match", ["drop", "keep"])
+def test_queries_among_the_gallery(toy, tiny_cfg, tmp_path, caplog, self_match):
+    """A table without cameras whose gallery holds two queries: one as the same file, one as a copy."""
+    images = images_of(toy)
+    copy = tmp_path / "copy.jpg"
+    shutil.copy(images["query"][1], copy)
+    known = {copy: images["query"][1].name[:4]}
+    images["gallery"] += [images["query"][0], copy]
+    rows = [f"{p},p{known.get(p, p.name[:4])},{split}" for split, paths in images.items() for p in paths]
+    table = tmp_path / "people.csv"
+    table.write_text("\n".join(["path,pid,split", *rows]) + "\n")
+    options = {"DATASETS.NAMES": "csv", "DATASETS.CSV_PATH": str(table), "TEST.SELF_MATCH": self_match}
+    with caplog.at_level("INFO"):
+        run_main(tiny_cfg(**options), CTLModel, "run")
+    written = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())
+    with (tmp_path / "out" / "evaluation" / "per_query.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["camera"] for row in rows} == {""}
+    # An image finds itself at once.
+    firsts = {row["protocol"]: int(row["first_match_rank"]) for row in rows if row["query"] == "0"}
+    counted = {row["query"]: int(row["relevant"]) for row in rows if row["protocol"] == "instance"}
+    identity = [sum(known.get(p, p.name[:4]) == q.name[:4] for p in images["gallery"]) for q in images["query"][:2]]
+    said = caplog.text.count("validation: the gallery holds 2 of the")
+    caveat = written["protocols"]["centroid"]["note"].partition("The scores are ")[2]
+    if self_match == "keep":
+        assert (said, written["settings"]["own_images_left_out"], caveat) == (0, 0, "")
+        assert firsts["instance"] == 1
+        assert [counted["0"], counted["1"]] == identity
+    else:
+        assert (said, written["settings"]["own_images_left_out"]) == (1, 2)  # once, for two validations and a test
+        assert caplog.text.count("the gallery holds") == 1
+        assert caveat.startswith("inflated by queries' own images")
+        assert [counted["0"], counted["1"]] == [n - 1 for n in identity]
+        assert f"(the first is {images['query'][0]})" in caplog.text
 
 
 def test_queries_of_one_camera_and_gallery_of_another(toy, tiny_cfg, tmp_path, caplog):

@@ -12,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.run import run_main
+from inference.embedding.embedder import Embedder
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
 from train_ctl_model import CTLModel
 
@@ -55,6 +56,12 @@ def test_legacy_checkpoint_reproduces_the_recorded_metrics(
     for kind in ("instances", "centroids_keep_camids_True"):
         expected = recorded[kind]
         assert f"mAP {expected['mAP']:.2%}  Top-1 {expected['topk'][0]:.2%}" in done.stderr
+    # The network once, before its numbers; the strict protocol before the published one.
+    assert done.stderr.count(f"test of {legacy_checkpoint} (resnet18, 4 epochs, weights ") == 1
+    parts = [f"test of {legacy_checkpoint}", "test, single images", "test, centroids, strict", "test, centroids, publ"]
+    assert sorted(parts, key=done.stderr.index) == parts
+    (line,) = [line for line in done.stderr.splitlines() if f"mAP {expected['mAP']:.2%}  " in line]
+    assert "(inflated by the published code's camera look-up error; use strict_mAP and strict_Top-k of" in line
 
 
 @pytest.mark.parametrize("keep_camids", [True, False])
@@ -109,6 +116,20 @@ def test_checkpoint_on_its_own_and_on_other_data_sets(tiny_cfg, tmp_path, other_
     assert 0 < fashion["centroids"]["strict_mAP"] <= 1
 
 
+def check_origin(tested, trained, checkpoint):
+    """What metrics.json of a test and of the training before it say of the network."""
+    embedder = Embedder.from_checkpoint(checkpoint, "cpu").identity
+    shared = ("weights", "dimension", "size", "mean", "std")
+    for document in (tested, trained):
+        assert {name: document["network"][name] for name in shared} == {name: embedder[name] for name in shared}
+        assert (document["network"]["name"], document["network"]["epochs"]) == ("resnet18", 1)
+        assert document["versions"]["torch"] == torch.__version__
+        assert document["command"]
+    assert (tested["network"]["checkpoint"], tested["network"]["run"]) == (str(checkpoint), None)
+    run = checkpoint.parent.parent
+    assert (trained["network"]["checkpoint"], trained["network"]["run"]) == (None, str(run))
+
+
 def test_what_a_test_writes(tiny_cfg, tmp_path):
     one_epoch = {"SOLVER.MAX_EPOCHS": 1, "OUTPUT_DIR": str(tmp_path / "train")}
     run_main(tiny_cfg(**one_epoch), CTLModel, "train")
@@ -117,6 +138,8 @@ def test_what_a_test_writes(tiny_cfg, tmp_path):
     (metrics,) = run_main(tiny_cfg(**only_test(checkpoint, **pictures)), CTLModel, "test")
     out = tmp_path / "out"
     written = json.loads((out / "evaluation" / "metrics.json").read_text())
+    check_origin(written, json.loads((tmp_path / "train/evaluation/metrics.json").read_text()), checkpoint)
+    assert list(written["protocols"]) == ["centroid_strict", "centroid", "instance"]
     assert written["mAP"] == pytest.approx(metrics["instances"]["mAP"])  # what the configuration asks for
     assert written["protocols"]["centroid"]["mAP"] == pytest.approx(metrics["centroids"]["mAP"])
     assert written["strict_mAP"] == pytest.approx(metrics["centroids"]["strict_mAP"])

@@ -1,5 +1,6 @@
 """An evaluation in which a protocol leaves no query anything to find."""
 
+import csv
 import warnings
 
 import pytest
@@ -9,11 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from config import cfg as shared_cfg
+from datasets.loading import BaseDatasetLabelled
 from evaluation.retrieval import RetrievalSet
-from modelling.evaluation import evaluate_protocols
+from modelling.evaluation import OwnImages, evaluate_protocols
 from tests.modelling.test_trajectories import MetricRecorder
 from train_ctl_model import CTLModel
 from utils.errors import NoValidQueryError
+from utils.labels import Names
 
 EMBEDDINGS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.1, 1.0]])
 PIDS = torch.tensor([0, 1, 0, 1])
@@ -76,3 +79,79 @@ def test_the_strict_numbers_stand_in_for_those_of_the_published_protocol():
     for name in ("mAP", "Top-1", "Top-5"):
         assert logged[name] == logged[f"strict_{name}"]
     assert 0 < logged["mAP"] <= 1
+
+
+# -------------------------------------------------------------------- the queries' own images, where no camera is known
+
+
+class Files(BaseDatasetLabelled):
+    """Images of no content beside the files and names that a data set knows."""
+
+    names = Names({0: "Ann"}, {})
+
+    def __init__(self, files):
+        self.data = [(file,) for file in files]
+        self.images = EMBEDDINGS[[0, 1, 0, 3]]
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return self.images[i], int(PIDS[i]), int(CAMIDS[i]), i
+
+
+FILES = ["q/0.jpg", "q/1.jpg", "q/0.jpg", "g/1.jpg"]
+
+
+def validate(caplog, files=FILES, times=1, **facts):
+    model = CTLModel(centroid_cfg(use_centroids=False), num_query=2, num_classes=2, **facts)
+    model.backbone, metrics = Given(), MetricRecorder()
+    options = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "enable_progress_bar": False}
+    caplog.set_level("INFO")
+    trainer = Trainer(logger=metrics, **options)
+    for _ in range(times):
+        trainer.validate(model, DataLoader(Files(files), batch_size=4), verbose=False)
+    return model, metrics.records
+
+
+SAID = "validation: the gallery holds 1 of the 2 queries themselves, as the same file or a copy of it (the first is q"
+
+
+def test_own_images_are_left_out_and_said_once_where_there_are_no_cameras(caplog):
+    _, records = validate(caplog, times=2, has_cameras=False)
+    assert caplog.text.count(SAID) == 1
+    assert "single images (1 queries against 2 items, 1 without a match left out)" in caplog.text
+    assert [record["mAP"] for _, record in records] == [1, 1]
+
+
+def test_data_with_cameras_is_not_compared(caplog):
+    validate(caplog)
+    assert "the gallery holds" not in caplog.text
+    assert "single images (2 queries against 2 items)" in caplog.text
+
+
+def test_no_own_images_and_unknown_files_say_nothing(caplog):
+    validate(caplog, files=["a", "b", "c", "d"], has_cameras=False)
+    assert "the gallery holds" not in caplog.text
+    retrieval = RetrievalSet.of_rows(EMBEDDINGS, PIDS, CAMIDS, 2)
+    assert OwnImages().of(retrieval, "test", None) is None
+
+
+def test_own_images_of_another_set_are_looked_for_again(caplog):
+    caplog.set_level("INFO")
+    own = OwnImages()
+    first, second = (
+        RetrievalSet.of_rows(EMBEDDINGS, PIDS, CAMIDS, 2, files) for files in (FILES, ["a", "b", "c", "b"])
+    )
+    assert own.of(first, "validation", None).queries.tolist() == [0, -1]
+    assert own.of(second, "validation", None).queries.tolist() == [-1, 0]
+
+
+def test_names_of_the_data_set_reach_the_table(caplog, tmp_path):
+    model = CTLModel(centroid_cfg(use_centroids=False), num_query=2, num_classes=2)
+    model.hparams.OUTPUT_DIR = str(tmp_path)
+    model.backbone = Given()
+    options = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(logger=False, **options).validate(model, DataLoader(Files(FILES), batch_size=4), verbose=False)
+    rows = list(csv.DictReader((tmp_path / "evaluation" / "per_query.csv").read_text().splitlines()))
+    assert [row["pid"] for row in rows] == ["Ann", "1"]
