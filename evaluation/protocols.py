@@ -108,8 +108,9 @@ def given_candidates(distances: BlockFunc | Any, q_pids: Any, g_pids: Any, q_cam
 def _published(
     retrieval: RetrievalSet, query: Tensor, labels: Sequence[IntArray], options: RankingOptions, block_bytes: int | None
 ) -> Candidates:
-    q_pids, q_camids = labels[2:]
-    built = published_centroids(retrieval.gallery, *labels, options.keep_camids and retrieval.has_cameras)
+    g_pids, g_camids, q_pids, q_camids = labels
+    keep_camids = options.keep_camids and retrieval.has_cameras
+    built = published_centroids(retrieval.gallery, g_pids, g_camids, q_pids, q_camids, keep_camids)
     if not len(built.pids):
         raise NoValidQueryError(no_valid_query(retrieval))
     sets = built.camera_sets if built.camera_sets is not None else [()] * len(built.pids)

@@ -6,7 +6,7 @@ itself first, and Top-1 would be 100 %.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,7 +76,7 @@ def find_self_matches(q_paths: Sequence[AnyPath], g_paths: Sequence[AnyPath]) ->
     return SelfMatches(*(np.array([number.get(key, -1) for key in side], dtype=np.int64) for side in keys))
 
 
-def _place(path: AnyPath, real_folder: "lru_cache[str]") -> str:  # type: ignore[type-arg]
+def _place(path: AnyPath, real_folder: Callable[[str], str]) -> str:
     # Only folders are resolved, once each: a link to a file is found by its content.
     head, tail = os.path.split(os.fspath(path))
     return os.path.join(real_folder(head), tail)  # noqa: PTH118 - for 100,000 paths

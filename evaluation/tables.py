@@ -82,9 +82,10 @@ def write_evaluation(
     check_length("retrieval", retrieval.num_query, results[0].num_queries, "the evaluation")
     details = {result.protocol: _details(result) for result in results}
     metrics = metrics_dict(*results)
-    # Of a metric in several results, the last counts.
-    inflated = [result.caveat for result in results if result.caveat and metrics["mAP"] == result.mAP]
-    document = {"caveat": f"mAP and Top-k are {inflated[0]}."} if inflated else {}
+    # Of a metric in several results, the last counts; those of the strict protocol have names of their own.
+    named_map = [result for result in results if result.protocol != "centroid_strict"]
+    caveat = named_map[-1].caveat if named_map else ""
+    document: dict[str, Any] = {"caveat": f"mAP and Top-k are {caveat}."} if caveat else {}
     document |= {**metrics, "protocols": details, "settings": dict(settings or {}), **(about or {})}
     if verification is not None:
         document["verification"] = _thresholds(verification)

@@ -103,7 +103,8 @@ class ModelBase(LightningModule):
         self.train_outputs: list[dict[str, Any]] = []  # of the epoch: what the steps returned
         self.evaluation_outputs: list[tuple[Tensor, ...]] = []  # embeddings, pids and camids of each batch
         self.lr_scheduler: Any = None  # of the network, once configure_optimizers has made it
-        self.loaded_from, self.loaded_epochs = "", None  # the checkpoint of the weights, and how long they were trained
+        self.loaded_from = ""  # the checkpoint of the weights
+        self.loaded_epochs: int | None = None  # how long they were trained
         self._own_images = OwnImages()
         self._marks: dict[str, list[tuple[Any, int]]] = {}
         self.start_records()

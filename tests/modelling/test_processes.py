@@ -29,3 +29,9 @@ def test_gradients_are_the_mean_over_the_processes_and_no_parameter_is_unused(tm
         else:
             torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4 * scale + 1e-7)
     assert (different > 1e-3) is gather
+
+
+def test_one_process_looks_for_own_images(tmp_path):
+    """The others may not see the files, or see them late, and must rank the same."""
+    found = run_processes(workers.find_own_images, 2, tmp_path / "run", ["q/0", "q/1", "g/0", "q/1"])
+    assert found == [([-1, 0], [-1, 0])] * 2
