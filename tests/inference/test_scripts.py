@@ -197,16 +197,31 @@ def test_bad_input(gallery, pictures, legacy_checkpoint, tmp_path, capsys):
 def test_differences_from_the_training_are_said(pictures, legacy_checkpoint, tmp_path, caplog):
     given = [
         *keys(pictures, legacy_checkpoint, tmp_path),
-        "INPUT.SIZE_TEST",
-        "[32, 32]",
-        "TRAINER.PRECISION",
-        "bf16-true",
+        *("INPUT.SIZE_TEST", "[32, 32]", "MODEL.NAME", "resnet50", "MODEL.LAST_STRIDE", "2", "TEST.FEAT_NORM", "True"),
+        *("TRAINER.PRECISION", "bf16-true"),
     ]
     create_embeddings.main(given)
-    assert "INPUT.SIZE_TEST is [32, 32] here, which is used, but [64, 32]" in caplog.text
-    assert f"MODEL.NAME is resnet50 here, but resnet18 in {legacy_checkpoint}, which is used." in caplog.text
+    assert [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()] == [
+        "MODEL.NAME: 'resnet18' in the checkpoint, which is used, 'resnet50' here.",
+        "MODEL.LAST_STRIDE: 1 in the checkpoint, which is used, 2 here.",
+        "INPUT.SIZE_TEST: [64, 32] in the checkpoint, [32, 32] here, which is used.",
+    ]
+    assert "TEST.FEAT_NORM: not used in inference." in caplog.text
     about = json.loads((tmp_path / "gallery.json").read_text())
     assert (about["embedder"]["size"], about["embedder"]["dtype"]) == ([32, 32], "bfloat16")
+
+
+def test_without_a_config_file_the_script_embeds_as_the_embedder_does(pictures, legacy_checkpoint, tmp_path):
+    """Size, scaling and network come from the checkpoint; paths may hold variables."""
+    environment = {"PLACE": str(tmp_path), "CHECKPOINTS": str(legacy_checkpoint.parent)}
+    given = ("DATASETS.ROOT_DIR", "$PLACE/pictures", "MODEL.PRETRAIN_PATH", "${CHECKPOINTS}/legacy.ckpt")
+    options = ("OUTPUT_DIR", "$PLACE/out", "GPU_IDS", "[]", "TRAINER.PROGRESS_BAR", "False")
+    done = run_script("inference/create_embeddings.py", *given, *options, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, f"{tmp_path}/out: 7 images, 7 images embedded now\n")
+    expected, paths = Embedder.from_checkpoint(legacy_checkpoint, "cpu").embed_folder(pictures)
+    assert np.load(tmp_path / "out" / "paths.npy").tolist() == paths
+    both = (normalize(torch.from_numpy(rows)) for rows in (expected, np.load(tmp_path / "out" / "embeddings.npy")))
+    assert torch.stack(list(both)).prod(0).sum(1).tolist() == pytest.approx([1.0] * 7, abs=1e-6)
 
 
 def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_path):
