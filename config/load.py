@@ -103,6 +103,7 @@ def _leaves(
     config: CfgNode, mapping: yaml.MappingNode, loader: yaml.SafeLoader, path: Path, prefix: str = ""
 ) -> Iterator[tuple[str, yaml.Node]]:
     """Yield the dotted names and value nodes of a YAML mapping. An empty section is allowed."""
+    _refuse_repeated(mapping, path, prefix)
     loader.flatten_mapping(mapping)  # resolves "<<: *anchor"
     for key_node, value_node in mapping.value:
         where = f"{path}, line {key_node.start_mark.line + 1}"
@@ -114,6 +115,18 @@ def _leaves(
             yield from _leaves(config, value_node, loader, path, f"{key}.")
         elif value_node.tag != "tag:yaml.org,2002:null":
             raise ConfigError(f"{key} is a section ({where}); expected indented lines of its keys below it.")
+
+
+def _refuse_repeated(mapping: yaml.MappingNode, path: Path, prefix: str) -> None:
+    """YAML would take the last of several values, or of several sections, and drop the others."""
+    lines: dict[str, int] = {}
+    for key_node, _ in mapping.value:
+        name, line = str(key_node.value), key_node.start_mark.line + 1
+        if name in lines and name != "<<":
+            raise ConfigError(
+                f"{prefix}{name} occurs twice ({path}, lines {lines[name]} and {line}); keep one of them."
+            )
+        lines[name] = line
 
 
 def _yaml_value(config: CfgNode, key: str, node: yaml.Node, loader: yaml.SafeLoader) -> Any:

@@ -97,7 +97,6 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
     """
     start = find_start(cfg, Path(cfg.LOG_DIR) / logger_save_dir, run, seed)
     cfg = start.settle(cfg)
-    check_config(cfg)
     check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
     data = _read_data(cfg, start)
     cfg = _settle_cameras(cfg, data.has_cameras)
@@ -126,6 +125,7 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
     if cfg.REPRODUCIBLE:
         seed_everything(cfg.REPRODUCIBLE_SEED)
     cfg = cfg.clone()
+    expand_paths(cfg)
     cfg.OUTPUT_DIR = ""
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS)
     data.setup("test")

@@ -16,8 +16,9 @@ from checkpoints.run_files import find_newest, has_more_epochs, version_of
 from checkpoints.weights import describe
 from config.paths import AUTO
 from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, differences
+from config.validate import check_config
 from modelling.backbones import REGISTRY as BACKBONES
-from utils.errors import MissingPathError, UserError
+from utils.errors import CheckpointError, ConfigError, MissingPathError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,9 @@ class StartPoint:
 
         Image size, scaling and network come from the checkpoint where nobody set them; but no code outside this project
         is imported because a file names it.
+
+        Raises:
+            CheckpointError: what the checkpoint records is no valid configuration.
         """
         network = self.recorded.get("MODEL", {}).get("NAME", "")
         cfg = adopt(cfg, self.recorded, may_name_network=not BACKBONES.is_code_elsewhere(network))
@@ -82,6 +86,10 @@ class StartPoint:
         elif is_auto(cfg.MODEL.PRETRAIN_PATH):
             cfg.MODEL.PRETRAIN_PATH = ""
         cfg.MODEL.RESUME_TRAINING = self.ckpt_path is not None
+        try:
+            check_config(cfg)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path} records a value that cannot work: {error}") from error
         return cfg
 
     def describe_differences(self, cfg: CfgNode) -> list[str]:
