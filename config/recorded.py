@@ -13,7 +13,7 @@ from config.origins import comparable, was_set
 SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
 NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE")
-# What a test of a checkpoint compares, besides those: its numbers depend on them.
+# What the numbers of a test depend on besides those.
 RANKING = ("SOLVER.DISTANCE_FUNC", "TEST.FEAT_NORM")
 # Keys whose difference from the checkpoint to continue from means nothing, and why.
 NOT_COMPARED = {

@@ -14,6 +14,7 @@ from checkpoints.lightning_1_1 import upgrade_legacy
 from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.run_files import find_newest, has_more_epochs, version_of
 from checkpoints.weights import describe
+from config.origins import was_set
 from config.paths import AUTO
 from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, differences
 from config.validate import check_config
@@ -93,8 +94,12 @@ class StartPoint:
         return cfg
 
     def describe_differences(self, cfg: CfgNode) -> list[str]:
-        """One line for each setting that the checkpoint to test or to continue from has otherwise than the run."""
-        return differences(cfg, self.recorded, COMPARED if self.trains else (*NETWORK, *SCALING_IN_TESTS, *RANKING))
+        """One line for each setting that the checkpoint to test or to continue from has otherwise than the run.
+
+        A test ranks as it is told to: only that it ranks by default as the checkpoint does not is worth a line.
+        """
+        by_default = (key for key in RANKING if not was_set(cfg, key))
+        return differences(cfg, self.recorded, COMPARED if self.trains else (*NETWORK, *SCALING_IN_TESTS, *by_default))
 
     def check_data(self, num_classes: int) -> None:
         """Raise a UserError if the run to continue was trained on a different number of identities."""

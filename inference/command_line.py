@@ -5,7 +5,7 @@ Imports nothing heavy, so that ``--help`` and wrong options are answered at once
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,10 +58,14 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
-def embedder_from_config(cfg: CfgNode) -> "Embedder":
+def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedder":
     """Load MODEL.PRETRAIN_PATH, with the device and the precision of the configuration.
 
     Image size and scaling are those of the checkpoint where nobody set them.
+
+    Args:
+        cfg: the configuration.
+        compared: further keys that the program uses: it says where their default is not the value in the checkpoint.
 
     Raises:
         UserError: the checkpoint or the device does not exist, or inference does not have the precision.
@@ -79,9 +83,12 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
     model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
     # The weights fit their own network only; image size and scaling can be chosen.
-    chosen = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
-    for line in [*differences(cfg, model.hparams, chosen, from_checkpoint=NETWORK), *find_foreign(cfg, KEYS)]:
+    keys = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
+    keys += [key for key in compared if not was_set(cfg, key)]
+    for line in [*differences(cfg, model.hparams, keys, from_checkpoint=NETWORK), *find_foreign(cfg, KEYS)]:
         logger.warning(line)
+    if isinstance(devices, list) and len(devices) > 1:
+        logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)
     cfg = adopt(cfg, model.hparams)
     return Embedder(
         model,

@@ -1,6 +1,7 @@
 """Keys that others switch off: every key has a switch or a reason to have none, and every switch says its line."""
 
 import json
+from typing import Any
 
 import pytest
 import yaml
@@ -65,7 +66,7 @@ def test_the_tables_hold_keys_only_and_each_once():
 
 
 # What is set, what is known, and the line; then what makes it quiet.
-CASES = [
+CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
     (
         {"MODEL.PRETRAIN_PATH": "no.pth", "MODEL.PRETRAINED": False},
         CPU,

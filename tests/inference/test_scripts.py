@@ -18,6 +18,7 @@ from inference.embedding.embedder import Embedder
 from tests.launch import forbid_modules, run_script, start_python
 from tests.support import ROOT, golden
 from utils.distances import get_dist_func, normalize
+from utils.errors import UserError
 
 SIZE = ("INPUT.SIZE_TEST", "[64, 32]", "TRAINER.PROGRESS_BAR", "False", "DATALOADER.NUM_WORKERS", "1")
 TOP = 10
@@ -209,6 +210,28 @@ def test_differences_from_the_training_are_said(pictures, legacy_checkpoint, tmp
     assert "TEST.FEAT_NORM: not used in inference." in caplog.text
     about = json.loads((tmp_path / "gallery.json").read_text())
     assert (about["embedder"]["size"], about["embedder"]["dtype"]) == ([32, 32], "bfloat16")
+
+
+def test_a_search_by_another_distance_than_the_checkpoints_is_said_unless_it_is_asked_for(
+    gallery, pictures, legacy_checkpoint, tmp_path, caplog
+):
+    content = torch.load(legacy_checkpoint, weights_only=False)
+    content["hyper_parameters"]["SOLVER"]["DISTANCE_FUNC"] = "cosine"
+    torch.save(content, tmp_path / "cosine.ckpt")
+    given = ["--gallery_data", str(gallery), *keys(pictures, tmp_path / "cosine.ckpt", tmp_path / "out")]
+    line = "SOLVER.DISTANCE_FUNC: 'cosine' in the checkpoint, 'euclidean' here by default, which is used."
+    get_similar.main(given)
+    assert [record.getMessage() for record in caplog.records].count(line) == 1
+    caplog.clear()
+    get_similar.main([*given, "SOLVER.DISTANCE_FUNC", "euclidean"])
+    assert "in the checkpoint" not in caplog.text
+
+
+def test_devices_that_inference_leaves_idle_are_named(legacy_checkpoint, monkeypatch, caplog):
+    monkeypatch.setattr("inference.command_line.choose_devices", lambda *_: ("gpu", [98, 99]))
+    with pytest.raises(UserError, match="cuda:98"):
+        embedder_from_config(load_config("", ["MODEL.PRETRAIN_PATH", str(legacy_checkpoint)]))
+    assert "GPU_IDS is [98, 99]; inference computes on the first of them only." in caplog.text
 
 
 def test_without_a_config_file_the_script_embeds_as_the_embedder_does(pictures, legacy_checkpoint, tmp_path):
