@@ -46,7 +46,8 @@ _C.MODEL.GRAD_CHECKPOINT = False
 # Continue from the checkpoint MODEL.PRETRAIN_PATH: weights, optimisers, schedule and epoch.
 _C.MODEL.RESUME_TRAINING = False
 
-# Image size and augmentation.
+# Image size and augmentation. Sizes, means and standard deviations that nobody sets are those of the checkpoint that a
+# run tests, continues or embeds with.
 _C.INPUT = CfgNode()
 # Height and width of a training image, in pixels.
 _C.INPUT.SIZE_TRAIN = [256, 128]
@@ -73,7 +74,7 @@ _C.DATASETS.NAMES = "market1501"
 # Folder that holds the data set's own folder (such as market1501), or its train, query and gallery folders (df1,
 # street2shop, folder). csv: the folder that relative paths start from; if left at the default, or empty, that of the
 # CSV file.
-# In inference: a folder of images, or one image.
+# In inference: a folder of images, or one image. In this and every other path, ~ and $VARIABLES are written out.
 _C.DATASETS.ROOT_DIR = "/home/data"
 # df1 and street2shop: the COCO file of the training set. The query and gallery files lie beside it; their names have
 # "query" and "gallery" in place of "train".

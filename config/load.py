@@ -14,6 +14,8 @@ from yacs.config import CfgNode
 
 from config import cfg
 from config.flatten import flatten_config
+from config.origins import COMMAND_LINE, FILE, note_origin
+from config.paths import expand_path, expand_paths
 from config.validate import check_config
 from utils.errors import ConfigError
 
@@ -25,24 +27,26 @@ def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[Any] = 
     """Copy the shared ``cfg``, then merge a YAML file and the pairs, in order, into the copy.
 
     Values are converted to the type of the default where nothing is lost: an integer to a float, a tuple to a list,
-    32 to text.
+    32 to text. In paths, ``~`` and ``$VARIABLES`` are written out.
 
     Args:
         config_file: a YAML file; "" for none.
         opts: [KEY, VALUE, KEY, VALUE, ...]; values are text as typed on a command line, or Python objects.
 
     Returns:
-        A new, mutable tree, checked by :func:`config.validate.check_config`.
+        A new, mutable tree, checked by :func:`config.validate.check_config`; :mod:`config.origins` tells which keys
+        were set.
 
     Raises:
         ConfigError: a file that is missing or malformed, an unknown key, a key without a value, a value that does not
-            fit its key.
+            fit its key, an environment variable in a path that is not set.
     """
     config = cfg.clone()
     config.defrost()
     if os.fspath(config_file):
-        _merge_yaml(config, Path(config_file))
+        _merge_yaml(config, Path(expand_path(os.fspath(config_file), "--config_file")))
     _merge_pairs(config, opts)
+    expand_paths(config)
     check_config(config)
     return config
 
@@ -53,6 +57,7 @@ def _merge_pairs(config: CfgNode, opts: Sequence[Any]) -> None:
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         _require_leaf(config, str(key), "command line")
         _assign(config, str(key), value, "command line")
+        note_origin(config, str(key), COMMAND_LINE)
 
 
 def missing_value_error(opts: Sequence[Any]) -> ConfigError:
@@ -80,6 +85,7 @@ def _merge_yaml(config: CfgNode, path: Path) -> None:
             except ValueError as error:  # such as a date of 31 February
                 raise ConfigError(f"{key} is {getattr(node, 'value', '')!r} ({where}): {error}.") from None
             _assign(config, key, value, where)
+            note_origin(config, key, FILE)
     except FileNotFoundError:
         raise ConfigError(f"Config file {path} does not exist (looked in {Path.cwd()}).") from None
     except OSError as error:
@@ -97,6 +103,7 @@ def _leaves(
     config: CfgNode, mapping: yaml.MappingNode, loader: yaml.SafeLoader, path: Path, prefix: str = ""
 ) -> Iterator[tuple[str, yaml.Node]]:
     """Yield the dotted names and value nodes of a YAML mapping. An empty section is allowed."""
+    _refuse_repeated(mapping, path, prefix)
     loader.flatten_mapping(mapping)  # resolves "<<: *anchor"
     for key_node, value_node in mapping.value:
         where = f"{path}, line {key_node.start_mark.line + 1}"
@@ -108,6 +115,18 @@ def _leaves(
             yield from _leaves(config, value_node, loader, path, f"{key}.")
         elif value_node.tag != "tag:yaml.org,2002:null":
             raise ConfigError(f"{key} is a section ({where}); expected indented lines of its keys below it.")
+
+
+def _refuse_repeated(mapping: yaml.MappingNode, path: Path, prefix: str) -> None:
+    """YAML would take the last of several values, or of several sections, and drop the others."""
+    lines: dict[str, int] = {}
+    for key_node, _ in mapping.value:
+        name, line = str(key_node.value), key_node.start_mark.line + 1
+        if name in lines and name != "<<":
+            raise ConfigError(
+                f"{prefix}{name} occurs twice ({path}, lines {lines[name]} and {line}); keep one of them."
+            )
+        lines[name] = line
 
 
 def _yaml_value(config: CfgNode, key: str, node: yaml.Node, loader: yaml.SafeLoader) -> Any:

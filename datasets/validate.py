@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from yacs.config import CfgNode
 
 from config.cli import build_parser, clean_exit, parse_args
+from config.origins import naming_the_default_folder
+from config.switches import find_unused
 from datasets import init_dataset
 from utils.devices import count_workers
 from utils.errors import UserError
@@ -85,7 +87,8 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
     from datasets.checking.checks import Finding
 
     try:
-        splits = module.read_splits()
+        with naming_the_default_folder(cfg):
+            splits = module.read_splits()
     except UserError as error:  # the labels cannot be read, so there is nothing else to check
         text = "\n".join([head, "", *_describe([Finding(True, str(error))], None)])
         write_text(folder / "report.txt", text + "\n")
@@ -108,7 +111,7 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
 def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size: int) -> "_Outcome":
     """The tables of the report, and all findings."""
     from datasets.bases import NO_CAMERAS
-    from datasets.checking.checks import check_batches, check_counts, check_files, check_labels
+    from datasets.checking.checks import Finding, check_batches, check_counts, check_files, check_labels
     from datasets.checking.scan import scan_images
     from datasets.counts import statistics_table
 
@@ -118,6 +121,7 @@ def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size:
     trained = [image[1] for image in splits.train]
     findings = check_labels(trained, splits.query, splits.gallery, module.one_numbering)
     findings += check_counts(splits, module.published)
+    findings += [Finding(False, line) for line in find_unused(cfg, among="DATASETS.")]
     batches, more = check_batches(trained, identities, instances, world_size)
     findings += more
     facts = scan_images((image[0] for images in subsets.values() for image in images), workers)

@@ -16,6 +16,9 @@ from callbacks import StopOnSigterm, describe_resume
 from callbacks.stopping import GRACE_SECONDS
 from checkpoints.plain import to_plain
 from config.cli import clean_exit
+from config.origins import naming_the_default_folder
+from config.paths import expand_paths
+from config.switches import Facts, find_unused
 from config.validate import check_config, check_keys
 from datasets import init_dataset
 from datasets.bases import ReidDataModule
@@ -27,6 +30,7 @@ from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase, is_own_model
 from modelling.hyperparameters import construct
+from utils.devices import choose_devices
 from utils.distributed import end_with_first_process, is_first_process
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
@@ -63,6 +67,8 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
     check_config(cfg)
     cfg = cfg.clone()
     cfg.defrost()
+    expand_paths(cfg)
+    _warn(find_unused(cfg, _facts(cfg, method)))
     cfg.LOG_DIR = cfg.OUTPUT_DIR = str(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES))
     if is_first_process():
         require_writable(cfg.LOG_DIR, "OUTPUT_DIR")
@@ -89,11 +95,12 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
     Returns:
         The final metrics of each kind of evaluation, under "instances" and "centroids".
     """
-    check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
     start = find_start(cfg, Path(cfg.LOG_DIR) / logger_save_dir, run, seed)
     cfg = start.settle(cfg)
+    check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
     data = _read_data(cfg, start)
     cfg = _settle_cameras(cfg, data.has_cameras)
+    _warn(start.describe_differences(cfg))
     model = _build_model(cfg, method, start, data, run)
     loggers = build_loggers(cfg, logger_save_dir, start.version)
     trainer = build_trainer(cfg, loggers, start.keep, find_unused=not is_own_model(method))
@@ -118,6 +125,7 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
     if cfg.REPRODUCIBLE:
         seed_everything(cfg.REPRODUCIBLE_SEED)
     cfg = cfg.clone()
+    expand_paths(cfg)
     cfg.OUTPUT_DIR = ""
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS)
     data.setup("test")
@@ -133,13 +141,26 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
 def _read_data(cfg: CfgNode, start: StartPoint) -> ReidDataModule:
     """The data set, after those checks of ``python -m datasets.validate`` that need not read an image."""
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=start.seed)
-    data.setup("fit" if start.trains else "test")
+    with naming_the_default_folder(cfg):
+        data.setup("fit" if start.trains else "test")
     for finding in check_labels(data.train_pids, data.query_list, data.gallery_list, data.one_numbering):
         if finding.is_fatal:
             raise UserError(finding.text)
         log.warning(finding.text)
     start.check_data(data.num_classes)
     return data
+
+
+def _facts(cfg: CfgNode, method: type[ModelBase]) -> Facts:
+    accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
+    processes = (devices if isinstance(devices, int) else len(devices)) * cfg.TRAINER.NUM_NODES
+    return Facts(accelerator, processes, tuple(method.losses_names) if is_own_model(method) else ())
+
+
+def _warn(lines: list[str]) -> None:
+    """Log lines in the first process, whichever program has made the others."""
+    for line in lines if is_first_process() else ():
+        log.warning(line)
 
 
 def _settle_cameras(cfg: CfgNode, has_cameras: bool) -> CfgNode:

@@ -14,12 +14,14 @@ from checkpoints.lightning_1_1 import upgrade_legacy
 from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.run_files import find_newest, has_more_epochs, version_of
 from checkpoints.weights import describe
-from utils.errors import MissingPathError, UserError
+from config.origins import was_set
+from config.paths import AUTO
+from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, differences
+from config.validate import check_config
+from modelling.backbones import REGISTRY as BACKBONES
+from utils.errors import CheckpointError, ConfigError, MissingPathError, UserError
 
 log = logging.getLogger(__name__)
-
-# MODEL.PRETRAIN_PATH "auto" is the newest checkpoint in OUTPUT_DIR; "auto:FILE" is the same, or FILE if there is none.
-AUTO = "auto"
 
 
 class Start(Enum):
@@ -43,6 +45,7 @@ class StartPoint:
         checkpoint: contents of the checkpoint to continue from; None for the other kinds.
         version: the folder version_N that a continued run writes to; None for a new one.
         keep: a checkpoint that the user named, which is never deleted; "" for none.
+        recorded: hyper-parameters of the checkpoint to test or to continue from; empty for the other kinds.
     """
 
     kind: Start
@@ -51,6 +54,7 @@ class StartPoint:
     checkpoint: dict[str, Any] | None = field(default=None, repr=False)
     version: str | None = None
     keep: str = ""
+    recorded: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def trains(self) -> bool:
@@ -68,15 +72,34 @@ class StartPoint:
         return self.path if self.kind in (Start.CONTINUE, Start.FINISHED) else None
 
     def settle(self, cfg: CfgNode) -> CfgNode:
-        """A copy of the configuration with MODEL.PRETRAIN_PATH and MODEL.RESUME_TRAINING set to what the run does."""
-        cfg = cfg.clone()
-        cfg.defrost()
+        """A copy of the configuration with MODEL.PRETRAIN_PATH and MODEL.RESUME_TRAINING set to what the run does.
+
+        Image size, scaling and network come from the checkpoint where nobody set them; but no code outside this project
+        is imported because a file names it.
+
+        Raises:
+            CheckpointError: what the checkpoint records is no valid configuration.
+        """
+        network = self.recorded.get("MODEL", {}).get("NAME", "")
+        cfg = adopt(cfg, self.recorded, may_name_network=not BACKBONES.is_code_elsewhere(network))
         if self.kind is not Start.FRESH:
             cfg.MODEL.PRETRAIN_PATH = self.path
         elif is_auto(cfg.MODEL.PRETRAIN_PATH):
             cfg.MODEL.PRETRAIN_PATH = ""
         cfg.MODEL.RESUME_TRAINING = self.ckpt_path is not None
+        try:
+            check_config(cfg)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path} records a value that cannot work: {error}") from error
         return cfg
+
+    def describe_differences(self, cfg: CfgNode) -> list[str]:
+        """One line for each setting that the checkpoint to test or to continue from has otherwise than the run.
+
+        A test ranks as it is told to: only that it ranks by default as the checkpoint does not is worth a line.
+        """
+        by_default = (key for key in RANKING if not was_set(cfg, key))
+        return differences(cfg, self.recorded, COMPARED if self.trains else (*NETWORK, *SCALING_IN_TESTS, *by_default))
 
     def check_data(self, num_classes: int) -> None:
         """Raise a UserError if the run to continue was trained on a different number of identities."""
@@ -124,7 +147,7 @@ def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:
         if model.RESUME_TRAINING and is_auto(path):
             path = str(_newest_of_this_run(cfg, runs, run, seed) or path)
         path = _named_checkpoint(path, "TEST.ONLY_TEST")
-        return StartPoint(Start.TEST, seed, path, keep=path)
+        return StartPoint(Start.TEST, seed, path, keep=path, recorded=load_ctl_checkpoint(path)["hyper_parameters"])
     if not model.RESUME_TRAINING:
         return _fresh(cfg, model.PRETRAIN_PATH, seed)
     if not is_auto(model.PRETRAIN_PATH):
@@ -177,7 +200,7 @@ def _continue(cfg: CfgNode, path: str, seed: int) -> StartPoint:
     if not cfg.REPRODUCIBLE:  # keep drawing the data as the run did before
         seed = checkpoint["hyper_parameters"].get("data_seed", seed)
     kind = Start.FINISHED if count_epochs(checkpoint) >= cfg.SOLVER.MAX_EPOCHS else Start.CONTINUE
-    return StartPoint(kind, seed, path, checkpoint)
+    return StartPoint(kind, seed, path, checkpoint, recorded=checkpoint["hyper_parameters"])
 
 
 def _continue_named(cfg: CfgNode, path: str, runs: Path, seed: int) -> StartPoint:

@@ -5,12 +5,15 @@ Imports nothing heavy, so that ``--help`` and wrong options are answered at once
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
+from config.origins import was_set
+from config.recorded import NETWORK, SCALING_IN_TESTS, adopt, differences
+from config.switches import find_foreign
 from utils.devices import DEFAULT_WORKERS, choose_devices, count_workers
 from utils.errors import MissingPathError
 
@@ -18,6 +21,13 @@ if TYPE_CHECKING:
     from inference.embedding.embedder import Embedder
 
 logger = logging.getLogger(__name__)
+
+# The keys, or beginnings of keys, that the scripts look at.
+KEYS = (
+    *("MODEL.PRETRAIN_PATH", "MODEL.USE_CENTROIDS", "DATASETS.", "DATALOADER.NUM_WORKERS", "SOLVER.DISTANCE_FUNC"),
+    *("SOLVER.DIST_BACKEND", "TEST.IMS_PER_BATCH", "TRAINER.ACCELERATOR", "TRAINER.PRECISION", "TRAINER.PROGRESS_BAR"),
+    *("GPU_IDS", "OUTPUT_DIR", *NETWORK, *SCALING_IN_TESTS),
+)
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +58,14 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
-def embedder_from_config(cfg: CfgNode) -> "Embedder":
-    """Load MODEL.PRETRAIN_PATH, with the device, the precision and the image size of the configuration.
+def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedder":
+    """Load MODEL.PRETRAIN_PATH, with the device and the precision of the configuration.
+
+    Image size and scaling are those of the checkpoint where nobody set them.
+
+    Args:
+        cfg: the configuration.
+        compared: further keys that the program uses: it says where their default is not the value in the checkpoint.
 
     Raises:
         UserError: the checkpoint or the device does not exist, or inference does not have the precision.
@@ -66,7 +82,14 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
     workers = cfg.DATALOADER.NUM_WORKERS
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
     model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
-    _warn_of_differences(cfg, model.hparams, path)
+    # The weights fit their own network only; image size and scaling can be chosen.
+    keys = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
+    keys += [key for key in compared if not was_set(cfg, key)]
+    for line in [*differences(cfg, model.hparams, keys, from_checkpoint=NETWORK), *find_foreign(cfg, KEYS)]:
+        logger.warning(line)
+    if isinstance(devices, list) and len(devices) > 1:
+        logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)
+    cfg = adopt(cfg, model.hparams)
     return Embedder(
         model,
         device,
@@ -77,13 +100,3 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=threads,
     )
-
-
-def _warn_of_differences(cfg: CfgNode, hparams: CfgNode, path: str) -> None:
-    """Warn where they differ: the network comes from the checkpoint, image size and scaling from the configuration."""
-    if cfg.MODEL.NAME != hparams.MODEL.NAME:
-        logger.warning("MODEL.NAME is %s here, but %s in %s, which is used.", cfg.MODEL.NAME, hparams.MODEL.NAME, path)
-    for key in ("SIZE_TEST", "PIXEL_MEAN", "PIXEL_STD"):
-        here, there = list(cfg.INPUT[key]), list(hparams.INPUT[key])
-        if here != there:
-            logger.warning("INPUT.%s is %s here, which is used, but %s in %s.", key, here, there, path)

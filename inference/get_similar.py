@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     from inference.galleries.gallery import EMBEDDINGS, check_comparable, read_gallery
 
     gallery = read_gallery(args.gallery_data)
-    embedder = embedder_from_config(cfg)
+    embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",))
     check_comparable(gallery, embedder.identity, args.gallery_data)
     queries, paths = embedder.embed_folder(
         cfg.DATASETS.ROOT_DIR, args.images_in_subfolders, print_freq=args.print_freq, progress=cfg.TRAINER.PROGRESS_BAR

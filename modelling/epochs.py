@@ -10,20 +10,50 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn.parallel import DistributedDataParallel
 
 from modelling.lightning_1_1 import HiddenHook
-from solver.optimizers import has_fused_adam
+from solver.optimizers import has_fused_adam, is_center_optimizer
 from solver.schedules import EpochSchedule, set_epoch
 from utils.distributed import broadcast_from_first, running_processes
 from utils.errors import UserError
+
+# What a configuration says of a group of parameters; the rest of an optimiser's state is how the training went.
+SETTINGS = ("lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")
 
 
 class EpochKeeper(Callback):
     """Keeps the epochs of one :class:`~modelling.bases.ModelBase`, which brings it along."""
 
+    def __init__(self) -> None:
+        self._settings: list[list[dict[str, Any]]] = []  # of each optimiser: of each group, as they were built
+
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Compile the backbone if MODEL.COMPILE is True."""
+        """Compile the backbone if MODEL.COMPILE is True; note the settings of the optimisers before they are restored.
+
+        A checkpoint's optimisers bring back the rates and the weight decay of its own configuration.
+        """
         pl_module.compile_backbone()
+        self._settings = [
+            [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups]
+            for optimizer in trainer.optimizers
+        ]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Give the optimisers of a continued run the settings of this configuration; moments and steps stay.
+
+        The rates of a subclass's own schedules are part of how the training went, and are left alone.
+        """
+        schedules = {id(config.scheduler.optimizer): config.scheduler for config in trainer.lr_scheduler_configs}
+        for optimizer, groups in zip(trainer.optimizers, self._settings, strict=True):
+            schedule = schedules.get(id(optimizer))
+            if isinstance(schedule, EpochSchedule):  # the rate itself is set when the epoch starts
+                schedule.base_lrs = [settings["initial_lr"] for settings in groups]
+            elif schedule is not None or not is_center_optimizer(optimizer):
+                continue
+            for group, settings in zip(optimizer.param_groups, groups, strict=True):
+                group |= settings
+        self._drop_fused(trainer, pl_module)
+
+    @staticmethod
+    def _drop_fused(trainer: Trainer, pl_module: Any) -> None:
         """Drop ``fused`` from an optimiser state that comes from another machine, if this one has no fused Adam."""
         for group in trainer.optimizers[0].param_groups:
             if group.get("fused") and not has_fused_adam(pl_module.device):

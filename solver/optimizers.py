@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cache
+from weakref import WeakSet
 
 import torch
 from torch import nn, optim
@@ -9,6 +10,8 @@ from torch import nn, optim
 from utils.errors import UnknownNameError
 
 OPTIMIZERS = ("Adam",)
+# Those of the centres that were built here; their type, which is that of any SGD, does not tell them apart.
+_OF_CENTERS: "WeakSet[optim.Optimizer]" = WeakSet()
 
 
 def adam_and_sgd(
@@ -41,10 +44,14 @@ def adam_and_sgd(
     centers = [parameter for key, parameter in trained if _is_center(key)]
     network = [parameter for key, parameter in trained if not _is_center(key)]
     fused = all(has_fused_adam(device) for device in {parameter.device for parameter in network})
-    return [
-        optim.Adam(network, lr=base_lr, weight_decay=weight_decay, fused=fused or None),
-        optim.SGD(centers, lr=center_lr),
-    ]
+    sgd = optim.SGD(centers, lr=center_lr)
+    _OF_CENTERS.add(sgd)
+    return [optim.Adam(network, lr=base_lr, weight_decay=weight_decay, fused=fused or None), sgd]
+
+
+def is_center_optimizer(optimizer: optim.Optimizer) -> bool:
+    """Whether :func:`adam_and_sgd` made this optimiser for the class centres."""
+    return optimizer in _OF_CENTERS
 
 
 def _is_center(key: str) -> bool:

@@ -226,6 +226,8 @@ def test_wrong_pairs_are_named(opts: list[Any], words: list[str]) -> None:
         ("GPU_IDS: [0\n", ["not valid YAML", "line"]),
         ("GPU_IDS: !!python/object/apply:os.getcwd []\n", ["line 1", "not valid YAML"]),
         ("MODEL: {NAME: x}\n---\nMODEL: {NAME: y}\n", ["line 2", "not valid YAML"]),
+        ("SOLVER:\n  BASE_LR: 1\n  GAMMA: 1\n  BASE_LR: 2\n", ["SOLVER.BASE_LR occurs twice", "lines 2 and 4"]),
+        ("SOLVER:\n  BASE_LR: 1\nSOLVER:\n  GAMMA: 1\n", ["SOLVER occurs twice", "lines 1 and 3"]),
         ("- MODEL\n", ["holds no sections"]),
         ("just words\n", ["holds no sections"]),
         ("SOLVER: {BASE_LR: .inf}\n", ["SOLVER.BASE_LR", "inf", "finite"]),

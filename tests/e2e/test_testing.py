@@ -11,8 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from config.load import load_config
+from config.recorded import NETWORK, SCALING
 from engine.run import run_main
 from inference.embedding.embedder import Embedder
+from tests.small import SMALL
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
 from train_ctl_model import CTLModel
 
@@ -77,6 +80,30 @@ def test_legacy_metrics_in_full(tiny_cfg, recorded_images, legacy_checkpoint, ke
         expected = recorded[name]
         assert_close(metrics[kind]["mAP"], expected["mAP"], "pictures")
         assert_close([metrics[kind][k] for k in TOPK], expected["topk"], "pictures")
+
+
+def test_size_scaling_and_network_that_nobody_set_are_those_of_the_checkpoint(
+    tiny_folders, recorded_images, legacy_checkpoint, caplog
+):
+    recorded = json.loads((GOLDEN / "e2e_s0.json").read_text())["instances"]
+    options = tiny_folders | only_test(legacy_checkpoint, **{"DATASETS.ROOT_DIR": str(recorded_images)})
+    left = {key: value for key, value in SMALL.items() if key not in (*SCALING, *NETWORK)} | options
+
+    def differences(**more):
+        (metrics,) = run_main(
+            load_config("", [part for pair in (left | more).items() for part in pair]), CTLModel, "test"
+        )
+        lines = [record.getMessage() for record in caplog.records if "in the checkpoint" in record.getMessage()]
+        return metrics["instances"], lines
+
+    metrics, lines = differences()
+    assert_close(metrics["mAP"], recorded["mAP"], "pictures")
+    assert_close([metrics[k] for k in TOPK], recorded["topk"], "pictures")
+    assert lines == []
+    assert differences(**{"INPUT.SIZE_TEST": [32, 16], "MODEL.LAST_STRIDE": 2})[1] == [
+        "MODEL.LAST_STRIDE: 1 in the checkpoint, 2 here, which is used.",
+        "INPUT.SIZE_TEST: [64, 32] in the checkpoint, [32, 16] here, which is used.",
+    ]
 
 
 def test_legacy_embeddings(recorded_images, legacy_checkpoint):

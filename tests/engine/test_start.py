@@ -97,3 +97,44 @@ def test_weights_alone_cannot_be_continued(tmp_path):
     atomic_save({key: STATE[key] for key in ("state_dict",)} | {"hyper_parameters": {}}, path)
     with pytest.raises(UserError, match="no optimiser and schedule states"):
         find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", str(path)), tmp_path / "run", 0, 0)
+
+
+def test_a_recorded_value_that_cannot_work_names_the_file(tmp_path):
+    path = save(tmp_path / "run", 0, 1, MODEL={"NAME": "resnet18", "LAST_STRIDE": 3})
+    cfg = options(tmp_path, "MODEL.PRETRAIN_PATH", str(path))
+    with pytest.raises(UserError, match=rf"^{path} records a value that cannot work: MODEL.LAST_STRIDE is 3; allowed"):
+        find_start(cfg, tmp_path / "run", 0, 0).settle(cfg)
+
+
+def test_settings_that_nobody_set_are_the_checkpoints_but_code_elsewhere_is_not_named_by_a_file(tmp_path):
+    stored = {"MODEL": {"NAME": "resnet18", "BACKBONE_EMB_SIZE": 512}, "INPUT": {"SIZE_TEST": [64, 32]}}
+
+    def settled(number, name, *more):
+        path = save(tmp_path / "run", number, 1, **stored | {"MODEL": stored["MODEL"] | {"NAME": name}})
+        cfg = options(tmp_path, "MODEL.PRETRAIN_PATH", str(path), *more)
+        cfg = find_start(cfg, tmp_path / "run", 0, 0).settle(cfg)
+        return cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE, cfg.INPUT.SIZE_TEST
+
+    assert settled(0, "resnet18") == ("resnet18", 512, [64, 32])
+    assert settled(1, "resnet18", "TEST.ONLY_TEST", True) == ("resnet18", 512, [64, 32])
+    assert settled(2, "mine:net") == ("resnet50", 2048, [64, 32])
+    assert settled(3, "mine:net", "MODEL.NAME", "mine:net") == ("mine:net", 512, [64, 32])
+    assert settled(4, "resnet18", "INPUT.SIZE_TEST", [256, 128]) == ("resnet18", 512, [256, 128])
+
+
+def test_a_test_says_what_it_does_otherwise_than_the_checkpoint_without_being_told(tmp_path):
+    stored = {"SOLVER": {"DISTANCE_FUNC": "cosine", "BASE_LR": 1.0}, "TEST": {"FEAT_NORM": False}}
+    path = save(tmp_path / "run", 0, 1, **stored, MODEL={"NAME": "resnet50", "LAST_STRIDE": 2})
+
+    def lines(*more):
+        cfg = options(tmp_path, "TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", str(path), *more)
+        start = find_start(cfg, tmp_path / "run", 0, 0)
+        return start.describe_differences(start.settle(cfg))
+
+    assert lines() == [
+        "SOLVER.DISTANCE_FUNC: 'cosine' in the checkpoint, 'euclidean' here by default, which is used.",
+        "TEST.FEAT_NORM: False in the checkpoint, True here by default, which is used.",
+    ]
+    told = ("SOLVER.DISTANCE_FUNC", "euclidean", "TEST.FEAT_NORM", True)
+    assert lines(*told) == []
+    assert lines(*told, "MODEL.LAST_STRIDE", 1) == ["MODEL.LAST_STRIDE: 2 in the checkpoint, 1 here, which is used."]

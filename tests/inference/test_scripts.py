@@ -18,6 +18,7 @@ from inference.embedding.embedder import Embedder
 from tests.launch import forbid_modules, run_script, start_python
 from tests.support import ROOT, golden
 from utils.distances import get_dist_func, normalize
+from utils.errors import UserError
 
 SIZE = ("INPUT.SIZE_TEST", "[64, 32]", "TRAINER.PROGRESS_BAR", "False", "DATALOADER.NUM_WORKERS", "1")
 TOP = 10
@@ -197,16 +198,53 @@ def test_bad_input(gallery, pictures, legacy_checkpoint, tmp_path, capsys):
 def test_differences_from_the_training_are_said(pictures, legacy_checkpoint, tmp_path, caplog):
     given = [
         *keys(pictures, legacy_checkpoint, tmp_path),
-        "INPUT.SIZE_TEST",
-        "[32, 32]",
-        "TRAINER.PRECISION",
-        "bf16-true",
+        *("INPUT.SIZE_TEST", "[32, 32]", "MODEL.NAME", "resnet50", "MODEL.LAST_STRIDE", "2", "TEST.FEAT_NORM", "True"),
+        *("TRAINER.PRECISION", "bf16-true"),
     ]
     create_embeddings.main(given)
-    assert "INPUT.SIZE_TEST is [32, 32] here, which is used, but [64, 32]" in caplog.text
-    assert f"MODEL.NAME is resnet50 here, but resnet18 in {legacy_checkpoint}, which is used." in caplog.text
+    assert [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()] == [
+        "MODEL.NAME: 'resnet18' in the checkpoint, which is used, 'resnet50' here.",
+        "MODEL.LAST_STRIDE: 1 in the checkpoint, which is used, 2 here.",
+        "INPUT.SIZE_TEST: [64, 32] in the checkpoint, [32, 32] here, which is used.",
+    ]
+    assert "TEST.FEAT_NORM: not used in inference." in caplog.text
     about = json.loads((tmp_path / "gallery.json").read_text())
     assert (about["embedder"]["size"], about["embedder"]["dtype"]) == ([32, 32], "bfloat16")
+
+
+def test_a_search_by_another_distance_than_the_checkpoints_is_said_unless_it_is_asked_for(
+    gallery, pictures, legacy_checkpoint, tmp_path, caplog
+):
+    content = torch.load(legacy_checkpoint, weights_only=False)
+    content["hyper_parameters"]["SOLVER"]["DISTANCE_FUNC"] = "cosine"
+    torch.save(content, tmp_path / "cosine.ckpt")
+    given = ["--gallery_data", str(gallery), *keys(pictures, tmp_path / "cosine.ckpt", tmp_path / "out")]
+    line = "SOLVER.DISTANCE_FUNC: 'cosine' in the checkpoint, 'euclidean' here by default, which is used."
+    get_similar.main(given)
+    assert [record.getMessage() for record in caplog.records].count(line) == 1
+    caplog.clear()
+    get_similar.main([*given, "SOLVER.DISTANCE_FUNC", "euclidean"])
+    assert "in the checkpoint" not in caplog.text
+
+
+def test_devices_that_inference_leaves_idle_are_named(legacy_checkpoint, monkeypatch, caplog):
+    monkeypatch.setattr("inference.command_line.choose_devices", lambda *_: ("gpu", [98, 99]))
+    with pytest.raises(UserError, match="cuda:98"):
+        embedder_from_config(load_config("", ["MODEL.PRETRAIN_PATH", str(legacy_checkpoint)]))
+    assert "GPU_IDS is [98, 99]; inference computes on the first of them only." in caplog.text
+
+
+def test_without_a_config_file_the_script_embeds_as_the_embedder_does(pictures, legacy_checkpoint, tmp_path):
+    """Size, scaling and network come from the checkpoint; paths may hold variables."""
+    environment = {"PLACE": str(tmp_path), "CHECKPOINTS": str(legacy_checkpoint.parent)}
+    given = ("DATASETS.ROOT_DIR", "$PLACE/pictures", "MODEL.PRETRAIN_PATH", "${CHECKPOINTS}/legacy.ckpt")
+    options = ("OUTPUT_DIR", "$PLACE/out", "GPU_IDS", "[]", "TRAINER.PROGRESS_BAR", "False")
+    done = run_script("inference/create_embeddings.py", *given, *options, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, f"{tmp_path}/out: 7 images, 7 images embedded now\n")
+    expected, paths = Embedder.from_checkpoint(legacy_checkpoint, "cpu").embed_folder(pictures)
+    assert np.load(tmp_path / "out" / "paths.npy").tolist() == paths
+    both = (normalize(torch.from_numpy(rows)) for rows in (expected, np.load(tmp_path / "out" / "embeddings.npy")))
+    assert torch.stack(list(both)).prod(0).sum(1).tolist() == pytest.approx([1.0] * 7, abs=1e-6)
 
 
 def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_path):

@@ -298,6 +298,16 @@ def test_all_errors_are_listed_and_files_named(tmp_path, capsys):
     assert sum(f"Image {path} cannot be read" in output for path in train[:7]) == 5
 
 
+def test_keys_of_the_data_that_have_no_effect_and_a_default_folder_are_named(tmp_path, capsys):
+    make(tmp_path)
+    assert run(tmp_path, "DATASETS.CSV_PATH", "a.csv", "TEST.RERANK_K1", "3") == 0
+    shown = capsys.readouterr().out
+    assert "  warning: DATASETS.CSV_PATH a.csv has no effect: DATASETS.NAMES is market1501.\n" in shown
+    assert "RERANK" not in shown
+    assert main(["--out", str(tmp_path / "out")]) == 1
+    assert "It is '/home/data', the default: nothing sets DATASETS.ROOT_DIR." in capsys.readouterr().out
+
+
 def test_labels_that_cannot_be_read_are_an_error_of_the_data_set(tmp_path, capsys):
     make(tmp_path)
     write_image(tmp_path / "market1501" / "query" / "somebody.jpg")

@@ -1,0 +1,84 @@
+"""A configuration beside the one that a checkpoint records: what is taken from there, and what differs."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from yacs.config import CfgNode
+
+from config import DEFAULT_VALUES
+from config.defaults import UNUSED_KEYS
+from config.origins import comparable, was_set
+
+# What the weights were trained for. They fit other values as well, and then give other numbers.
+SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")
+SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
+NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE")
+# What the numbers of a test depend on besides those.
+RANKING = ("SOLVER.DISTANCE_FUNC", "TEST.FEAT_NORM")
+# Keys whose difference from the checkpoint to continue from means nothing, and why.
+NOT_COMPARED = {
+    "MODEL.PRETRAINED": "the weights are those of the checkpoint",
+    "MODEL.PRETRAIN_PATH": "names the checkpoint itself",
+    "MODEL.RESUME_TRAINING": "is what makes the run continue",
+    "TEST.ONLY_TEST": "a run that continues does not only test",
+    "LOG_DIR": "is where this run writes",
+    "OUTPUT_DIR": "is where this run writes",
+    **dict.fromkeys(UNUSED_KEYS, "nothing reads it"),
+}
+COMPARED = tuple(key for key in DEFAULT_VALUES if key not in NOT_COMPARED)
+
+_ABSENT = object()
+
+
+def adopt(config: CfgNode, stored: Mapping[str, Any], may_name_network: bool = True) -> CfgNode:
+    """A copy of a configuration in which the SCALING and NETWORK keys that nobody set come from a checkpoint.
+
+    Args:
+        config: the configuration.
+        stored: hyper-parameters of the checkpoint. Keys that they lack are left as they are.
+        may_name_network: False leaves the network alone unless the configuration names the same one.
+    """
+    config = config.clone()
+    config.defrost()
+    name = _recorded(stored, "MODEL.NAME")
+    named = was_set(config, "MODEL.NAME")
+    is_same = name == config.MODEL.NAME if named else may_name_network
+    for key in (*SCALING, *(NETWORK if is_same else ())):
+        value = _recorded(stored, key)
+        if value is not _ABSENT and not was_set(config, key):
+            section, _, leaf = key.rpartition(".")
+            config[section][leaf] = list(value) if isinstance(value, list | tuple) else value
+    return config
+
+
+def differences(
+    config: CfgNode, stored: Mapping[str, Any], keys: Iterable[str] = COMPARED, from_checkpoint: Iterable[str] = ()
+) -> list[str]:
+    """One line for each key whose value differs from the checkpoint's, which says what is used.
+
+    Args:
+        config: the configuration, after :func:`adopt`.
+        stored: hyper-parameters of the checkpoint. Keys that they lack, as those of older versions do, are left out.
+        keys: which keys to compare.
+        from_checkpoint: those of them for which the checkpoint's value is used; for the others, that of ``config``.
+    """
+    lines = []
+    for key in keys:
+        there, here = comparable(_recorded(stored, key)), comparable(_recorded(config, key))
+        if there is _ABSENT or here is _ABSENT or there == here:
+            continue
+        by_default = "" if was_set(config, key) else " by default"
+        if key in from_checkpoint:
+            lines.append(f"{key}: {there!r} in the checkpoint, which is used, {here!r} here{by_default}.")
+        else:
+            lines.append(f"{key}: {there!r} in the checkpoint, {here!r} here{by_default}, which is used.")
+    return lines
+
+
+def _recorded(stored: Mapping[str, Any], key: str) -> Any:
+    node: Any = stored
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return _ABSENT
+        node = node[part]
+    return node

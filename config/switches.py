@@ -1,0 +1,172 @@
+"""The keys that another key, or the machine, switches off: what somebody set there would be lost without a word."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from yacs.config import CfgNode
+
+from config.defaults import UNUSED_KEYS
+from config.flatten import flatten_config
+from config.origins import strength
+from config.paths import AUTO
+
+# The data sets of this project by the files that they read; others may read any key.
+COCO_SETS = ("df1", "street2shop")
+SETS = (
+    *("market1501", "dukemtmcreid", "occluded_duke", "msmt17_v1", "msmt17_v2", "cuhk03np_labeled", "cuhk03np_detected"),
+    *("veri776", "vehicleid_800", "vehicleid_1600", "vehicleid_2400", *COCO_SETS, "csv", "folder"),
+)
+
+
+class Facts(NamedTuple):
+    """What a run is, besides its configuration; each default stands for "not known"."""
+
+    accelerator: str = ""
+    processes: int = 0
+    losses: tuple[str, ...] = ()
+
+
+UNKNOWN = Facts()
+
+
+class Switch(NamedTuple):
+    """Keys that have no effect under a condition.
+
+    Attributes:
+        keys: the keys.
+        by: the keys that switch them off; the first one and its value are the reason that is given.
+        is_off: the condition.
+        reason: the reason in words, where ``by`` alone does not tell it.
+    """
+
+    keys: tuple[str, ...]
+    by: tuple[str, ...]
+    is_off: Callable[[CfgNode, Facts], bool]
+    reason: str = ""
+
+
+def _reads_none_of(cfg: CfgNode, readers: tuple[str, ...]) -> bool:
+    names = [name.strip() for name in cfg.DATASETS.NAMES.split("+")]
+    return all(name in SETS and name not in readers for name in names)
+
+
+_MACHINE = ("GPU_IDS", "TRAINER.NUM_NODES", "TRAINER.ACCELERATOR", "SOLVER.DIST_BACKEND")
+
+SWITCHES = (
+    Switch(
+        ("MODEL.PRETRAIN_PATH",),
+        ("MODEL.PRETRAINED", "MODEL.RESUME_TRAINING", "TEST.ONLY_TEST"),
+        lambda cfg, _: not (cfg.MODEL.PRETRAINED or cfg.MODEL.RESUME_TRAINING or cfg.TEST.ONLY_TEST),
+        "MODEL.PRETRAINED, MODEL.RESUME_TRAINING and TEST.ONLY_TEST are False",
+    ),
+    Switch(
+        ("MODEL.RESUME_TRAINING",),
+        ("TEST.ONLY_TEST",),
+        lambda cfg, _: (
+            cfg.MODEL.RESUME_TRAINING and cfg.TEST.ONLY_TEST and cfg.MODEL.PRETRAIN_PATH.partition(":")[0] != AUTO
+        ),
+    ),
+    Switch(("DATASETS.CSV_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("csv",))),
+    Switch(("DATASETS.JSON_TRAIN_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, COCO_SETS)),
+    Switch(("DATALOADER.CACHE_DIR",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE != "disk"),
+    Switch(("DATALOADER.CACHE_GB",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE == "none"),
+    Switch(
+        ("SOLVER.MIN_LR",),
+        ("SOLVER.LR_SCHEDULER_NAME",),
+        lambda cfg, _: cfg.SOLVER.LR_SCHEDULER_NAME != "cosine_annealing",
+    ),
+    Switch(
+        ("SOLVER.GAMMA", "SOLVER.LR_STEPS"),
+        ("SOLVER.LR_SCHEDULER_NAME",),
+        lambda cfg, _: cfg.SOLVER.LR_SCHEDULER_NAME != "multistep_lr",
+    ),
+    Switch(("SOLVER.WARMUP_EPOCHS",), ("SOLVER.USE_WARMUP_LR",), lambda cfg, _: not cfg.SOLVER.USE_WARMUP_LR),
+    Switch(("SOLVER.CENTER_LR",), ("SOLVER.CENTER_LOSS_WEIGHT",), lambda cfg, _: cfg.SOLVER.CENTER_LOSS_WEIGHT == 0),
+    Switch(
+        ("SOLVER.CENTROID_CONTRASTIVE_WEIGHT",),
+        (),
+        lambda _, facts: bool(facts.losses) and "centroid_triplet" not in facts.losses,
+        "this model has no triplet loss with centroids; train_ctl_model.py has",
+    ),
+    Switch(
+        ("SOLVER.GATHER_NEGATIVES",),
+        _MACHINE,
+        lambda cfg, facts: cfg.SOLVER.GATHER_NEGATIVES and facts.processes == 1,
+        "the run has one process",
+    ),
+    Switch(
+        ("TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
+        ("TEST.RERANK",),
+        lambda cfg, _: not cfg.TEST.RERANK,
+    ),
+    Switch(
+        ("TEST.VISUALIZE_TOPK", "TEST.VISUALIZE_MAX_NUMBER"),
+        ("TEST.VISUALIZE",),
+        lambda cfg, _: cfg.TEST.VISUALIZE != "yes",
+    ),
+    Switch(
+        ("TRAINER.FAST_MATH",),
+        _MACHINE,
+        lambda cfg, facts: cfg.TRAINER.FAST_MATH and facts.accelerator not in ("", "gpu"),
+        "the run does not compute on CUDA",
+    ),
+    Switch(("USE_MIXED_PRECISION",), ("TRAINER.PRECISION",), lambda cfg, _: cfg.TRAINER.PRECISION != ""),
+    Switch(("LOGGING.MLFLOW_URI",), ("LOGGING.MLFLOW",), lambda cfg, _: not cfg.LOGGING.MLFLOW),
+    Switch(
+        ("GPU_IDS",),
+        ("TRAINER.ACCELERATOR",),
+        lambda cfg, _: (
+            cfg.TRAINER.ACCELERATOR in ("cpu", "mps") and cfg.SOLVER.DIST_BACKEND != "ddp_cpu" and bool(cfg.GPU_IDS)
+        ),
+    ),
+    Switch(("REPRODUCIBLE_SEED",), ("REPRODUCIBLE",), lambda cfg, _: not cfg.REPRODUCIBLE),
+    Switch(("LOG_DIR",), (), lambda *_: True, "a run logs to OUTPUT_DIR"),
+    Switch(UNUSED_KEYS, (), lambda *_: True, "accepted for the sake of older files, read by nothing"),
+)
+
+
+def find_unused(config: CfgNode, facts: Facts = UNKNOWN, among: str = "") -> list[str]:
+    """One line for each switch that makes a wish of the user void.
+
+    A key counts only if it was set more clearly than, or as clearly as, what switches it off: somebody who overrides
+    a file on the command line, with MODEL.PRETRAINED False for instance, need not be told (see
+    :func:`config.origins.strength`).
+
+    Args:
+        config: the configuration, as the user gave it.
+        facts: what is known about the run.
+        among: consider the keys that begin with this text only.
+    """
+    values = flatten_config(config)
+    lines = []
+    for switch in SWITCHES:
+        if not switch.is_off(config, facts):
+            continue
+        threshold = max([1, *(strength(config, key) for key in switch.by)])
+        lost = [key for key in switch.keys if key.startswith(among) and strength(config, key) >= threshold]
+        if lost:
+            reason = switch.reason or f"{switch.by[0]} is {values[switch.by[0]]}"
+            lines.append(f"{_list(lost, values)} no effect: {reason}{_also_missing(lost, values)}.")
+    return lines
+
+
+def find_foreign(config: CfgNode, used: tuple[str, ...]) -> list[str]:
+    """One line that lists the keys on the command line that inference does not look at; none if there are none.
+
+    Args:
+        config: the configuration, as the user gave it.
+        used: the keys, or beginnings of keys, that it looks at.
+    """
+    foreign = [key for key in flatten_config(config) if strength(config, key) == 2 and not key.startswith(used)]
+    return [f"{', '.join(foreign)}: not used in inference."] if foreign else []
+
+
+def _list(keys: list[str], values: dict[str, object]) -> str:
+    return ", ".join(f"{key} {values[key]}" for key in keys) + (" has" if len(keys) == 1 else " have")
+
+
+def _also_missing(keys: list[str], values: dict[str, object]) -> str:
+    path = str(values["MODEL.PRETRAIN_PATH"])
+    is_missing = keys == ["MODEL.PRETRAIN_PATH"] and not Path(path).exists()
+    return "; nor is there such a file" if is_missing else ""
