@@ -1,7 +1,7 @@
 """The arguments of everything that ranks, and the result of an evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class RetrievalSet:
     g_camids: Any
     q_paths: Sequence[str] | None = None
     g_paths: Sequence[str] | None = None
-    names: Names = Names()
+    names: Names = field(default_factory=Names)
 
     def __post_init__(self) -> None:
         query, gallery = as_embeddings("query", self.query), as_embeddings("gallery", self.gallery)
