@@ -40,7 +40,7 @@ class Exclusion:
         itself: bool = False,
         cameras: tuple[Sequence[str], Sequence[str]] | None = None,
     ) -> None:
-        self.counts = {"the query itself": 0, "from the query's own camera": 0}
+        self.counts = {"of the query itself": 0, "from the query's own camera": 0}
         self.unreadable = ""  # a gallery file whose content could not be compared
         self._itself = itself
         self._query_paths, self._gallery_paths = [_absolute(path) for path in query_paths], gallery_paths

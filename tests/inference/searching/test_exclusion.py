@@ -85,7 +85,7 @@ def test_what_is_said(files, embeddings):
     exclusion = Exclusion(*files, itself=True, cameras=(cameras[:NUM_QUERY], cameras))
     found = search(query, gallery, SearchOptions(topk=1), exclusion=exclusion)
     # Both copies of each query, and the 198 others of its camera, which are all nearer than any of the other camera's.
-    assert found.left_out == "results left out: 60 the query itself, 5940 from the query's own camera"
+    assert found.left_out == "results left out: 60 of the query itself, 5940 from the query's own camera"
     one_camera = Exclusion(*files, cameras=(["a"] * NUM_QUERY, ["a"] * NUM_GALLERY))
     found = search(query, gallery, SearchOptions(topk=2), exclusion=one_camera)
     assert found.left_out == (
@@ -151,6 +151,6 @@ def test_files_that_are_gone_are_known_by_path(files, embeddings, tmp_path):
     found = search(query, gallery, SearchOptions(topk=1), exclusion=Exclusion(queries, moved, itself=True))
     assert found.indices[:, 0].tolist() == [number + 30 for number in range(NUM_QUERY)]  # the copies stay
     assert found.left_out == (
-        "results left out: 30 the query itself; copies under other names are not recognised where a file is missing, "
-        f"such as {moved[0]}"
+        "results left out: 30 of the query itself; copies under other names are not recognised where a file is "
+        f"missing, such as {moved[0]}"
     )
