@@ -239,6 +239,8 @@ def _gallery_to_extend(folder: Path, about: dict[str, Any], images: Images) -> G
     if gallery.of_centroids:
         raise UserError(f"{folder} holds centroids of identities; --append needs a gallery of images.")
     found = {**gallery.about.get("embedder", {}), "dimension": gallery.embeddings.shape[1]}
+    if not gallery.about.get("embedder"):
+        logger.warning("Nothing in %s tells which model made its rows: they must be of the model used here.", folder)
     # The dimension first: a difference there tells the user most.
     expected = {"dimension": about["embedder"]["dimension"], **about["embedder"]}
     way_out = "rows of both cannot be compared. Use the same model and options, or another OUTPUT_DIR."

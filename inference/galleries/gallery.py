@@ -225,6 +225,7 @@ class EmbeddingRun:
             stream = path.open("r+b")
             length, entries = _read_journal(stream)
             if not entries or "about" not in entries[0]:
+                logger.warning("%s is damaged: nothing of that unfinished run can be used.", path)
                 stream.close()
                 return None
             stream.truncate(length)

@@ -332,7 +332,7 @@ def test_append_keeps_rows_of_files_that_have_gone(create, files, tmp_path, capl
     assert f"2 images of the gallery are not in {files}; their rows stay" in caplog.text
 
 
-def test_append_to_a_gallery_without_description(create, files, tmp_path):
+def test_append_to_a_gallery_without_description(create, files, tmp_path, caplog):
     """As the original wrote it, here with numbers of another width and order."""
     out = tmp_path / "out"
     create()
@@ -342,6 +342,7 @@ def test_append_to_a_gallery_without_description(create, files, tmp_path):
     (out / "gallery.json").unlink()
     assert create(append=True).embedded == 6
     assert_gallery(out, rows, paths)
+    assert f"Nothing in {out} tells which model made its rows" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -452,9 +453,10 @@ def test_comparable(tmp_path, create, caplog):
         check_comparable(found, FakeEmbedder(dimension=6).identity, "g")
 
 
-def test_a_journal_that_is_none(tmp_path):
+def test_a_journal_that_is_none(tmp_path, caplog):
     (tmp_path / "embeddings.journal").write_text("something else\n")
     assert EmbeddingRun.open(tmp_path) is None
+    assert "embeddings.journal is damaged: nothing of that unfinished run can be used." in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
@@ -603,3 +605,10 @@ def test_a_damaged_description_is_said(create, tmp_path, content):
     (tmp_path / "out/gallery.json").write_bytes(content)
     with pytest.raises(UserError, match=r"gallery.json is damaged .*, so nothing tells which model made the gallery"):
         read_gallery(tmp_path / "out")
+
+
+def test_a_damaged_gallery_is_embedded_again_with_a_word(create, tmp_path, caplog):
+    create()
+    (tmp_path / "out/gallery.json").write_bytes(b"{")
+    assert create(resume=True).embedded == 10
+    assert "All images are embedded again: " in caplog.text
