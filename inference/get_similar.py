@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: the packages are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,12 +19,19 @@ from yacs.config import CfgNode
 from config.cli import build_parser, clean_exit, parse_args
 from inference.command_line import add_input_arguments, embedder_from_config, whole_number
 from inference.searching.search import add_arguments, formats_from_args, options_from_args, search, write_results
+from utils.errors import UserError
 from utils.files import output_folder, require_writable, written_whole
+
+if TYPE_CHECKING:
+    from inference.galleries.gallery import Gallery
+    from inference.searching.exclusion import Exclusion
 
 logger = logging.getLogger(__name__)
 
 EXAMPLES = (
     "--gallery_data gallery DATASETS.ROOT_DIR /data/queries MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR similar",
+    "--gallery_data data --exclude-self --other-cameras --camid-from '_c(\\d+)' DATASETS.ROOT_DIR data "
+    "MODEL.PRETRAIN_PATH m.ckpt",
     "--gallery_data gallery --topk 10 --normalize_features --html DATASETS.ROOT_DIR a.jpg MODEL.PRETRAIN_PATH m.ckpt",
 )
 
@@ -48,6 +55,23 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--topk", type=whole_number(0), default=100, metavar="K", help="results for each query; 0: all"
     )
+    options.add_argument(
+        "--exclude-self",
+        action="store_true",
+        help="leave out the query itself: files of its path or of its content; the next results take their places",
+    )
+    options.add_argument(
+        "--other-cameras",
+        action="store_true",
+        help="leave out results from the query's own camera, which --camid-from finds; the next take their places",
+    )
+    options.add_argument(
+        "--camid-from",
+        metavar="REGEX|TABLE",
+        help="where to find the camera of queries and gallery images: with a regular expression in the path below "
+        "their folder, such as '_c(\\d+)', whose first group is the camera; or in the columns path and camid of a CSV "
+        "or Parquet file, whose relative paths start from its own folder",
+    )
     add_input_arguments(options)
     add_arguments(options)
     return options
@@ -65,6 +89,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     from inference.galleries.gallery import EMBEDDINGS, check_comparable, read_gallery
 
     gallery = read_gallery(args.gallery_data)
+    exclusion = read_exclusion(args, cfg, gallery)
     embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",))
     check_comparable(gallery, embedder.identity, args.gallery_data)
     queries, paths = embedder.embed_folder(
@@ -76,13 +101,44 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         options,
         gallery_file=Path(args.gallery_data) / EMBEDDINGS,
         gallery_paths=gallery.paths,
+        exclusion=exclusion,
     )
-    if found.note:
-        logger.info(found.note)
+    for line in filter(None, (found.note, found.left_out)):
+        logger.info(line)
     save_array(folder / "query_embeddings.npy", queries)
     save_array(folder / "query_paths.npy", paths)
     files = write_results(folder, formats_from_args(args), paths, gallery.paths, found.indices, found.distances)
     logger.info("%d queries against %d: %s", len(paths), len(gallery.paths), ", ".join(map(str, files)))
+
+
+def read_exclusion(args: argparse.Namespace, cfg: CfgNode, gallery: "Gallery") -> "Exclusion | None":
+    """What --exclude-self and --other-cameras leave out of the results; None for nothing.
+
+    Raises:
+        UserError: an option lacks the other that it needs, the gallery holds centroids, or an image has no camera.
+    """
+    if args.other_cameras != (args.camid_from is not None):
+        raise UserError("--other-cameras and --camid-from need each other: the second tells the camera of an image.")
+    if not args.exclude_self and not args.other_cameras:
+        return None
+    if gallery.of_centroids:
+        option = "--exclude-self" if args.exclude_self else "--other-cameras"
+        raise UserError(
+            f"{option} needs a gallery of images, but {args.gallery_data} holds centroids of identities; create it "
+            "with MODEL.USE_CENTROIDS False."
+        )
+    from inference.embedding.images import find_images
+    from inference.galleries.identities import camera_function
+    from inference.searching.exclusion import Exclusion
+
+    queries = find_images(cfg.DATASETS.ROOT_DIR, args.images_in_subfolders)
+    images = [str(path) for path in gallery.paths]
+    cameras = None
+    if args.other_cameras:
+        of_query = camera_function(args.camid_from, cfg.DATASETS.ROOT_DIR)
+        of_image = camera_function(args.camid_from, gallery.about.get("root", ""))
+        cameras = [of_query(path) for path in queries], [of_image(path) for path in images]
+    return Exclusion(queries, images, itself=args.exclude_self, cameras=cameras)
 
 
 def save_array(path: Path, values: Any) -> None:

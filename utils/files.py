@@ -1,8 +1,10 @@
 """Write files so that no reader ever sees a half-written one, and check the folder that a run writes to."""
 
+import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -104,3 +106,25 @@ def require_writable(folder: StrPath, named_by: str) -> Path:
             f"{named_by}: cannot write to {os.fspath(folder)!r} ({reason}); choose a folder that you may write to."
         ) from error
     return Path(folder)
+
+
+def content_digest(path: StrPath) -> bytes:
+    """A digest of a file's bytes; b"" for a file that cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError:
+        return b""
+
+
+def digests_of_equals(paths: Iterable[str]) -> dict[str, bytes]:
+    """The digests of those files that may have equal content; a file whose size no other has is not read.
+
+    Files that cannot be read have none.
+    """
+    by_size: defaultdict[int, list[str]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        with suppress(OSError):  # whoever needs the file itself will say so
+            by_size[Path(path).stat().st_size].append(path)
+    sought = (path for group in by_size.values() if len(group) > 1 for path in group)
+    return {path: digest for path in sought if (digest := content_digest(path))}

@@ -3,7 +3,7 @@
 import csv
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,8 @@ def read_table(path: Path, image_folder: str) -> dict[str, list[Entry]]:
         MissingPathError: the file does not exist.
         UserError: it cannot be read, lacks a column, or has a malformed row; the message names file and row.
     """
-    rows = _read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv(path)
     entries: dict[str, list[Entry]] = {subset: [] for subset in SUBSETS}
-    for place, row in rows:
+    for place, row in read_rows(path):
         image, pid, subset, camera = (row.get(column, "").strip() for column in (*COLUMNS, OPTIONAL_COLUMN))
         for column, value in zip(COLUMNS, (image, pid, subset), strict=True):
             if not value:
@@ -44,12 +43,23 @@ def read_table(path: Path, image_folder: str) -> dict[str, list[Entry]]:
     return entries
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def read_rows(path: Path, required: Sequence[str] = COLUMNS) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a table and where they stand ("line 2"), as text by column.
+
+    Raises:
+        MissingPathError: the file does not exist.
+        UserError: it cannot be read, lacks a required column, or has one of ours twice; the message names the file.
+    """
+    read = _read_parquet if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv
+    yield from read(path, required)
+
+
+def _read_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, header)
+            _check_columns(path, header, required)
             for cells in reader:
                 if not cells:  # a blank line
                     continue
@@ -65,7 +75,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise UserError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     if not path.is_file():
         raise _missing(path)
     pyarrow = require("pyarrow", "parquet", f"{path} is a Parquet file: reading it")
@@ -73,8 +83,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         with parquet.ParquetFile(path) as file:
             header = file.schema_arrow.names
-            _check_columns(path, header)
-            wanted = [column for column in (*COLUMNS, OPTIONAL_COLUMN) if column in header]
+            _check_columns(path, header, required)
+            wanted = [column for column in dict.fromkeys((*required, OPTIONAL_COLUMN)) if column in header]
             number = 0
             for batch in file.iter_batches(columns=wanted):
                 for row in batch.to_pylist():
@@ -91,12 +101,13 @@ def _to_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _check_columns(path: Path, header: list[str]) -> None:
-    missing = [column for column in COLUMNS if column not in header]
+def _check_columns(path: Path, header: list[str], required: Sequence[str]) -> None:
+    missing = [column for column in required if column not in header]
     if missing:
+        optional = "" if OPTIONAL_COLUMN in required else f" and optionally {OPTIONAL_COLUMN}"
         raise UserError(
             f"{path} has no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}, expected "
-            f"{', '.join(COLUMNS)} and optionally {OPTIONAL_COLUMN}."
+            f"{', '.join(required)}{optional}."
         )
     twice = next((name for name in (*COLUMNS, OPTIONAL_COLUMN) if header.count(name) > 1), None)
     if twice:
@@ -104,7 +115,7 @@ def _check_columns(path: Path, header: list[str]) -> None:
 
 
 def _missing(path: Path) -> MissingPathError:
-    return MissingPathError(f"{path} does not exist; DATASETS.CSV_PATH must name a CSV or Parquet file.")
+    return MissingPathError(f"{path} does not exist; expected a CSV or Parquet file (DATASETS.CSV_PATH).")
 
 
 class OwnTable(ReidDataModule):

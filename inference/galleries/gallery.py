@@ -1,5 +1,7 @@
 """Galleries on disk: embeddings.npy [N, D] float32, paths.npy [N] text, gallery.json, and the runs that make them.
 
+Where the identities and cameras of the images are known: pids.npy and camids.npy [N], int64 or text, in the same order.
+
 During a run, ``embeddings.npy.partial`` holds its rows and ``embeddings.journal`` a line for each finished batch. The
 line is written after the rows, and rows count only once their line is there; so a run that was killed continues with
 the first batch that has no line. At the end the files are renamed, ``paths.npy`` last: a folder with ``paths.npy``
@@ -22,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference.galleries.identities import pid_function
+from inference.galleries.labels import Label
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 from utils.files import replacing
@@ -31,6 +34,7 @@ logger = logging.getLogger(__name__)
 StrPath = str | os.PathLike[str]
 
 EMBEDDINGS, PATHS, ABOUT, SKIPPED = "embeddings.npy", "paths.npy", "gallery.json", "skipped.txt"
+PIDS, CAMIDS = "pids.npy", "camids.npy"
 PARTIAL, JOURNAL = "embeddings.npy.partial", "embeddings.journal"
 
 _HEADER_BYTES = 128  # in the .npy files written here: enough for any shape
@@ -47,6 +51,7 @@ class Gallery:
     embeddings: NDArray[np.float32]  # [N, D], a memory-mapped file
     paths: Sequence[str]  # [N] image files, or names of identities; a memory-mapped array
     about: dict[str, Any]  # see EmbeddingRun.about; {} for a gallery without gallery.json
+    labels: Sequence[Label] = ()  # [N], or none where they are not known
 
     @property
     def of_centroids(self) -> bool:
@@ -81,7 +86,21 @@ def read_gallery(folder: StrPath) -> Gallery:
             f"{folder / EMBEDDINGS} has {len(embeddings)} rows but {folder / PATHS} has {len(paths)}: they do not "
             "belong together; create the gallery again."
         )
-    return Gallery(embeddings, paths, _read_about(folder))
+    return Gallery(embeddings, paths, _read_about(folder), _read_labels(folder, len(paths)))
+
+
+def _read_labels(folder: Path, count: int) -> list[Label]:
+    if not (folder / PIDS).exists():
+        return []
+    columns = [_open_array(folder / name) if (folder / name).exists() else None for name in (PIDS, CAMIDS)]
+    for name, column in zip((PIDS, CAMIDS), columns, strict=True):
+        if column is not None and (column.shape != (count,) or column.dtype.kind not in "iU"):
+            raise UserError(
+                f"{folder / name} has the shape {list(column.shape)} of {column.dtype}; expected whole numbers or text "
+                f"[{count}], as many as {PATHS}: create the gallery again."
+            )
+    pids, camids = ([None] * count if column is None else column.tolist() for column in columns)
+    return list(zip(pids, camids, strict=True))
 
 
 def _open_array(path: Path) -> Any:
@@ -92,11 +111,19 @@ def _open_array(path: Path) -> Any:
 
 
 def _read_about(folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = folder / ABOUT
+    if not path.exists():  # a gallery of the original
         return {}
-    return about if isinstance(about, dict) else {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        about = error
+    if not isinstance(about, dict) or not isinstance(about.get("embedder", {}), dict):
+        raise UserError(
+            f"{path} is damaged ({about if isinstance(about, Exception) else 'not an object'}), so nothing tells which "
+            "model made the gallery: create it again, or remove the file to search without that check."
+        )
+    return about
 
 
 def check_same_embedder(expected: dict[str, Any], found: dict[str, Any], what: str, way_out: str) -> None:
@@ -126,6 +153,10 @@ def check_comparable(gallery: Gallery, embedder: dict[str, Any], folder: StrPath
             "both with the same model."
         )
     found = gallery.about.get("embedder", {})
+    if not found:
+        logger.info(
+            "%s does not say which model made the gallery; it must be that of the queries.", Path(folder) / ABOUT
+        )
     differing = [key for key, value in embedder.items() if key in found and found[key] != value]
     if differing:
         logger.warning(
@@ -143,14 +174,16 @@ class EmbeddingRun:
 
     Args:
         folder: where the gallery will be.
-        about: ``embedder`` (``Embedder.identity``), ``root`` (the folder of the images), ``in_subfolders``, and
-            ``pid_from`` (None for a gallery of images, else how to read identities from paths, see ``pid_function``).
+        about: ``embedder`` (``Embedder.identity``), ``root`` (the folder of the images), ``in_subfolders``, ``source``
+            (the subset of a data set, whose rows have labels; None for a folder), and ``pid_from`` (None for a gallery
+            of images, else how to read identities from paths, see ``pid_function``).
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder = folder
         self.about = about
         self.done: list[str] = []
+        self.labels: list[Label] = []  # one for each done, or none
         self.skipped: list[str] = []
         self.complete = False
         self._rows: BinaryIO | None = None
@@ -174,8 +207,8 @@ class EmbeddingRun:
             if base is not None:
                 for part in _chunks(base.embeddings):
                     run._rows.write(_row_bytes(part))
-                run.done = [str(path) for path in base.paths]
-                lines.append(_line({"done": run.done, "skipped": []}))
+                run.done, run.labels = [str(path) for path in base.paths], list(base.labels)
+                lines.append(_line({"done": run.done, "labels": run.labels, "skipped": []}))
             _sync(run._rows)
             # Written together with its first lines: a journal exists only once the rows of the base are there.
             _replace(folder / JOURNAL, lines)
@@ -192,6 +225,7 @@ class EmbeddingRun:
             stream = path.open("r+b")
             length, entries = _read_journal(stream)
             if not entries or "about" not in entries[0]:
+                logger.warning("%s is damaged: nothing of that unfinished run can be used.", path)
                 stream.close()
                 return None
             stream.truncate(length)
@@ -200,6 +234,7 @@ class EmbeddingRun:
         run._journal = stream
         for entry in entries[1:]:
             run.done += entry.get("done", ())
+            run.labels += map(tuple, entry.get("labels", ()))
             run.skipped += entry.get("skipped", ())
             if entry.get("complete"):
                 run.complete = True
@@ -221,15 +256,22 @@ class EmbeddingRun:
             self._rows.truncate(length)
             self._rows.seek(length)
 
-    def add(self, embeddings: NDArray[np.float32], done: Sequence[str], skipped: Sequence[str]) -> None:
+    def add(
+        self,
+        embeddings: NDArray[np.float32],
+        done: Sequence[str],
+        skipped: Sequence[str],
+        labels: Sequence[Label] = (),
+    ) -> None:
         """Write a batch; once this returns, killing the process no longer loses it."""
         assert self._rows is not None and self._journal is not None
         with _writing(self.folder):
             self._rows.write(_row_bytes(embeddings))
             _sync(self._rows)
-            self._journal.write(_line({"done": list(done), "skipped": list(skipped)}))
+            self._journal.write(_line({"done": list(done), "labels": list(labels), "skipped": list(skipped)}))
             self._journal.flush()
         self.done += done
+        self.labels += labels
         self.skipped += skipped
 
     def finish(self, files: Iterable[str] | None = None) -> int:
@@ -255,6 +297,7 @@ class EmbeddingRun:
                 names = self._write_centroids()
             elif partial.exists():
                 partial.replace(self.folder / EMBEDDINGS)
+            self._write_labels()
             if self.skipped:
                 skipped = (path.encode("utf-8", "surrogateescape") + b"\n" for path in self.skipped)
                 _replace(self.folder / SKIPPED, skipped)
@@ -290,6 +333,16 @@ class EmbeddingRun:
         header = npy_header("<f4", tuple(centroids.shape))
         _replace(self.folder / EMBEDDINGS, [header, _row_bytes(centroids.numpy())])
         return names
+
+    def _write_labels(self) -> None:
+        for column, name in enumerate((PIDS, CAMIDS)):
+            values: list[Any] = [label[column] for label in self.labels if label[column] is not None]
+            if not values:  # those of an earlier gallery would be of other rows
+                (self.folder / name).unlink(missing_ok=True)
+            elif isinstance(values[0], int):
+                _replace(self.folder / name, [npy_header("<i8", (len(values),)), np.array(values, "<i8").tobytes()])
+            else:
+                _replace(self.folder / name, _text_array(values))
 
     def discard(self) -> None:
         """Remove the unfinished run from disk."""

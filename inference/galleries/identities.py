@@ -1,4 +1,4 @@
-"""Read the identity of an image from its path, and average the images of each identity."""
+"""Read the identity or the camera of an image from its path, and average the images of each identity."""
 
 import os
 import re
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datasets.readers.table import PARQUET_SUFFIXES, read_rows
 from utils.centroids import identity_centroids
 from utils.errors import UserError
 
@@ -49,21 +50,52 @@ def pid_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
         return parent_name
     if kind == "filename":
         return name_before_underscore
+    return _by_expression(kind, root, "--pid-from", "identity", "parent, filename or an expression")
+
+
+def camera_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
+    """A function that finds the camera of an image by its path.
+
+    Args:
+        kind: a table (.csv, .parquet or .pq) with the columns path and camid, whose relative paths start from its own
+            folder; or a regular expression, as for :func:`pid_function`.
+        root: as there.
+
+    Raises:
+        UserError: ``kind`` is neither, or the table cannot be read; from the returned function: an image has no camera.
+    """
+    if not kind.lower().endswith((".csv", *PARQUET_SUFFIXES)):
+        return _by_expression(kind, root, "--camid-from", "camera", "an expression, or a table ending in .csv")
+    folder = Path(kind).parent
+    camera_of = {
+        os.path.abspath(folder / row["path"].strip()): row["camid"].strip()  # noqa: PTH100 - without following links
+        for _, row in read_rows(Path(kind), ("path", "camid"))
+    }
+
+    def by_table(path: str) -> str:
+        camera = camera_of.get(os.path.abspath(path))  # noqa: PTH100
+        if not camera:
+            raise UserError(f"{path} has no camera in {kind}, in which relative paths start from {str(folder)!r}.")
+        return camera
+
+    return by_table
+
+
+def _by_expression(kind: str, root: str | os.PathLike[str], option: str, what: str, expected: str) -> PidFunc:
     try:
         pattern = re.compile(kind)
     except re.error as error:
-        raise UserError(
-            f"--pid-from {kind!r} is not a regular expression ({error}); expected parent, filename or an expression."
-        ) from error
+        raise UserError(f"{option} {kind!r} is not a regular expression ({error}); expected {expected}.") from error
     folder = os.fspath(root)
+    is_below = bool(folder) and Path(folder).is_dir()
 
     def by_expression(path: str) -> str:
-        below = os.path.relpath(path, folder) if folder and Path(folder).is_dir() else path
+        below = os.path.relpath(path, folder) if is_below else path
         match = pattern.search(Path(below).as_posix())
-        pid = match[1 if pattern.groups else 0] if match else None
-        if not pid:
-            raise UserError(f"{path}: --pid-from {kind!r} finds no identity in {below!r}.")
-        return pid
+        name = match[1 if pattern.groups else 0] if match else None
+        if not name:
+            raise UserError(f"{path}: {option} {kind!r} finds no {what} in {below!r}.")
+        return name
 
     return by_expression
 

@@ -71,39 +71,46 @@ def _block(name: str, rows: Any, positions: Sequence[int], unit: bool) -> NDArra
     return (normalize(block) if unit else block).numpy()
 
 
-def search_index(
-    kind: str, effort: int | None, query: Any, gallery: Any, gallery_file: AnyPath | None, count: int, unit: bool
-) -> Found:
-    """Search the saved index of a gallery; builds and saves it first if there is none.
+class GalleryIndex:
+    """The saved index of a gallery; builds and saves it first if there is none.
 
     Args:
         kind: "flat" (exact), "ivf" (inverted lists) or "hnsw" (a graph).
-        effort: IVF lists or HNSW candidates to look at; None for a sixteenth of the lists, or twice ``count``.
-        query: [Q, D].
+        effort: IVF lists or HNSW candidates to look at; None for a sixteenth of the lists, or twice the results.
         gallery: [N, D].
         gallery_file: its .npy file; None saves no index.
-        count: results for each query.
         unit: scale embeddings to unit length.
-
-    Returns:
-        ``indices`` [Q, count], padded with -1 where the index finds fewer, and squared Euclidean distances, padded with
-        infinity.
 
     Raises:
         UserError: faiss is missing, or embeddings are not finite.
     """
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports which instruction sets it tries
-    faiss = require("faiss", "search", f"--index faiss:{kind}")
-    index = open_index(faiss, kind, gallery, gallery_file, unit)
-    if kind == "ivf":
-        index.nprobe = min(effort or max(8, index.nlist // 16), index.nlist)
-    elif kind == "hnsw":
-        index.hnsw.efSearch = min(max(effort or 2 * count, count), len(gallery))
-    found = [index.search(block, count) for block in embedding_blocks("query", query, unit)]
-    distances = np.concatenate([block for block, _ in found])
-    indices = np.concatenate([block for _, block in found])
-    distances[indices < 0] = np.inf
-    return indices, distances
+
+    def __init__(self, kind: str, effort: int | None, gallery: Any, gallery_file: AnyPath | None, unit: bool) -> None:
+        logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports which instruction sets it tries
+        faiss = require("faiss", "search", f"--index faiss:{kind}")
+        self._kind, self._effort, self._unit = kind, effort, unit
+        self._index = open_index(faiss, kind, gallery, gallery_file, unit)
+
+    def search(self, query: Any, count: int) -> Found:
+        """The nearest items of queries [Q, D].
+
+        Returns:
+            ``indices`` [Q, count], padded with -1 where the index finds fewer, and squared Euclidean distances, padded
+            with infinity.
+
+        Raises:
+            UserError: embeddings are not finite.
+        """
+        index, effort = self._index, self._effort
+        if self._kind == "ivf":
+            index.nprobe = min(effort or max(8, index.nlist // 16), index.nlist)
+        elif self._kind == "hnsw":
+            index.hnsw.efSearch = min(max(effort or 2 * count, count), index.ntotal)
+        found = [index.search(block, count) for block in embedding_blocks("query", query, self._unit)]
+        distances = np.concatenate([block for block, _ in found])
+        indices = np.concatenate([block for _, block in found])
+        distances[indices < 0] = np.inf
+        return indices, distances
 
 
 def index_paths(gallery_file: AnyPath, kind: str, unit: bool) -> tuple[Path, Path]:

@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from inference.searching.exact import Found
+    from inference.searching.exclusion import Exclusion, Finder
 
 __all__ = [
     "SearchOptions",
@@ -73,6 +75,7 @@ class SearchResult:
     distances: "NDArray[np.float32]"  # [Q, K]; infinity where the index is -1
     recall: float | None = None  # share of the exact answer that was found; None after an exact search
     note: str = ""  # a line that tells the user how good the search was, or nothing
+    left_out: str = ""  # a line that says how many results an exclusion left out, or nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -278,6 +281,7 @@ def search(
     *,
     gallery_file: str | os.PathLike[str] | None = None,
     gallery_paths: Sequence[str] = (),
+    exclusion: "Exclusion | None" = None,
 ) -> SearchResult:
     """The nearest gallery items of each query, through the index or store that the options name.
 
@@ -286,6 +290,7 @@ def search(
         options: None searches exactly for the 100 nearest.
         gallery_file: the .npy file of the gallery, beside which an index is saved; None saves no index.
         gallery_paths: N names, which a store keeps beside the embeddings.
+        exclusion: what must not be among the results, whose places the next ones take; None leaves out nothing.
 
     Raises:
         UserError: as for :func:`search_gallery`; or a package is missing, the store cannot be reached, its collection
@@ -293,64 +298,108 @@ def search(
     """
     options = options or SearchOptions()
     if options.index == "exact" and not options.store:
-        return SearchResult(*_search_exactly(query, gallery, options))
-    import numpy as np
-
+        found, distances = _search_exactly(query, gallery, options, exclusion)
+        return SearchResult(found, distances, left_out=exclusion.describe(found) if exclusion else "")
     from inference.searching.exact import prepare
     from utils.distances import get_dist_func
 
     get_dist_func(options.metric)  # raises for an unknown name
     query, gallery = prepare(query, gallery)
     count = _count(options.topk, len(gallery))
+    left_out = ""
+    with _opened(gallery, options, count, gallery_file, gallery_paths) as (find, most):
+        if exclusion is None:
+            found, distances = find(query, count)
+        else:
+            found, distances = exclusion.nearest(find, query, count, len(gallery), most, options.max_distance)
+            left_out = exclusion.describe(found)
+    share, queries = _recall(found, distances, query, gallery, options, exclusion)
+    note = f"{options.store or options.index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
+    return SearchResult(*_cut(found, distances, options.max_distance), share, note, left_out)
+
+
+@contextmanager
+def _opened(
+    gallery: Any,
+    options: SearchOptions,
+    count: int,
+    gallery_file: str | os.PathLike[str] | None,
+    gallery_paths: Sequence[str],
+) -> "Iterator[tuple[Finder, int]]":
+    """The search of the index or store that the options name, and the most results that it returns for a query."""
     # Index and store measure the squared Euclidean distance, which between unit vectors is twice the cosine distance.
     unit = options.normalize or options.metric == "cosine"
+
+    def ordered(found: Any, distances: Any) -> "Found":
+        import numpy as np
+
+        order = np.lexsort((found, distances), axis=1)  # equal distances in the order of the gallery
+        found, distances = np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
+        return found, distances / 2 if options.metric == "cosine" else distances
+
     if options.store:
-        from inference.searching.stores import search_store
+        from inference.searching.stores import MOST_RESULTS, open_store
 
-        found, distances = search_store(*parse_store(options.store), query, gallery, gallery_paths, count, unit)
-    else:
-        from inference.searching.indexes import search_index
+        if count > MOST_RESULTS:
+            raise UserError(f"Milvus returns at most {MOST_RESULTS} results for a query, not {count}: reduce --topk.")
+        with open_store(*parse_store(options.store), gallery, gallery_paths, unit) as store:
+            yield lambda query, count: ordered(*store.search(query, count, unit)), MOST_RESULTS
+        return
+    from inference.searching.indexes import GalleryIndex
 
-        kind, effort = parse_index(options.index)
-        if options.topk == 0 and kind != "flat":
-            raise UserError(
-                f"{options.index} finds only near items; topk 0 (all of them) needs the index exact or faiss:flat."
-            )
-        found, distances = search_index(kind, effort, query, gallery, gallery_file, count, unit)
-    order = np.lexsort((found, distances), axis=1)  # equal distances in the order of the gallery
-    found, distances = np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
-    if options.metric == "cosine":
-        distances /= 2
-    share, queries = _recall(found, distances, query, gallery, options)
-    note = f"{options.store or options.index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
-    return SearchResult(*_cut(found, distances, options.max_distance), share, note)
+    kind, effort = parse_index(options.index)
+    if options.topk == 0 and kind != "flat":
+        raise UserError(
+            f"{options.index} finds only near items; topk 0 (all of them) needs the index exact or faiss:flat."
+        )
+    index = GalleryIndex(kind, effort, gallery, gallery_file, unit)
+    yield lambda query, count: ordered(*index.search(query, count)), len(gallery)
 
 
-def _search_exactly(query: Any, gallery: Any, options: SearchOptions) -> "Found":
-    return search_gallery(
-        query,
-        gallery,
-        metric=options.metric,
-        topk=options.topk,
-        normalize=options.normalize,
-        max_distance=options.max_distance,
-    )
+def _search_exactly(
+    query: Any, gallery: Any, options: SearchOptions, exclusion: "Exclusion | None" = None, step: int = 1
+) -> "Found":
+    """Search exactly for every ``step``-th query; query and gallery may be what :func:`search_gallery` takes."""
+
+    def find(part: Any, count: int) -> "Found":
+        return search_gallery(
+            part,
+            gallery,
+            metric=options.metric,
+            topk=count,
+            normalize=options.normalize,
+            max_distance=options.max_distance,
+        )
+
+    if exclusion is None:
+        return find(query[::step], options.topk)
+    from inference.searching.exact import prepare
+
+    query, gallery = prepare(query, gallery)
+    if options.topk == 0:
+        return exclusion.among(*find(query[::step], 0), step)
+    count = _count(options.topk, len(gallery))
+    return exclusion.nearest(find, query, count, len(gallery), step=step)
 
 
-def _recall(found: Any, distances: Any, query: Any, gallery: Any, options: SearchOptions) -> tuple[float, int]:
+def _recall(
+    found: Any, distances: Any, query: Any, gallery: Any, options: SearchOptions, exclusion: "Exclusion | None"
+) -> tuple[float, int]:
     """The share of results that are among the exact ones or as near, and the number of queries that it covers."""
     import numpy as np
 
     step = -(-len(query) // RECALL_QUERIES)
-    exact, limits = _search_exactly(query[::step], gallery, replace(options, max_distance=None))
-    listed = np.stack([np.isin(row, right) for row, right in zip(found[::step], exact, strict=True)])
+    exact, limits = _search_exactly(query, gallery, replace(options, max_distance=None), exclusion, step)
+    found, distances = found[::step], distances[::step]
+    listed = np.stack([np.isin(row, right) for row, right in zip(found, exact, strict=True)])
     # It does not matter which of several items at the last distance is found. Two computations of that distance differ
     # by the rounding of the squared lengths, and no item is longer than the query and the distance together.
-    limit = limits[:, -1:]
+    limit = np.where(exact < 0, -np.inf, limits).max(1, keepdims=True)  # of the last one: there may be fewer
     if options.normalize or options.metric == "cosine":
         squares: Any = 2.0
     else:
         lengths = query[::step].float().norm(dim=1, keepdim=True).cpu().numpy()
-        squares = lengths**2 + (lengths + np.sqrt(limit)) ** 2
+        squares = lengths**2 + (lengths + np.sqrt(limit.clip(min=0))) ** 2
     limit = limit + _ROUNDINGS * np.finfo(np.float32).eps * squares
-    return float((listed | (distances[::step] <= limit)).mean()), len(exact)
+    hits = (found >= 0) & (listed | (distances <= limit))
+    return float(hits.sum() / max((exact >= 0).sum(), 1)), len(exact)

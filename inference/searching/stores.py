@@ -24,41 +24,33 @@ from utils.optional import require
 
 logger = logging.getLogger(__name__)
 
-_MOST_RESULTS = 16384  # that Milvus returns for a query
+MOST_RESULTS = 16384  # that Milvus returns for a query
 _LONGEST_PATH = 65535  # bytes that Milvus stores
 INSERT_BYTES = 4 << 20  # far below the 64 MiB that a server accepts in a message, with room for paths
 _QUERY_ROWS = 64
 _ALL_LISTS = 65536  # the most that Milvus allows
 
 
-def search_store(
-    uri: str, name: str, query: Any, gallery: Any, gallery_paths: Sequence[str], count: int, unit: bool
-) -> Found:
-    """Search a gallery in Milvus; writes it there first if there is none under this name, or a different one.
+@contextmanager
+def open_store(uri: str, name: str, gallery: Any, gallery_paths: Sequence[str], unit: bool) -> "Iterator[MilvusStore]":
+    """A gallery in Milvus, to be searched; written there first if there is none under this name, or a different one.
 
     Args:
         uri: a file ending in .db, or the address of a server.
         name: of the gallery in the store.
-        query: [Q, D].
         gallery: [N, D].
         gallery_paths: N names.
-        count: results for each query.
         unit: scale embeddings to unit length.
 
-    Returns:
-        ``indices`` [Q, count] and squared Euclidean distances, padded with -1 and infinity.
-
     Raises:
-        UserError: a package is missing, the store cannot be reached, count is beyond its limit, the numbers of paths
-            and embeddings differ, or another program made a collection of this name.
+        UserError: a package is missing, the store cannot be reached, the numbers of paths and embeddings differ, or
+            another program made a collection of this name.
     """
-    if count > _MOST_RESULTS:
-        raise UserError(f"Milvus returns at most {_MOST_RESULTS} results for a query, not {count}: reduce --topk.")
     if len(gallery_paths) != len(gallery):
         raise UserError(f"the gallery has {len(gallery)} embeddings but {len(gallery_paths)} paths.")
     with closing(MilvusStore(uri, f"{name}_unit" if unit else name)) as store:
         store.keep(gallery, gallery_paths, unit)
-        return store.search(query, count, unit)
+        yield store
 
 
 class MilvusStore:

@@ -52,16 +52,23 @@ def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> f
         document = json.loads(Path(file).read_text(encoding="utf-8"))
         settings = document["settings"]
         table = {float(row["far_level"]): row["threshold"] for row in document["verification"]}
-        found = {"metric": settings["metric"], "normalize": settings["normalize"]}
+        found = {"metric": settings["metric"], "normalize": bool(settings["normalize"])}
         other_ranking = settings["rerank"] or settings["query_expansion"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} has no table of thresholds; python -m evaluation --roc --output writes it.") from error
-    wanted = {"metric": metric, "normalize": normalize}
-    if found != wanted or other_ranking:
-        more = " after re-ranking or query expansion" if other_ranking else ""
+    differing = []
+    if found["metric"] != metric:
+        differing.append(f"{found['metric']} distances, but this search uses {metric} ones (SOLVER.DISTANCE_FUNC)")
+    if found["normalize"] != normalize:
+        states = {True: "embeddings of unit length (--normalize)", False: "embeddings as they are"}
+        here = "has" if normalize else "lacks"
+        differing.append(f"{states[found['normalize']]}, but this search {here} --normalize_features")
+    if other_ranking:
+        differing.append("distances after re-ranking or query expansion, but this search does neither")
+    if differing:
         raise UserError(
-            f"the thresholds in {file} were made with {found}{more}, but this search uses {wanted}; make the table "
-            "with the settings of the search."
+            f"the thresholds in {file} are of {'; and of '.join(differing)}. Make the table with the settings of the "
+            "search."
         )
     try:
         threshold = table[float(rate)]

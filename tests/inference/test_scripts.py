@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from config.load import load_config
+from datasets.bases import ReidDataModule, Splits
 from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
 from inference.command_line import embedder_from_config
@@ -19,6 +23,7 @@ from tests.launch import forbid_modules, run_script, start_python
 from tests.support import ROOT, golden
 from utils.distances import get_dist_func, normalize
 from utils.errors import UserError
+from utils.labels import Names
 
 SIZE = ("INPUT.SIZE_TEST", "[64, 32]", "TRAINER.PROGRESS_BAR", "False", "DATALOADER.NUM_WORKERS", "1")
 TOP = 10
@@ -131,7 +136,10 @@ def test_max_far(gallery, recorded_images, legacy_checkpoint, tmp_path, capsys):
     most = 0.01 * (pids[:, None] != pids).sum()
     assert 0.9 * most < wrong <= 1.001 * most  # the queries were embedded anew
     script_error(get_similar.main, "--gallery_data", gallery, *far, *given)
-    assert "'normalize': False" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"error: the thresholds in {tmp_path / 'metrics.json'} are of embeddings of unit length (--normalize), but "
+        "this search lacks --normalize_features. Make the table with the settings of the search.\n"
+    )
 
 
 def test_subfolders(pictures, embedder, legacy_checkpoint, tmp_path):
@@ -293,3 +301,172 @@ def test_number_of_decoding_threads(legacy_checkpoint, monkeypatch, wanted, thre
     opts = ["MODEL.PRETRAIN_PATH", str(legacy_checkpoint), "GPU_IDS", [], "DATALOADER.NUM_WORKERS", wanted]
     embedder = embedder_from_config(load_config("", opts))
     assert embedder.num_workers == (1 if threads == "automatic" else threads)
+
+
+def load(folder, *names):
+    return [np.load(folder / f"{name}.npy") for name in names]
+
+
+@pytest.mark.parametrize("subset", ["query", "gallery"])
+def test_images_of_a_known_set(gallery, recorded_images, legacy_checkpoint, tmp_path, subset):
+    given = keys(recorded_images.parent, legacy_checkpoint, tmp_path)
+    create_embeddings.main(["--split", subset, *given, "DATASETS.NAMES", "market1501"])
+    rows, paths, pids, camids = load(tmp_path, "embeddings", "paths", "pids", "camids")
+    names = [path.rsplit("/", 1)[1] for path in paths]
+    assert pids.tolist() == [int(name.split("_")[0]) for name in names]
+    of_name = [int(name.split("_c")[1].split("s")[0]) for name in names]
+    assert camids.tolist() in ([camera - 1 for camera in of_name], of_name)
+    assert (pids.dtype, camids.dtype) == (np.int64, np.int64)
+    if subset == "query":
+        assert len(rows) == len(names) == len(list((recorded_images / "query").glob("*.jpg")))
+    else:
+        expected = dict(zip(*load(gallery, "paths", "embeddings"), strict=True))
+        assert set(paths) == {path for path in expected if "/-1_" not in path}  # junk is no part of the gallery
+        np.testing.assert_allclose(rows, [expected[path] for path in paths], rtol=1e-4, atol=1e-4)
+    assert json.loads((tmp_path / "gallery.json").read_text())["source"]["subset"] == subset
+
+
+class NamedPeople(ReidDataModule):
+    """A data set whose identities and cameras have names; the training images are numbered apart."""
+
+    one_numbering = False
+    title = "named people"
+
+    def read_splits(self):
+        paths = sorted(map(str, Path(self.cfg.DATASETS.ROOT_DIR).glob("*.png")))
+        labels = [(0, 0), (1, 1), (0, 1), (2, 0), (1, 0), (0, 2), (7, 2)]
+        images = [(path, *label) for path, label in zip(paths, labels, strict=True)]
+        names = Names({0: "ann", 1: "11", 2: "bö"}, {0: "1", 1: "2", 2: "04"})
+        return Splits(images[:3], images[3:5], images[4:], names=names, notes=("One file was passed over.",))
+
+
+def test_names_and_notes_of_a_data_set(pictures, legacy_checkpoint, tmp_path, caplog):
+    name = f"{__name__}:NamedPeople"
+
+    def labels(subset):
+        caplog.clear()
+        given = keys(pictures, legacy_checkpoint, tmp_path / subset)
+        create_embeddings.main(["--split", subset, *given, "DATASETS.NAMES", name])
+        assert caplog.text.count("One file was passed over.") == 1
+        return [values.tolist() for values in load(tmp_path / subset, "pids", "camids")]
+
+    # Text although the identities of the queries alone would be numbers: those of the gallery are not.
+    assert labels("query") == [["bö", "11"], [1, 1]]
+    assert labels("gallery") == [["11", "ann", "7"], [1, 4, 4]]
+    assert labels("train") == [[0, 1, 0], [0, 1, 1]]
+
+
+def test_images_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
+    """A real table to embeddings with labels, by the real program; paths are relative to the table."""
+    rows = [("c_2", 7, 3, "gallery"), ("a_0", 7, 1, "gallery"), ("b_1", 12, 3, "gallery"), ("a_3", 12, 1, "query")]
+    table = tmp_path / "data.csv"
+    lines = [f"pictures/{name}.png,{pid},{camid},{subset}" for name, pid, camid, subset in rows]
+    table.write_text("path,pid,camid,split\n" + "\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    keys_without_root = ("MODEL.PRETRAIN_PATH", legacy_checkpoint, "MODEL.NAME", "resnet18", "OUTPUT_DIR", out, *SIZE)
+    program = ("inference/create_embeddings.py", "--csv", table, "--split", "gallery")
+    done = run_script(*program, *keys_without_root, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines() == [
+        f"{table}, gallery: 3 images",
+        f"{out}: 3 images, 3 images embedded now",
+    ]
+    paths, pids, camids = (values.tolist() for values in load(out, "paths", "pids", "camids"))
+    assert paths == [str(pictures / f"{name}.png") for name, *_ in rows[:3]]
+    assert pids == [7, 7, 12]
+    assert camids in ([3, 1, 3], [1, 0, 1])  # as the table has them, or numbered
+    assert json.loads((out / "gallery.json").read_text())["source"] == {"data_set": str(table), "subset": "gallery"}
+
+    for arguments, message in (
+        (("--csv", table), "--csv needs --split"),
+        (("--csv", table, "--split", "train"), "has no train images"),
+        (("--csv", tmp_path / "no.csv", "--split", "query"), "no.csv does not exist"),
+        (("--csv", table, "--split", "test"), "invalid choice: 'test'"),
+        (("--csv", table, "--split", "query", "--images-in-subfolders"), "exclude each other"),
+        (("--csv", table, "--split", "query", "MODEL.USE_CENTROIDS", "True"), "MODEL.USE_CENTROIDS is True; set it"),
+    ):
+        script_error(create_embeddings.main, *arguments, *keys_without_root)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert load(out, "pids")[0].tolist() == [7, 7, 12]
+
+
+def test_query_and_gallery_have_folders_of_their_own(pictures, legacy_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for subset in ("query", "gallery"):
+        given = ["--split", subset, *keys(pictures, legacy_checkpoint, ""), "DATASETS.NAMES", f"{__name__}:NamedPeople"]
+        create_embeddings.main(given)
+    (folder,) = (tmp_path / "logs").iterdir()
+    assert {path.name: len(np.load(path / "pids.npy")) for path in folder.iterdir()} == {"query": 2, "gallery": 3}
+
+
+def results_of(folder):
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    return {line["query"]: line["results"] for line in map(json.loads, lines)}
+
+
+def test_the_query_and_its_camera_are_left_out(gallery, recorded_images, legacy_checkpoint, tmp_path):
+    """The gallery's own images as queries, by the real program: without the options each finds itself first."""
+    root = recorded_images / "bounding_box_test"
+    given = ["--gallery_data", gallery, "--topk", "5", "--format", "jsonl", "--exclude-self"]
+    given += keys(root, legacy_checkpoint, tmp_path)
+    done = run_script("inference/get_similar.py", *given, "MODEL.NAME", "resnet18")
+    assert done.returncode == 0, done.stderr
+    first = results_of(tmp_path)
+    assert len(first) == 395
+    copies = Counter(path.read_bytes() for path in root.glob("*.jpg"))  # some of the recorded images are there twice
+    itself = sum(times**2 for times in copies.values())
+    assert f"results left out: {itself} of the query itself" in done.stderr.splitlines()
+    for query, found in first.items():
+        assert [result["rank"] for result in found] == [1, 2, 3, 4, 5]
+        assert query not in {result["path"] for result in found}
+
+    pattern = r"_c(\d)s"
+    given += ["--other-cameras", "--camid-from", pattern]
+    done = run_script("inference/get_similar.py", *given, "MODEL.NAME", "resnet18")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("results left out: ")]
+    assert re.fullmatch(rf"results left out: {itself} of the query itself, \d+ from the query's own camera", line)
+    for query, found in results_of(tmp_path).items():
+        cameras = {re.search(pattern, path)[1] for path in (query, *(result["path"] for result in found))}
+        others = {re.search(pattern, result["path"])[1] for result in found}
+        assert len(found) == 5
+        assert re.search(pattern, query)[1] in cameras - others
+
+
+def test_cameras_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
+    """a_0 to a_6 with two cameras, one of them with a comma in its name."""
+    out, found = tmp_path / "out", tmp_path / "found"
+    create_embeddings.main([*keys(pictures, legacy_checkpoint, out)])
+    names = sorted(path.name for path in pictures.glob("*.png"))
+    table = tmp_path / "cameras.csv"
+    rows = [
+        f'pictures/{name},"door, left"' if number < 4 else f"pictures/{name},2" for number, name in enumerate(names)
+    ]
+    table.write_text("path,camid\n" + "\n".join(rows) + "\n")
+    given = ["--gallery_data", out, "--topk", "0", "--format", "jsonl", *keys(pictures, legacy_checkpoint, found)]
+    given = [str(argument) for argument in given]
+    get_similar.main([*given, "--other-cameras", "--camid-from", str(table)])
+    results = results_of(found)
+    for number, name in enumerate(names):
+        wanted = names[4:] if number < 4 else names[:4]
+        assert sorted(Path(one["path"]).name for one in results[str(pictures / name)]) == wanted
+
+    table.write_text("path,camid\n" + "\n".join(rows[:6]) + "\n")
+    last = pictures / names[6]
+    create_embeddings.main([*keys(pictures, legacy_checkpoint, tmp_path / "people"), "MODEL.USE_CENTROIDS", "True"])
+    of_people = ["--gallery_data", str(tmp_path / "people"), *given[2:]]
+    capsys.readouterr()
+    for arguments, message in (
+        ((*given, "--other-cameras", "--camid-from", table), f"{last} has no camera in {table}, in which relative"),
+        ((*given, "--other-cameras", "--camid-from", "_c(1)"), "a_0.png: --camid-from '_c(1)' finds no camera in 'a_"),
+        ((*given, "--other-cameras", "--camid-from", "_c("), "--camid-from '_c(' is not a regular expression"),
+        ((*given, "--other-cameras", "--camid-from", "no.csv"), "no.csv does not exist"),
+        ((*given, "--other-cameras"), "--other-cameras and --camid-from need each other"),
+        ((*given, "--camid-from", "_c(1)"), "--other-cameras and --camid-from need each other"),
+        ((*of_people, "--exclude-self"), "--exclude-self needs a gallery of images, but"),
+        ((*of_people, "--other-cameras", "--camid-from", "."), "--other-cameras needs a gallery of images, but"),
+    ):
+        script_error(get_similar.main, *arguments)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line

@@ -13,6 +13,7 @@ from inference.embedding.images import get_all_images
 from inference.galleries import gallery as gallery_module
 from inference.galleries.creation import ImageSource, create_gallery
 from inference.galleries.gallery import EmbeddingRun, check_comparable, npy_header, read_gallery
+from inference.galleries.labels import LabelledImages
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 
@@ -331,7 +332,7 @@ def test_append_keeps_rows_of_files_that_have_gone(create, files, tmp_path, capl
     assert f"2 images of the gallery are not in {files}; their rows stay" in caplog.text
 
 
-def test_append_to_a_gallery_without_description(create, files, tmp_path):
+def test_append_to_a_gallery_without_description(create, files, tmp_path, caplog):
     """As the original wrote it, here with numbers of another width and order."""
     out = tmp_path / "out"
     create()
@@ -341,6 +342,7 @@ def test_append_to_a_gallery_without_description(create, files, tmp_path):
     (out / "gallery.json").unlink()
     assert create(append=True).embedded == 6
     assert_gallery(out, rows, paths)
+    assert f"Nothing in {out} tells which model made its rows" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -451,6 +453,162 @@ def test_comparable(tmp_path, create, caplog):
         check_comparable(found, FakeEmbedder(dimension=6).identity, "g")
 
 
-def test_a_journal_that_is_none(tmp_path):
+def test_a_journal_that_is_none(tmp_path, caplog):
     (tmp_path / "embeddings.journal").write_text("something else\n")
     assert EmbeddingRun.open(tmp_path) is None
+    assert "embeddings.journal is damaged: nothing of that unfinished run can be used." in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+def labelled(files, pids=None, camids=None, order=None):
+    paths = get_all_images(files)[:: order or 1]
+    pids = [int(Path(path).name[2:-4]) // 3 for path in paths] if pids is None else pids
+    camids = [int(Path(path).name[2:-4]) % 2 for path in paths] if camids is None else camids
+    source = {"data_set": "a table", "subset": "gallery"}
+    return LabelledImages(paths, list(zip(pids, camids, strict=True)), source)
+
+
+@pytest.fixture
+def embed(files, tmp_path):
+    def run(images, embedder=None, **options):
+        source = ImageSource(files, labelled=images)
+        return create_gallery(embedder or FakeEmbedder(), source, tmp_path / "out", progress=False, **options)
+
+    return run
+
+
+def assert_labels(folder, images, left_out=()):
+    kept = [(path, label) for path, label in zip(images.paths, images.labels, strict=True) if path not in left_out]
+    paths, labels = zip(*kept, strict=True)
+    assert_gallery(folder, [FakeEmbedder().row(path) for path in paths], paths)
+    pids, camids = np.load(folder / "pids.npy"), np.load(folder / "camids.npy")
+    assert list(zip(pids.tolist(), camids.tolist(), strict=True)) == list(labels)
+    assert read_gallery(folder).labels == list(labels)
+    return pids.dtype, camids.dtype
+
+
+def test_labels_stand_beside_their_rows(embed, files, tmp_path):
+    images = labelled(files, order=-1)  # not in the order of the names
+    embed(images)
+    assert assert_labels(tmp_path / "out", images) == (np.int64, np.int64)
+    assert json.loads((tmp_path / "out/gallery.json").read_text())["source"] == images.source
+    names = labelled(files, pids=["ann, a", "bö\udcff", *"cdefghij"], camids=["door"] * 10)
+    embed(names)
+    assert [dtype.kind for dtype in assert_labels(tmp_path / "out", names)] == ["U", "U"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FINAL | {"pids.npy", "camids.npy"}
+
+
+def test_no_labels_are_left_of_an_earlier_gallery(embed, create, files, tmp_path):
+    embed(labelled(files))
+    embed(labelled(files, camids=[None] * 10))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FINAL | {"pids.npy"}
+    create()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FINAL
+    assert read_gallery(tmp_path / "out").labels == []
+
+
+def test_skipped_images_have_no_label(embed, files, tmp_path):
+    for name in ("r_2.png", "p_8.png"):
+        (files / name).write_bytes(b"bad")
+    images = labelled(files)
+    assert len(embed(images, on_error="skip").skipped) == 2
+    assert_labels(tmp_path / "out", images, {str(files / "r_2.png"), str(files / "p_8.png")})
+
+
+def test_labels_survive_an_interruption(embed, files, tmp_path):
+    """An image twice, with two labels, where the run stops between both."""
+    images = labelled(files)
+    images.paths.append(images.paths[0])
+    images.labels.append((77, 5))
+    (files / "s_7.png").write_bytes(b"bad")
+    with pytest.raises(UserError, match="--resume"):
+        embed(images)
+    (files / "s_7.png").write_bytes(b"good")
+    again = FakeEmbedder()
+    embed(images, again, resume=True)
+    assert 0 < len(again.seen) < 11
+    assert_labels(tmp_path / "out", images)
+    embed(images, again, resume=True)
+    assert len(again.seen) < 11  # complete already
+    images.labels[3] = (55, 0)
+    embed(images, again, resume=True)  # other labels: another gallery
+    assert_labels(tmp_path / "out", images)
+
+
+def test_labels_are_there_when_the_end_was_interrupted(embed, files, tmp_path, monkeypatch):
+    images = labelled(files)
+
+    def fail(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingRun, "_write_labels", fail)
+        with pytest.raises(KeyboardInterrupt):
+            embed(images)
+    assert not (tmp_path / "out/paths.npy").exists()
+    embed(images, resume=True)
+    assert_labels(tmp_path / "out", images)
+
+
+def test_a_run_with_other_labels_is_not_continued(embed, files):
+    images = labelled(files)
+    (files / "s_7.png").write_bytes(b"bad")
+    with pytest.raises(UserError, match="--resume"):
+        embed(images)
+    images.labels[0] = (9, 1)
+    with pytest.raises(
+        UserError, match=r"has identity 0, camera 0 for .*p_0.png, but here it is identity 9, camera 1: run"
+    ):
+        embed(images, resume=True)
+    with pytest.raises(UserError, match="unfinished run .* has source"):
+        embed(None, resume=True)
+
+
+def test_append_extends_the_labels_or_refuses(embed, create, files, tmp_path):
+    images = labelled(files)
+    first = LabelledImages(images.paths[:4], images.labels[:4], images.source)
+    embed(first)
+    embedder = FakeEmbedder()
+    embed(images, embedder, append=True)
+    assert len(embedder.seen) == 6
+    assert_labels(tmp_path / "out", images)
+    for wrong, message in (
+        (labelled(files, pids=[str(i) for i in range(10)]), "has numbers for identities, but here are names"),
+        (labelled(files, camids=[None] * 10), "has numbers for cameras, but here are none"),
+        (
+            labelled(files, camids=[4] * 10),
+            r"has identity 0, camera 0 for .*p_0.png, but here it is identity 0, camera 4",
+        ),
+        (None, "has identities of its images, but here are none: append images whose labels agree"),
+    ):
+        with pytest.raises(UserError, match=message):
+            embed(wrong, append=True)
+    assert_labels(tmp_path / "out", images)
+    create()
+    with pytest.raises(UserError, match="has none, but here are identities of its images"):
+        embed(images, append=True)
+
+
+def test_labels_that_do_not_fit(embed, files, tmp_path):
+    embed(labelled(files))
+    for wrong in (np.arange(9), np.zeros((10, 1), int), np.zeros(10)):
+        np.save(tmp_path / "out/pids.npy", wrong)
+        with pytest.raises(UserError, match=r"pids.npy has the shape .* expected whole numbers or text \[10\]"):
+            read_gallery(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"embedder": 3}'])
+def test_a_damaged_description_is_said(create, tmp_path, content):
+    create()
+    (tmp_path / "out/gallery.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"gallery.json is damaged .*, so nothing tells which model made the gallery"):
+        read_gallery(tmp_path / "out")
+
+
+def test_a_damaged_gallery_is_embedded_again_with_a_word(create, tmp_path, caplog):
+    create()
+    (tmp_path / "out/gallery.json").write_bytes(b"{")
+    assert create(resume=True).embedded == 10
+    assert "All images are embedded again: " in caplog.text

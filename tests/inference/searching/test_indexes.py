@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inference.searching import indexes
-from inference.searching.indexes import index_paths, search_index
+from inference.searching.indexes import GalleryIndex, index_paths
 from inference.searching.search import SearchOptions, search, search_gallery
 from utils.errors import UserError
 
@@ -60,7 +60,7 @@ def test_recall_is_the_share_of_the_exact_results(gallery, monkeypatch):
         rows[:, ::2], values[:, ::2] = indices[:, -1:], distances[:, -1:]
         return rows, values
 
-    monkeypatch.setattr(indexes, "search_index", half)
+    monkeypatch.setattr(GalleryIndex, "search", half)
     result = search(query, embeddings, SearchOptions("faiss:flat", topk=10))
     assert result.recall == 0.5
     assert (np.diff(result.distances, axis=1) >= 0).all()
@@ -187,16 +187,16 @@ def test_embeddings_must_be_finite(kind, monkeypatch):
         with pytest.raises(UserError, match=r"^gallery\[2007, 3\] is nan: every embedding must be finite"):
             list(indexes.embedding_blocks("gallery", bad, False, block_bytes))
     with pytest.raises(UserError, match=r"^gallery\[2007, 3\] is nan"):
-        search_index(kind, None, good[:3], bad, None, 2, False)
+        GalleryIndex(kind, None, bad, None, False)
     with pytest.raises(UserError, match=r"^query\[7, 3\] is nan"):
-        search_index(kind, None, bad[2000:], good, None, 2, False)
+        GalleryIndex(kind, None, good, None, False).search(bad[2000:], 2)
 
 
 def test_the_row_is_named_where_an_index_learns_from_some_of_them():
     bad = np.full((1000, 4), np.inf, np.float32)
     bad[:990] = clustered(990, 0, 4)
     with pytest.raises(UserError, match=r"^gallery\[99\d, 0\] is inf"):
-        search_index("ivf", None, bad[:3], bad, None, 2, False)
+        GalleryIndex("ivf", None, bad, None, False)
 
 
 @pytest.mark.parametrize("index", ["faiss:flat", "faiss:hnsw", "faiss:ivf"])
@@ -216,7 +216,7 @@ def test_recall_is_strict_beyond_rounding(gallery, monkeypatch):
     more = 2e-3 * np.square(query).sum(1)
     places = np.argmax(distances > distances[:, :1] + more[:, None], axis=1)[:, None]
     wrong = np.take_along_axis(indices, places, 1), np.take_along_axis(distances, places, 1)
-    monkeypatch.setattr(indexes, "search_index", lambda *_: wrong)
+    monkeypatch.setattr(GalleryIndex, "search", lambda *_: wrong)
     assert search(query, embeddings, SearchOptions("faiss:flat", topk=1)).recall == 0.0
 
 
