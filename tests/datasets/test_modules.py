@@ -447,6 +447,7 @@ def test_a_bad_coco_file_is_named(coco, make_cfg, file_name, break_it, message):
 
 def test_coco_files_tell_what_they_pass_over(coco, make_cfg):
     edit(lambda content: content["annotations"].pop(3))(coco / "gallery_reid.json")
+    edit(lambda content: content["annotations"].append(content["annotations"][0]))(coco / "query_reid.json")
     path = coco / "train_reid.json"
     (note,) = init_dataset("df1", cfg=make_cfg(coco, "DATASETS.JSON_TRAIN_PATH", str(path))).read_splits().notes
     assert note == (

@@ -78,6 +78,7 @@ def warnings_of(caplog):
 def test_a_published_layout_says_once_what_it_passes_over(market, make_cfg, caplog):
     root = market / "market1501"
     extra = root / "query" / "more"
+    (extra / "empty").mkdir(parents=True)
     for number in range(3):
         write_image(extra / f"0005_c2s1_{number}.jpg")
     (root / "bounding_box_train" / "list.txt").write_text("")

@@ -349,6 +349,9 @@ def test_data_without_cameras(tmp_path, capsys):
     assert "the same-camera filter is off" in output
     assert "by camera" not in output
     assert "errors: none\nwarnings: none" in output
+    (tmp_path / "5.png").write_bytes((tmp_path / "4.png").read_bytes())  # the query itself is the gallery
+    assert run(tmp_path, "DATASETS.NAMES", "csv", "DATASETS.CSV_PATH", tmp_path / "mine.csv") == 0
+    assert "warning: 1 image is in query and gallery; without cameras each query's own" in capsys.readouterr().out
 
 
 TABLE = [
