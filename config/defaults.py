@@ -82,6 +82,9 @@ _C.DATASETS.JSON_TRAIN_PATH = ""
 # csv: a CSV file, or a Parquet file (.parquet, .pq), with the columns path, pid, split (train, query or gallery) and,
 # optionally, camid.
 _C.DATASETS.CSV_PATH = ""
+# folder: what names the camera of an image. name: _c<number> in its file name; images of an identity may then lie in
+# deeper folders. folder: the folder below that of the identity, whatever its name.
+_C.DATASETS.CAMERA_FROM = "name"
 # If an image cannot be read: stop with an error that names it, or skip it with one warning per file. In training,
 # another image of the identity takes its place; validation leaves it out and reports how many were left out.
 _C.DATASETS.ON_ERROR = "stop"

@@ -10,6 +10,7 @@ from utils.errors import ConfigError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.LAST_STRIDE": (1, 2),
+    "DATASETS.CAMERA_FROM": ("name", "folder"),
     "DATASETS.ON_ERROR": ("stop", "skip"),
     "DATALOADER.SAMPLER": ("random_identity",),
     "DATALOADER.CACHE": ("none", "ram", "disk"),
@@ -75,6 +76,7 @@ MAXIMA: dict[str, int] = {
 # Keys that the original does not have.
 NEW_KEYS = (
     *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CSV_PATH", "DATASETS.ON_ERROR"),
+    "DATASETS.CAMERA_FROM",
     *("LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI", "LOSSES.EXTRA", "LOSSES.EXTRA_WEIGHTS"),
     *("MODEL.CHANNELS_LAST", "MODEL.COMPILE", "MODEL.GRAD_CHECKPOINT", "SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR"),
     *("TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),

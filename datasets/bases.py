@@ -13,7 +13,14 @@ from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
 from datasets.caching.cache import image_loaders
-from datasets.counts import Published, batch_advice, count, find_count_problem, is_subset, statistics_table
+from datasets.counts import (
+    Published,
+    batch_advice,
+    count_subsets,
+    describe_subset,
+    find_count_problem,
+    statistics_table,
+)
 from datasets.filled_lists import derive
 from datasets.loading import (
     BaseDatasetLabelled,
@@ -64,7 +71,8 @@ class Splits(NamedTuple):
     """The three subsets of a data set as read from disk, none of them empty.
 
     Without cameras, gallery images have camid 1 and all others 0, so that the same-camera filter removes none.
-    ``notes`` are sentences about what was passed over or taken in a way that the user may not expect.
+    ``names`` holds what the data set calls its pids and camids, where that is not the number. ``notes`` are sentences
+    about what was passed over or taken in a way that the user may not expect; each is said once.
     """
 
     train: list[Annotation]
@@ -82,7 +90,8 @@ class ReidDataModule(OldHelpers, LightningDataModule):
     ``train_list``, ``query_list``, ``gallery_list``, ``num_query``, ``num_classes``, ``train_pids`` (the data set's own
     pids of the training set, ascending). A sample is (path, pid, camid, number): pids of the training set count from 0
     in ascending order of the data set's own; the number is the position in ``train_list``, or in
-    ``query_list + gallery_list``. ``has_cameras`` is False for data sets without cameras.
+    ``query_list + gallery_list``. ``has_cameras`` is False for data sets without cameras. ``names`` holds what the data
+    set calls its own pids, and its camids, where that is not the number.
 
     A subclass may set ``published``, the published counts, and ``family``, a name shared by data sets that show the
     same identities. Its ``setup`` may leave out the stage, and its ``train_dataloader`` may take cfg and trainer, see
@@ -106,6 +115,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
     num_query: int
     num_classes: int
     has_cameras: bool
+    names: Names = Names()
     published: Published | None = None
     family: str = ""
     # Whether a pid means the same identity in the training set as in query and gallery.
@@ -137,6 +147,10 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         self._loaders: dict[tuple[Any, ...], Any] = {}
         self._loops = 0  # training loaders built for loops without a Trainer
 
+    def describe_source(self) -> str:
+        """Where the data set is read from, for ``python -m datasets.validate``."""
+        return f"DATASETS.ROOT_DIR {self.cfg.DATASETS.ROOT_DIR}"
+
     def read_splits(self) -> Splits:
         """Read the subsets from disk. Raises UserError if they are missing or malformed."""
         raise NotImplementedError
@@ -157,7 +171,8 @@ class ReidDataModule(OldHelpers, LightningDataModule):
             )
         splits = self.read_splits()
         self.check_published(splits)
-        self.has_cameras = splits.has_cameras
+        self._say(splits.notes)
+        self.has_cameras, self.names = splits.has_cameras, splits.names
         self.train_list = _relabel(splits.train)
         evaluated = [(*image, number) for number, image in enumerate(splits.query + splits.gallery)]
         self.num_query = len(splits.query)
@@ -173,6 +188,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
             resample=self.cfg.DATALOADER.USE_RESAMPLING,
         )
         self.val = BaseDatasetLabelled(evaluated, transforms.build_transforms(is_train=False))
+        self.val.names = splits.names
         if self._running:  # super().setup() in a subclass, which may change what is here
             return
         self._apply_settings(stage)
@@ -214,6 +230,11 @@ class ReidDataModule(OldHelpers, LightningDataModule):
             )
 
     @rank_zero_only
+    def _say(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            log.warning("%s", note)
+
+    @rank_zero_only
     def check_published(self, splits: Splits) -> None:
         """Warn if the counts differ from the published ones.
 
@@ -221,13 +242,11 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         """
         if self.published is None:
             return
-        found = Published(*(count(images, splits.has_cameras) for images in splits[:3]))
-        images, expected = (sum(counts.images for counts in side) for side in (found, self.published))
+        found = count_subsets(splits[:3], splits.has_cameras)
         problem = find_count_problem(found, self.published)
-        if is_subset(found, self.published):
-            log.info(
-                "%s: %d of %d published images; taken for a subset, counts not checked.", self.title, images, expected
-            )
+        subset = describe_subset(found, self.published)
+        if subset:
+            log.info("%s: %s", self.title, subset)
         elif problem:
             log.warning(
                 "%s differs from the published data set: %s. Files may be missing, or come from another release.",

@@ -1,8 +1,10 @@
 """Counts of a data set's subsets, compared with the published ones, and whether the set can be evaluated at all."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from utils.labels import Names
 
 # (path, pid, camid), or a sample, which begins with these three
 Labelled = tuple[Any, ...]
@@ -37,6 +39,11 @@ def count(images: Sequence[Sequence[Any]], has_cameras: bool = True) -> Counts:
     return Counts(len({image[1] for image in images}), len(images), cameras)
 
 
+def count_subsets(subsets: Iterable[Sequence[Sequence[Any]]], has_cameras: bool = True) -> Published:
+    """Count train, query and gallery."""
+    return Published(*(count(images, has_cameras) for images in subsets))
+
+
 def statistics_table(subsets: Mapping[str, Sequence[Labelled]], has_cameras: bool = True) -> str:
     """Format a table of identities, images and cameras.
 
@@ -67,10 +74,12 @@ def batch_advice(identities: int, world_size: int) -> str:
     return "Training needs identities with two or more images: add some."
 
 
-def is_subset(found: Published, published: Published) -> bool:
-    """Whether so few of the published images are present that this is a subset rather than a broken copy."""
+def describe_subset(found: Published, published: Published) -> str | None:
+    """Say that so few of the published images are present that this is a subset, not a broken copy; None if not so."""
     images, expected = (sum(counts.images for counts in side) for side in (found, published))
-    return images < SUBSET_SHARE * expected
+    if images >= SUBSET_SHARE * expected:
+        return None
+    return f"{images} of {expected} published images; taken for a subset, counts not checked."
 
 
 def find_count_problem(found: Published, published: Published) -> str | None:
@@ -84,8 +93,13 @@ def find_count_problem(found: Published, published: Published) -> str | None:
     return "; ".join(problems) or None
 
 
-def count_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> int:
-    """Count the queries that cannot be scored: no gallery image of their identity is from another camera.
+def camera_name(names: Names, camid: int) -> str:
+    """What the data set calls a camera: published sets, which have no names, count theirs from 1."""
+    return names.cameras.get(camid, str(camid + 1))
+
+
+def find_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> list[Labelled]:
+    """The queries that cannot be scored: no gallery image of their identity is from another camera.
 
     Args:
         query: samples (path, pid, camid, ...).
@@ -94,7 +108,12 @@ def count_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> i
     cameras_of: defaultdict[int, set[int]] = defaultdict(set)
     for sample in gallery:
         cameras_of[sample[1]].add(sample[2])
-    return sum(not cameras_of[sample[1]] - {sample[2]} for sample in query)
+    return [sample for sample in query if not cameras_of[sample[1]] - {sample[2]}]
+
+
+def count_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> int:
+    """The number of queries that :func:`find_unmatched` finds."""
+    return len(find_unmatched(query, gallery))
 
 
 def find_evaluation_problem(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> str | None:

@@ -11,7 +11,7 @@ class CUHK03NPLabeled(FolderDataModule):
     """
 
     folders = ("cuhk03-np/labeled", "CUHK03-NP/labeled")
-    rule = NameRule(num_cameras=2, max_pid=1467, suffixes=(".png", ".jpg"), example="0001_c1_1.png")
+    rule = NameRule(num_cameras=2, max_pid=1467, example="0001_c1_1.png")
     family = "CUHK03"
     published = Published(Counts(767, 7368, 2), Counts(700, 1400, 2), Counts(700, 5328, 2))
 

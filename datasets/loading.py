@@ -15,6 +15,7 @@ from datasets.draws import PidDraw, derive_seed, draw_images, order_substitutes,
 from datasets.transforms.pixels import DecodedImage
 from utils.errors import UserError
 from utils.image import pil_loader
+from utils.labels import Names
 
 # (seed, epoch, identity, occurrence)
 Draw = tuple[int, int, int, int]
@@ -97,6 +98,9 @@ class BaseDatasetLabelled(_ImageSet):
         transform: from what a file is decoded to, to a tensor; None gives the PIL image.
         return_paths: the fourth entry of an item is the path instead.
     """
+
+    # What the data set calls its pids and camids, for whoever writes about the samples.
+    names: Names = Names()
 
     def __init__(
         self, data: Sequence[Sequence[Any]], transform: Transform | None = None, return_paths: bool = False

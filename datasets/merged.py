@@ -6,26 +6,37 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_info
 
 from datasets.bases import Annotation, ReidDataModule, Splits
+from datasets.counts import camera_name
 from utils.errors import UserError
+from utils.labels import Names
 
 
 def merge_splits(parts: Sequence[Splits]) -> Splits:
     """Join the training images of all parts, and keep query and gallery of the first.
 
     Identities and cameras of each part are numbered on from those of the part before it, so that none is shared; the
-    identities of the first part have the labels that they would have without the others.
+    identities of the first part have the labels that they would have without the others. Names and notes are kept; if
+    any part names its cameras, those of later parts are told apart by the number of the part.
 
     Args:
         parts: one or more.
     """
     train: list[Annotation] = []
+    cameras: dict[int, str] = {}
+    is_named = any(part.names.cameras for part in parts)
     next_pid = next_camid = 0
-    for part in parts:
+    for number, part in enumerate(parts, start=1):
         pids = {pid: next_pid + i for i, pid in enumerate(sorted({pid for _, pid, _ in part.train}))}
         train += [(path, pids[pid], next_camid + camid) for path, pid, camid in part.train]
+        camids = {camid for images in part[:3] for _, _, camid in images}
+        if is_named:
+            suffix = "" if number == 1 else f" (set {number})"
+            cameras |= {next_camid + camid: camera_name(part.names, camid) + suffix for camid in camids}
         next_pid += len(pids)
-        next_camid += 1 + max(camid for images in part[:3] for _, _, camid in images)
-    return parts[0]._replace(train=train)
+        next_camid += 1 + max(camids)
+    # Names of identities are those of query and gallery; labels of training need none.
+    names = parts[0].names if not is_named else Names(parts[0].names.pids, cameras)
+    return parts[0]._replace(train=train, names=names, notes=tuple(note for part in parts for note in part.notes))
 
 
 class MergedDataModule(ReidDataModule):
@@ -57,6 +68,10 @@ class MergedDataModule(ReidDataModule):
     def title(self) -> str:
         """The titles of the parts, joined by +."""
         return "+".join(part.title for part in self.parts)
+
+    def describe_source(self) -> str:
+        """The sources of the parts."""
+        return "; ".join(dict.fromkeys(part.describe_source() for part in self.parts))
 
     def read_splits(self) -> Splits:
         read = []

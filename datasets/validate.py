@@ -80,9 +80,9 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
     Raises:
         UserError: an unknown data set, or a folder that cannot be written to.
     """
-    head = f"{cfg.DATASETS.NAMES} (DATASETS.ROOT_DIR {cfg.DATASETS.ROOT_DIR})"
-    write_text(folder / "report.txt", f"{head}\n\nnot finished\n")  # fails early if the folder cannot be written to
     module = init_dataset(cfg.DATASETS.NAMES, cfg=cfg)
+    head = f"{cfg.DATASETS.NAMES} ({module.describe_source()})"
+    write_text(folder / "report.txt", f"{head}\n\nnot finished\n")  # fails early if the folder cannot be written to
     from datasets.checking.charts import chart_text, draw_charts
     from datasets.checking.checks import Finding
 
@@ -110,29 +110,43 @@ def validate(cfg: CfgNode, folder: Path, world_size: int) -> int:
 
 def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size: int) -> "_Outcome":
     """The tables of the report, and all findings."""
-    from datasets.bases import NO_CAMERAS
-    from datasets.checking.checks import Finding, check_batches, check_counts, check_files, check_labels
+    from datasets.checking.checks import Finding, check_batches, check_counts, check_files, check_labels, check_notes
     from datasets.checking.scan import scan_images
-    from datasets.counts import statistics_table
 
     subsets = _by_name(splits)
     identities, instances = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE
     workers = count_workers(cfg.DATALOADER.NUM_WORKERS)
     trained = [image[1] for image in splits.train]
-    findings = check_labels(trained, splits.query, splits.gallery, module.one_numbering)
+    findings = check_notes(splits.notes)
+    findings += check_labels(trained, splits.query, splits.gallery, module.one_numbering, splits.names)
     findings += check_counts(splits, module.published)
     findings += [Finding(False, line) for line in find_unused(cfg, among="DATASETS.")]
-    batches, more = check_batches(trained, identities, instances, world_size)
+    # Training identities that are numbered by themselves have no names.
+    trained_names = splits.names if module.one_numbering else None
+    batches, more = check_batches(trained, identities, instances, world_size, trained_names)
     findings += more
     facts = scan_images((image[0] for images in subsets.values() for image in images), workers)
     sizes = {name: cfg.INPUT.SIZE_TRAIN if name == "train" else cfg.INPUT.SIZE_TEST for name in subsets}
-    findings += check_files(subsets, facts, sizes)
-    tables = ["", statistics_table(subsets, splits.has_cameras), ""]
+    findings += check_files(subsets, facts, sizes, splits.has_cameras)
+    return _tables(module, splits) + _describe_batches(batches, identities, instances, world_size), findings
+
+
+def _tables(module: "ReidDataModule", splits: "Splits") -> list[str]:
+    from datasets.bases import NO_CAMERAS
+    from datasets.counts import count_subsets, describe_subset, statistics_table
+
+    tables = ["", statistics_table(_by_name(splits), splits.has_cameras), ""]
+    subset = module.published and describe_subset(count_subsets(splits[:3], splits.has_cameras), module.published)
+    if subset:
+        tables.append(subset)
     if not splits.has_cameras:
         tables.append(NO_CAMERAS)
+    if any(name != str(camid) for camid, name in splits.names.cameras.items()):
+        listed = ", ".join(f"{camid} {name}" for camid, name in sorted(splits.names.cameras.items()))
+        tables.append(f"names of the cameras, by camid: {listed}")
     if not module.one_numbering:
         tables.append("Identities of training and test are not compared: they are numbered separately.")
-    return tables + _describe_batches(batches, identities, instances, world_size), findings
+    return tables
 
 
 def _by_name(splits: "Splits") -> "dict[str, list[Annotation]]":
@@ -156,7 +170,9 @@ def _charts(splits: "Splits") -> "list[list[Chart]]":
     subsets = _by_name(splits).items()
     charts = [[Chart(name, "identities by number of images", images_per_identity(images)) for name, images in subsets]]
     if splits.has_cameras:
-        charts.append([Chart(name, "images by camera", images_per_camera(images)) for name, images in subsets])
+        charts.append(
+            [Chart(name, "images by camera", images_per_camera(images, splits.names)) for name, images in subsets]
+        )
     return charts
 
 

@@ -1,5 +1,6 @@
 """VehicleID ("Deep Relative Distance Learning: Tell the Difference Between Similar Vehicles", CVPR 2016)."""
 
+import os
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 from datasets.bases import Annotation, ReidDataModule, Splits
 from datasets.counts import Counts, Published
 from datasets.draws import derive_seed
+from datasets.notes import PassedOver
 from datasets.readers.files import check_images, find_folder, read_list
 from utils.errors import UserError
+from utils.image import IMAGE_SUFFIXES
 
 
 def split_test_list(images: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
@@ -33,8 +36,9 @@ def split_test_list(images: list[tuple[str, int]]) -> tuple[list[tuple[str, int]
 class VehicleID800(ReidDataModule):
     """ROOT_DIR/VehicleID_V1.0 (or VehicleID) with image/ and train_test_split/{train_list, test_list_800}.txt.
 
-    A line of a list is the name of an image without .jpg and the identity: 0000001 1. There are no cameras.
-    :func:`split_test_list` says which test images are the gallery.
+    A line of a list is the name of an image without .jpg and the identity: 0000001 1. There are no cameras. An image
+    that is not there as .jpg may have another suffix of images, in upper or lower case. :func:`split_test_list` says
+    which test images are the gallery.
 
     The released lists contain: train 13164 identities, 113346 images; small test (800) 6493 images, of which 800 are
     the gallery. The paper describes an earlier version and gives slightly different numbers.
@@ -45,14 +49,22 @@ class VehicleID800(ReidDataModule):
     published: Published = Published(Counts(13164, 113346, None), Counts(800, 5693, None), Counts(800, 800, None))
 
     def read_splits(self) -> Splits:
-        folder = find_folder(Path(self.cfg.DATASETS.ROOT_DIR), ("VehicleID_V1.0", "VehicleID"))
+        passed = PassedOver(self.cfg.DATASETS.ROOT_DIR)
+        folder = find_folder(Path(self.cfg.DATASETS.ROOT_DIR), ("VehicleID_V1.0", "VehicleID"), passed)
         lists = folder / "train_test_split"
         train = read_list(lists / "train_list.txt")
         query, gallery = split_test_list(read_list(lists / self.test_list))
         if not query:
             raise UserError(f"{lists / self.test_list} has one image of each identity; queries need a second one.")
         # There are no cameras: the gallery gets camid 1, so that no image shares the query's.
-        splits = Splits(_locate(folder, train, 0), _locate(folder, query, 0), _locate(folder, gallery, 1), False)
+        images, files = folder / "image", _index(folder / "image")
+        splits = Splits(
+            _locate(images, files, train, 0),
+            _locate(images, files, query, 0),
+            _locate(images, files, gallery, 1),
+            has_cameras=False,
+            notes=passed.notes(),
+        )
         check_images((path for path, _, _ in splits.train), lists / "train_list.txt")
         check_images((path for path, _, _ in splits.query + splits.gallery), lists / self.test_list)
         return splits
@@ -72,5 +84,23 @@ class VehicleID2400(VehicleID800):
     published = VehicleID800.published._replace(query=Counts(2400, 17377, None), gallery=Counts(2400, 2400, None))
 
 
-def _locate(folder: Path, images: list[tuple[str, int]], camid: int) -> list[Annotation]:
-    return [(str(folder / "image" / f"{name}.jpg"), pid, camid) for name, pid in images]
+def _index(folder: Path) -> dict[str, list[str]]:
+    """The image files of a folder by their names without the suffix."""
+    files: defaultdict[str, list[str]] = defaultdict(list)
+    for file in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208 (plain strings: speed)
+        stem, suffix = os.path.splitext(file)  # noqa: PTH122 (as above)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            files[stem].append(file)
+    return dict(files)
+
+
+def _locate(folder: Path, files: dict[str, list[str]], images: list[tuple[str, int]], camid: int) -> list[Annotation]:
+    """The files of listed images. Raises UserError if two files other than a .jpg go by one listed name."""
+    annotations = []
+    for name, pid in images:
+        usual = f"{name}.jpg"
+        found = files.get(name, [usual])
+        if len(found) > 1 and usual not in found:
+            raise UserError(f"{folder} has {' and '.join(found)}, which a list does not tell apart; keep one of them.")
+        annotations.append((str(folder / (usual if usual in found else found[0])), pid, camid))
+    return annotations

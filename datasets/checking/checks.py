@@ -13,13 +13,15 @@ from datasets.counts import (
     Labelled,
     Published,
     batch_advice,
-    count,
-    count_unmatched,
+    camera_name,
+    count_subsets,
+    describe_subset,
     find_count_problem,
     find_evaluation_problem,
-    is_subset,
+    find_unmatched,
 )
 from datasets.samplers import RandomIdentitySampler
+from utils.labels import Names
 
 # An image is tiny if a side is below 1/_TINY of the network's input: resizing would mostly enlarge it.
 _TINY = 8
@@ -42,7 +44,11 @@ class Finding(NamedTuple):
 
 
 def check_labels(
-    train_pids: Iterable[int], query: Sequence[Labelled], gallery: Sequence[Labelled], one_numbering: bool
+    train_pids: Iterable[int],
+    query: Sequence[Labelled],
+    gallery: Sequence[Labelled],
+    one_numbering: bool,
+    names: Names | None = None,
 ) -> list[Finding]:
     """Check what needs no files: queries that cannot be scored, and identities in both training and test.
 
@@ -51,37 +57,46 @@ def check_labels(
         query: not empty.
         gallery: not empty.
         one_numbering: whether a pid means the same identity in training and test; if not, they are not compared.
+        names: what the data set calls its identities.
     """
     findings = []
-    unmatched = count_unmatched(query, gallery)
-    if unmatched == len(query):
+    names = names or Names()
+    unmatched = find_unmatched(query, gallery)
+    if len(unmatched) == len(query):
         findings.append(Finding(True, str(find_evaluation_problem(query, gallery)), is_fatal=True))
     elif unmatched:
-        findings.append(
-            Finding(
-                False,
-                f"{unmatched} of {len(query)} queries have no gallery image of their identity from another camera; "
-                "they are left out of every score.",
-            )
+        in_gallery = {image[1] for image in gallery}
+        # Where none of them is in the gallery at all, cameras are not the reason; without cameras that is always so.
+        where = " from another camera" if any(image[1] in in_gallery for image in unmatched) else ""
+        text = (
+            f"{len(unmatched)} of {len(query)} queries have no gallery image of their identity{where}; they are left "
         )
+        details = [f"{image[0]} (identity {names.pid(image[1])})" for image in unmatched]
+        findings.append(Finding(False, text + "out of every score.", details))
     shared = set(train_pids) & {image[1] for image in (*query, *gallery)} if one_numbering else ()
     if shared:
         text = f"{_count(len(shared), 'training identity is', 'training identities are')} in query or gallery as well; "
-        findings.append(Finding(True, text + "scores will be too high.", [f"identity {pid}" for pid in sorted(shared)]))
+        details = [f"identity {names.pid(pid)}" for pid in sorted(shared)]
+        findings.append(Finding(True, text + "scores will be too high.", details))
     return findings
+
+
+def check_notes(notes: Iterable[str]) -> list[Finding]:
+    """What the reader of the data set has noted, with the files concerned."""
+    return [Finding(False, str(note), getattr(note, "files", ())) for note in notes]
 
 
 def check_counts(splits: Splits, published: Published | None) -> list[Finding]:
     """Check that a published data set is complete; one with less than half of its images passes as a subset."""
     if published is None:
         return []
-    found = Published(*(count(images, splits.has_cameras) for images in splits[:3]))
-    problem = None if is_subset(found, published) else find_count_problem(found, published)
+    found = count_subsets(splits[:3], splits.has_cameras)
+    problem = None if describe_subset(found, published) else find_count_problem(found, published)
     return [Finding(False, f"The counts differ from the published ones: {problem}.")] if problem else []
 
 
 def check_batches(
-    train_pids: Iterable[int], identities: int, instances: int, world_size: int
+    train_pids: Iterable[int], identities: int, instances: int, world_size: int, names: Names | None = None
 ) -> tuple[list[int], list[Finding]]:
     """Count the batches of an epoch.
 
@@ -90,6 +105,7 @@ def check_batches(
         identities: P, identities of a batch on one process.
         instances: K, images of each identity.
         world_size: processes.
+        names: what the data set calls its identities.
 
     Returns:
         The number of batches on each process in each of the first epochs, and the findings.
@@ -99,7 +115,8 @@ def check_batches(
     single = sorted(pid for pid, count in counts.items() if count == 1)
     if single:
         text = f"{_count(len(single), 'training identity has', 'training identities have')} one image only and "
-        findings.append(Finding(False, text + "will not be trained on.", [f"identity {pid}" for pid in single]))
+        details = [f"identity {(names or Names()).pid(pid)}" for pid in single]
+        findings.append(Finding(False, text + "will not be trained on.", details))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sampler warns of the same
         images = {pid: range(counts[pid]) for pid in sorted(counts)}
@@ -126,6 +143,7 @@ def check_files(
     splits: Mapping[str, Sequence[Labelled]],
     facts: Mapping[str, ImageFacts],
     sizes: Mapping[str, Sequence[int]],
+    has_cameras: bool = True,
 ) -> list[Finding]:
     """Check the files: unreadable, tiny and oddly shaped images, and copies of the same file.
 
@@ -133,6 +151,7 @@ def check_files(
         splits: train, query and gallery.
         facts: of every path.
         sizes: height and width that the network sees, for each split.
+        has_cameras: whether camids tell cameras.
     """
     findings = []
     paths = {name: list(dict.fromkeys(image[0] for image in images)) for name, images in splits.items()}
@@ -142,7 +161,7 @@ def check_files(
         findings.append(Finding(True, f"{_count(len(broken), 'image')} of {len(every)} cannot be read.", broken))
     findings += _check_tiny(paths, facts, sizes)
     findings += _check_shapes(every, facts)
-    return findings + _check_duplicates(splits, facts)
+    return findings + _check_duplicates(splits, facts, has_cameras)
 
 
 def _check_tiny(
@@ -177,7 +196,9 @@ def _check_shapes(paths: Sequence[str], facts: Mapping[str, ImageFacts]) -> list
     return [Finding(False, f"{text}more or less than the usual {usual:.2f}; resizing will distort them.", odd)]
 
 
-def _check_duplicates(splits: Mapping[str, Sequence[Labelled]], facts: Mapping[str, ImageFacts]) -> list[Finding]:
+def _check_duplicates(
+    splits: Mapping[str, Sequence[Labelled]], facts: Mapping[str, ImageFacts], has_cameras: bool
+) -> list[Finding]:
     """Find files with the same bytes; the worst pair of a group decides which finding it belongs to."""
     groups: defaultdict[bytes, list[tuple[str, Labelled]]] = defaultdict(list)
     for name, images in splits.items():
@@ -187,10 +208,16 @@ def _check_duplicates(splits: Mapping[str, Sequence[Labelled]], facts: Mapping[s
     found: defaultdict[str, list[str]] = defaultdict(list)
     for group in groups.values():
         if len(group) > 1:
-            found[_kind_of(group)].append(" = ".join(f"{name}: {image[0]}" for name, image in group))
+            found[_kind_of(group, has_cameras)].append(" = ".join(f"{name}: {image[0]}" for name, image in group))
     texts = {
         "leak": (True, "both in the training set and in query or gallery; scores will be too high."),
-        "conflict": (True, "in query and gallery under different identities or cameras; scores will be wrong."),
+        "identities": (True, "in query and gallery under different identities; scores will be wrong."),
+        "cameras": (True, "in query and gallery under different cameras; scores will be wrong."),
+        "self": (
+            False,
+            "in query and gallery; without cameras each query's own image is left out of its ranking "
+            "(TEST.SELF_MATCH drop).",
+        ),
         "same": (False, "in query and gallery with the same identity and camera; they do not count as matches."),
         "labels": (False, "in one split under different identities."),
         "copies": (False, "in one split more than once."),
@@ -202,14 +229,18 @@ def _check_duplicates(splits: Mapping[str, Sequence[Labelled]], facts: Mapping[s
     ]
 
 
-def _kind_of(group: Sequence[tuple[str, Labelled]]) -> str:
+def _kind_of(group: Sequence[tuple[str, Labelled]], has_cameras: bool) -> str:
     names = {name for name, _ in group}
     if "train" in names and len(names) > 1:
         return "leak"
-    labels = {tuple(image[1:3]) for _, image in group}
-    if len(names) > 1:
-        return "conflict" if len(labels) > 1 else "same"
-    return "labels" if len({pid for pid, _ in labels}) > 1 else "copies"
+    pids, cameras = ({image[column] for _, image in group} for column in (1, 2))
+    if len(names) == 1:
+        return "labels" if len(pids) > 1 else "copies"
+    if len(pids) > 1:
+        return "identities"
+    if not has_cameras:
+        return "self"
+    return "cameras" if len(cameras) > 1 else "same"
 
 
 def images_per_identity(images: Sequence[Labelled]) -> dict[str, int]:
@@ -224,10 +255,10 @@ def images_per_identity(images: Sequence[Labelled]) -> dict[str, int]:
     return bins
 
 
-def images_per_camera(images: Sequence[Labelled]) -> dict[str, int]:
-    """How many images each camera has; cameras count from 1."""
+def images_per_camera(images: Sequence[Labelled], names: Names | None = None) -> dict[str, int]:
+    """How many images each camera has, by its name or, where it has none, counted from 1."""
     counts = Counter(image[2] for image in images)
-    return {str(camid + 1): counts[camid] for camid in sorted(counts)}
+    return {camera_name(names or Names(), camid): counts[camid] for camid in sorted(counts)}
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.bases import Annotation, ReidDataModule, Splits
+from datasets.notes import SINGLE, UNLABELLED, PassedOver
 from datasets.readers.files import check_images, read_json
 from utils.errors import MissingPathError, UserError
 
@@ -28,13 +29,14 @@ def derive_json_path(train_path: str, subset: str) -> Path:
     return path.with_name(path.name.replace("train", subset))
 
 
-def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotation]:
+def read_coco(json_path: Path, image_folder: Path, camid: int, passed: PassedOver | None = None) -> list[Annotation]:
     """Read one image for each annotation, in the order of the annotations.
 
     Args:
         json_path: the COCO file.
         image_folder: the folder that file names are relative to.
         camid: camera of all images.
+        passed: collects images without an annotation.
 
     Returns:
         (path, pair_id, camid) of each annotation; never empty.
@@ -47,11 +49,13 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
     content = _load_object(json_path)
     if not image_folder.is_dir():
         raise MissingPathError(f"Folder {image_folder} does not exist; DATASETS.ROOT_DIR must be the folder above it.")
-    file_names = {
-        _get_id(image, "id", json_path, "images", i): _get(image, "file_name", json_path, "images", i)
-        for i, image in enumerate(_get_list(content, "images", json_path))
-    }
+    file_names: dict[float | str, Any] = {}
+    for i, image in enumerate(_get_list(content, "images", json_path)):
+        number, name = _get_id(image, "id", json_path, "images", i), _get(image, "file_name", json_path, "images", i)
+        if file_names.setdefault(number, name) != name:
+            raise UserError(f"{json_path}: images[{i}] has the id {number!r} of another image, {file_names[number]}.")
     annotations = []
+    unlabelled = dict(file_names)
     for i, annotation in enumerate(_get_list(content, "annotations", json_path)):
         image_id = _get_id(annotation, "image_id", json_path, "annotations", i)
         if image_id not in file_names:
@@ -61,19 +65,23 @@ def read_coco(json_path: Path, image_folder: Path, camid: int) -> list[Annotatio
             raise UserError(
                 f"{json_path}: annotations[{i}] has pair_id {pid!r}; expected an integer that fits in 64 bits."
             )
+        unlabelled.pop(image_id, None)
         annotations.append((str(image_folder / str(file_names[image_id])), pid, camid))
     if not annotations:
         raise UserError(f"{json_path} has no annotations; expected at least one.")
+    if passed is not None:
+        passed.add(UNLABELLED, *(image_folder / str(name) for name in unlabelled.values()))
     check_images((path for path, _, _ in annotations), json_path)
     return annotations
 
 
-def drop_single_images(annotations: list[Annotation], json_path: Path) -> list[Annotation]:
-    """Leave out identities that have only one image. Raises UserError if none is left."""
+def drop_single_images(annotations: list[Annotation], json_path: Path, passed: PassedOver) -> list[Annotation]:
+    """Leave out identities that have only one image, which ``passed`` collects. Raises UserError if none is left."""
     counts = Counter(pid for _, pid, _ in annotations)
     kept = [annotation for annotation in annotations if counts[annotation[1]] > 1]
     if not kept:
         raise UserError(f"{json_path}: no pair_id has two or more images, so there is nothing to train on.")
+    passed.add(SINGLE, *(path for path, pid, _ in annotations if counts[pid] == 1))
     return kept
 
 
@@ -93,13 +101,19 @@ class CocoDataModule(ReidDataModule):
             self.dataset_dir / subset for subset in ("train", "query", "gallery")
         )
 
+    def describe_source(self) -> str:
+        """The COCO file of the training set, and the folder of the images."""
+        return f"DATASETS.JSON_TRAIN_PATH {self.cfg.DATASETS.JSON_TRAIN_PATH}, {super().describe_source()}"
+
     def read_splits(self) -> Splits:
         train_path = self.cfg.DATASETS.JSON_TRAIN_PATH
         paths = {subset: derive_json_path(train_path, subset) for subset in ("train", "query", "gallery")}
-        train = drop_single_images(read_coco(paths["train"], self.train_dir, camid=0), paths["train"])
-        query = read_coco(paths["query"], self.query_dir, camid=0)
-        gallery = read_coco(paths["gallery"], self.gallery_dir, camid=1)
-        return Splits(train, query, gallery)
+        passed = PassedOver(train_path)
+        train = read_coco(paths["train"], self.train_dir, 0, passed)
+        train = drop_single_images(train, paths["train"], passed)
+        query = read_coco(paths["query"], self.query_dir, 0, passed)
+        gallery = read_coco(paths["gallery"], self.gallery_dir, 1, passed)
+        return Splits(train, query, gallery, notes=passed.notes())
 
 
 def _load_object(path: Path) -> dict[str, Any]:

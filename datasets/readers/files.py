@@ -6,20 +6,72 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.notes import HIDDEN, NOT_AN_IMAGE, OTHER_FOLDER, PassedOver
 from utils.errors import MissingPathError, UserError
+from utils.image import IMAGE_SUFFIXES
+
+# What operating systems and archives leave in folders; published data sets have some too. Nobody takes it for data.
+_LITTER = {"Thumbs.db", "desktop.ini", ".DS_Store"}
+_HIDDEN = (".", "@eaDir", "__MACOSX")
 
 
-def find_folder(root: Path, names: Sequence[str]) -> Path:
-    """The first of the folders ``root/name`` that exists; the first of all if none does."""
-    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
+def find_folder(root: Path, names: Sequence[str], passed: PassedOver | None = None) -> Path:
+    """The first of the folders ``root/name`` that exists; the first of all if none does.
+
+    Args:
+        root: the folder above.
+        names: in the order of preference.
+        passed: collects those that exist as well.
+    """
+    found = [root / name for name in names if (root / name).is_dir()]
+    if passed is not None:
+        # Where case does not matter, two spellings name one folder.
+        passed.add(OTHER_FOLDER, *(folder for folder in found[1:] if not folder.samefile(found[0])))
+    return found[0] if found else root / names[0]
 
 
-def check_images(paths: Iterable[str], named_by: str | os.PathLike[str]) -> None:
+def list_folder(
+    folder: Path, passed: PassedOver, suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> tuple[list[Path], list[Path]]:
+    """List the images of a folder and its subfolders, each sorted by name.
+
+    Args:
+        folder: exists.
+        passed: collects hidden files and folders, and other files.
+        suffixes: those of images, in upper or lower case.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    images, folders = [], []
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"Folder {folder} cannot be read ({error.strerror}).") from error
+    endings = tuple(suffix.lower() for suffix in suffixes)
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name in _LITTER:
+            continue
+        if entry.name.startswith(_HIDDEN):
+            passed.add(HIDDEN, path)
+        elif entry.is_dir():
+            folders.append(path)
+        elif path.suffix.lower() in endings:
+            images.append(path)
+        else:
+            passed.add(NOT_AN_IMAGE, path)
+    return images, folders
+
+
+def check_images(paths: Iterable[str], named_by: str | os.PathLike[str], advice: str = "") -> None:
     """Raise MissingPathError if images do not exist, naming the first one and how many are missing.
 
     Args:
         paths: image files.
         named_by: the file that names them, for the message.
+        advice: a sentence at the end of the message.
     """
     # Listing a folder once is far quicker than checking each of its files.
     names_in: dict[str, set[str]] = {}
@@ -32,7 +84,12 @@ def check_images(paths: Iterable[str], named_by: str | os.PathLike[str]) -> None
         if name not in names_in[folder] and not os.path.isfile(path):  # noqa: PTH113 (False rather than an error)
             missing.append(path)
     if missing:
-        raise MissingPathError(f"Image {missing[0]} does not exist; {named_by} names {len(missing)} missing image(s).")
+        text = f"Image {missing[0]} does not exist; {named_by} names {len(missing)} missing image(s)."
+        folder, name = os.path.split(missing[0])
+        alike = next((other for other in sorted(names_in[folder]) if other.lower() == name.lower()), None)
+        if alike:
+            advice = f"The folder has {alike}: write the name as the file has it, in upper and lower case."
+        raise MissingPathError(f"{text} {advice}".rstrip())
 
 
 def _list_names(folder: str) -> set[str]:

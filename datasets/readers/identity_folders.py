@@ -1,38 +1,77 @@
 """The user's own data in folders: ROOT_DIR/{train, query, gallery}/<identity>/<images>."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.bases import ReidDataModule, Splits
+from datasets.notes import LOOP, OTHER_FOLDER, WITHOUT_IMAGES, Note, PassedOver
+from datasets.readers.files import list_folder
 from datasets.readers.numbering import SUBSETS, Entry, build_splits
 from utils.errors import MissingPathError, UserError
-from utils.image import IMAGE_SUFFIXES
 
 _CAMERA = re.compile(r"_c(\d+)")
+# What others call their subsets; beside the three that are read, such a folder is more likely forgotten than meant.
+_OTHER_SUBSETS = ("val", "valid", "validation", "test", "probe")
 
 
-def read_identity_folders(folder: Path) -> list[Entry]:
-    """Read the images of all identities, sorted by path; the folder's name is the identity, ``_c3`` is camera 3.
+def read_identity_folders(folder: Path, passed: PassedOver | None = None, camera_from: str = "name") -> list[Entry]:
+    """Read the images of all identities, sorted by path; the name of the first folder is the identity.
 
-    Hidden files and folders, files other than images, and deeper folders are ignored.
+    Folders below that of an identity are read as well.
+
+    Args:
+        folder: holds a folder for each identity.
+        passed: collects what is left out: hidden files and folders, files other than images, empty folders.
+        camera_from: what names the camera: "name" (``_c3`` in a file name is camera 3; none without it), or "folder"
+            (the folder below that of the identity, whatever its name).
 
     Raises:
-        UserError: an image lies in the folder itself, so that it has no identity.
+        UserError: an image lies in the folder itself, so that it has no identity; or in that of its identity although
+            the folder below is the camera.
     """
+    passed = passed or PassedOver(folder)
+    images, identities = list_folder(folder, passed)
+    if images:
+        expected = folder / "<identity>" / images[0].name
+        raise UserError(f"{images[0]} is not in the folder of an identity; expected {expected}.")
     entries = []
-    for identity in _visible(folder):
-        if identity.is_dir():
-            images = [path for path in _visible(identity) if _is_image(path)]
-            entries += [Entry(str(path), identity.name, _camera_of(path)) for path in images]
-        elif _is_image(identity):
-            raise UserError(
-                f"{identity} is not in the folder of an identity; expected {folder / '<identity>' / identity.name}."
-            )
+    for identity in identities:
+        found = [Entry(str(path), identity.name, "") for path in _images_below(identity, passed)]
+        if not found:
+            passed.add(WITHOUT_IMAGES, identity)
+        entries += [image._replace(camera=_camera_of(Path(image.path), identity, camera_from)) for image in found]
     return entries
 
 
+def _images_below(folder: Path, passed: PassedOver, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    place = folder.resolve()
+    if place in above:
+        passed.add(LOOP, folder)
+        return
+    images, folders = list_folder(folder, passed)
+    yield from images
+    for subfolder in folders:
+        yield from _images_below(subfolder, passed, above | {place})
+
+
+def _camera_of(path: Path, identity: Path, camera_from: str) -> str:
+    if camera_from == "name":
+        match = _CAMERA.search(path.stem)
+        return match[1] if match else ""
+    if path.parent == identity:
+        raise UserError(
+            f"{path} lies in the folder of its identity; with DATASETS.CAMERA_FROM folder expected that of a camera: "
+            f"{identity / '<camera>' / path.name}."
+        )
+    return path.relative_to(identity).parts[0]
+
+
 class OwnFolder(ReidDataModule):
-    """DATASETS.NAMES folder. Identities may have any names; the camera, ``_c<number>`` in a file name, is optional."""
+    """DATASETS.NAMES folder. Identities may have any names; the camera is optional.
+
+    DATASETS.CAMERA_FROM says what names it: ``_c<number>`` in a file name, or the folder below that of the identity.
+    """
 
     @property
     def title(self) -> str:
@@ -40,13 +79,15 @@ class OwnFolder(ReidDataModule):
         return str(self.cfg.DATASETS.ROOT_DIR)
 
     def read_splits(self) -> Splits:
-        root = Path(self.cfg.DATASETS.ROOT_DIR)
+        root, camera_from = Path(self.cfg.DATASETS.ROOT_DIR), self.cfg.DATASETS.CAMERA_FROM
         only_test = self.cfg.TEST.ONLY_TEST
+        passed = PassedOver(root)
+        passed.add(OTHER_FOLDER, *(root / name for name in _OTHER_SUBSETS if (root / name).is_dir()))
         entries: dict[str, list[Entry]] = {}
         for subset in SUBSETS:
             folder = root / subset
             if folder.is_dir():
-                entries[subset] = read_identity_folders(folder)
+                entries[subset] = read_identity_folders(folder, passed, camera_from)
             elif subset == "train" and only_test:
                 entries[subset] = []
             else:
@@ -55,18 +96,25 @@ class OwnFolder(ReidDataModule):
                     "a folder of images for each identity."
                 )
             if not entries[subset] and folder.is_dir():
-                raise UserError(f"Folder {folder} holds no images; expected files such as 0002/anything_c1.jpg in it.")
-        return build_splits(entries, str(root), may_lack_training=only_test)
+                text = f"Folder {folder} holds no images; expected files such as 0002/anything_c1.jpg in it."
+                raise UserError(" ".join((text, *passed.notes())))
+        splits = build_splits(entries, str(root), only_test, passed)
+        return splits._replace(notes=splits.notes + _deeper_note(root, entries, camera_from))
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _camera_of(path: Path) -> str:
-    match = _CAMERA.search(path.stem)
-    return match[1] if match else ""
+def _deeper_note(root: Path, entries: dict[str, list[Entry]], camera_from: str) -> tuple[str, ...]:
+    """Say that folders below those of the identities are read, where nobody asked for that."""
+    levels = 3  # subset, identity, file
+    deeper = [
+        image.path
+        for images in entries.values()
+        for image in images
+        if camera_from == "name" and len(Path(image.path).relative_to(root).parts) > levels
+    ]
+    if not deeper:
+        return ()
+    text = (
+        f"{root}: {len(deeper)} image(s) in folders below those of the identities are read as images of the identity "
+        f"(such as {deeper[0]}); if these folders are cameras, set DATASETS.CAMERA_FROM folder."
+    )
+    return (Note(text, deeper),)

@@ -4,9 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from datasets.bases import Annotation, Splits
+from datasets.notes import JUNK, PassedOver
 from utils.errors import UserError
+from utils.labels import Names
 
 SUBSETS = ("train", "query", "gallery")
+# The identity of Market-1501's junk: detections that are no match for anybody, and no distractor either.
+JUNK_PIDS = ("-1", "-1.0")
 
 
 class Entry(NamedTuple):
@@ -17,8 +21,13 @@ class Entry(NamedTuple):
     camera: str  # "" where none is given
 
 
-def build_splits(entries: Mapping[str, Sequence[Entry]], source: str, may_lack_training: bool = False) -> Splits:
-    """Number identities and cameras, and build the splits.
+def build_splits(
+    entries: Mapping[str, Sequence[Entry]],
+    source: str,
+    may_lack_training: bool = False,
+    passed: PassedOver | None = None,
+) -> Splits:
+    """Number identities and cameras, and build the splits. Images of identity -1, which marks junk, are left out.
 
     If all identities are whole numbers, they keep them; otherwise all are numbered from 0 in the order of their names.
     Cameras are numbered from 0 in the order of their numbers, or else of their names. In query and gallery, either all
@@ -28,13 +37,19 @@ def build_splits(entries: Mapping[str, Sequence[Entry]], source: str, may_lack_t
         entries: subset -> images.
         source: name of the data in messages.
         may_lack_training: whether training images may be missing, as they may for a run that only tests.
+        passed: what the reader has passed over so far, for the notes; the junk is added.
 
     Raises:
         UserError: an empty subset, cameras for only some images, or two names for one number, such as 7 and 007.
     """
+    passed = passed or PassedOver(source)
+    for subset in SUBSETS:
+        passed.add(JUNK, *(image.path for image in entries[subset] if image.pid in JUNK_PIDS))
+    entries = {subset: [image for image in entries[subset] if image.pid not in JUNK_PIDS] for subset in SUBSETS}
     for subset in SUBSETS:
         if not entries[subset] and not (subset == "train" and may_lack_training):
-            raise UserError(f"{source} has no {subset} images; expected at least one each of {', '.join(SUBSETS)}.")
+            text = f"{source} has no {subset} images; expected at least one each of {', '.join(SUBSETS)}."
+            raise UserError(" ".join((text, *passed.notes())))
     has_cameras = _have_cameras([*entries["query"], *entries["gallery"]], source)
     images = [image for subset in SUBSETS for image in entries[subset]]
     pids = number_identities({image.pid for image in images}, source)
@@ -46,7 +61,12 @@ def build_splits(entries: Mapping[str, Sequence[Entry]], source: str, may_lack_t
             for image in entries[subset]
         ]
 
-    return Splits(annotate("train", 0), annotate("query", 0), annotate("gallery", 1), has_cameras)
+    subsets = annotate("train", 0), annotate("query", 0), annotate("gallery", 1)
+    names = Names(
+        {number: name for name, number in pids.items() if name != str(number)},
+        {number: name for name, number in cameras.items()},
+    )
+    return Splits(*subsets, has_cameras, names, passed.notes())
 
 
 def number_identities(names: Iterable[str], source: str) -> dict[str, int]:

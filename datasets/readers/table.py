@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.bases import ReidDataModule, Splits
+from datasets.notes import LIKE_CAMID, PassedOver
 from datasets.readers.files import check_images
 from datasets.readers.numbering import SUBSETS, Entry, build_splits
 from utils.errors import MissingPathError, UserError
@@ -15,24 +16,27 @@ from utils.optional import require
 
 COLUMNS = ("path", "pid", "split")
 OPTIONAL_COLUMN = "camid"
+# What others call that column, without regard to case and to marks between the letters.
+_LIKE_CAMID = {"cam", "cams", "camid", "camids", "camera", "cameras", "cameraid"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 # The default of DATASETS.ROOT_DIR.
 DEFAULT_ROOT_DIR = "/home/data"
 
 
-def read_table(path: Path, image_folder: str) -> dict[str, list[Entry]]:
+def read_table(path: Path, image_folder: str, passed: PassedOver) -> dict[str, list[Entry]]:
     """Read the images of each subset, in the order of the rows; other columns are ignored.
 
     Args:
         path: a Parquet file if it ends in .parquet or .pq, otherwise a comma-separated CSV file in UTF-8.
         image_folder: the folder that relative image paths start from.
+        passed: collects a column that looks like that of the cameras, but is not called camid.
 
     Raises:
         MissingPathError: the file does not exist.
         UserError: it cannot be read, lacks a column, or has a malformed row; the message names file and row.
     """
     entries: dict[str, list[Entry]] = {subset: [] for subset in SUBSETS}
-    for place, row in read_rows(path):
+    for place, row in read_rows(path, passed=passed):
         image, pid, subset, camera = (row.get(column, "").strip() for column in (*COLUMNS, OPTIONAL_COLUMN))
         for column, value in zip(COLUMNS, (image, pid, subset), strict=True):
             if not value:
@@ -43,23 +47,30 @@ def read_table(path: Path, image_folder: str) -> dict[str, list[Entry]]:
     return entries
 
 
-def read_rows(path: Path, required: Sequence[str] = COLUMNS) -> Iterator[tuple[str, dict[str, str]]]:
+def read_rows(
+    path: Path, required: Sequence[str] = COLUMNS, passed: PassedOver | None = None
+) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a table and where they stand ("line 2"), as text by column.
+
+    Args:
+        path: as for :func:`read_table`.
+        required: columns that must be there.
+        passed: collects columns that look misnamed.
 
     Raises:
         MissingPathError: the file does not exist.
         UserError: it cannot be read, lacks a required column, or has one of ours twice; the message names the file.
     """
     read = _read_parquet if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv
-    yield from read(path, required)
+    yield from read(path, required, passed or PassedOver(path))
 
 
-def _read_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_csv(path: Path, required: Sequence[str], passed: PassedOver) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, header, required)
+            _check_columns(path, header, required, passed)
             for cells in reader:
                 if not cells:  # a blank line
                     continue
@@ -75,7 +86,7 @@ def _read_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[s
         raise UserError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
 
 
-def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_parquet(path: Path, required: Sequence[str], passed: PassedOver) -> Iterator[tuple[str, dict[str, str]]]:
     if not path.is_file():
         raise _missing(path)
     pyarrow = require("pyarrow", "parquet", f"{path} is a Parquet file: reading it")
@@ -83,7 +94,7 @@ def _read_parquet(path: Path, required: Sequence[str]) -> Iterator[tuple[str, di
     try:
         with parquet.ParquetFile(path) as file:
             header = file.schema_arrow.names
-            _check_columns(path, header, required)
+            _check_columns(path, header, required, passed)
             wanted = [column for column in dict.fromkeys((*required, OPTIONAL_COLUMN)) if column in header]
             number = 0
             for batch in file.iter_batches(columns=wanted):
@@ -101,7 +112,7 @@ def _to_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _check_columns(path: Path, header: list[str], required: Sequence[str]) -> None:
+def _check_columns(path: Path, header: list[str], required: Sequence[str], passed: PassedOver) -> None:
     missing = [column for column in required if column not in header]
     if missing:
         optional = "" if OPTIONAL_COLUMN in required else f" and optionally {OPTIONAL_COLUMN}"
@@ -112,6 +123,9 @@ def _check_columns(path: Path, header: list[str], required: Sequence[str]) -> No
     twice = next((name for name in (*COLUMNS, OPTIONAL_COLUMN) if header.count(name) > 1), None)
     if twice:
         raise UserError(f"{path} has two columns named {twice}.")
+    if OPTIONAL_COLUMN not in header:
+        letters = {name: "".join(filter(str.isalpha, name.lower())) for name in header}
+        passed.add(LIKE_CAMID, *(name for name in header if letters[name] in _LIKE_CAMID))
 
 
 def _missing(path: Path) -> MissingPathError:
@@ -129,11 +143,29 @@ class OwnTable(ReidDataModule):
         """The file."""
         return str(self.cfg.DATASETS.CSV_PATH)
 
+    def describe_source(self) -> str:
+        """The table, and the folder that its relative paths start from."""
+        return f"DATASETS.CSV_PATH {self.cfg.DATASETS.CSV_PATH}, relative paths from {self._image_folder() or '.'}"
+
+    def _image_folder(self) -> str:
+        root = self.cfg.DATASETS.ROOT_DIR
+        return str(Path(self.cfg.DATASETS.CSV_PATH).parent) if root in ("", DEFAULT_ROOT_DIR) else root
+
+    def _advise(self) -> str:
+        """What to look at if an image is missing."""
+        folder, beside = self._image_folder(), str(Path(self.cfg.DATASETS.CSV_PATH).parent)
+        if folder == beside:
+            return f"Relative paths start from the folder of the table, {beside}, unless DATASETS.ROOT_DIR names one."
+        return (
+            f"Relative paths start from DATASETS.ROOT_DIR, which is {folder} (by the command line or the configuration "
+            f"file); DATASETS.ROOT_DIR '' lets them start from the folder of the table, {beside}."
+        )
+
     def read_splits(self) -> Splits:
         if not self.cfg.DATASETS.CSV_PATH:
             raise UserError("DATASETS.CSV_PATH is empty; DATASETS.NAMES csv reads the CSV or Parquet file it names.")
-        path, root = Path(self.cfg.DATASETS.CSV_PATH), self.cfg.DATASETS.ROOT_DIR
-        image_folder = str(path.parent) if root in ("", DEFAULT_ROOT_DIR) else root
-        entries = read_table(path, image_folder)
-        check_images((image.path for subset in SUBSETS for image in entries[subset]), path)
-        return build_splits(entries, str(path), may_lack_training=self.cfg.TEST.ONLY_TEST)
+        path = Path(self.cfg.DATASETS.CSV_PATH)
+        passed = PassedOver(path)
+        entries = read_table(path, self._image_folder(), passed)
+        check_images((image.path for subset in SUBSETS for image in entries[subset]), path, self._advise())
+        return build_splits(entries, str(path), self.cfg.TEST.ONLY_TEST, passed)

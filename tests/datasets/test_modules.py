@@ -78,10 +78,10 @@ def test_labels_follow_numbers_even_if_names_are_not_padded(tmp_path, make_cfg):
     for folder, names in {
         "bounding_box_train": ["10_c1.jpg", "9_c1.jpg", "9_c2.jpg", "10_c3.jpg"],
         "query": ["3_c1.jpg"],
-        "bounding_box_test": ["-1_c2.jpg", "3_c2.jpg", "notes.txt", "3_c4.png"],
+        "bounding_box_test": ["-1_c2.jpg", "3_c2.jpg", "notes.txt", "3_c4.pdf"],
     }.items():
         for name in names:
-            write_image(root / folder / name) if name.endswith("g") else (root / folder / name).write_text("")
+            write_image(root / folder / name) if name.endswith(".jpg") else (root / folder / name).write_text("")
     module = init_dataset("market1501", cfg=make_cfg(tmp_path))
     module.setup()
     assert [(Path(path).name, pid) for path, pid, _, _ in module.train_list] == [
@@ -301,15 +301,17 @@ def test_a_missing_folder_is_named(market, make_cfg, folder):
         init_dataset("market1501", cfg=make_cfg(market)).setup()
 
 
-@pytest.mark.parametrize("left", [[], ["-1_c1s1_000000_00.jpg"], ["0001_c1s1_000000_00.png"]])
+@pytest.mark.parametrize("left", [[], ["-1_c1s1_000000_00.jpg"], ["0001_c1s1_000000_00.pdf"]])
 def test_an_empty_subset_is_named(market, make_cfg, left):
     folder = market / "market1501" / "query"
     shutil.rmtree(folder)
     folder.mkdir()
     for name in left:
         write_image(folder / name)
-    with pytest.raises(UserError, match="market1501/query holds no images"):
+    with pytest.raises(UserError, match="market1501/query holds no images") as caught:
         init_dataset("market1501", cfg=make_cfg(market)).setup()
+    told = f"1 file that is not an image by its suffix ({folder / '0001_c1s1_000000_00.pdf'})."
+    assert (told in str(caught.value)) is any(name.endswith("pdf") for name in left)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +411,11 @@ def number_pairs(content):
         ("query", edit(lambda c: c["annotations"][1].pop("pair_id")), 'annotations[1] has no "pair_id"'),
         ("query", edit(lambda c: c["annotations"][0].pop("image_id")), 'annotations[0] has no "image_id"'),
         ("query", edit(lambda c: c["annotations"].insert(0, 5)), 'annotations[0] has no "image_id"'),
+        (
+            "query",
+            edit(lambda c: c["images"][0].update(id=100)),
+            "images[1] has the id 100 of another image, query_1.jpg",
+        ),
         ("query", edit(lambda c: c["annotations"][0].update(image_id=7)), "refers to image_id 7"),
         ("query", edit(lambda c: c["annotations"][0].update(pair_id="x")), "pair_id 'x'; expected an integer"),
         ("query", edit(lambda c: c["annotations"][0].update(pair_id=True)), "pair_id True; expected an integer"),
@@ -436,6 +443,17 @@ def test_a_bad_coco_file_is_named(coco, make_cfg, file_name, break_it, message):
         init_dataset("df1", cfg=make_cfg(coco, "DATASETS.JSON_TRAIN_PATH", str(coco / "train_reid.json"))).setup()
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_coco_files_tell_what_they_pass_over(coco, make_cfg):
+    edit(lambda content: content["annotations"].pop(3))(coco / "gallery_reid.json")
+    edit(lambda content: content["annotations"].append(content["annotations"][0]))(coco / "query_reid.json")
+    path = coco / "train_reid.json"
+    (note,) = init_dataset("df1", cfg=make_cfg(coco, "DATASETS.JSON_TRAIN_PATH", str(path))).read_splits().notes
+    assert note == (
+        f"Passed over in {path}: 1 training image that is the only one of its identity ({coco / 'train/train_3.jpg'}), "
+        f"1 image without an annotation ({coco / 'gallery/gallery_3.jpg'})."
+    )
 
 
 @pytest.mark.parametrize(

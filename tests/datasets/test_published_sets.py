@@ -6,7 +6,9 @@ import pytest
 
 from datasets import init_dataset
 from datasets.counts import Counts, Published, count, find_count_problem
+from datasets.notes import PassedOver
 from datasets.readers.files import check_images, find_folder
+from datasets.readers.named_files import NameRule, read_folder
 from datasets.registry import DATASETS, REGISTRY
 from datasets.vehicleid import split_test_list
 from tests.datasets.conftest import write_image
@@ -306,3 +308,104 @@ def test_missing_images_are_counted(tmp_path):
     missing = [str(tmp_path / "a" / "2.png"), str(tmp_path / "nowhere" / "3.png")]
     with pytest.raises(MissingPathError, match=r"a/2.png does not exist; list names 2 missing"):
         check_images([present, *missing], "list")
+
+
+# --- cameras of several digits, and suffixes
+
+OWN_DATA = "For data of your own use DATASETS.NAMES folder or csv, which take any identities and cameras."
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name", "cameras"),
+    [
+        ("market1501", "market1501/query/0001_c10s1_000451_03.jpg", 6),
+        ("dukemtmcreid", "DukeMTMC-reID/query/0002_c81_f0044158.jpg", 8),
+        ("occluded_duke", "Occluded_Duke/query/0002_c10_f0044158.jpg", 8),
+        ("cuhk03np_labeled", "cuhk03-np/labeled/query/0001_c21_1.png", 2),
+        ("cuhk03np_detected", "cuhk03-np/detected/query/0001_c10_1.png", 2),
+        ("veri776", "VeRi/image_query/0002_c200_00030600_0.jpg", 20),
+    ],
+)
+def test_cameras_of_several_digits_are_read_whole(tmp_path, name, file_name, cameras):
+    path = write_image(tmp_path / file_name)
+    camera = int(path.name.split("_c")[1].split("_")[0].split("s")[0])
+    with pytest.raises(UserError) as caught:
+        read_folder(path.parent, REGISTRY.find(name).rule)
+    assert str(caught.value) == f"{path}: camera {camera} is out of range; expected 1 to {cameras}. {OWN_DATA}"
+
+
+def test_other_ranges_name_the_way_for_data_of_ones_own_too(tmp_path):
+    for name in ("1502_c1s1_1.jpg", "somebody.jpg"):
+        folder = write_image(tmp_path / name / name).parent
+        with pytest.raises(UserError) as caught:
+            read_folder(folder, REGISTRY.find("market1501").rule)
+        assert str(caught.value).endswith(OWN_DATA)
+
+
+@pytest.mark.parametrize("name", FOLDER_SETS)
+def test_suffixes_are_read_in_any_case(tmp_path, make_cfg, name):
+    folder, subsets = FOLDER_SETS[name]
+    endings = [".JPG", ".jpeg", ".PNG"]
+    expected = []
+    for subfolder, images in subsets.items():
+        renamed = [
+            (Path(file_name).stem + ending, *label)
+            for (file_name, *label), ending in zip(images, endings, strict=False)
+        ]
+        for file_name, *_ in renamed:
+            write_image(tmp_path / folder / subfolder / file_name)
+        expected.append(renamed)
+    module = init_dataset(name, cfg=make_cfg(tmp_path))
+    assert module.read_splits().notes == ()
+    module.setup()
+    assert [described(part) for part in (module.train_list, module.query_list, module.gallery_list)] == expected
+
+
+def test_a_rule_may_still_name_its_suffixes(tmp_path):
+    for name in ("0001_c1.jpg", "0001_c1.PNG", "0001_c2.png"):
+        write_image(tmp_path / name)
+    passed = PassedOver(tmp_path)
+    read = read_folder(tmp_path, NameRule(num_cameras=6, suffixes=(".png",)), passed)
+    assert [Path(path).name for path, _, _ in read] == ["0001_c1.PNG", "0001_c2.png"]
+    assert passed.notes()[0].files == [str(tmp_path / "0001_c1.jpg")]
+
+
+def test_vehicleid_finds_its_images_by_any_suffix(tmp_path, make_cfg):
+    images = write_vehicleid(tmp_path) / "image"
+    cfg = make_cfg(tmp_path)
+    before = init_dataset("vehicleid_800", cfg=cfg).read_splits()
+    (images / "0000001.jpg").rename(images / "0000001.JPG")
+    (images / "0000010.jpg").rename(images / "0000010.png")
+    write_image(images / "0000002.png")  # the .jpg, which is there, goes before it
+    after = init_dataset("vehicleid_800", cfg=cfg).read_splits()
+    names = [[Path(image[0]).name for image in part] for part in after[:3]]
+    assert names[0] == ["0000001.JPG", "0000002.jpg", "0000003.jpg", "0000004.jpg"]
+    assert "0000010.png" in names[1] + names[2]
+    assert [[image[1:] for image in part] for part in after[:3]] == [[i[1:] for i in part] for part in before[:3]]
+    (images / "0000010.jpeg").write_text("")
+    with pytest.raises(UserError, match=r"image has 0000010.jpeg and 0000010.png, which a list does not tell apart"):
+        init_dataset("vehicleid_800", cfg=cfg).read_splits()
+
+
+def test_a_listed_name_that_differs_in_case_is_named(tmp_path, make_cfg):
+    root = write_msmt17(tmp_path)
+    image = root / "test" / MSMT_LISTS["query"][0].split()[0]
+    image.rename(image.with_suffix(".JPG"))
+    with pytest.raises(MissingPathError) as caught:
+        init_dataset("msmt17_v1", cfg=make_cfg(tmp_path)).setup()
+    assert str(caught.value) == (
+        f"Image {image} does not exist; {root / 'list_query.txt'} names 1 missing image(s). The folder has "
+        f"{image.stem}.JPG: write the name as the file has it, in upper and lower case."
+    )
+
+
+def test_a_second_copy_of_a_set_is_told(tmp_path, make_cfg):
+    write_vehicleid(tmp_path)
+    (tmp_path / "VehicleID").mkdir()
+    (tmp_path / "VeRi-776").mkdir()
+    for subfolder, images in FOLDER_SETS["veri776"][1].items():
+        for file_name, _, _ in images:
+            write_image(tmp_path / "VeRi" / subfolder / file_name)
+    for name, other in (("vehicleid_800", "VehicleID"), ("veri776", "VeRi-776")):
+        (note,) = init_dataset(name, cfg=make_cfg(tmp_path)).read_splits().notes
+        assert note.endswith(f": 1 folder beside those that are read ({tmp_path / other}).")

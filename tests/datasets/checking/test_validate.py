@@ -26,6 +26,7 @@ from datasets.validate import configured_world_size, main
 from tests.datasets.conftest import write_folders, write_image
 from tests.launch import forbid_modules, run_module
 from utils.errors import UserError
+from utils.labels import Names
 
 GOOD = {
     "train": {1: [1, 2], 2: [1, 2, 3], 3: [2, 1], 4: [1, 1, 2, 2, 3]},
@@ -149,8 +150,8 @@ def facts_of(**sizes_and_digests):
             "both in the training set and in query or gallery",
         ),
         ([("query", 7, 0), ("gallery", 7, 0)], False, "same identity and camera"),
-        ([("query", 7, 0), ("gallery", 7, 1)], True, "different identities or cameras"),
-        ([("query", 7, 0), ("gallery", 8, 0)], True, "different identities or cameras"),
+        ([("query", 7, 0), ("gallery", 7, 1)], True, "in query and gallery under different cameras; scores will be"),
+        ([("query", 7, 0), ("gallery", 8, 0)], True, "in query and gallery under different identities; scores will"),
         ([("train", 1, 0), ("train", 2, 0)], False, "in one split under different identities"),
         ([("gallery", 7, 0), ("gallery", 7, 1)], False, "in one split more than once"),
         ([("gallery", 7, 0)], None, ""),
@@ -172,6 +173,25 @@ def test_the_same_bytes_twice(placed, is_error, word):
     assert word in finding.text
     (detail,) = finding.details
     assert all(f"{name}: copy{number}" in detail for number, (name, _, _) in enumerate(placed))
+
+
+@pytest.mark.parametrize(
+    ("gallery", "is_error", "text"),
+    [
+        (
+            ("copy1", 7, 1),
+            False,
+            "1 image is in query and gallery; without cameras each query's own image is left out of its ranking "
+            "(TEST.SELF_MATCH drop).",
+        ),
+        (("copy1", 8, 1), True, "1 image is in query and gallery under different identities; scores will be wrong."),
+    ],
+)
+def test_the_query_itself_in_a_gallery_without_cameras(gallery, is_error, text):
+    splits = {"train": [], "query": [("copy0", 7, 0)], "gallery": [gallery]}
+    facts = facts_of(copy0=((12, 24), "same"), copy1=((12, 24), "same"))
+    (finding,) = check_files(splits, facts, dict.fromkeys(splits, (24, 12)), has_cameras=False)
+    assert (finding.is_error, finding.text) == (is_error, text)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +359,103 @@ def test_data_without_cameras(tmp_path, capsys):
     assert "the same-camera filter is off" in output
     assert "by camera" not in output
     assert "errors: none\nwarnings: none" in output
+    (tmp_path / "5.png").write_bytes((tmp_path / "4.png").read_bytes())  # the query itself is the gallery
+    assert run(tmp_path, "DATASETS.NAMES", "csv", "DATASETS.CSV_PATH", tmp_path / "mine.csv") == 0
+    assert "warning: 1 image is in query and gallery; without cameras each query's own" in capsys.readouterr().out
+
+
+TABLE = [
+    *("1.png,ann,train,cam0", "2.png,ann,train,cam1", "3.png,bob,train,cam1", "4.png,bob,train,cam0"),
+    *("5.png,cid,query,cam0", "6.png,dee,query,cam0", "7.png,cid,gallery,cam1", "8.png,dee,gallery,cam0"),
+    *("9.png,-1,gallery,cam1", "10.png,eve,train,cam0"),
+]
+
+
+def write_table(folder, lines=TABLE, header="path,pid,split,camid"):
+    for line in lines:
+        write_image(folder / line.split(",")[0], int(line.split(".")[0]))
+    (folder / "mine.csv").write_text("\n".join([header, *lines]) + "\n")
+    return folder / "mine.csv"
+
+
+def test_a_table_is_named_and_its_names_are_kept(tmp_path, capsys):
+    path = write_table(tmp_path)
+    assert run(tmp_path, "DATASETS.NAMES", "csv", "DATASETS.CSV_PATH", path, "DATASETS.ROOT_DIR", "") == 0
+    output = capsys.readouterr().out
+    assert output.startswith(f"csv (DATASETS.CSV_PATH {path}, relative paths from {tmp_path})\n")
+    assert "names of the cameras, by camid: 0 cam0, 1 cam1\n" in output
+    assert "train: images by camera\n  cam0        3 ###" in output
+    text = (tmp_path / "out" / "report.txt").read_text()
+    for part in (
+        "warnings: 3\n",
+        f"  warning: Passed over in {path}: 1 image of pid -1, which marks junk ({tmp_path / '9.png'}).\n"
+        f"    {tmp_path / '9.png'}\n",
+        "1 of 2 queries have no gallery image of their identity from another camera; they are left out of every score."
+        f"\n    {tmp_path / '6.png'} (identity dee)\n",
+        "will not be trained on.\n    identity eve\n",
+    ):
+        assert part in text
+
+
+def test_what_is_read_is_named(coco, market, make_cfg):
+    path = coco / "train_reid.json"
+    options = ("DATASETS.JSON_TRAIN_PATH", str(path), "DATASETS.CSV_PATH", "lists/mine.csv")
+    sources = {
+        "market1501": f"DATASETS.ROOT_DIR {market}",
+        "df1": f"DATASETS.JSON_TRAIN_PATH {path}, DATASETS.ROOT_DIR {market}",
+        "csv": f"DATASETS.CSV_PATH lists/mine.csv, relative paths from {market}",
+    }
+    sources["market1501+csv+dukemtmcreid"] = f"{sources['market1501']}; {sources['csv']}"
+    for name, source in sources.items():
+        assert init_dataset(name, cfg=make_cfg(market, *options)).describe_source() == source
+    for root in ("", "/home/data"):
+        module = init_dataset("csv", cfg=make_cfg(root, *options))
+        assert module.describe_source() == "DATASETS.CSV_PATH lists/mine.csv, relative paths from lists"
+
+
+def test_names_of_test_identities_are_not_those_of_joint_training(tmp_path, capsys):
+    """Joint sets number their training identities anew: 2 would be cid in the table, and is eve here."""
+    make(tmp_path)
+    path = write_table(tmp_path)
+    run(tmp_path, "DATASETS.NAMES", "csv+market1501", "DATASETS.CSV_PATH", path, "DATASETS.ROOT_DIR", tmp_path)
+    output = capsys.readouterr().out
+    assert "will not be trained on.\n    identity 2\n" in output
+    assert "     cam0        3 #" in output
+    assert "1 (set 2)        5 #" in output
+
+
+def test_a_subset_of_a_published_set_is_said_to_be_one(tmp_path, capsys):
+    assert run(make(tmp_path)) == 0
+    assert "20 of 32217 published images; taken for a subset, counts not checked.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png"])
+def test_half_of_the_queries_with_another_suffix(tmp_path, suffix):
+    root = make(tmp_path) / "market1501"
+    for path in sorted((root / "query").iterdir())[::2]:
+        write_image(path.with_suffix(suffix), int(path.stem.split("_")[2]))
+        path.unlink()
+    (root / "query" / "list.txt").write_text("")
+    options = ("--out", tmp_path / "out", "DATASETS.ROOT_DIR", tmp_path, "SOLVER.IMS_PER_BATCH", 2)
+    done = run_module("datasets.validate", *options, "DATALOADER.NUM_WORKERS", 0)
+    assert done.returncode == 0, done.stderr
+    assert "query    |      2 |        3 |       2" in done.stdout
+    assert (
+        f"  warning: Passed over in {root}: 1 file that is not an image by its suffix ({root / 'query/list.txt'}).\n"
+        f"    {root / 'query/list.txt'}\n"
+    ) in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_camera_of_two_digits_is_an_error_that_names_the_way_out(tmp_path):
+    root = make(tmp_path) / "market1501"
+    path = write_image(root / "bounding_box_test" / "0011_c10s1_000000_00.jpg")
+    done = run_module("datasets.validate", "--out", tmp_path / "out", "DATASETS.ROOT_DIR", tmp_path)
+    assert done.returncode == 1
+    assert (
+        f"errors: 1\n  error: {path}: camera 10 is out of range; expected 1 to 6. For data of your own use "
+        "DATASETS.NAMES folder or csv, which take any identities and cameras.\n"
+    ) in done.stdout
 
 
 def test_merged_training_sets(tmp_path, capsys):
@@ -417,6 +534,36 @@ def test_help_needs_no_torch(tmp_path):
 
 
 # --- the trainer
+
+
+@pytest.mark.parametrize(
+    ("query", "where"),
+    [
+        ([("q", 7, 0), ("r", 8, 0)], " from another camera"),  # 8 is in the gallery, seen by the same camera
+        ([("q", 7, 0), ("r", 9, 0)], ""),  # 9 is not there at all
+        ([("q", 7, 0), ("r", 8, 1), ("r", 9, 0)], ""),
+    ],
+)
+def test_cameras_are_named_only_where_they_are_the_reason(query, where):
+    gallery = [("g", 7, 1), ("h", 8, 0)]
+    (finding,) = check_labels([3], query, gallery, True, Names({8: "eight", 9: "nine"}))
+    assert finding.text == (
+        f"1 of {len(query)} queries have no gallery image of their identity{where}; they are left out of every score."
+    )
+    assert finding.details == [f"r (identity {'eight' if where else 'nine'})"]
+
+
+def test_identities_are_called_by_their_names():
+    names = Names({3: "carl", 7: "ann"})
+    findings = check_labels([3, 7], [("q", 7, 0)], [("g", 7, 1)], True, names)
+    assert findings[0].details == ["identity ann"]
+    findings = check_batches([3, 7, 7, 8, 8], 1, 2, 1, names)[1]
+    assert findings[0].details == ["identity carl"]
+
+
+def test_cameras_are_called_by_their_names():
+    images = [("a", 1, 0), ("b", 1, 2), ("c", 1, 2), ("d", 1, 3)]
+    assert images_per_camera(images, Names({}, {0: "door", 2: "0"})) == {"door": 1, "0": 2, "4": 1}
 
 
 def test_findings_of_the_labels_alone():

@@ -14,10 +14,11 @@ from datasets import init_dataset
 from datasets.bases import NO_CAMERAS, Splits
 from datasets.counts import find_evaluation_problem
 from datasets.merged import merge_splits
-from datasets.readers.numbering import Entry, build_splits, number_cameras, number_identities
+from datasets.readers.numbering import SUBSETS, Entry, build_splits, number_cameras, number_identities
 from datasets.readers.table import DEFAULT_ROOT_DIR
 from tests.datasets.conftest import MARKET, write_folders, write_image
 from utils.errors import MissingPathError, UserError
+from utils.labels import Names
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than 2 images")
 
@@ -204,8 +205,8 @@ def test_folders(tmp_path, read):
     write_tree(tmp_path, TREE)
     (tmp_path / "train" / "ann" / "notes.txt").write_text("")
     module = read("folder", tmp_path)
-    # ann 0, bob 1, cid 2, eve 3; cameras 1, 2, 12.
-    assert parsed(module) == [[(0, 0), (0, 0), (1, 2)], [(2, 2)], [(2, 0), (3, 1)]]
+    # ann 0, bob 1, cid 2, dee 3, eve 4; cameras 1, 2, 3, 12.
+    assert parsed(module) == [[(0, 0), (0, 0), (1, 3)], [(2, 3)], [(2, 0), (3, 2), (4, 1)]]
     assert [Path(sample[0]).name for sample in module.train_list] == ["1.JPG", "2_c1.jpg", "x_c12s3.png"]
     assert module.has_cameras
 
@@ -243,9 +244,156 @@ def test_a_test_alone_needs_no_training_images(tmp_path, read, name):
     only_test = ("TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", "any.ckpt")
     options = ("DATASETS.CSV_PATH", str(tmp_path / "list.csv"), *only_test)
     module = read(name, tmp_path, *options)
-    assert (module.num_classes, len(module.val)) == (0, 3)
+    assert (module.num_classes, len(module.val)) == (0, 4 if name == "folder" else 3)
     with pytest.raises(UserError, match="train"):
         read(name, tmp_path, *options[:2])
+
+
+# --- what is left out, and what keeps its name
+
+
+def notes_of(module):
+    return [str(note) for note in module.read_splits().notes]
+
+
+def test_deeper_folders_are_read_as_images_of_the_identity_and_that_is_said(tmp_path, read, caplog):
+    names = ["train/ann/a.jpg", "train/ann/cam1/b.jpg", "train/bob/x/y/c.jpg", "train/bob/d.jpg"]
+    write_tree(tmp_path, [*names, "query/cid/1/a.jpg", "gallery/cid/b.jpg"])
+    module = read("folder", tmp_path)
+    assert parsed(module) == [[(0, 0), (0, 0), (1, 0), (1, 0)], [(2, 0)], [(2, 1)]]
+    assert [Path(sample[0]).name for sample in module.train_list] == ["a.jpg", "b.jpg", "d.jpg", "c.jpg"]
+    assert not module.has_cameras
+    deeper = tmp_path / "train/ann/cam1/b.jpg"
+    expected = (
+        f"{tmp_path}: 3 image(s) in folders below those of the identities are read as images of the identity (such as "
+        f"{deeper}); if these folders are cameras, set DATASETS.CAMERA_FROM folder."
+    )
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [expected]
+    assert [Path(path).name for path in module.read_splits().notes[0].files] == ["b.jpg", "c.jpg", "a.jpg"]
+
+
+def test_the_folder_below_the_identity_may_be_the_camera(tmp_path, read, caplog):
+    names = ["train/ann/roof/a_c9.jpg", "train/bob/door/more/b.jpg", "query/cid/roof/c.jpg"]
+    write_tree(tmp_path, [*names, "gallery/cid/door/d.jpg", "gallery/cid/10/e.jpg"])
+    module = read("folder", tmp_path, "DATASETS.CAMERA_FROM", "folder")
+    # 10, door, roof
+    assert parsed(module) == [[(0, 2), (1, 1)], [(2, 2)], [(2, 0), (2, 1)]]
+    assert module.has_cameras
+    assert module.names.cameras == {0: "10", 1: "door", 2: "roof"}
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    path = write_image(tmp_path / "gallery/cid/f.jpg")
+    with pytest.raises(UserError) as caught:
+        read("folder", tmp_path, "DATASETS.CAMERA_FROM", "folder")
+    assert str(caught.value) == (
+        f"{path} lies in the folder of its identity; with DATASETS.CAMERA_FROM folder expected that of a camera: "
+        f"{tmp_path / 'gallery/cid/<camera>/f.jpg'}."
+    )
+
+
+def test_folders_tell_what_they_pass_over(tmp_path, read):
+    write_tree(tmp_path, [*TREE, "val/ann/1.jpg"])
+    (tmp_path / "train" / "ann" / "notes.txt").write_text("")
+    (tmp_path / "train" / "zoe").mkdir()
+    (tmp_path / "train" / "ann" / "again").symlink_to(tmp_path / "train" / "ann")
+    (tmp_path / "train" / "ann" / "far").symlink_to(tmp_path / "val" / "ann")
+    module = read("folder", tmp_path)
+    assert [Path(sample[0]).name for sample in module.train_list] == ["1.JPG", "2_c1.jpg", "1.jpg", "x_c12s3.png"]
+    (note, deeper) = notes_of(module)
+    train = tmp_path / "train"
+    assert note == (
+        f"Passed over in {tmp_path}: 1 folder beside those that are read ({tmp_path / 'val'}), 2 hidden files and "
+        f"folders (such as {train / '.cache'}), 1 file that is not an image by its suffix ({train / 'ann/notes.txt'}), "
+        f"1 link to a folder above it ({train / 'ann/again'}), 1 folder without images ({train / 'zoe'})."
+    )
+    assert "2 image(s) in folders below" in deeper
+
+
+def test_pid_minus_one_is_junk_in_folders(tmp_path, read):
+    names = [f"{split}/-1/{split}_junk.jpg" for split in ("train", "query", "gallery")]
+    write_tree(tmp_path, [*names, "train/3/a_c1.jpg", "query/5/b_c1.jpg", "gallery/5/c_c2.jpg", "gallery/0/d_c2.jpg"])
+    module = read("folder", tmp_path)
+    # Neither a match nor a distractor; the other identities keep their numbers.
+    assert parsed(module) == [[(0, 0)], [(5, 0)], [(0, 1), (5, 1)]]
+    assert module.train_pids == [3]
+    assert notes_of(module) == [
+        f"Passed over in {tmp_path}: 3 images of pid -1, which marks junk (such as {tmp_path / names[0]})."
+    ]
+
+
+@pytest.mark.parametrize("junk", ["-1", "-1.0"])
+def test_pid_minus_one_is_junk_in_tables(tmp_path, read, junk):
+    rows = [("1.jpg", "7", "train"), ("2.jpg", "9", "query"), ("3.jpg", "9", "gallery"), ("4.jpg", junk, "gallery")]
+    path = write_csv(tmp_path / "list.csv", rows, "path,pid,split")
+    module = read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))
+    assert parsed(module) == [[(0, 0)], [(9, 0)], [(9, 1)]]
+    assert notes_of(module) == [f"Passed over in {path}: 1 image of pid -1, which marks junk ({tmp_path / '4.jpg'})."]
+    write_csv(path, [*rows[:2], rows[3]], "path,pid,split")
+    with pytest.raises(UserError, match=r"has no gallery images; expected .* 1 image of pid -1, which marks junk"):
+        read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))
+
+
+def test_junk_needs_no_camera():
+    entries = {name: [Entry("a.jpg", "1", camera)] for name, camera in zip(SUBSETS, "112", strict=True)}
+    entries["gallery"].append(Entry("junk.jpg", "-1", ""))
+    assert build_splits(entries, "it").has_cameras
+
+
+def test_other_negative_numbers_are_names(tmp_path, read):
+    rows = [("1.jpg", "7", "train"), ("2.jpg", "-2", "query"), ("3.jpg", "-2", "gallery")]
+    path = write_csv(tmp_path / "list.csv", rows, "path,pid,split")
+    module = read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))
+    assert parsed(module) == [[(0, 0)], [(0, 0)], [(0, 1)]]
+    assert module.names.pids == {0: "-2", 1: "7"}
+
+
+def test_names_stay_with_the_samples(tmp_path, read):
+    path = write_csv(tmp_path / "list.csv")
+    module = read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))
+    assert module.names.pids == {0: "ann", 1: "bob", 2: "cid", 3: "dee, the second"}
+    assert module.names.cameras == {0: "door", 1: "roof"}
+    assert module.val_dataloader().dataset.names == module.names
+
+
+def test_numbers_have_names_where_they_are_written_in_another_way(tmp_path, read):
+    write_tree(tmp_path, ["train/0002/a_c0.jpg", "query/10/b_c0.jpg", "gallery/10/c_c5.jpg"])
+    names = read("folder", tmp_path).names
+    assert names.pids == {2: "0002"}
+    assert names.cameras == {0: "0", 1: "5"}
+    assert (names.pid(10), names.pid(2)) == ("10", "0002")
+
+
+def test_a_published_set_has_no_names(market, read):
+    module = read("market1501", market)
+    assert module.names == module.val.names == Names()
+
+
+@pytest.mark.parametrize("column", ["camera", "Camid", "cam_id", "CAMERA-ID"])
+def test_a_column_that_looks_like_cameras_is_told(tmp_path, read, column):
+    path = write_csv(tmp_path / "list.csv", header=f"path,pid,split,{column}")
+    module = read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))
+    assert not module.has_cameras
+    assert notes_of(module) == [f"Passed over in {path}: 1 column that is not called camid ({column})."]
+    write_csv(path, [(*row, "x") for row in ROWS], f"path,pid,split,camid,{column}x")
+    assert notes_of(read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))) == []
+
+
+def test_a_missing_image_names_the_folder_that_paths_start_from(tmp_path, read):
+    path = write_csv(tmp_path / "lists" / "list.csv")
+    other = tmp_path / "data of the configuration file"
+    missing = f"Image {other / 'a/1.jpg'} does not exist; {path} names 6 missing image(s). "
+    with pytest.raises(MissingPathError) as caught:
+        read("csv", str(other), "DATASETS.CSV_PATH", str(path))
+    assert str(caught.value) == (
+        f"{missing}Relative paths start from DATASETS.ROOT_DIR, which is {other} (by the command line or the "
+        f"configuration file); DATASETS.ROOT_DIR '' lets them start from the folder of the table, {path.parent}."
+    )
+    (path.parent / "g/2.jpg").unlink()
+    with pytest.raises(MissingPathError) as caught:
+        read("csv", "", "DATASETS.CSV_PATH", str(path))
+    assert str(caught.value).endswith(
+        f"names 1 missing image(s). Relative paths start from the folder of the table, {path.parent}, unless "
+        "DATASETS.ROOT_DIR names one."
+    )
 
 
 # --- numbering
@@ -276,9 +424,9 @@ def test_cameras_of_training_images_do_not_matter():
         return [Entry("a.jpg", "1", camera)]
 
     with_cameras = {"train": entries(""), "query": entries("4"), "gallery": entries("2")}
-    assert build_splits(with_cameras, "it") == ([("a.jpg", 1, 0)], [("a.jpg", 1, 1)], [("a.jpg", 1, 0)], True)
+    assert build_splits(with_cameras, "it")[:4] == ([("a.jpg", 1, 0)], [("a.jpg", 1, 1)], [("a.jpg", 1, 0)], True)
     without = {"train": entries("4"), "query": entries(""), "gallery": entries("")}
-    assert build_splits(without, "it") == ([("a.jpg", 1, 0)], [("a.jpg", 1, 0)], [("a.jpg", 1, 1)], False)
+    assert build_splits(without, "it")[:4] == ([("a.jpg", 1, 0)], [("a.jpg", 1, 0)], [("a.jpg", 1, 1)], False)
 
 
 # --- several sets at once
