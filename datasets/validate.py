@@ -120,7 +120,8 @@ def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size:
     findings += check_counts(splits, module.published)
     batches, more = check_batches(trained, identities, instances, world_size)
     findings += more
-    facts = scan_images((image[0] for images in subsets.values() for image in images), workers)
+    paths = (image[0] for images in subsets.values() for image in images)
+    facts = scan_images(paths, workers, cfg.INPUT.EXIF_ORIENTATION)
     sizes = {name: cfg.INPUT.SIZE_TRAIN if name == "train" else cfg.INPUT.SIZE_TEST for name in subsets}
     findings += check_files(subsets, facts, sizes)
     tables = ["", statistics_table(subsets, splits.has_cameras), ""]

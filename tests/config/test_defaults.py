@@ -22,6 +22,7 @@ from utils.errors import ConfigError
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
 ADDED = {
     "DATASETS.CSV_PATH": "",
+    "INPUT.EXIF_ORIENTATION": True,
     "LOSSES.EXTRA": [],
     "LOSSES.EXTRA_WEIGHTS": [],
     "SOLVER.MIN_LR": 0.0,
