@@ -67,7 +67,7 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
     model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
     _warn_of_differences(cfg, model.hparams, path)
-    return Embedder(
+    embedder = Embedder(
         model,
         device,
         cfg.TRAINER.PRECISION or "32-true",
@@ -77,6 +77,8 @@ def embedder_from_config(cfg: CfgNode) -> "Embedder":
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=threads,
     )
+    embedder.exif_orientation = cfg.INPUT.EXIF_ORIENTATION
+    return embedder
 
 
 def _warn_of_differences(cfg: CfgNode, hparams: CfgNode, path: str) -> None:

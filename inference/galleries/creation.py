@@ -145,7 +145,10 @@ def _finished_gallery(folder: Path, about: dict[str, Any], files: list[str]) -> 
         gallery = read_gallery(folder)
     except UserError:
         return None
-    same = {key: gallery.about.get(key) for key in about} == about
+    found = {key: gallery.about.get(key) for key in about}
+    if isinstance(found["embedder"], dict):  # what an older version did not record yet does not differ
+        found["embedder"] = {**about["embedder"], **found["embedder"]}
+    same = found == about
     return gallery if same and gallery.about.get("files") == digest_of_paths(files) else None
 
 
