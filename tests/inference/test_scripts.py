@@ -15,8 +15,9 @@ from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
 from inference.command_line import embedder_from_config
 from inference.embedding.embedder import Embedder
+from tests.inference.conftest import draw_picture
 from tests.launch import forbid_modules, run_script, start_python
-from tests.support import ROOT, golden
+from tests.support import ROOT, UPRIGHT, golden, save_turned, stored_pixels
 from utils.distances import get_dist_func, normalize
 
 SIZE = ("INPUT.SIZE_TEST", "[64, 32]", "TRAINER.PROGRESS_BAR", "False", "DATALOADER.NUM_WORKERS", "1")
@@ -207,6 +208,32 @@ def test_differences_from_the_training_are_said(pictures, legacy_checkpoint, tmp
     assert f"MODEL.NAME is resnet50 here, but resnet18 in {legacy_checkpoint}, which is used." in caplog.text
     about = json.loads((tmp_path / "gallery.json").read_text())
     assert (about["embedder"]["size"], about["embedder"]["dtype"]) == ([32, 32], "bfloat16")
+
+
+def test_orientation_of_images_follows_the_configuration(embedder, legacy_checkpoint, tmp_path):
+    path = save_turned(tmp_path / "images" / "turned.png", 6)
+    for upright in (True, False):
+        out = tmp_path / str(upright)
+        create_embeddings.main(
+            [*keys(path.parent, legacy_checkpoint, out), "INPUT.EXIF_ORIENTATION", str(upright)],
+        )
+        pixels = np.ascontiguousarray(UPRIGHT[6 if upright else 1](stored_pixels()))
+        np.testing.assert_allclose(np.load(out / "embeddings.npy"), embedder.embed(pixels), rtol=1e-4, atol=1e-4)
+        assert json.loads((out / "gallery.json").read_text())["embedder"]["exif_orientation"] is upright
+
+
+def test_what_is_passed_over_is_said_once(pictures, legacy_checkpoint, tmp_path):
+    """By the real program, in whose folder its own results lie as well."""
+    (pictures / "a_0.png").rename(pictures / "a_0.GIF")
+    draw_picture(pictures / "below" / "x.png", 1)
+    said = f"Passed over in '{pictures}': 1 file, '{pictures}/notes.txt', without the name of an image (.jpg, "
+    for _ in range(2):
+        done = run_script("inference/create_embeddings.py", *keys(pictures, legacy_checkpoint, pictures))
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if "Passed over" in line]
+        assert line.startswith(said)
+        assert line.endswith(f"; 1 image, '{pictures}/below/x.png', in subfolders: --images-in-subfolders takes those.")
+        assert f"{pictures}/a_0.GIF" in np.load(pictures / "paths.npy").tolist()
 
 
 def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_path):
