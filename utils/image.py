@@ -48,8 +48,8 @@ def pil_loader(path: ImageFile, exif_orientation: bool = True) -> Image.Image:
 
     Args:
         path: a file in any format that Pillow reads, its bytes, or an open binary file. Grey, palette and transparent
-            images are converted to RGB, 16 bits a pixel are reduced to the upper eight, and of an animation the first
-            image is taken.
+            images are converted to RGB, 16 bits a pixel are reduced to the upper eight, and of an animation, or
+            of several pages, the first is taken.
         exif_orientation: turn and mirror the image as its EXIF data says (as cv2.imread does), or leave it as it is
             stored (False). TIFF files come from Pillow upright in either case.
 

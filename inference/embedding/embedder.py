@@ -93,6 +93,8 @@ class Embedder:
                 f"size is {self.size}, batch_size {self.batch_size}, num_workers {num_workers}; expected (height, "
                 "width), 1 or more, -1 or more."
             )
+        if not all(len(v) == 3 and np.isfinite(v).all() for v in (self.mean, self.std)) or min(self.std) <= 0:
+            raise UserError(f"mean is {self.mean}, std {self.std}; expected three numbers each, of std above 0.")
         self.network = FoldedNetwork(model.backbone, model.bn, self.dtype, self.device).eval()
         self.weights_digest = digest_of({"backbone": model.backbone, "bn": model.bn})
         self._mean, self._std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
@@ -156,7 +158,7 @@ class Embedder:
             UserError: a file cannot be read (the message names it), or an input is not an image or has no pixels (the
                 message names its position).
         """
-        batch_size = batch_size or self.batch_size
+        batch_size = self._batch_size(batch_size)
         sources = as_sequence(images)
         if isinstance(sources, Tensor):
             parts = [self._compute(part.to(self.device)) for part in sources.split(batch_size) if len(part)]
@@ -213,7 +215,7 @@ class Embedder:
         """
         if on_error not in ("stop", "skip"):
             raise UserError(f"on_error is {on_error!r}; valid: stop, skip.")
-        size = batch_size or self.batch_size
+        size = self._batch_size(batch_size)
         workers = self.num_workers if len(sources) > 1 else 0
         pin_memory = self.device.type == "cuda"
         batches = read_batches(sources, self.size, size, workers, pin_memory, self.exif_orientation)
@@ -232,6 +234,11 @@ class Embedder:
     def embed_pixels(self, pixels: Tensor) -> Embeddings:
         """Embed resized images, uint8 [B, 3, height, width]: [B, D] float32."""
         return self._compute(normalise(pixels.to(self.device, non_blocking=True), self._mean, self._std))
+
+    def _batch_size(self, wanted: int | None) -> int:
+        if wanted is not None and wanted < 1:
+            raise UserError(f"batch_size is {wanted}; expected 1 or more, or None for {self.batch_size}.")
+        return self.batch_size if wanted is None else wanted
 
     def _compute(self, x: Tensor) -> Embeddings:
         with torch.inference_mode():

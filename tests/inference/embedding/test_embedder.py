@@ -162,11 +162,23 @@ def test_what_is_no_picture(embedder, images, message):
         ({"precision": "16-true"}, "does not work on the device cpu"),
         ({"batch_size": 0}, "batch_size"),
         ({"size": (64,)}, "size is"),
+        ({"mean": (0.5,)}, r"mean is \(0.5,\), std .*; expected three numbers each"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean is"),
+        ({"std": (1, 1, 0)}, r"std \(1, 1, 0\); expected three numbers each, of std above 0"),
     ],
 )
 def test_options_that_cannot_be(model, options, message):
     with pytest.raises(UserError, match=message):
         Embedder(model, **{"device": "cpu", **options})
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_without_images(embedder, paths, size):
+    for images in (paths, torch.zeros(2, 3, 8, 4)):
+        with pytest.raises(UserError, match=f"batch_size is {size}; expected 1 or more, or None for {16}"):
+            embedder.embed(images, batch_size=size)
+    with pytest.raises(UserError, match="batch_size is"):
+        next(embedder.embed_batches(paths, batch_size=size))
 
 
 def test_auto_is_some_device_of_this_machine():
