@@ -11,6 +11,7 @@ from datasets.caching.folders import disk_folder
 from datasets.checking.scan import scan_images
 from datasets.transforms.pixels import resize_to_planes
 from tests.support import UPRIGHT, save_turned, stored_pixels
+from utils.image import pil_loader
 
 SIZE = (16, 8)
 
@@ -73,6 +74,15 @@ def test_neither_run_rewrites_the_entries_of_the_other(turned, tmp_path):
     folder = disk_folder(str(tmp_path / "cache"))
     upright, stored = (ImageCache(folder, turned, SIZE, exif_orientation=value) for value in (True, False))
     assert not {upright.entry_of(path) for path in turned} & {stored.entry_of(path) for path in turned}
+
+
+def test_entries_of_versions_without_orientation_are_written_anew(turned, tmp_path, monkeypatch):
+    cache = ImageCache(disk_folder(str(tmp_path / "cache")), turned, SIZE)
+    with monkeypatch.context() as older:
+        older.setattr("datasets.caching.cache._FORMAT", 1)
+        older.setattr("datasets.caching.cache.pil_loader", lambda path, _: pil_loader(path, exif_orientation=False))
+        assert torch.equal(cache(turned[5]), planes(stored_pixels()))
+    assert torch.equal(cache(turned[5]), planes(UPRIGHT[6](stored_pixels())))
 
 
 def test_an_image_beyond_the_room_of_the_cache_is_turned_too(turned, tmp_path):

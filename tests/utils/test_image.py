@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -187,6 +188,15 @@ class _Unseekable(io.RawIOBase):
         return self.stream.readinto(buffer)
 
 
+class _Slow(io.BytesIO):
+    """Lets other threads run between going to the start and reading."""
+
+    def seek(self, *where):
+        place = super().seek(*where)
+        time.sleep(0.001)
+        return place
+
+
 def test_bytes_and_open_files(tmp_path):
     path = save_turned(tmp_path / "turned.jpg", 6)
     expected = pil_loader(path).tobytes()
@@ -198,8 +208,9 @@ def test_bytes_and_open_files(tmp_path):
     with path.open("rb") as stream:
         assert pil_loader(stream).tobytes() == pil_loader(stream).tobytes() == expected
         assert not stream.closed
+    shared = _Slow(data)
     with ThreadPoolExecutor(8) as pool:  # one file, given many times
-        assert set(pool.map(lambda _: pil_loader(written).tobytes(), range(64))) == {expected}
+        assert set(pool.map(lambda _: pil_loader(shared).tobytes(), range(32))) == {expected}
 
 
 def test_bytes_and_open_files_that_are_no_images(tmp_path):
