@@ -98,8 +98,7 @@ def save_turned(path: Path, orientation: int | bytes, pixels: np.ndarray | None 
         exif[0x0112] = orientation
         exif[0x010F] = "a maker of cameras"
     path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {".webp": {"lossless": True}, ".jpg": {"quality": 95, "subsampling": 0}}.get(
-        path.suffix, {}
-    )
+    by_suffix: dict[str, dict[str, Any]] = {".webp": {"lossless": True}, ".jpg": {"quality": 95, "subsampling": 0}}
+    options = by_suffix.get(path.suffix, {})
     Image.fromarray(stored_pixels() if pixels is None else pixels).save(path, exif=exif, **options)
     return path
