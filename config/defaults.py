@@ -64,6 +64,10 @@ _C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]
 # Black border added on each side before the random crop in training, in pixels, 0 or more.
 _C.INPUT.PADDING = 10
 
+# Turn images upright as their EXIF data says, everywhere (True), or take pixels as they are stored (False). Inference
+# takes it from the checkpoint, as it does sizes and scaling.
+_C.INPUT.EXIF_ORIENTATION = True
+
 # The data set.
 _C.DATASETS = CfgNode()
 # Name of the data set: market1501, dukemtmcreid, occluded_duke, msmt17_v1, msmt17_v2, cuhk03np_labeled,

@@ -10,7 +10,7 @@ from config.defaults import UNUSED_KEYS
 from config.origins import comparable, was_set
 
 # What the weights were trained for. They fit other values as well, and then give other numbers.
-SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")
+SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION")
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
 NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE")
 # What the numbers of a test depend on besides those.

@@ -205,7 +205,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
     def _apply_settings(self, stage: str | None) -> None:
         """Pass seed, cache and what to do about unreadable files on to the two data sets, as far as they take them."""
         options = self.cfg.DATALOADER
-        skip = self.cfg.DATASETS.ON_ERROR == "skip"
+        skip, upright = self.cfg.DATASETS.ON_ERROR == "skip", self.cfg.INPUT.EXIF_ORIENTATION
         ours: list[BaseDatasetLabelled | BaseDatasetLabelledPerPid] = []
         wanted: list[tuple[list[str], tuple[int, ...]]] = []
         unreached = []
@@ -214,13 +214,15 @@ class ReidDataModule(OldHelpers, LightningDataModule):
             size = input_size(part.transform) if is_ours and not overrides(part, "prepare_img", "__getitem__") else None
             if skip and (not is_ours or overrides(part, "__getitem__")):
                 unreached.append(f"DATASETS.ON_ERROR skip ({name})")
+            if not upright and (not is_ours or overrides(part, "prepare_img", "__getitem__")):
+                unreached.append(f"INPUT.EXIF_ORIENTATION False ({name})")
             if options.CACHE != "none" and size is None:
                 unreached.append(f"DATALOADER.CACHE {options.CACHE} ({name})")
             if is_ours:
                 is_read = size is not None and not (name == "train" and stage == "test")
                 ours.append(part)
                 wanted.append((part.image_paths() if is_read and options.CACHE != "none" else [], size or (1, 1)))
-        loads = image_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, wanted)
+        loads = image_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, wanted, upright)
         for part, load in zip(ours, loads, strict=True):
             part.apply_settings(self.seed, load, skip)
         if unreached:

@@ -17,6 +17,7 @@ from utils.errors import MissingPathError, UserError
 from utils.files import digests_of_equals, written_whole
 
 if TYPE_CHECKING:
+    from datasets.notes import PassedOver
     from datasets.readers.numbering import Entry
 
 _DESCRIPTION = """Divide images of your own into train, query and gallery, and write the table that DATASETS.NAMES csv
@@ -27,8 +28,8 @@ _EPILOG = """examples:
   python -m datasets.split crops.csv --by csv --train 0.7 --query-per-id 1 --seed 3 --out data.csv
 
 IMAGES: with --by folder, a folder with one folder of images for each identity, in whose file names _c<number> is the
-camera; with --by csv, a table (.csv, .parquet) with the columns path, pid and, optionally, camid. Its relative paths
-start from its own folder."""
+camera, unless --camera-from folder says that each camera has a folder below that of the identity; with --by csv, a
+table (.csv, .parquet) with the columns path, pid and, optionally, camid. Its relative paths start from its own folder."""
 _JUNK = "-1"  # the identity of images that are neither a match nor a distractor
 
 
@@ -78,6 +79,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=_whole(0), default=0, metavar="N", help="another seed draws another division; default: 0"
     )
+    parser.add_argument(
+        "--camera-from",
+        choices=("name", "folder"),
+        default="name",
+        help="with --by folder, as DATASETS.CAMERA_FROM; default: name",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite --out if it exists")
     return parser
 
@@ -92,11 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> str:
     from datasets.bases import NO_CAMERAS
     from datasets.counts import statistics_table
+    from datasets.notes import PassedOver
     from datasets.readers.numbering import SUBSETS, build_splits
 
     out, images = Path(args.out), Path(args.images)
     _check_output(out, images, args.force)
-    entries = read_images(images, args.by)
+    passed = PassedOver(images)
+    entries = read_images(images, args.by, passed, args.camera_from)
     division = divide(entries, SplitOptions(args.train, args.query_per_id, args.seed), str(images))
     subsets = {subset: getattr(division, subset) for subset in SUBSETS}
     # What the table's reader would refuse, such as the identities 7 and 007, is refused before anything is written.
@@ -107,7 +116,7 @@ def _run(args: argparse.Namespace) -> str:
     per_query = Counter(Counter(image.pid for image in division.query).values())
     shares = ", ".join(f"{number} with {count}" for count, number in sorted(per_query.items()))
     lines.append(f"queries: {len(division.query)} of {per_query.total()} identities ({shares})")
-    return "\n".join([*lines, *division.notes, f"written: {out}"])
+    return "\n".join([*lines, *division.notes, *passed.notes(), f"written: {out}"])
 
 
 def _check_output(out: Path, images: Path, force: bool) -> None:
@@ -121,12 +130,14 @@ def _check_output(out: Path, images: Path, force: bool) -> None:
         raise UserError(f"--out {out} exists; name another file, or overwrite it with --force.")
 
 
-def read_images(images: Path, by: str) -> "list[Entry]":
+def read_images(images: Path, by: str, passed: "PassedOver | None" = None, camera_from: str = "name") -> "list[Entry]":
     """The images of a folder or table, sorted by path.
 
     Args:
         images: the folder or table.
         by: "folder" or "csv".
+        passed: collects what is left out.
+        camera_from: what names the camera in a folder, as DATASETS.CAMERA_FROM: "name" or "folder".
 
     Raises:
         UserError: it does not exist, cannot be read or holds no images; an image is named twice or does not exist.
@@ -140,9 +151,9 @@ def read_images(images: Path, by: str) -> "list[Entry]":
             raise MissingPathError(f"{images} is not a folder; --by folder expects one folder for each identity in it.")
         if all((images / subset).is_dir() for subset in SUBSETS):
             raise UserError(f"{images} is divided already, into {', '.join(SUBSETS)}: DATASETS.NAMES folder reads it.")
-        entries = read_identity_folders(images)
+        entries = read_identity_folders(images, passed, camera_from)
     else:
-        entries = list(_read_table(images))
+        entries = list(_read_table(images, passed))
     if not entries:
         raise UserError(f"{images} holds no images; --help tells what --by {by} expects.")
     first_of: dict[str, Entry] = {}
@@ -156,13 +167,13 @@ def read_images(images: Path, by: str) -> "list[Entry]":
     return sorted(entries)
 
 
-def _read_table(path: Path) -> "Iterator[Entry]":
+def _read_table(path: Path, passed: "PassedOver | None") -> "Iterator[Entry]":
     from datasets.readers.files import check_images
     from datasets.readers.numbering import Entry
     from datasets.readers.table import OPTIONAL_COLUMN, read_rows
 
     entries = []
-    for place, row in read_rows(path, ("path", "pid")):
+    for place, row in read_rows(path, ("path", "pid"), passed):
         image, pid, camera = (row.get(column, "").strip() for column in ("path", "pid", OPTIONAL_COLUMN))
         if not image or not pid:
             raise UserError(f"{path}, {place}: {'pid' if image else 'path'} is empty.")

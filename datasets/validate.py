@@ -125,7 +125,8 @@ def _check(cfg: CfgNode, module: "ReidDataModule", splits: "Splits", world_size:
     trained_names = splits.names if module.one_numbering else None
     batches, more = check_batches(trained, identities, instances, world_size, trained_names)
     findings += more
-    facts = scan_images((image[0] for images in subsets.values() for image in images), workers)
+    paths = (image[0] for images in subsets.values() for image in images)
+    facts = scan_images(paths, workers, cfg.INPUT.EXIF_ORIENTATION)
     sizes = {name: cfg.INPUT.SIZE_TRAIN if name == "train" else cfg.INPUT.SIZE_TEST for name in subsets}
     findings += check_files(subsets, facts, sizes, splits.has_cameras)
     return _tables(module, splits) + _describe_batches(batches, identities, instances, world_size), findings

@@ -148,6 +148,7 @@ def render_rankings(
     gallery_paths: Sequence[AnyPath],
     output_dir: AnyPath,
     size: tuple[int, int] = (256, 128),
+    exif_orientation: bool = True,
 ) -> dict[int, Path]:
     """Write one strip, a PNG, for each ranking: the query in a black frame, then the results from left to right.
 
@@ -156,6 +157,7 @@ def render_rankings(
         query_paths, gallery_paths: image files of all queries and of the gallery.
         output_dir: folder for the strips, created if missing.
         size: height and width of each image in a strip, frame included.
+        exif_orientation: turn images upright as their EXIF data says, as the network sees them by default.
 
     Returns:
         Index of the query -> its strip, named after the query's file and numbered if the name is taken.
@@ -176,7 +178,7 @@ def render_rankings(
     """
     border = max(2, min(size) // 20)
     inner = (max(1, size[1] - 2 * border), max(1, size[0] - 2 * border))  # width, height
-    scaled = lru_cache(maxsize=_CACHED)(lambda path: _scaled(path, inner))
+    scaled = lru_cache(maxsize=_CACHED)(lambda path: _scaled(path, inner, exif_orientation))
     longest = max((len(ranking.images) for ranking in rankings), default=0)
     taken: set[str] = set()
     written = {}
@@ -186,15 +188,15 @@ def render_rankings(
             for image, right in zip(ranking.images.tolist(), ranking.right.tolist(), strict=True)
         ]
         query_path = query_paths[ranking.query]
-        strip = _strip(_framed(_scaled(query_path, inner), border, BLACK), results, longest)
+        strip = _strip(_framed(_scaled(query_path, inner, exif_orientation), border, BLACK), results, longest)
         name = _unique(Path(query_path).stem, ranking.query, taken)
         encoded = cv2.imencode(".png", strip)[1].tobytes()  # cv2.imwrite does not take every file name on every system
         written[ranking.query] = write_bytes(Path(output_dir) / f"{name}.png", encoded)
     return written
 
 
-def _scaled(path: AnyPath, inner: tuple[int, int]) -> PixelArray:
-    image = cv2.cvtColor(np.asarray(pil_loader(path)), cv2.COLOR_RGB2BGR)
+def _scaled(path: AnyPath, inner: tuple[int, int], exif_orientation: bool) -> PixelArray:
+    image = cv2.cvtColor(np.asarray(pil_loader(path, exif_orientation)), cv2.COLOR_RGB2BGR)
     shrinks = image.shape[1] > inner[0] or image.shape[0] > inner[1]
     return cv2.resize(image, inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
 

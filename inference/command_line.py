@@ -90,7 +90,7 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedde
     if isinstance(devices, list) and len(devices) > 1:
         logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)
     cfg = adopt(cfg, model.hparams)
-    return Embedder(
+    embedder = Embedder(
         model,
         device,
         cfg.TRAINER.PRECISION or "32-true",
@@ -100,3 +100,5 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedde
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=threads,
     )
+    embedder.exif_orientation = cfg.INPUT.EXIF_ORIENTATION
+    return embedder

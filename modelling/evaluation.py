@@ -154,7 +154,8 @@ def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hpa
         options = ranking_options(hparams, protocol)
         rankings = rank_for_display(retrieval, options, topk=test.VISUALIZE_TOPK, queries=shown)
         folder = Path(hparams.OUTPUT_DIR) / "visrank" / ("" if protocol == "instance" else protocol)
-        strips = render_rankings(rankings, retrieval.q_paths, retrieval.g_paths, folder, size)
+        files = (retrieval.q_paths, retrieval.g_paths)
+        strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
         pages.append(write_index(folder / "index.html", result, rankings, strips, retrieval))
     return pages
 

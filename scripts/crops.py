@@ -71,7 +71,7 @@ def make_crop(crop: Crop, size: Size | None, keep_others: bool = False) -> str:
             return ""
         if keep_others and not _RECIPE.search(comment) and _is_whole(crop.target):
             return f"Image {crop.source}: {crop.target} is another image, not made from this one; move it away first."
-        image = pil_loader(crop.source)
+        image = pil_loader(crop.source, exif_orientation=False)  # boxes refer to the pixels as they are stored
     except FileNotFoundError:
         return f"Image {crop.source} does not exist."
     except UserError as error:

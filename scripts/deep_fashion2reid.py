@@ -56,8 +56,9 @@ def measure(root: Path, image: ListedImage) -> Measured | str:
     from utils.image import read_image_size
 
     path = high_resolution_path(root, image)
-    try:
-        return Measured(image, path, read_image_size(path), read_image_size(root / image.path))
+    try:  # boxes refer to the pixels as they are stored
+        high, low = (read_image_size(file, exif_orientation=False) for file in (path, root / image.path))
+        return Measured(image, path, high, low)
     except UserError as error:
         return f"{image.where}: {error}"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -68,3 +69,36 @@ def fill_by_recipe(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
             array = 0.05 * r.randn(*shape)
         filled[key] = torch.from_numpy(np.asarray(array, dtype=np.float32))
     return filled
+
+
+# For each value of EXIF's orientation: stored pixels [H, W, ...] -> those that are shown.
+UPRIGHT: dict[int, Any] = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored.swapaxes(0, 1)[:, ::-1],
+    7: lambda stored: stored.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda stored: stored.swapaxes(0, 1)[::-1],
+}
+
+
+def stored_pixels(height: int = 24, width: int = 16) -> np.ndarray:
+    """Smooth colours that differ in every corner, [height, width, 3]: no turned or mirrored copy is equal."""
+    corners = np.array([[[250, 20, 20], [20, 240, 30]], [[30, 20, 230], [230, 230, 40]]], dtype=np.uint8)
+    return np.asarray(Image.fromarray(corners).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def save_turned(path: Path, orientation: int | bytes, pixels: np.ndarray | None = None) -> Path:
+    """Save stored pixels with an orientation in their EXIF data, or with any bytes as that data; returns the path."""
+    exif: Any = orientation
+    if isinstance(orientation, int):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        exif[0x010F] = "a maker of cameras"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    by_suffix: dict[str, dict[str, Any]] = {".webp": {"lossless": True}, ".jpg": {"quality": 95, "subsampling": 0}}
+    options = by_suffix.get(path.suffix, {})
+    Image.fromarray(stored_pixels() if pixels is None else pixels).save(path, exif=exif, **options)
+    return path

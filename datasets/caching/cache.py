@@ -22,11 +22,11 @@ from torch import Tensor
 
 from datasets.caching.folders import FolderLease, disk_folder, free_bytes, prune, shared_folder
 from datasets.transforms.pixels import DecodedImage, resize_to_planes
-from utils.image import pil_loader
+from utils.image import image_loader, pil_loader
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2  # 1: versions that did not know EXIF's orientation
 _STAMP_BYTES = 16
 # Worker processes hand over their batches in the same memory; when it is full, they die.
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -35,22 +35,30 @@ _SHARE_OF_FREE_MEMORY = 0.5
 class ImageCache:
     """Reads image files through a folder of entries; called like ``pil_loader``.
 
-    An entry is named after the path and the size. It begins with a stamp, made from the file's length, its modification
-    time and the version of the decoder; the raw pixels follow. An entry with another stamp is rewritten.
+    An entry is named after the path, the size and INPUT.EXIF_ORIENTATION. It begins with a stamp, made from the file's
+    length, its modification time and the version of the decoder; the raw pixels follow. An entry with another stamp is
+    rewritten.
 
     Args:
         folder: from :mod:`datasets.caching.folders`.
         paths: the files that may be cached; others are decoded each time.
         size: height and width of the images.
         lease: keeps the folder alive, if it needs that.
+        exif_orientation: as for ``pil_loader``.
     """
 
     def __init__(
-        self, folder: Path, paths: Sequence[str], size: Sequence[int], lease: FolderLease | None = None
+        self,
+        folder: Path,
+        paths: Sequence[str],
+        size: Sequence[int],
+        lease: FolderLease | None = None,
+        exif_orientation: bool = True,
     ) -> None:
         self.folder = folder
         self.paths = frozenset(paths)
         self.size = (int(size[0]), int(size[1]))
+        self.exif_orientation = exif_orientation
         self._lease = lease
         self._base = str(Path.cwd())
         self._writes = True
@@ -62,22 +70,23 @@ class ImageCache:
             MissingPathError, UserError: as ``pil_loader``.
         """
         if path not in self.paths:
-            return pil_loader(path)
+            return pil_loader(path, self.exif_orientation)
         try:
             status = os.stat(path)  # noqa: PTH116 - a Path would cost more than the call
         except OSError:
-            return pil_loader(path)  # raises the error that says what is wrong
+            return pil_loader(path, self.exif_orientation)  # raises the error that says what is wrong
         entry = self.entry_of(path)
         stamp = _digest(f"{status.st_size} {status.st_mtime_ns} {PIL.__version__} {_FORMAT}")
         pixels = self._read(entry, stamp)
         if pixels is None:
-            pixels = resize_to_planes(pil_loader(path), self.size)
+            pixels = resize_to_planes(pil_loader(path, self.exif_orientation), self.size)
             self._write(entry, stamp, pixels)
         return pixels
 
     def entry_of(self, path: str) -> str:
         """The file that holds, or would hold, the pixels of an image."""
-        name = _digest(f"{os.path.join(self._base, path)} {self.size}").hex()  # noqa: PTH118 - as above
+        absolute = os.path.join(self._base, path)  # noqa: PTH118 - as above
+        name = _digest(f"{absolute} {self.size}{'' if self.exif_orientation else ' as stored'}").hex()
         return f"{self.folder}/{name[0]}/{name[1:]}"
 
     def _read(self, entry: str, stamp: bytes) -> Tensor | None:
@@ -111,7 +120,11 @@ class ImageCache:
 
 
 def image_loaders(
-    kind: str, gigabytes: float, folder: str, wanted: Sequence[tuple[Sequence[str], Sequence[int]]]
+    kind: str,
+    gigabytes: float,
+    folder: str,
+    wanted: Sequence[tuple[Sequence[str], Sequence[int]]],
+    exif_orientation: bool = True,
 ) -> list[Callable[[str], DecodedImage]]:
     """Build a function for each part of a data set that reads its images.
 
@@ -120,16 +133,17 @@ def image_loaders(
         gigabytes: room for all parts together; it goes to the first images of the first parts.
         folder: of the disk cache; "" for the default one.
         wanted: for each part its paths and the height and width of its images.
+        exif_orientation: as for ``pil_loader``.
 
     Raises:
         UserError: the folder cannot be used.
     """
     if kind == "none":
-        return [pil_loader for _ in wanted]
+        return [image_loader(exif_orientation) for _ in wanted]
     limit = room = int(gigabytes * 1e9)
     lease = None
     if kind == "ram":
-        key = [str(Path.cwd()), *((list(paths), list(size)) for paths, size in wanted)]
+        key = [str(Path.cwd()), exif_orientation, *((list(paths), list(size)) for paths, size in wanted)]
         lease = FolderLease(shared_folder(repr(key)))
         place = lease.folder
         room = min(room, int(free_bytes(place) * _SHARE_OF_FREE_MEMORY) + _bytes_in(place))
@@ -141,7 +155,7 @@ def image_loaders(
         distinct = list(dict.fromkeys(paths))
         kept = distinct[: left // _image_bytes(size)]
         left -= len(kept) * _image_bytes(size)
-        caches.append(ImageCache(place, kept, size, lease))
+        caches.append(ImageCache(place, kept, size, lease, exif_orientation))
     if kind == "disk":
         rank_zero_only(prune)(place, {cache.entry_of(path) for cache in caches for path in cache.paths}, left)
     _report(kind, place, caches, sum(len(set(paths)) for paths, _ in wanted), room < limit)

@@ -26,10 +26,10 @@ class ImageFacts(NamedTuple):
     error: str = ""
 
 
-def read_facts(path: str) -> ImageFacts:
+def read_facts(path: str, exif_orientation: bool = True) -> ImageFacts:
     """Read and decode a file as training would."""
     try:
-        image = pil_loader(path)
+        image = pil_loader(path, exif_orientation)
         digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except UserError as error:
         return ImageFacts(path, error=str(error))
@@ -39,26 +39,28 @@ def read_facts(path: str) -> ImageFacts:
 
 
 class _Files(Dataset[ImageFacts]):
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], exif_orientation: bool) -> None:
         self.paths = paths
+        self.exif_orientation = exif_orientation
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> ImageFacts:
-        return read_facts(self.paths[index])
+        return read_facts(self.paths[index], self.exif_orientation)
 
 
-def scan_images(paths: Iterable[str], num_workers: int) -> dict[str, ImageFacts]:
+def scan_images(paths: Iterable[str], num_workers: int, exif_orientation: bool = True) -> dict[str, ImageFacts]:
     """Read every file once, in the order of ``paths``; shows a progress bar on a terminal.
 
     Args:
         paths: of image files; repeated ones are read once.
         num_workers: worker processes; with 0, or with few files, this process reads them itself.
+        exif_orientation: as for ``pil_loader``.
     """
     distinct = list(dict.fromkeys(paths))
     workers = min(num_workers, len(distinct) // WORTH_A_PROCESS)
-    batches = DataLoader(_Files(distinct), batch_size=_BATCH, num_workers=workers, collate_fn=list)
+    batches = DataLoader(_Files(distinct, exif_orientation), batch_size=_BATCH, num_workers=workers, collate_fn=list)
     facts: dict[str, ImageFacts] = {}
     with tqdm(total=len(distinct), unit="image", desc="reading", disable=None, dynamic_ncols=True) as bar:
         for batch in batches:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from checkpoints.digest import digest_of
 from datasets.transforms.pixels import normalise
 from inference.embedding.folding import FoldedNetwork
 from inference.embedding.images import find_images, read_batches
+from inference.embedding.inputs import as_sequence
 from inference.embedding.progress import Progress
 from modelling.bases import ModelBase
 from utils.devices import count_cpus, find_device, inference_dtype
@@ -51,10 +51,15 @@ class Embedder:
         num_workers: threads that decode images; 0 decodes in the calling thread. -1 takes one thread for each CPU core,
             or one for every eight if the network runs on the CPU, since more would only slow it down.
 
+    Attributes:
+        exif_orientation: whether images are turned upright as their EXIF data says: INPUT.EXIF_ORIENTATION of the
+            model; may be set.
+
     Raises:
         UserError: the device does not exist, or the precision is unknown or not supported by the device.
 
     Example:
+        >>> from PIL import Image
         >>> cfg = {"MODEL": {"NAME": "resnet18", "BACKBONE_EMB_SIZE": 512, "PRETRAINED": False}}
         >>> model = ModelBase(cfg, num_classes=2)  # random weights; Embedder.from_checkpoint reads trained ones
         >>> embedder = Embedder(model, "cpu", size=(64, 32))
@@ -80,6 +85,7 @@ class Embedder:
         self.size = tuple(options.SIZE_TEST if size is None else size)
         self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)
         self.std = tuple(options.PIXEL_STD if std is None else std)
+        self.exif_orientation = bool(options.EXIF_ORIENTATION)
         self.batch_size = model.hparams.TEST.IMS_PER_BATCH if batch_size is None else batch_size
         self.num_workers = _choose_workers(self.device) if num_workers == -1 else num_workers
         if len(self.size) != 2 or min(self.size) < 1 or self.batch_size < 1 or self.num_workers < 0:
@@ -87,6 +93,8 @@ class Embedder:
                 f"size is {self.size}, batch_size {self.batch_size}, num_workers {num_workers}; expected (height, "
                 "width), 1 or more, -1 or more."
             )
+        if not all(len(v) == 3 and np.isfinite(v).all() for v in (self.mean, self.std)) or min(self.std) <= 0:
+            raise UserError(f"mean is {self.mean}, std {self.std}; expected three numbers each, of std above 0.")
         self.network = FoldedNetwork(model.backbone, model.bn, self.dtype, self.device).eval()
         self.weights_digest = digest_of({"backbone": model.backbone, "bn": model.bn})
         self._mean, self._std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
@@ -122,13 +130,14 @@ class Embedder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What embeddings must have in common to be comparable: weights, image size, scaling, precision."""
+        """What embeddings must share to be comparable: weights, image size, scaling, orientation, precision."""
         return {
             "weights": self.weights_digest,
             "dimension": self.dimension,
             "size": list(self.size),
             "mean": list(self.mean),
             "std": list(self.std),
+            "exif_orientation": self.exif_orientation,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
@@ -136,19 +145,21 @@ class Embedder:
         """Embed images.
 
         Args:
-            images: one image or several: paths of image files, PIL images, uint8 arrays [H, W, 3] in the order red,
-                green, blue (or one array [N, H, W, 3]); or a float tensor [N, 3, H, W] that is already resized and
-                normalised.
+            images: one image or several: paths of image files, their bytes, open binary files, PIL images, uint8 arrays
+                [H, W, 3] in the order red, green, blue (or one array [N, H, W, 3]), grey [H, W] or [H, W, 1] or with
+                opacity [H, W, 4], uint16 arrays [H, W] or [H, W, 1]; or a float tensor [N, 3, H, W] that is already
+                resized and normalised.
             batch_size: images in a batch; None takes that of the constructor.
 
         Returns:
             [N, D] float32; [0, D] for no images.
 
         Raises:
-            UserError: a file cannot be read (the message names it), or an input is not an image.
+            UserError: a file cannot be read (the message names it), or an input is not an image or has no pixels (the
+                message names its position).
         """
-        batch_size = batch_size or self.batch_size
-        sources = _as_sequence(images)
+        batch_size = self._batch_size(batch_size)
+        sources = as_sequence(images)
         if isinstance(sources, Tensor):
             parts = [self._compute(part.to(self.device)) for part in sources.split(batch_size) if len(part)]
         else:
@@ -195,7 +206,7 @@ class Embedder:
         """Embed images batch by batch, in order, holding only a few batches in memory.
 
         Args:
-            sources: paths, PIL images or arrays, as for :meth:`embed`.
+            sources: paths, files, PIL images or arrays, as for :meth:`embed`.
             on_error: "stop" at an image that cannot be read, before its batch is computed, or "skip" it.
             batch_size: images in a batch; None takes that of the constructor.
 
@@ -204,9 +215,10 @@ class Embedder:
         """
         if on_error not in ("stop", "skip"):
             raise UserError(f"on_error is {on_error!r}; valid: stop, skip.")
-        size = batch_size or self.batch_size
+        size = self._batch_size(batch_size)
         workers = self.num_workers if len(sources) > 1 else 0
-        batches = read_batches(sources, self.size, size, workers, pin_memory=self.device.type == "cuda")
+        pin_memory = self.device.type == "cuda"
+        batches = read_batches(sources, self.size, size, workers, pin_memory, self.exif_orientation)
         for start, batch in zip(itertools.count(0, size), batches):
             if batch.errors and on_error == "stop":
                 raise batch.errors[min(batch.errors)]
@@ -223,32 +235,14 @@ class Embedder:
         """Embed resized images, uint8 [B, 3, height, width]: [B, D] float32."""
         return self._compute(normalise(pixels.to(self.device, non_blocking=True), self._mean, self._std))
 
+    def _batch_size(self, wanted: int | None) -> int:
+        if wanted is not None and wanted < 1:
+            raise UserError(f"batch_size is {wanted}; expected 1 or more, or None for {self.batch_size}.")
+        return self.batch_size if wanted is None else wanted
+
     def _compute(self, x: Tensor) -> Embeddings:
         with torch.inference_mode():
             return self.network(x).float().cpu().numpy()
-
-
-def _as_sequence(images: Any) -> Sequence[Any] | Tensor:
-    """The images as a sequence, or as one normalised batch."""
-    if isinstance(images, str | os.PathLike | Image.Image):
-        return [images]
-    if isinstance(images, np.ndarray | Tensor) and images.ndim in (2, 3) and not _is_normalised(images):
-        return [images]
-    if not isinstance(images, Tensor):
-        images = list(images)
-        if not images or not all(_is_normalised(image) for image in images):
-            return images
-        images = torch.stack(images)
-    if not _is_normalised(images):
-        return list(images)
-    batch = images if images.ndim == 4 else images.unsqueeze(0)
-    if batch.ndim != 4 or batch.shape[1] != 3:
-        raise UserError(f"a normalised batch has the shape {list(images.shape)}; expected [B, 3, H, W].")
-    return batch
-
-
-def _is_normalised(image: Any) -> bool:
-    return isinstance(image, Tensor) and image.is_floating_point()
 
 
 def _choose_workers(device: torch.device) -> int:

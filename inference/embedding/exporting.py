@@ -163,6 +163,7 @@ def _metadata(
         "channels": "RGB",
         "dtype": "float32",
         "image_size": [int(side) for side in size or options.INPUT.SIZE_TEST],  # height, width
+        "exif_orientation": bool(options.INPUT.EXIF_ORIENTATION),  # whether images are turned upright first
         "resize": "bilinear with antialiasing, as Pillow",
         "pixel_range": [0.0, 1.0],  # before mean and std
         "pixel_mean": [float(value) for value in options.INPUT.PIXEL_MEAN],

@@ -134,10 +134,11 @@ class FusedConv(nn.Module):
         self.relu = relu
         self._geometry = (list(cast(tuple[int, int], conv.padding)), list(conv.stride), list(conv.dilation))
         self._packed: Tensor | None = None
+        self._packed_for: torch.Size | None = None
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, C', H', W']; ``add`` has the result's shape, and its memory is used for the result."""
-        weight = self._packed if self._packed is not None else self._pack(x)
+        weight = self._packed if self._packed is not None else self._pack(self._packed_for or x.shape)
         shared = (x, weight, self.conv.bias, *self._geometry, self.conv.groups)
         activation = "relu" if self.relu else "none"
         if add is None:
@@ -145,10 +146,16 @@ class FusedConv(nn.Module):
         unary = "relu" if self.relu else None
         return torch.ops.mkldnn._convolution_pointwise_.binary(add, *shared, "add", 1.0, unary, [], "")
 
-    def _pack(self, x: Tensor) -> Tensor:
+    def _pack(self, shape: torch.Size) -> Tensor:
         """The weight in the layout that oneDNN reads, which depends on the shape of the first batch."""
-        self._packed = pack_convolution(self.conv.weight, (*self._geometry, self.conv.groups), x.shape)
+        self._packed_for = shape
+        self._packed = pack_convolution(self.conv.weight, (*self._geometry, self.conv.groups), shape)
         return self._packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tensors in that layout can be neither pickled nor copied. The copy packs for the same shape, whatever its own
+        # first batch is: results would otherwise differ in the last bits.
+        return self.__dict__ | {"_packed": None}
 
 
 class FusedBlock(nn.Module):

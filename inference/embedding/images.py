@@ -1,27 +1,47 @@
 """List the image files of a folder, and read images of any kind as pixels at the network's size."""
 
+import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from datasets.transforms.pixels import resize_to_planes
+from inference.embedding.inputs import as_rgb
 from utils.errors import MissingPathError, UserError
-from utils.image import IMAGE_SUFFIXES, pil_loader, to_rgb
+from utils.image import IMAGE_SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 _BATCHES_AHEAD = 2  # decoded while one is computed
 _PARTS_PER_WORKER = 4  # parts of a batch, small enough that the workers finish at about the same time
+# Files that nobody misses among images: hidden ones, those of file managers, and what create_embeddings.py and
+# get_similar.py write.
+_EXPECTED = re.compile(
+    r"\..*|thumbs\.db|desktop\.ini|embeddings\..*|(query_)?(embeddings|paths|pids|camids)\.npy|gallery\.json"
+    r"|skipped\.txt|results\.(npy|jsonl|csv|html)",
+    re.IGNORECASE,
+)
+
+
+class _Found(NamedTuple):
+    images: list[str]
+    others: list[str]  # files beside them that are not images by their names
+    elsewhere: list[str]  # images in subfolders if those of the folder itself were wanted, and the other way round
 
 
 def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
     """The image files of a folder, sorted; or ``path`` itself if it is a file.
+
+    One warning says how many files were passed over: those that are not images by their names (except hidden files and
+    what this project's programs write), and the images on the other level.
 
     Args:
         path: folder or file. In a folder, the files with an image's suffix (.jpg, .png, ...) count.
@@ -35,25 +55,83 @@ def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) ->
         MissingPathError: there is no such file or folder.
         UserError: the folder, or one below it, cannot be listed.
     """
+    found = _look_through(path, in_subfolders)
+    _warn_of_passed_over(path, in_subfolders, found)
+    return found.images
+
+
+def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
+    """Like :func:`get_all_images`, but a folder without images is an error.
+
+    Raises:
+        MissingPathError: there is no such file or folder.
+        UserError: the folder cannot be listed or holds no images; the message says where they were looked for.
+    """
+    found = _look_through(path, in_subfolders)
+    if found.images:
+        _warn_of_passed_over(path, in_subfolders, found)
+        return found.images
+    suffixes = ", ".join(IMAGE_SUFFIXES)
+    more = f"; it holds {_counted(found.others, 'other file')}" if found.others else ""
+    if in_subfolders:
+        more += "; the folder itself does: leave out --images-in-subfolders" if found.elsewhere else ""
+        raise UserError(f"{os.fspath(path)!r} has no subfolder with images ({suffixes}){more}.")
+    more += "; its subfolders do: --images-in-subfolders takes those" if found.elsewhere else ""
+    raise UserError(f"{os.fspath(path)!r} holds no images ({suffixes}){more}.")
+
+
+def report_passed_over(path: str | os.PathLike[str], in_subfolders: bool) -> None:
+    """Log the warning of :func:`get_all_images`, for callers that list the images themselves."""
+    _warn_of_passed_over(path, in_subfolders, _look_through(path, in_subfolders))
+
+
+def _warn_of_passed_over(path: str | os.PathLike[str], in_subfolders: bool, found: _Found) -> None:
+    texts = []
+    if found.others:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        texts.append(f"{_counted(found.others, 'file')} without the name of an image ({suffixes})")
+    if found.elsewhere and in_subfolders:
+        texts.append(f"{_counted(found.elsewhere, 'image')} in the folder itself: only its subfolders were wanted")
+    elif found.elsewhere:
+        texts.append(f"{_counted(found.elsewhere, 'image')} in subfolders: --images-in-subfolders takes those")
+    if texts:
+        logger.warning("Passed over in %r: %s.", os.fspath(path), "; ".join(texts))
+
+
+def _counted(paths: list[str], what: str) -> str:
+    return f"1 {what}, {paths[0]!r}," if len(paths) == 1 else f"{len(paths)} {what}s, such as {paths[0]!r},"
+
+
+def _look_through(path: str | os.PathLike[str], in_subfolders: bool) -> _Found:
     path = os.fspath(path)
     if path and Path(path).is_file():
-        return [path]
+        return _Found([path], [], [])
     if not path or not Path(path).is_dir():  # "" would be the current folder
         raise MissingPathError(f"{path!r} does not exist; expected a folder of images or one image file.")
     try:
-        if not in_subfolders:
-            return _images_among(path, (entry.name for entry in os.scandir(path) if entry.is_file()))
-        folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-        return [
-            image
-            for folder in _without_loops(path, path, folders)
-            for root, files in sorted(_walk(path, folder, _stop))
-            for image in _images_among(root, files)
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        top = [(path, [entry.name for entry in entries if not entry.is_dir()])]
+        below = [
+            (root, files)
+            for folder in _without_loops(path, path, [entry.name for entry in entries if entry.is_dir()])
+            for root, files in sorted(_walk(path, folder, _stop if in_subfolders else None))
+            if in_subfolders or f"{os.sep}." not in root[len(path) - 1 :]  # nobody misses hidden folders
         ]
     except OSError as error:
         raise UserError(
             f"the folder {error.filename!r} cannot be listed ({error.strerror}); make it readable, or choose another."
         ) from error
+    wanted, unwanted = (below, top) if in_subfolders else (top, below)
+    return _Found(
+        [image for root, names in wanted for image in _images_among(root, names)],
+        [
+            os.path.join(root, name)  # noqa: PTH118 - as below
+            for root, names in wanted
+            for name in sorted(names)
+            if not is_image_name(name) and not _EXPECTED.fullmatch(name)
+        ],
+        [image for root, names in unwanted for image in _images_among(root, names)],
+    )
 
 
 def _stop(error: OSError) -> None:  # os.walk by default skips what it cannot list
@@ -82,39 +160,28 @@ def _without_loops(top: str, root: str, names: list[str]) -> list[str]:
     return [name for name in names if name not in loops]
 
 
-def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
-    """Like :func:`get_all_images`, but a folder without images is an error.
-
-    Raises:
-        MissingPathError: there is no such file or folder.
-        UserError: the folder cannot be listed or holds no images; the message says where they were looked for.
-    """
-    images = get_all_images(path, in_subfolders)
-    if images:
-        return images
-    suffixes = ", ".join(IMAGE_SUFFIXES)
-    if in_subfolders:
-        raise UserError(f"{os.fspath(path)!r} has no subfolder with images ({suffixes}).")
-    more = "; its subfolders do: --images-in-subfolders takes those" if get_all_images(path, True) else ""
-    raise UserError(f"{os.fspath(path)!r} holds no images ({suffixes}){more}.")
-
-
 def holds_images(path: str | os.PathLike[str]) -> bool:
     """Whether a folder holds an image file at any depth; False if it is not a folder."""
     return any(_images_among(root, files) for root, files in _walk(os.fspath(path)))
 
 
+def is_image_name(path: str) -> bool:
+    """Whether a file is an image by its suffix."""
+    return path.lower().endswith(IMAGE_SUFFIXES)
+
+
 def _images_among(folder: str, names: Any) -> list[str]:
     # os.path.join, not Path, which would rewrite "./images" and "images//a".
-    return [os.path.join(folder, name) for name in sorted(names) if name.lower().endswith(IMAGE_SUFFIXES)]  # noqa: PTH118
+    return [os.path.join(folder, name) for name in sorted(names) if is_image_name(name)]  # noqa: PTH118
 
 
-def read_pixels(source: Any, size: Sequence[int]) -> Tensor:
+def read_pixels(source: Any, size: Sequence[int], exif_orientation: bool = True) -> Tensor:
     """Read an image and resize it as everywhere else (see :mod:`datasets.transforms.pixels`); values are not scaled.
 
     Args:
-        source: path of an image file, PIL image, or uint8 array [H, W, 3] in the order red, green, blue.
+        source: as for :func:`inference.embedding.inputs.as_rgb`.
         size: height and width of the result.
+        exif_orientation: as there.
 
     Returns:
         uint8 [3, height, width].
@@ -123,23 +190,7 @@ def read_pixels(source: Any, size: Sequence[int]) -> Tensor:
         MissingPathError: the file does not exist.
         UserError: the file cannot be read, or ``source`` is not an image.
     """
-    if isinstance(source, str | os.PathLike):
-        return resize_to_planes(pil_loader(source), size)
-    if isinstance(source, Image.Image):
-        return resize_to_planes(to_rgb(source), size)
-    array = source.numpy() if isinstance(source, Tensor) and source.device.type == "cpu" else source
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise UserError(
-            f"cannot embed {_describe(source)}; expected a path, a PIL image, a uint8 array [H, W, 3] in the order "
-            "red, green, blue, or a normalised float tensor [B, 3, H, W]."
-        )
-    return resize_to_planes(Image.fromarray(array), size)
-
-
-def _describe(source: Any) -> str:
-    if isinstance(source, np.ndarray | Tensor):
-        return f"a {type(source).__name__} of {source.dtype} with shape {list(source.shape)}"
-    return f"a {type(source).__name__}"
+    return resize_to_planes(as_rgb(source, exif_orientation), size)
 
 
 @dataclass
@@ -151,7 +202,12 @@ class PixelBatch:
 
 
 def read_batches(
-    sources: Sequence[Any], size: Sequence[int], batch_size: int, num_workers: int, pin_memory: bool = False
+    sources: Sequence[Any],
+    size: Sequence[int],
+    batch_size: int,
+    num_workers: int,
+    pin_memory: bool = False,
+    exif_orientation: bool = True,
 ) -> Iterator[PixelBatch]:
     """Read images in threads, a few batches ahead of the caller.
 
@@ -164,12 +220,14 @@ def read_batches(
         batch_size: images in a batch; the last may have fewer.
         num_workers: threads; 0 reads in the calling thread.
         pin_memory: read into pinned memory, for faster copies to a CUDA device.
+        exif_orientation: as for :func:`read_pixels`.
     """
+    read = partial(_read_one, sources, size=size, exif_orientation=exif_orientation)
     starts = range(0, len(sources), batch_size)
     if not num_workers:
         for start in starts:
             batch = _empty_batch(sources, start, batch_size, size, pin_memory)
-            _fill(batch, sources, start, 0, 1, size)
+            _fill(batch, read, start, 0, 1)
             yield batch
         return
     parts = num_workers * _PARTS_PER_WORKER
@@ -179,7 +237,7 @@ def read_batches(
         for start in starts:
             batch = _empty_batch(sources, start, batch_size, size, pin_memory)
             steps = range(min(parts, len(batch.pixels)))
-            futures = [executor.submit(_fill, batch, sources, start, i, len(steps), size) for i in steps]
+            futures = [executor.submit(_fill, batch, read, start, i, len(steps)) for i in steps]
             waiting.append((batch, futures))
             if len(waiting) > _BATCHES_AHEAD:
                 yield _finished(*waiting.pop(0))
@@ -196,12 +254,23 @@ def _empty_batch(
     return PixelBatch(torch.empty(count, 3, *size, dtype=torch.uint8, pin_memory=pin_memory))
 
 
-def _fill(batch: PixelBatch, sources: Sequence[Any], start: int, first: int, step: int, size: Sequence[int]) -> None:
+def _fill(batch: PixelBatch, read: Callable[[int], Tensor], start: int, first: int, step: int) -> None:
     for position in range(first, len(batch.pixels), step):
         try:
-            batch.pixels[position] = read_pixels(sources[start + position], size)
+            batch.pixels[position] = read(start + position)
         except UserError as error:
             batch.errors[position] = error
+
+
+def _read_one(sources: Sequence[Any], position: int, size: Sequence[int], exif_orientation: bool) -> Tensor:
+    """One of the images; an error names the file, or else the position among the images."""
+    source = sources[position]
+    try:
+        return read_pixels(source, size, exif_orientation)
+    except UserError as error:
+        if isinstance(source, str | os.PathLike) or len(sources) == 1:
+            raise
+        raise UserError(f"image {position} of {len(sources)}, counted from 0: {error}") from error
 
 
 def _finished(batch: PixelBatch, futures: list[Future[None]]) -> PixelBatch:

@@ -18,11 +18,11 @@ from torchvision.datasets import ImageFolder
 
 from datasets.loading import LateStartLoader
 from datasets.transforms import ReidTransforms
-from inference.embedding.images import get_all_images, holds_images
+from inference.embedding.images import get_all_images, holds_images, is_image_name, report_passed_over
 from inference.embedding.progress import Progress
 from utils.devices import count_workers, find_device
 from utils.errors import MissingPathError, UserError
-from utils.image import pil_loader
+from utils.image import image_loader, pil_loader
 
 Item = tuple[Any, int, str]
 Transform = Callable[[Any], Any]
@@ -58,7 +58,10 @@ class ImageDataset(Dataset[Item]):
 
 
 class ImageFolderWithPaths(ImageFolder):
-    """torchvision's ImageFolder with items (image, number of the subfolder, path); it ignores empty subfolders."""
+    """torchvision's ImageFolder with items (image, number of the subfolder, path); it ignores empty subfolders.
+
+    Which files are images, and what is said of others, is as in :func:`get_all_images`.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,11 @@ class ImageFolderWithPaths(ImageFolder):
         loader: Callable[[str], Any] = pil_loader,
         **kwargs: Any,
     ) -> None:
-        super().__init__(os.fspath(root), transform, target_transform, loader, **kwargs)
+        chosen = kwargs.pop("is_valid_file", None)
+        is_valid = chosen or is_image_name
+        super().__init__(os.fspath(root), transform, target_transform, loader, is_valid_file=is_valid, **kwargs)
+        if chosen is None:
+            report_passed_over(root, in_subfolders=True)
 
     def find_classes(self, directory: str | os.PathLike[str]) -> tuple[list[str], dict[str, int]]:
         """The subfolders with images, sorted, and their numbers.
@@ -92,11 +99,12 @@ def make_inference_data_loader(
     """A loader over the images of a folder, or over one image file, with the test transforms.
 
     Args:
-        cfg: any object with INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS.
+        cfg: any object with INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS; INPUT may lack EXIF_ORIENTATION.
         path: folder or file; of a folder without images the loader has length 0.
         dataset_class: ImageDataset, which takes the folder's own images, ImageFolderWithPaths, which takes those of its
             subfolders, or a class of one's own. That is called with ``path`` as it is here, the transforms
-            (as ``transform=`` if it has that argument), and with ``loader=pil_loader`` if it has that argument.
+            (as ``transform=`` if it has that argument), and with ``loader=pil_loader`` (or the same without
+            EXIF's orientation) if it has that argument.
 
     Returns:
         A loader of batches, in order: (images [B, 3, H, W], labels [B], paths), or what the class of one's own yields.
@@ -110,7 +118,12 @@ def make_inference_data_loader(
     if dataset_class is ImageFolderWithPaths and Path(path).is_file():
         dataset_class = ImageDataset
     return LateStartLoader(
-        _build(dataset_class, path, ReidTransforms(cfg).build_transforms(is_train=False)),
+        _build(
+            dataset_class,
+            path,
+            ReidTransforms(cfg).build_transforms(is_train=False),
+            image_loader(getattr(cfg.INPUT, "EXIF_ORIENTATION", True)),
+        ),
         batch_size=cfg.TEST.IMS_PER_BATCH,
         shuffle=False,
         num_workers=count_workers(cfg.DATALOADER.NUM_WORKERS),
@@ -118,9 +131,11 @@ def make_inference_data_loader(
     )
 
 
-def _build(dataset_class: Callable[..., Dataset[Any]], path: Any, transform: Transform) -> Dataset[Any]:
+def _build(
+    dataset_class: Callable[..., Dataset[Any]], path: Any, transform: Transform, loader: Callable[[str], Any]
+) -> Dataset[Any]:
     parameters = inspect.signature(dataset_class).parameters
-    keywords: dict[str, Any] = {"loader": pil_loader} if "loader" in parameters else {}
+    keywords: dict[str, Any] = {"loader": loader} if "loader" in parameters else {}
     if "transform" in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dataset_class(path, transform=transform, **keywords)
     return dataset_class(path, transform, **keywords)

@@ -167,7 +167,10 @@ def _finished_gallery(folder: Path, about: dict[str, Any], images: Images) -> Ga
         if (folder / EMBEDDINGS).exists():
             logger.warning("All images are embedded again: %s", error)
         return None
-    same = {key: gallery.about.get(key) for key in about} == about
+    found = {key: gallery.about.get(key) for key in about}
+    if isinstance(found["embedder"], dict):  # what an older version did not record yet does not differ
+        found["embedder"] = {**about["embedder"], **found["embedder"]}
+    same = found == about
     return gallery if same and gallery.about.get("files") == digest_of_paths(_listed(images)) else None
 
 

@@ -23,6 +23,7 @@ RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
 ADDED = {
     "DATASETS.CSV_PATH": "",
     "DATASETS.CAMERA_FROM": "name",
+    "INPUT.EXIF_ORIENTATION": True,
     "LOSSES.EXTRA": [],
     "LOSSES.EXTRA_WEIGHTS": [],
     "SOLVER.MIN_LR": 0.0,

@@ -8,6 +8,7 @@ from PIL import Image
 from evaluation.ranked_images import Ranking, rank_distances, rank_for_display, render_rankings
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from tests.evaluation import oracle
+from tests.support import UPRIGHT, save_turned, stored_pixels
 from utils.errors import MissingPathError, UserError
 
 GREEN, RED, BLACK = (0, 255, 0), (255, 0, 0), (0, 0, 0)
@@ -129,6 +130,22 @@ def test_pictures(files):
     assert (middle == (90, 90, 60)).all(-1).sum() == (middle == (90, 90, 20)).all(-1).sum() > width // 2
     shapes = {np.asarray(Image.open(path)).shape for path in written.values()}
     assert shapes == {picture.shape}
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_images_are_turned_upright(tmp_path, upright):
+    """A strip of eight files with the same stored pixels is that of eight files that need no turning."""
+    turned = [save_turned(tmp_path / "turned" / f"{value}.png", value) for value in UPRIGHT]
+    plain = [
+        save_turned(tmp_path / "plain" / f"{value}.png", 1, UPRIGHT[value if upright else 1](stored_pixels()))
+        for value in UPRIGHT
+    ]
+    strips = []
+    for files in (turned, plain):
+        rankings = [ranking(5, list(range(8)), [True] * 8)]
+        written = render_rankings(rankings, files, files, tmp_path / "out", SIZE, exif_orientation=upright)
+        strips.append(np.asarray(Image.open(written[5])))
+    np.testing.assert_array_equal(*strips)
 
 
 def test_the_smallest_images_are_one_pixel_and_its_frame(files):

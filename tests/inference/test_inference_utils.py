@@ -23,7 +23,7 @@ from inference.inference_utils import (
     run_inference,
 )
 from tests.inference.conftest import draw_picture
-from tests.support import assert_close, golden
+from tests.support import UPRIGHT, assert_close, golden, save_turned, stored_pixels
 from utils.errors import MissingPathError, UserError
 
 
@@ -231,6 +231,18 @@ def test_a_class_of_ones_own_gets_the_path_itself(tmp_path, cfg, cls):
     images, labels, paths = list(loader)[1]  # of 3 + 1
     assert images.flatten().tolist() == [3.0] * 24
     assert (tuple(labels), tuple(paths)) == (("no label",), ("/3",))
+
+
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("cls", [ImageDataset, ImageFolderWithPaths])
+def test_orientation_follows_the_configuration(tmp_path, cfg, cls, upright):
+    path = save_turned(tmp_path / "below" / "turned.png", 6)
+    cfg = cfg.clone()
+    cfg.INPUT.EXIF_ORIENTATION = upright
+    loader = make_inference_data_loader(cfg, tmp_path if cls is ImageFolderWithPaths else path.parent, cls)
+    pixels = np.ascontiguousarray(UPRIGHT[6 if upright else 1](stored_pixels()))
+    expected = loader.dataset.transform(Image.fromarray(pixels))
+    assert torch.equal(next(iter(loader))[0][0], expected)
 
 
 def test_a_configuration_may_be_any_object(model, pictures, monkeypatch):

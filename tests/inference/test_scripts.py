@@ -19,8 +19,9 @@ from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
 from inference.command_line import embedder_from_config
 from inference.embedding.embedder import Embedder
+from tests.inference.conftest import draw_picture
 from tests.launch import forbid_modules, run_script, start_python
-from tests.support import ROOT, golden
+from tests.support import ROOT, UPRIGHT, golden, save_turned, stored_pixels
 from utils.distances import get_dist_func, normalize
 from utils.errors import UserError
 from utils.labels import Names
@@ -248,11 +249,39 @@ def test_without_a_config_file_the_script_embeds_as_the_embedder_does(pictures, 
     given = ("DATASETS.ROOT_DIR", "$PLACE/pictures", "MODEL.PRETRAIN_PATH", "${CHECKPOINTS}/legacy.ckpt")
     options = ("OUTPUT_DIR", "$PLACE/out", "GPU_IDS", "[]", "TRAINER.PROGRESS_BAR", "False")
     done = run_script("inference/create_embeddings.py", *given, *options, cwd=tmp_path, env=environment)
-    assert (done.returncode, done.stderr) == (0, f"{tmp_path}/out: 7 images, 7 images embedded now\n")
+    passed_over, said = done.stderr.splitlines()  # the folder holds a text
+    assert (done.returncode, said) == (0, f"{tmp_path}/out: 7 images, 7 images embedded now")
+    assert passed_over.startswith(f"Passed over in '{tmp_path}/pictures': 1 file, ")
     expected, paths = Embedder.from_checkpoint(legacy_checkpoint, "cpu").embed_folder(pictures)
     assert np.load(tmp_path / "out" / "paths.npy").tolist() == paths
     both = (normalize(torch.from_numpy(rows)) for rows in (expected, np.load(tmp_path / "out" / "embeddings.npy")))
     assert torch.stack(list(both)).prod(0).sum(1).tolist() == pytest.approx([1.0] * 7, abs=1e-6)
+
+
+def test_orientation_of_images_follows_the_configuration(embedder, legacy_checkpoint, tmp_path):
+    path = save_turned(tmp_path / "images" / "turned.png", 6)
+    for upright in (True, False):
+        out = tmp_path / str(upright)
+        create_embeddings.main(
+            [*keys(path.parent, legacy_checkpoint, out), "INPUT.EXIF_ORIENTATION", str(upright)],
+        )
+        pixels = np.ascontiguousarray(UPRIGHT[6 if upright else 1](stored_pixels()))
+        np.testing.assert_allclose(np.load(out / "embeddings.npy"), embedder.embed(pixels), rtol=1e-4, atol=1e-4)
+        assert json.loads((out / "gallery.json").read_text())["embedder"]["exif_orientation"] is upright
+
+
+def test_what_is_passed_over_is_said_once(pictures, legacy_checkpoint, tmp_path):
+    """By the real program, in whose folder its own results lie as well."""
+    (pictures / "a_0.png").rename(pictures / "a_0.GIF")
+    draw_picture(pictures / "below" / "x.png", 1)
+    said = f"Passed over in '{pictures}': 1 file, '{pictures}/notes.txt', without the name of an image (.jpg, "
+    for _ in range(2):
+        done = run_script("inference/create_embeddings.py", *keys(pictures, legacy_checkpoint, pictures))
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if "Passed over" in line]
+        assert line.startswith(said)
+        assert line.endswith(f"; 1 image, '{pictures}/below/x.png', in subfolders: --images-in-subfolders takes those.")
+        assert f"{pictures}/a_0.GIF" in np.load(pictures / "paths.npy").tolist()
 
 
 def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_path):

@@ -13,12 +13,14 @@ from datasets.transforms import ReidTransforms
 from datasets.transforms.pixels import Normalise
 from inference import Embedder
 from inference.embedding.images import find_images, get_all_images, holds_images, read_pixels
+from inference.embedding.loaders import ImageDataset, ImageFolderWithPaths
+from inference.galleries.gallery import ABOUT, EMBEDDINGS, JOURNAL, PARTIAL, PATHS, SKIPPED
 from tests.inference.conftest import draw_picture
 from tests.launch import run_code
 from tests.support import golden
 from utils.devices import find_device
 from utils.errors import MissingPathError, UserError
-from utils.image import pil_loader
+from utils.image import IMAGE_SUFFIXES, pil_loader
 
 # Pictures are decoded by another Pillow than when the numbers were recorded: a grey level here and there.
 DECODED_ELSEWHERE = 5e-4
@@ -140,8 +142,8 @@ def test_a_broken_picture_stops_or_is_skipped(embedder, pictures, size):
     [
         ("nothing.jpg", "nothing.jpg does not exist"),
         (np.zeros((4, 4, 3)), r"ndarray of float64 with shape \[4, 4, 3\]"),
-        (np.zeros((4, 4), np.uint8), r"shape \[4, 4\]"),
-        ([np.zeros((4, 4, 1), np.uint8)], r"shape \[4, 4, 1\]"),
+        (np.zeros((4, 4, 2), np.uint8), r"shape \[4, 4, 2\]"),
+        ([np.zeros((4, 4, 5), np.uint8)], r"shape \[4, 4, 5\]"),
         (torch.zeros(2, 4, 8, 8), r"expected \[B, 3, H, W\]"),
         ([3], "a int"),
     ],
@@ -160,11 +162,23 @@ def test_what_is_no_picture(embedder, images, message):
         ({"precision": "16-true"}, "does not work on the device cpu"),
         ({"batch_size": 0}, "batch_size"),
         ({"size": (64,)}, "size is"),
+        ({"mean": (0.5,)}, r"mean is \(0.5,\), std .*; expected three numbers each"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean is"),
+        ({"std": (1, 1, 0)}, r"std \(1, 1, 0\); expected three numbers each, of std above 0"),
     ],
 )
 def test_options_that_cannot_be(model, options, message):
     with pytest.raises(UserError, match=message):
         Embedder(model, **{"device": "cpu", **options})
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_without_images(embedder, paths, size):
+    for images in (paths, torch.zeros(2, 3, 8, 4)):
+        with pytest.raises(UserError, match=f"batch_size is {size}; expected 1 or more, or None for {16}"):
+            embedder.embed(images, batch_size=size)
+    with pytest.raises(UserError, match="batch_size is"):
+        next(embedder.embed_batches(paths, batch_size=size))
 
 
 def test_auto_is_some_device_of_this_machine():
@@ -199,6 +213,91 @@ def test_which_files_of_a_folder_count(pictures, tmp_path):
         find_images(tmp_path)
     with pytest.raises(UserError, match="no subfolder with images"):
         find_images(pictures, in_subfolders=True)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder with images of many suffixes, other files, what programs write, and images below it."""
+    folder = tmp_path / "mixed"
+    names = ("a.jpg", "b.JFIF", "c.gif", "d.Jpe", "e.webp", "sub/f.png", "sub/deep/g.bmp", ".hidden/h.png")
+    for number, name in enumerate(names):
+        path = draw_picture(tmp_path / "drawn.png", number)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(folder / name, format={".jpg": "JPEG"}.get((folder / name).suffix))
+    for name in (
+        *("notes.txt", "list.csv", "photo.HEIC", "sub/more.txt"),  # the user's
+        *(".DS_Store", "Thumbs.db", "desktop.ini", EMBEDDINGS, PATHS, ABOUT, SKIPPED, PARTIAL, JOURNAL),
+        *("query_embeddings.npy", "query_paths.npy", "embeddings.ivf-unit.faiss", "embeddings.flat.faiss.json"),
+        *("results.npy", "results.jsonl", "results.csv", "results.html"),
+    ):
+        (folder / name).write_bytes(b"no image")
+    return folder
+
+
+SUFFIXES = "(" + ", ".join(IMAGE_SUFFIXES) + ")"
+
+
+def test_what_a_folder_holds_besides_is_said_once(embedder, mixed, caplog):
+    expected = (
+        f"Passed over in '{mixed}': 3 files, such as '{mixed}/list.csv', without the name of an image {SUFFIXES}; "
+        f"2 images, such as '{mixed}/sub/f.png', in subfolders: --images-in-subfolders takes those."
+    )
+    names = [f"{mixed}/{name}" for name in ("a.jpg", "b.JFIF", "c.gif", "d.Jpe", "e.webp")]
+    assert get_all_images(mixed) == find_images(str(mixed)) == names
+    assert [record.getMessage() for record in caplog.records] == [expected] * 2
+    caplog.clear()
+    embeddings, paths = embedder.embed_folder(mixed)
+    assert (paths, embeddings.shape) == (names, (5, 512))
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
+def test_what_lies_beside_the_subfolders_is_said_once(mixed, caplog):
+    (mixed / "sub" / "deep" / "g.bmp").unlink()
+    names = [f"{mixed}/.hidden/h.png", f"{mixed}/sub/f.png"]
+    assert find_images(mixed, in_subfolders=True) == names
+    expected = (
+        f"Passed over in '{mixed}': 1 file, '{mixed}/sub/more.txt', without the name of an image {SUFFIXES}; 5 images, "
+        f"such as '{mixed}/a.jpg', in the folder itself: only its subfolders were wanted."
+    )
+    assert [record.getMessage() for record in caplog.records] == [expected]
+    caplog.clear()
+    assert [path for _, _, path in ImageFolderWithPaths(mixed)] == names
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
+def test_a_folder_of_images_alone_says_nothing(mixed, caplog):
+    for name in ("notes.txt", "list.csv", "photo.HEIC"):
+        (mixed / name).unlink()
+    shutil.rmtree(mixed / "sub")
+    assert len(get_all_images(mixed)) == len(ImageDataset(mixed)) == 5
+    assert len(get_all_images(mixed / "a.jpg")) == 1
+    assert not caplog.records
+
+
+def test_a_folder_with_other_files_only(tmp_path):
+    (tmp_path / "photo.heic").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no images .*; it holds 1 other file, '.*photo.heic',\.$"):
+        find_images(tmp_path)
+    draw_picture(tmp_path / "a.png", 1)
+    with pytest.raises(UserError, match="no subfolder with images.*; the folder itself does: leave out --images-in-su"):
+        find_images(tmp_path, in_subfolders=True)
+
+
+def test_classes_of_torchvision_take_the_same_suffixes(mixed, caplog):
+    (mixed / "sub" / "deep" / "g.bmp").rename(mixed / "sub" / "deep" / "g.gif")
+    assert [path for _, _, path in ImageFolderWithPaths(mixed)] == get_all_images(mixed, in_subfolders=True)
+    caplog.clear()
+    only = ImageFolderWithPaths(mixed, is_valid_file=lambda path: path.endswith("f.png"), allow_empty=True)
+    assert [path for _, _, path in only] == [f"{mixed}/sub/f.png"]
+    assert not caplog.records  # what passes is the caller's own choice
+
+
+def test_a_link_to_nowhere_is_an_image_that_cannot_be_read(embedder, pictures):
+    (pictures / "gone.png").symlink_to("nowhere.png")
+    assert f"{pictures}/gone.png" in get_all_images(pictures)
+    with pytest.raises(MissingPathError, match=r"gone\.png does not exist"):
+        embedder.embed_folder(pictures)
+    assert len(embedder.embed_folder(pictures, on_error="skip")[1]) == 7
 
 
 def test_subfolders_in_the_order_of_torchvision(tmp_path):

@@ -265,6 +265,21 @@ def test_resume_of_what_is_complete_does_nothing(create, files, tmp_path):
     assert create(resume=True).embedded == 11
 
 
+def test_resume_of_what_an_older_version_completed_does_nothing(create, files, tmp_path):
+    """Its description lacks what that version did not know; a different value there is a difference."""
+    create()
+    about = json.loads((tmp_path / "out" / "gallery.json").read_text())
+    new = FakeEmbedder()
+    new.identity = {**new.identity, "exif_orientation": True}
+    assert create(new, resume=True).embedded == 0
+    assert create(new, append=True).embedded == 0
+    about["embedder"]["exif_orientation"] = False
+    (tmp_path / "out" / "gallery.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="was made with exif_orientation False, but here it is True"):
+        create(new, append=True)
+    assert create(new, resume=True).embedded == 10
+
+
 def test_without_resume_it_starts_over(create, files, tmp_path, caplog):
     start_and_stop(create, files)
     assert create().embedded == 10

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from inference.results.contact_sheet import write_contact_sheet
+from tests.support import UPRIGHT, save_turned, stored_pixels
 
 
 class Page(HTMLParser):
@@ -68,6 +69,18 @@ def test_page_shows_queries_and_results(pictures, tmp_path):
         assert abs(small.getpixel((40, 80))[0] - Image.open(original).getpixel((40, 80))[0]) <= 3
     for text in ("1. 0.5", "2. 0.75", "3. 1.25", "identity <7>", "gone.jpg", "nothing near enough", "3 queries"):
         assert text in page.text
+
+
+def test_images_are_shown_upright(tmp_path):
+    paths = [str(save_turned(tmp_path / f"{value}.png", value, stored_pixels(240, 160))) for value in UPRIGHT]
+    indices = np.arange(8)[None]
+    page = Page(write_contact_sheet(tmp_path / "results.html", paths[:1], paths, indices, np.zeros((1, 8))))
+    for img, value in zip(page.all("img")[1:], UPRIGHT, strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(img["src"].split(",")[1])))
+        expected = Image.fromarray(np.ascontiguousarray(UPRIGHT[value](stored_pixels(240, 160))))
+        expected.thumbnail((128, 160), Image.Resampling.BILINEAR)
+        assert shown.size == expected.size
+        assert abs(np.asarray(shown).astype(int) - np.asarray(expected)).mean() < 5
 
 
 def test_page_needs_no_network(pictures, tmp_path):
