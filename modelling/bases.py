@@ -35,9 +35,11 @@ from losses.centroid_triplet_loss import create_masks_train
 from losses.extra import ExtraLosses
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
+from modelling.backbones.imagenet import starts_from_weights
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import evaluate_protocols, leave_out_unreadable, ranking_options, write_strips, write_tables
+from modelling.from_weights import load_head
 from modelling.hyperparameters import NOT_STORED, construct, merge_hparams, refuse_code_elsewhere
 from modelling.lightning_1_1 import (
     HiddenHook,
@@ -71,6 +73,9 @@ class ModelBase(LightningModule):
     """
 
     losses_names: Sequence[str] = ("query_xent", "query_triplet", "query_center")
+
+    #: Whether a validation is the one before the first epoch (TEST.BEFORE_TRAINING), which is logged at step -1.
+    before_training = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Adapt a class that was written for Lightning 1.1, see :mod:`modelling.lightning_1_1`."""
@@ -124,6 +129,8 @@ class ModelBase(LightningModule):
                 f"LOSSES.EXTRA {list(extra.EXTRA)}: a loss would be logged as {min(clash)}, which is the name of "
                 "something else; give yours another."
             )
+        if load_imagenet and hparams.MODEL.PRETRAIN_HEAD and starts_from_weights(hparams):
+            load_head(self, hparams.MODEL.PRETRAIN_PATH)
 
     @property
     def center_loss_weight(self) -> float:
@@ -394,6 +401,8 @@ class ModelBase(LightningModule):
         epoch = self.current_epoch
         if self.trainer.testing:
             epoch = max(epoch - 1, 0)
+        elif self.before_training:
+            epoch = -1
         # The callbacks of all processes must reach the same decisions, so the numbers must agree to the last bit.
         metrics = self.trainer.strategy.broadcast(metrics)
         self.log_dict(metrics, logger=False, sync_dist=True)
@@ -448,7 +457,8 @@ class ModelBase(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Rank the gallery for every query, then log and print the metrics."""
         if not self.trainer.sanity_checking:  # the first batches alone cannot be ranked
-            self._evaluate("validation", self.trainer.val_dataloaders)
+            stage = "before training" if self.before_training else "validation"
+            self._evaluate(stage, self.trainer.val_dataloaders)
 
     def on_test_epoch_end(self) -> None:
         """As on_validation_epoch_end."""
