@@ -45,7 +45,7 @@ class Fit:
         """ "318 of 318 tensors loaded, left out: 2 (fc.weight, fc.bias), missing: none", with ``verb`` for "loaded"."""
         where = f" (those under {self.place})" if self.place else ""
         counts = f"{self.size - len(self.missing)} of {self.size} tensors {verb}{where}"
-        return f"{counts}, left out: {_shorten(self.left_out)}, missing: {_shorten(self.missing)}"
+        return f"{counts}, left out: {shorten(self.left_out)}, missing: {shorten(self.missing)}"
 
 
 def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
@@ -80,7 +80,7 @@ def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
     missing = [name for name in counted if name not in weights]
     return Fit(
         weights,
-        ".".join(part for part in (place, prefix) if part) if weights else "",
+        ".".join(part for part in (place, prefix) if part),
         len(counted),
         wrong_shape + strangers + others,
         missing,
@@ -178,7 +178,7 @@ def _describe_network(network: str, place: str, prefix: str) -> str:
     return f"{network} weights whose names begin with {prefix}"
 
 
-def _shorten(names: Sequence[str]) -> str:
+def shorten(names: Sequence[str]) -> str:
     """The number of names and the first three of them; "none"."""
     if not names:
         return "none"

@@ -164,7 +164,7 @@ def _build_model(cfg: CfgNode, method: type[ModelBase], start: StartPoint, data:
         try:
             model = method.load_from_checkpoint(start.path, cfg=cfg)
         except NotACtlCheckpointError as refusal:
-            model = model_of_weights(method, start.path, cfg, refusal, num_classes=data.num_classes)
+            model = model_of_weights(method, start.path, cfg, refusal, num_classes=max(1, data.num_classes))
         # Those in the checkpoint belong to the data set that it was trained on.
         model.hparams.num_query, model.hparams.has_cameras = data.num_query, data.has_cameras
         return model

@@ -22,7 +22,7 @@ from yacs.config import CfgNode
 
 from checkpoints.plain import to_plain
 from checkpoints.reading import count_identities, load_ctl_checkpoint
-from checkpoints.weights import describe
+from checkpoints.weights import describe, shorten
 from config.defaults import _C as DEFAULTS
 from config.validate import check_keys
 from datasets.loading import BaseDatasetLabelled
@@ -233,13 +233,18 @@ class ModelBase(LightningModule):
         own = {key: value for key, value in model.state_dict().items() if key.startswith("extra_losses.")}
         weights = own | {k: v for k, v in weights.items() if k in own or not k.startswith("extra_losses.")}
         try:
-            model.load_state_dict(weights, strict=strict)
+            found = model.load_state_dict(weights, strict=strict)
         except RuntimeError as error:
             settings = model.hparams.MODEL
             raise UserError(
                 f"this is {describe(checkpoint)}, which does not fit MODEL.NAME {settings.NAME} with "
                 f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to the values it was trained with."
             ) from error
+        if found.missing_keys or found.unexpected_keys:
+            rank_zero_warn(
+                f"strict=False: missing in the checkpoint, and left as they start: {shorten(found.missing_keys)}; left "
+                f"out, without a place in the model: {shorten(found.unexpected_keys)}"
+            )
         return model
 
     # ------------------------------------------------------------------------------------------------ optimisation

@@ -1,5 +1,6 @@
 """Recognising a network by the names of its entries."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def full(name: str, prefix: str = "") -> dict[str, Tensor]:
         return prefixed(prefix, get_backbone(name).build(1).state_dict())
 
 
-DESCRIPTIONS = {
+DESCRIPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "a fast-reid checkpoint of resnet50": lambda: {"model": full("resnet50", "backbone."), "optimizer": {}},
     "a fast-reid checkpoint of resnet50_ibn_a": lambda: {"model": full("resnet50_ibn_a", "module.backbone.")},
     "a MoCo checkpoint of resnet50": lambda: {
