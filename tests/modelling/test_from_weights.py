@@ -90,6 +90,8 @@ def test_a_head_that_is_not_there_is_refused(trained, tmp_path) -> None:
     # Nobody looks for it where nothing is started from.
     start_from(tmp_path / "none.pth", 5, PRETRAIN_HEAD=True, PRETRAINED=False)
     start_from(tmp_path / "none.pth", 5, PRETRAIN_HEAD=True, RESUME_TRAINING=True)
+    keys = {"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": "none.pth", "MODEL.PRETRAIN_HEAD": True}
+    CTLModel(small_config(**keys), num_classes=5, load_imagenet=False)
 
 
 def backbone_file(state: dict[str, torch.Tensor], folder: Path, prefix: str = "") -> Path:
