@@ -1,9 +1,11 @@
 """Training through the real scripts: what is written, that it resumes exactly, that nothing is deprecated."""
 
 import ast
+import random
 import warnings
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -72,11 +74,18 @@ def test_ctl_script_writes_checkpoints_tensorboard_and_mlflow(run_script, tiny, 
 
 def test_a_number_before_training_changes_nothing_else(tiny_cfg, tmp_path):
     """Metrics at step -1 of every logger; weights, optimisers, metrics and the best epoch are as without it."""
+    draws = []
+
+    class Recorded(CTLModel):
+        def on_fit_start(self):
+            draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
+
     uri = f"sqlite:///{tmp_path / 'runs.db'}"
     tracked = {"LOGGING.MLFLOW": True, "LOGGING.MLFLOW_URI": uri}
     with_number = {"TEST.BEFORE_TRAINING": True, "OUTPUT_DIR": str(tmp_path / "with"), **tracked}
-    (before,) = run_main(tiny_cfg(**with_number), CTLModel, "run")
-    (without,) = run_main(tiny_cfg(OUTPUT_DIR=str(tmp_path / "without")), CTLModel, "run")
+    (before,) = run_main(tiny_cfg(**with_number), Recorded, "run")
+    (without,) = run_main(tiny_cfg(OUTPUT_DIR=str(tmp_path / "without")), Recorded, "run")
+    assert draws[0] == draws[1]
     assert_same_state(newest(tmp_path / "with"), newest(tmp_path / "without"))
     bests = [[p.name for p in (tmp_path / n / "run/version_0/checkpoints").iterdir()] for n in ("with", "without")]
     assert len(bests[0]) == 1 and bests[0] == bests[1]
