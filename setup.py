@@ -19,7 +19,9 @@ MILVUS = ["milvus-lite>=3.2.2", "pymilvus>=2.6.17"]
 EXPORT = ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.1"]
 # Tables of data sets; mlflow brings it along, its slim variants do not.
 PARQUET = ["pyarrow>=15"]
-DEV = requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET
+# Weights that other code bases save in this format.
+SAFETENSORS = ["safetensors>=0.4"]
+DEV = requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS
 
 setup(
     name="centroids-reid",
@@ -36,6 +38,7 @@ setup(
         "search": FAISS + MILVUS,
         "export": EXPORT,
         "parquet": PARQUET,
+        "safetensors": SAFETENSORS,
         "dev": DEV + MILVUS,
         "dev-without-milvus": DEV,  # see requirements-floor.txt
     },

@@ -9,12 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from checkpoints.plain import plain_copy
 from checkpoints.torch_file import UnreadableError, read_torch_file
-from checkpoints.weights import backbone_of, describe
-from utils.errors import CheckpointError, MissingPathError
+from checkpoints.weights import describe
+from utils.errors import CheckpointError, MissingPathError, NotACtlCheckpointError
 
 StrPath = str | os.PathLike[str]
 
@@ -22,10 +20,10 @@ _MODEL_KEYS = ("backbone.", "bn.weight", "center_loss.centers", "fc_query.weight
 
 
 def load_checkpoint(path: StrPath) -> dict[str, Any]:
-    """Read a file that torch.save wrote, onto the CPU and as plain data, whatever device it was saved from.
+    """Read a file of torch.save or of safetensors, onto the CPU and as plain data, whatever device it was saved from.
 
     Args:
-        path: a checkpoint of this project or of the original, or a file of weights.
+        path: a checkpoint of this project or of the original, or a file of weights of whatever origin.
 
     Returns:
         The dictionary in the file. Dictionary classes (yacs nodes, OrderedDict, Counter) become dicts, a class that is
@@ -35,6 +33,7 @@ def load_checkpoint(path: StrPath) -> dict[str, Any]:
         MissingPathError: there is no such file.
         CheckpointError: it is a folder, is cut off, is another kind of file, does not hold a dictionary, or asks for a
             class that a checkpoint may not hold.
+        UserError: it is a safetensors file, and the package that reads these is not installed.
     """
     if not str(path) or not Path(path).exists():
         raise MissingPathError(f"No such checkpoint: {str(path)!r}. Expected the path of a file that torch.save wrote.")
@@ -58,8 +57,8 @@ def load_ctl_checkpoint(path: StrPath) -> dict[str, Any]:
         path: a checkpoint of this project or of the original.
 
     Raises:
-        MissingPathError, CheckpointError: as for load_checkpoint; also CheckpointError for any other content. The
-            message says what the file holds, for instance ImageNet weights.
+        MissingPathError, CheckpointError: as for load_checkpoint.
+        NotACtlCheckpointError: any other content. The message says what the file holds, for instance ImageNet weights.
     """
     checkpoint = load_checkpoint(path)
     weights = checkpoint.get("state_dict")
@@ -71,7 +70,7 @@ def load_ctl_checkpoint(path: StrPath) -> dict[str, Any]:
     if "hyper_parameters" in checkpoint and keys and not absent:
         return checkpoint
     lacks = "hyper_parameters" if keys and not absent else f"state_dict with {', '.join(absent)}"
-    raise CheckpointError(
+    raise NotACtlCheckpointError(
         f"{path} holds {describe(checkpoint)}; expected a checkpoint of a model trained by this project or the "
         f"original (it lacks {lacks}). Set MODEL.PRETRAIN_PATH to such a checkpoint; to start training "
         "from ImageNet weights, leave TEST.ONLY_TEST and MODEL.RESUME_TRAINING False and set MODEL.PRETRAINED True."
@@ -82,20 +81,3 @@ def count_identities(checkpoint: dict[str, Any]) -> int:
     """The number of training identities of a model: rows of its classifier, or what it was told if it has another."""
     classifier = checkpoint["state_dict"].get("fc_query.weight")
     return int(checkpoint["hyper_parameters"]["num_classes"] if classifier is None else classifier.shape[0])
-
-
-def load_backbone_weights(path: StrPath) -> tuple[dict[str, Tensor], str]:
-    """Read the weights of a backbone: a torchvision ResNet, an IBN-a network, or the backbone of a CTL checkpoint.
-
-    Args:
-        path: as for load_checkpoint. A ``state_dict`` wrapper and the prefixes ``module.``, ``backbone.base.`` and
-            ``base.`` are removed; entries of fc, classifier and bottleneck are left out.
-
-    Returns:
-        Name -> tensor, and what the file holds in words ("torchvision resnet50 weights").
-
-    Raises:
-        MissingPathError, CheckpointError: as for load_checkpoint.
-    """
-    content = load_checkpoint(path)
-    return backbone_of(content), describe(content)

@@ -35,8 +35,10 @@ def find_newest(runs: str | os.PathLike[str], belongs: Callable[[dict[str, Any]]
         belongs: tells from a checkpoint's ``hyper_parameters`` whether it belongs to the run to continue.
 
     Returns:
-        Its path, or None if there is none. Each unreadable file is skipped with a warning that names it.
+        Its path, or None if there is none. Each unreadable file is skipped with a warning that names it. If all that
+        can be read belong to other runs, one line says how many they are.
     """
+    others: list[Path] = []
     versions = sorted(_numbered(Path(runs), _VERSION), reverse=True)
     for _, version in versions:
         remove_temporaries(version)
@@ -49,6 +51,14 @@ def find_newest(runs: str | os.PathLike[str], belongs: Callable[[dict[str, Any]]
                 continue
             if belongs(checkpoint["hyper_parameters"]):
                 return path
+            others.append(path)
+    if others:
+        logger.info(
+            "passed over: %d checkpoint(s) of runs with another seed (REPRODUCIBLE, REPRODUCIBLE_SEED) or number, the "
+            "newest is %s",
+            len(others),
+            others[0],
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""Read files of torch.save onto the CPU with torch's own reader, without running code from them.
+"""Read files of torch.save onto the CPU with torch's own reader, and of safetensors, without running code from them.
 
 A pickle can call whatever it names, and can set attributes of the result. torch.load leaves the look-up of names to its
 unpickler. The unpickler here resolves only the names that checkpoints and weights need, refuses all others, and never
@@ -8,6 +8,7 @@ returns a shared object whose attributes the pickle could set.
 import os
 import pickle
 import re
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -21,7 +22,10 @@ from torch.serialization import StorageType
 from torch.serialization import load as torch_load  # other code often replaces torch.load to force weights_only
 
 from utils.compat import tensor_builders
+from utils.errors import UserError
+from utils.optional import require
 
+_SAFETENSORS = rb".{6}\0\0\{"  # the length of a header in JSON, and its beginning
 _TORCH_MODULES = {"torch", "torch.cuda", "torch.storage"}
 _LIGHTNING = ("pytorch_lightning", "lightning.pytorch")
 # In checkpoints from before Lightning 1.5, callback states are stored under the classes of the callbacks.
@@ -76,6 +80,7 @@ ALLOWED: dict[str, Any] = {
     "collections.OrderedDict": _Dict,
     "collections.Counter": _Dict,
     "yacs.config.CfgNode": _Dict,
+    "argparse.Namespace": _Dict,  # the options of a training, which self-supervised code bases store beside the weights
     **{f"{lightning}.utilities.parsing.AttributeDict": _Dict for lightning in _LIGHTNING},
     **{f"{fabric}.utilities.data.AttributeDict": _Dict for fabric in ("lightning_fabric", "lightning.fabric")},
     "builtins.set": _Function(set),
@@ -104,9 +109,13 @@ class _Unpickler(pickle._Unpickler):  # the one in C would allocate whatever siz
             return SimpleNamespace(dtype=dtype, _dtype=dtype)
         if path.startswith(_CALLBACKS) or (module in _TORCH_MODULES and name.endswith("Tensor")):
             return path  # mentioned but not called
-        raise UnreadableError(
-            f"asks for {path}, which is not among the classes that a checkpoint may hold; no code from it was run"
-        )
+        text = f"asks for {path}, which is not among the classes that a checkpoint may hold; no code from it was run"
+        if name[:1].isupper() and module.partition(".")[0] not in sys.stdlib_module_names:
+            text += (
+                ". If it is a whole model, written by torch.save(model), and you trust it: load it where the code of "
+                "that model is, and save its weights alone: torch.save(model.state_dict(), OTHER_FILE)"
+            )
+        raise UnreadableError(text)
 
 
 _PICKLE = SimpleNamespace(
@@ -118,18 +127,23 @@ def read_torch_file(path: Path) -> Any:
     """Read a file of torch.save: containers, numbers, strings and CPU tensors, not all of plain classes.
 
     Args:
-        path: an existing file.
+        path: an existing file; one of safetensors is a dictionary of tensors.
 
     Raises:
+        UserError: it is a safetensors file, and the package that reads these is not installed.
         UnreadableError: the file is damaged, is another kind of file, or asks for a class that is not allowed.
     """
     forced = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)  # while set, torch refuses our unpickler
     try:
         with path.open("rb") as stream:
+            if re.match(_SAFETENSORS, stream.read(9), re.DOTALL):
+                purpose = f"{path} is a safetensors file: reading it"
+                return require("safetensors.torch", "safetensors", purpose).load_file(path, device="cpu")
+            stream.seek(0)
             _refuse_others(stream)
             stream.seek(0)
             return torch_load(stream, map_location="cpu", pickle_module=_PICKLE, weights_only=False, mmap=False)
-    except UnreadableError:
+    except (UnreadableError, UserError):
         raise
     except OSError as error:
         raise UnreadableError(f"cannot be read ({error.strerror or error})") from error
@@ -154,7 +168,10 @@ def _refuse_others(stream: BinaryIO) -> None:
         stream.seek(0)
         # torch.load would run it. Ask torch's reader: a crafted archive can show different contents to Python's.
         if "constants.pkl" in torch._C.PyTorchFileReader(stream).get_all_records():
-            raise UnreadableError("is a TorchScript module, not a file that torch.save wrote")
+            raise UnreadableError(
+                "is a TorchScript module, not a file that torch.save wrote. If you trust it, save its weights alone: "
+                "torch.save(torch.jit.load(FILE).state_dict(), OTHER_FILE)"
+            )
         return
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -175,7 +192,6 @@ def _what_it_is(head: bytes) -> str:
         rb"\s*(<!--.*?-->\s*)*<(!doctype|html|head|body|\?xml)": "is a web page, not a checkpoint: the download failed",
         rb"version https://git-lfs": "is a git-lfs pointer, not the file itself: run `git lfs pull`",
         rb"\xfd7zXZ|\x1f\x8b|BZh|\x28\xb5\x2f\xfd": "is a compressed file: unpack it first",
-        rb".{6}\0\0\{": "is a safetensors file, not a file that torch.save wrote",
         rb"\x89HDF": "is an HDF5 file, not a file that torch.save wrote",
     }
     for sign, phrase in signs.items():

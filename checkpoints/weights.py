@@ -1,13 +1,17 @@
-"""The contents of a loaded file: which network its weights belong to, and the weights of its backbone."""
+"""The contents of a loaded file: which network its weights belong to, and which of them fit a given network."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-BACKBONE_PREFIXES = ("backbone.base.", "base.")  # in a whole model, and in a Baseline of its own
 _HEADS = {"fc", "classifier", "bottleneck"}  # parts of ImageNet weights that are not the backbone
+_COUNTER = "num_batches_tracked"  # files written by torch before 0.4.1 do not have it
+# Of two networks that fit equally well, these are not the one that is meant to be used.
+_HELPERS = {"student", "encoder_k"}
 # Blocks per layer -> network, for blocks of two convolutions and for blocks of three.
 _BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
 _BOTTLENECK: dict[tuple[int, ...], str] = {
@@ -17,19 +21,88 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
 }
 
 
+@dataclass(frozen=True)
+class Fit:
+    """Which weights of a file fit a network, by name and shape.
+
+    Attributes:
+        weights: name in the network -> tensor; what can be loaded.
+        place: what stands before those names in the file, such as "teacher.backbone."; "" for nothing.
+        size: number of tensors in the network, without the counters of batches.
+        left_out: names in the file, below ``place`` or beside it, of the tensors that do not fit.
+        missing: names in the network for which the file has no tensor that fits.
+        share: from 0 to 1; tensors that fit, of all those that the network or its counterpart in the file has.
+    """
+
+    weights: dict[str, Tensor]
+    place: str
+    size: int
+    left_out: list[str]
+    missing: list[str]
+    share: float
+
+    def describe(self, verb: str) -> str:
+        """ "318 of 318 tensors loaded, left out: 2 (fc.weight, fc.bias), missing: none", with ``verb`` for "loaded"."""
+        where = f" (those under {self.place})" if self.place else ""
+        counts = f"{self.size - len(self.missing)} of {self.size} tensors {verb}{where}"
+        return f"{counts}, left out: {shorten(self.left_out)}, missing: {shorten(self.missing)}"
+
+
+def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
+    """Find the weights in a file that fit a network, whatever its dictionaries and the prefixes of its names are.
+
+    Args:
+        content: a loaded file: tensors by name, in dictionaries at any depth ("state_dict", "model", "teacher", ...).
+        own: the network's tensors by name.
+
+    Returns:
+        The best fit: from the one dictionary, and behind the one prefix ("module.", "backbone.", ...), where most
+        tensors have the names and shapes of the network's.
+    """
+    best: tuple[tuple[int, bool], str, str, dict[str, Tensor]] = ((0, False), "", "", {})
+    for place, tensors in _dictionaries(content):
+        for prefix, count in _prefixes(tensors, own).items():
+            rank = (count, not _HELPERS & set(f"{place}.{prefix}".split(".")))
+            if rank > best[0]:
+                best = (rank, place, prefix, tensors)
+    _, place, prefix, tensors = best
+    weights = {name: tensors[prefix + name] for name in own if _fits(tensors, prefix, name, own)}
+    counted = [name for name in own if not name.endswith(_COUNTER)]
+    inside = {key: key.removeprefix(prefix) for key in tensors if key.startswith(prefix) and not key.endswith(_COUNTER)}
+    wrong_shape = [
+        f"{key} {list(tensors[key].shape)} in place of {list(own[name].shape)}"
+        for key, name in inside.items()
+        if name in own and name not in weights
+    ]
+    strangers = [key for key, name in inside.items() if name not in own and name.split(".")[0] not in _HEADS]
+    known = {*strangers, *(key for key, name in inside.items() if name in own)}
+    others = [key for key in tensors if key not in known and not key.endswith(_COUNTER)]
+    missing = [name for name in counted if name not in weights]
+    return Fit(
+        weights,
+        ".".join(part for part in (place, prefix) if part),
+        len(counted),
+        wrong_shape + strangers + others,
+        missing,
+        (len(counted) - len(missing)) / max(1, len(counted) + len(strangers)),
+    )
+
+
 def describe(content: Mapping[str, Any]) -> str:
     """Describe what a loaded file holds: "a CTL checkpoint of resnet18", "torchvision resnet50 weights", ..."""
-    state = _state_dict_of(content)
-    network = identify_network(backbone_of(content))
+    state = state_dict_of(content)
+    found = list(_networks(content))
+    network, place, prefix = min(found, key=_is_helper, default=(None, "", ""))
     is_whole = "fc_query.weight" in state or "hyper_parameters" in content
     if any(key.startswith("backbone.") for key in state) and is_whole:
         return f"a CTL checkpoint of {network or 'an unknown network'}"
     if network is not None:
-        return f"{'IBN-a' if 'ibn' in network else 'torchvision'} {network} weights"
+        return _describe_network(network, place, prefix)
     if "pytorch-lightning_version" in content:
         return "a Lightning checkpoint of another model"
-    if state:
-        return f"weights of an unknown network (the first is {next(iter(state))})"
+    _, largest = max(_dictionaries(content), key=lambda found: len(found[1]), default=("", {}))
+    if largest:
+        return f"weights of an unknown network (the first is {next(iter(largest))})"
     return f"a dictionary without weights (keys: {', '.join(map(str, list(content)[:5])) or 'none'})"
 
 
@@ -43,20 +116,70 @@ def identify_network(keys: Iterable[str]) -> str | None:
     return f"{network}_ibn_a" if network and "layer1.0.bn1.IN.weight" in names else network
 
 
-def _state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a whole model: those under "state_dict" or else at the top, without "module." if all have it."""
     inner = content.get("state_dict")
-    entries = inner if isinstance(inner, dict) else content
-    tensors = {str(key): value for key, value in entries.items() if isinstance(value, Tensor)}
+    tensors = _tensors(inner if isinstance(inner, dict) else content)
     if tensors and all(key.startswith("module.") for key in tensors):
         return {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors
 
 
-def backbone_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of the backbone in a loaded file, without prefixes or heads; empty if the file holds no tensors."""
-    state = _state_dict_of(content)
-    for prefix in BACKBONE_PREFIXES:
-        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if inside:
-            break
-    return {key: value for key, value in (inside or state).items() if key.split(".")[0] not in _HEADS}
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _dictionaries(content: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dictionary in a file that holds tensors: its place ("", "state_dict", "a.b") and these tensors."""
+    tensors = _tensors(content)
+    if tensors:
+        yield place, tensors
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _dictionaries(value, f"{place}.{key}" if place else str(key))
+
+
+def _fits(tensors: Mapping[str, Tensor], prefix: str, name: str, own: Mapping[str, Tensor]) -> bool:
+    found = tensors.get(prefix + name)
+    return found is not None and found.shape == own[name].shape
+
+
+def _prefixes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Counter[str]:
+    """Every prefix behind which a tensor fits the network, and how many do."""
+    found: Counter[str] = Counter()
+    for key in tensors:
+        starts = [0, *(match.end() for match in re.finditer(r"\.", key))]
+        found.update(key[:i] for i in starts if key[i:] in own and _fits(tensors, key[:i], key[i:], own))
+    return found
+
+
+def _networks(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The networks in a file that MODEL.NAME knows: name, place of the dictionary, prefix."""
+    for place, tensors in _dictionaries(content):
+        for match in filter(None, (re.fullmatch(r"(.*?)layer1\.0\.conv1\.weight", key) for key in tensors)):
+            network = identify_network(key.removeprefix(match[1]) for key in tensors if key.startswith(match[1]))
+            if network is not None:
+                yield network, place, match[1]
+
+
+def _is_helper(found: tuple[str, str, str]) -> bool:
+    return bool(_HELPERS & set(".".join(found[1:]).split(".")))
+
+
+def _describe_network(network: str, place: str, prefix: str) -> str:
+    if place == "model" and prefix.removeprefix("module.") == "backbone.":
+        return f"a fast-reid checkpoint of {network}"
+    if "encoder_q." in prefix:
+        return f"a MoCo checkpoint of {network}"
+    if {"teacher", "student"} & set(f"{place}.{prefix}".split(".")):
+        return f"a checkpoint of {network} with teacher and student, as DINO and iBOT write them"
+    if prefix.removeprefix("module.") in ("", "base."):
+        return f"{'IBN-a' if 'ibn' in network else 'torchvision'} {network} weights"
+    return f"{network} weights whose names begin with {prefix}"
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The number of names and the first three of them; "none"."""
+    if not names:
+        return "none"
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

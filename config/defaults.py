@@ -25,12 +25,20 @@ _C.MODEL.NAME = "resnet50"
 _C.MODEL.BACKBONE_EMB_SIZE = 2048
 # Stride of the last stage: 1 keeps its feature map as large as that of the stage before, 2 halves it.
 _C.MODEL.LAST_STRIDE = 1
-# Start the backbone from the ImageNet weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).
+# Start the backbone from the weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).
 _C.MODEL.PRETRAINED = True
-# A weights file. ImageNet weights (.pth) for a fresh training; with TEST.ONLY_TEST, MODEL.RESUME_TRAINING or
-# inference, a checkpoint of this project (.ckpt or .pth). With MODEL.RESUME_TRAINING, "auto" takes the newest
-# checkpoint that this script wrote below OUTPUT_DIR, or starts a fresh training if there is none; "auto:FILE" starts
-# that training from the ImageNet weights in FILE.
+# With PRETRAINED: share of tensors that must fit by name and shape, 0 to 1, of all that the backbone or its counterpart
+# in the file has. 1 refuses every file that does not fit as a whole; below that, layers that do not fit are left out
+# and start from random weights.
+_C.MODEL.PRETRAIN_MIN_SHARE = 1.0
+# With PRETRAINED and a checkpoint of this project in PRETRAIN_PATH: take over its BN neck too, and, if it has as many
+# identities as the training set, its classifier and class centres. False takes the backbone alone.
+_C.MODEL.PRETRAIN_HEAD = False
+# A weights file. For a fresh training: ImageNet weights (.pth, .safetensors), a checkpoint of this project, or one of
+# another code base. With MODEL.RESUME_TRAINING: a checkpoint of this project (.ckpt or .pth). With TEST.ONLY_TEST or in
+# inference: such a checkpoint, or weights of the network MODEL.NAME, whose pooled features are then the embeddings.
+# With MODEL.RESUME_TRAINING, "auto" takes the newest checkpoint that this script wrote below OUTPUT_DIR, or starts a
+# fresh training if there is none; "auto:FILE" starts that training from the ImageNet weights in FILE.
 _C.MODEL.PRETRAIN_PATH = ""
 # Validation: rank the centroids of the gallery identities (True), or single gallery images (False). The test pass after
 # training uses the opposite. In inference: average the embeddings of each identity.
@@ -201,6 +209,8 @@ _C.TEST.ONLY_TEST = False
 # Data without cameras: leave a query's own image (the same file, or a file of the same content) out of its ranking when
 # the gallery holds it (drop), or count it as a match (keep). Data with cameras has the same-camera filter instead.
 _C.TEST.SELF_MATCH = "drop"
+# Validate once before the first epoch, for a number to compare with; it is logged at step -1.
+_C.TEST.BEFORE_TRAINING = False
 # In test passes, write a strip for each query (a PNG of the query and its ranked results), and a page that shows them
 # all, to OUTPUT_DIR/visrank: yes or no.
 _C.TEST.VISUALIZE = "no"

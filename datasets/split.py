@@ -29,7 +29,8 @@ _EPILOG = """examples:
 
 IMAGES: with --by folder, a folder with one folder of images for each identity, in whose file names _c<number> is the
 camera, unless --camera-from folder says that each camera has a folder below that of the identity; with --by csv, a
-table (.csv, .parquet) with the columns path, pid and, optionally, camid. Its relative paths start from its own folder."""
+table (.csv, .parquet) with the columns path, pid and, optionally, camid. Its relative paths start from its own
+folder."""
 _JUNK = "-1"  # the identity of images that are neither a match nor a distractor
 
 

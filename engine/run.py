@@ -10,6 +10,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.seed import isolate_rng
 from yacs.config import CfgNode
 
 from callbacks import StopOnSigterm, describe_resume
@@ -29,10 +30,11 @@ from engine.start import Start, StartPoint, find_start
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase, is_own_model
+from modelling.from_weights import model_of_weights
 from modelling.hyperparameters import construct
 from utils.devices import choose_devices
 from utils.distributed import end_with_first_process, is_first_process
-from utils.errors import UserError
+from utils.errors import NotACtlCheckpointError, UserError
 from utils.files import output_folder, require_writable
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,8 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         run: number of this run, from 0 to REPRODUCIBLE_NUM_RUNS - 1, by which it finds its own checkpoint again.
 
     Returns:
-        The final metrics of each kind of evaluation, under "instances" and "centroids".
+        The final metrics of each kind of evaluation, under "instances" and "centroids"; with TEST.BEFORE_TRAINING also
+        those of the network as it starts, under "before training".
     """
     start = find_start(cfg, Path(cfg.LOG_DIR) / logger_save_dir, run, seed)
     cfg = start.settle(cfg)
@@ -108,6 +111,8 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         logger.log_hyperparams(to_plain(cfg))
     results: RunMetrics = {}
     with _explained_faults(trainer):
+        if cfg.TEST.BEFORE_TRAINING:
+            _validate_before(results, model, trainer, data, start)
         if start.trains:
             trainer.fit(model, datamodule=data, ckpt_path=start.ckpt_path)
         if start.tests_as_configured:
@@ -177,7 +182,10 @@ def _settle_cameras(cfg: CfgNode, has_cameras: bool) -> CfgNode:
 def _build_model(cfg: CfgNode, method: type[ModelBase], start: StartPoint, data: ReidDataModule, run: int) -> ModelBase:
     facts: dict[str, Any] = {"num_query": data.num_query, "has_cameras": data.has_cameras}
     if start.kind is Start.TEST:
-        model = method.load_from_checkpoint(start.path, cfg=cfg)
+        try:
+            model = method.load_from_checkpoint(start.path, cfg=cfg)
+        except NotACtlCheckpointError as refusal:
+            model = model_of_weights(method, start.path, cfg, refusal, num_classes=max(1, data.num_classes))
         # Those in the checkpoint belong to the data set that it was trained on.
         model.hparams.num_query, model.hparams.has_cameras = data.num_query, data.has_cameras
         return model
@@ -223,6 +231,20 @@ def _explained_faults(trainer: Trainer) -> Iterator[None]:
             raise UserError(f"{death} {describe()}".rstrip()) from error
 
 
-def _keep_metrics(results: RunMetrics, model: ModelBase, trainer: Trainer) -> None:
-    kind = "centroids" if model.hparams.MODEL.USE_CENTROIDS else "instances"
+def _validate_before(
+    results: RunMetrics, model: ModelBase, trainer: Trainer, data: ReidDataModule, start: StartPoint
+) -> None:
+    """One validation of the network as it starts, which leaves the training that follows as it would be without it."""
+    if start.kind not in (Start.FRESH, Start.FROM_WEIGHTS):
+        rank_zero_info("TEST.BEFORE_TRAINING: nothing to do, since this run does not start a training.")
+        return
+    model.before_training = True
+    with isolate_rng(include_cuda=False):  # a validation draws nothing there
+        trainer.validate(model, datamodule=data, verbose=False)
+    model.before_training = False
+    _keep_metrics(results, model, trainer, "before training")
+
+
+def _keep_metrics(results: RunMetrics, model: ModelBase, trainer: Trainer, kind: str = "") -> None:
+    kind = kind or ("centroids" if model.hparams.MODEL.USE_CENTROIDS else "instances")
     results[kind] = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -15,7 +15,7 @@ from config.origins import was_set
 from config.recorded import NETWORK, SCALING_IN_TESTS, adopt, differences
 from config.switches import find_foreign
 from utils.devices import DEFAULT_WORKERS, choose_devices, count_workers
-from utils.errors import MissingPathError
+from utils.errors import MissingPathError, NotACtlCheckpointError
 
 if TYPE_CHECKING:
     from inference.embedding.embedder import Embedder
@@ -67,6 +67,8 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedde
         cfg: the configuration.
         compared: further keys that the program uses: it says where their default is not the value in the checkpoint.
 
+    A file that holds weights of MODEL.NAME instead of a CTL checkpoint is taken as it is, with a warning.
+
     Raises:
         UserError: the checkpoint or the device does not exist, or inference does not have the precision.
     """
@@ -75,13 +77,17 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedde
         raise MissingPathError(f"MODEL.PRETRAIN_PATH is {path!r}, which does not exist; expected a CTL checkpoint.")
     from inference.embedding.embedder import Embedder
     from modelling.bases import ModelBase
+    from modelling.from_weights import model_of_weights
 
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
     device = f"cuda:{devices[0]}" if accelerator == "gpu" and isinstance(devices, list) else accelerator
     # A default for worker processes says nothing about threads; how many of those help depends on the device.
     workers = cfg.DATALOADER.NUM_WORKERS
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
-    model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
+    try:
+        model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
+    except NotACtlCheckpointError as refusal:
+        model = model_of_weights(ModelBase, path, cfg, refusal, num_classes=1)
     # The weights fit their own network only; image size and scaling can be chosen.
     keys = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
     keys += [key for key in compared if not was_set(cfg, key)]

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from modelling.backbones import BACKBONES, check_feature_map, get_backbone
-from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file
+from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file, starts_from_weights
 from utils.errors import UserError
 
 __all__ = ["Baseline", "load_imagenet_weights", "weights_init_classifier", "weights_init_kaiming"]
@@ -22,7 +22,7 @@ class Baseline(nn.Module):
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
-            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, RESUME_TRAINING and TEST.ONLY_TEST are read.
+            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and TEST.ONLY_TEST are read.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
@@ -43,8 +43,8 @@ class Baseline(nn.Module):
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
         self.channels_last = False
-        if load_weights and model.PRETRAINED and not model.RESUME_TRAINING and not cfg.TEST.ONLY_TEST:
-            load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME)
+        if load_weights and starts_from_weights(cfg):
+            load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME, model.PRETRAIN_MIN_SHARE)
 
     def choose_computation(self, *, channels_last: bool, grad_checkpoint: bool) -> None:
         """Choose how the network computes; this changes its results by rounding only.

@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 
 from checkpoints.plain import to_plain
 from checkpoints.reading import count_identities, load_ctl_checkpoint
-from checkpoints.weights import describe
+from checkpoints.weights import describe, shorten
 from config.defaults import _C as DEFAULTS
 from config.validate import check_keys
 from datasets.loading import BaseDatasetLabelled
@@ -36,6 +36,7 @@ from losses.centroid_triplet_loss import create_masks_train
 from losses.extra import ExtraLosses
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
+from modelling.backbones.imagenet import starts_from_weights
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
 from modelling.evaluation import (
@@ -46,6 +47,7 @@ from modelling.evaluation import (
     write_strips,
     write_tables,
 )
+from modelling.from_weights import load_head
 from modelling.hyperparameters import NOT_STORED, construct, merge_hparams, refuse_code_elsewhere
 from modelling.lightning_1_1 import (
     HiddenHook,
@@ -82,6 +84,9 @@ class ModelBase(LightningModule):
     """
 
     losses_names: Sequence[str] = ("query_xent", "query_triplet", "query_center")
+
+    #: Whether a validation is the one before the first epoch (TEST.BEFORE_TRAINING), which is logged at step -1.
+    before_training = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Adapt a class that was written for Lightning 1.1, see :mod:`modelling.lightning_1_1`."""
@@ -138,6 +143,8 @@ class ModelBase(LightningModule):
                 f"LOSSES.EXTRA {list(extra.EXTRA)}: a loss would be logged as {min(clash)}, which is the name of "
                 "something else; give yours another."
             )
+        if load_imagenet and hparams.MODEL.PRETRAIN_HEAD and starts_from_weights(hparams):
+            load_head(self, hparams.MODEL.PRETRAIN_PATH)
 
     @property
     def center_loss_weight(self) -> float:
@@ -241,7 +248,7 @@ class ModelBase(LightningModule):
         own = {key: value for key, value in model.state_dict().items() if key.startswith("extra_losses.")}
         weights = own | {k: v for k, v in weights.items() if k in own or not k.startswith("extra_losses.")}
         try:
-            model.load_state_dict(weights, strict=strict)
+            found = model.load_state_dict(weights, strict=strict)
         except RuntimeError as error:
             settings = model.hparams.MODEL
             raise UserError(
@@ -249,6 +256,11 @@ class ModelBase(LightningModule):
                 f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to the values it was trained with."
             ) from error
         model.loaded_epochs = epochs_in(checkpoint)
+        if found.missing_keys or found.unexpected_keys:
+            rank_zero_warn(
+                f"strict=False: missing in the checkpoint, and left as they start: {shorten(found.missing_keys)}; left "
+                f"out, without a place in the model: {shorten(found.unexpected_keys)}"
+            )
         return model
 
     # ------------------------------------------------------------------------------------------------ optimisation
@@ -414,6 +426,8 @@ class ModelBase(LightningModule):
         epoch = self.current_epoch
         if self.trainer.testing:
             epoch = max(epoch - 1, 0)
+        elif self.before_training:
+            epoch = -1
         # The callbacks of all processes must reach the same decisions, so the numbers must agree to the last bit.
         metrics = self.trainer.strategy.broadcast(metrics)
         self.log_dict(metrics, logger=False, sync_dist=True)
@@ -471,7 +485,8 @@ class ModelBase(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Rank the gallery for every query, then log and print the metrics."""
         if not self.trainer.sanity_checking:  # the first batches alone cannot be ranked
-            self._evaluate("validation", self.trainer.val_dataloaders)
+            stage = "before training" if self.before_training else "validation"
+            self._evaluate(stage, self.trainer.val_dataloaders)
 
     def on_test_start(self) -> None:
         """Say once which network is tested, unless it has just been trained."""

@@ -31,3 +31,7 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A file that is not the expected kind of checkpoint; the message says what it is and what was expected."""
+
+
+class NotACtlCheckpointError(CheckpointError):
+    """A readable file that holds something else than a whole trained model, such as the weights of a backbone."""

@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from checkpoints.digest import digest_of
+from config.defaults import _C as DEFAULTS
 from datasets.transforms.pixels import normalise
 from inference.embedding.folding import FoldedNetwork
 from inference.embedding.images import find_images, read_batches
 from inference.embedding.inputs import as_sequence
 from inference.embedding.progress import Progress
+from modelling.backbones import get_backbone
 from modelling.bases import ModelBase
+from modelling.from_weights import model_of_weights
+from modelling.hyperparameters import merge_hparams
 from utils.devices import count_cpus, find_device, inference_dtype
-from utils.errors import UserError
+from utils.errors import NotACtlCheckpointError, UserError
 
 Embeddings = NDArray[np.float32]
 
@@ -113,15 +117,25 @@ class Embedder:
         Args:
             path: the checkpoint file.
             device, precision, kw: as for the constructor.
-            network: MODEL.NAME again, if it is code of your own: a file alone does not decide which code is
+            network: MODEL.NAME, for a file that holds the weights of a backbone alone, whose pooled features are then
+                the embeddings; and again, if it is code of your own: a file alone does not decide which code is
                 imported.
 
         Raises:
-            UserError: the file is missing, cut off or not a CTL checkpoint; or as for the constructor.
+            UserError: the file is missing, cut off, or neither a CTL checkpoint nor weights of ``network``; or as for
+                the constructor.
         """
         if not isinstance(network, str):
             raise UserError(f"network is {network!r}; expected its place as text, such as 'my_package.nets:tiny'.")
-        return cls(ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": network}}), device, precision, **kw)
+        try:
+            model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": network}})
+        except NotACtlCheckpointError as refusal:
+            if not network:
+                raise
+            size = get_backbone(network).embedding_size
+            cfg = merge_hparams(DEFAULTS, {"MODEL": {"NAME": network} | ({"BACKBONE_EMB_SIZE": size} if size else {})})
+            model = model_of_weights(ModelBase, path, cfg, refusal, num_classes=1)
+        return cls(model, device, precision, **kw)
 
     @property
     def dimension(self) -> int:

@@ -1,45 +1,84 @@
-"""The weights that a network starts from: a file of ImageNet weights, or the backbone of a CTL checkpoint."""
+"""The weights that a network starts from: ImageNet weights, the backbone of a CTL checkpoint, or those of others."""
 
 import logging
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from checkpoints.reading import load_backbone_weights
+from checkpoints.reading import load_checkpoint
+from checkpoints.weights import describe, fit_weights
 from utils.errors import CheckpointError, MissingPathError
 
 logger = logging.getLogger(__name__)
 
 
-def load_weights_file(base: nn.Module, path: str | os.PathLike[str], network: str) -> None:
-    """Load a file of weights into a network.
+class NothingFitsError(CheckpointError):
+    """A file of which no tensor fits the network."""
+
+
+def starts_from_weights(cfg: Any) -> bool:
+    """Whether a new model takes the weights in MODEL.PRETRAIN_PATH, rather than a checkpoint or random weights."""
+    return cfg.MODEL.PRETRAINED and not cfg.MODEL.RESUME_TRAINING and not cfg.TEST.ONLY_TEST
+
+
+def load_weights_file(base: nn.Module, path: str | os.PathLike[str], network: str, min_share: float = 1.0) -> None:
+    """Load into a network what fits of a file of weights, by name and shape, and log what that is.
 
     Args:
         base: the network, changed in place.
-        path: a torchvision ResNet, an IBN-a network, or a CTL checkpoint of the same network. All layers must be
-            present and fit; fc, classifier and bottleneck are skipped.
+        path: a torchvision ResNet, an IBN-a network, a CTL checkpoint, or what another code base wrote for such a
+            network; see :func:`checkpoints.weights.fit_weights`. fc, classifier and bottleneck are left out.
         network: its name, for messages.
+        min_share: share of tensors that must fit, 0 to 1, of all that the network or its counterpart in the file has.
 
     Raises:
         MissingPathError: there is no such file.
-        CheckpointError: it cannot be read, or holds the weights of another network; the message says what it holds.
+        CheckpointError: it cannot be read, or too little fits; the message says what it holds, and lists the rest.
     """
-    weights, description = load_backbone_weights(path)
-    misfit = _misfit(base, weights)
-    if misfit:
-        raise CheckpointError(f"{os.fspath(path)} holds {description}, which {network} cannot start from ({misfit}).")
-    base.load_state_dict(weights, strict=False)
-    logger.info("Loaded %s from %s: %d entries into %s.", description, path, len(weights), network)
+    load_weights(base, load_checkpoint(path), path, network, min_share)
 
 
-def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
+def load_weights(
+    base: nn.Module, content: Mapping[str, Any], path: str | os.PathLike[str], network: str, min_share: float = 1.0
+) -> None:
+    """Load into a network what fits of a file that has been read already.
+
+    Args:
+        base, network, min_share: as for :func:`load_weights_file`.
+        content: what :func:`checkpoints.reading.load_checkpoint` returned.
+        path: the file, for messages.
+
+    Raises:
+        NothingFitsError: no tensor of the file fits.
+        CheckpointError: too little fits, as for :func:`load_weights_file`.
+    """
+    fit = fit_weights(content, {key: value for key, value in base.state_dict().items() if not key.startswith("fc.")})
+    path, description = os.fspath(path), describe(content)
+    text = f"{path} holds {description}, which {network} cannot start from"
+    if not fit.weights:
+        raise NothingFitsError(f"{text} (none of its entries belongs to the network).")
+    if fit.share < min_share:
+        share = math.floor(fit.share * 1000) / 1000  # rounded down, so that asking for this share helps
+        raise CheckpointError(
+            f"{text}: {fit.describe('fit')}. That is a share of {share:g} of the tensors that either has, and "
+            f"{min_share:g} is needed."
+        )
+    base.load_state_dict(fit.weights, strict=False)
+    logger.info("Loaded %s from %s into %s: %s.", description, path, network, fit.describe("loaded"))
+
+
+def load_imagenet_weights(base: nn.Module, path: str, name: str, min_share: float = 1.0) -> None:
     """Load the weights that training starts from.
 
     Args:
         base: the backbone, changed in place.
         path: MODEL.PRETRAIN_PATH, a file as for :func:`load_weights_file`.
         name: MODEL.NAME, for messages.
+        min_share: MODEL.PRETRAIN_MIN_SHARE, as for :func:`load_weights_file`.
 
     Raises:
         MissingPathError, CheckpointError: as for :func:`load_weights_file`; the message names the keys to change.
@@ -50,12 +89,13 @@ def load_imagenet_weights(base: nn.Module, path: str, name: str) -> None:
             "and set MODEL.PRETRAIN_PATH to the file, or set MODEL.PRETRAINED False to start from random weights."
         )
     try:
-        load_weights_file(base, path, f"MODEL.NAME {name}")
+        load_weights_file(base, path, f"MODEL.NAME {name}", min_share)
     except CheckpointError as error:
         raise CheckpointError(
             f"MODEL.PRETRAIN_PATH: {error} Give the ImageNet weights of {name}, set MODEL.NAME to the network in the "
-            "file, or set MODEL.PRETRAINED False to start from random weights. To resume from a CTL checkpoint, set "
-            "MODEL.RESUME_TRAINING True; to test it, TEST.ONLY_TEST True."
+            "file, or set MODEL.PRETRAINED False to start from random weights. To take what fits all the same, lower "
+            "MODEL.PRETRAIN_MIN_SHARE. To resume from a CTL checkpoint, set MODEL.RESUME_TRAINING True; to test it, "
+            "TEST.ONLY_TEST True."
         ) from error
 
 
@@ -66,20 +106,3 @@ def warn_nothing_is_downloaded(network: str) -> None:
         "them with .load_param(path); for training, set MODEL.PRETRAIN_PATH to the file.",
         network,
     )
-
-
-def _misfit(base: nn.Module, weights: dict[str, Tensor]) -> str:
-    """Why these weights do not fit the backbone; "" if they do."""
-    own = {key: value for key, value in base.state_dict().items() if not key.startswith("fc.")}
-    # Files written by torch before 0.4.1 do not have num_batches_tracked.
-    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in weights if key not in own]
-    shapes = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    if not set(own) & set(weights):
-        return "none of its entries belongs to the network"
-    if missing:
-        return f"{len(missing)} of {len(own)} entries are missing, the first is {missing[0]}"
-    if shapes:
-        key = shapes[0]
-        return f"{key} is {list(weights[key].shape)} there and {list(own[key].shape)} in the network"
-    return f"{len(unknown)} entries have no place in the network, the first is {unknown[0]}" if unknown else ""

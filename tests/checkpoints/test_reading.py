@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoints.reading import load_backbone_weights, load_checkpoint, load_ctl_checkpoint
+from checkpoints.reading import load_checkpoint, load_ctl_checkpoint
 from tests.checkpoints.pickle_files import call, write_row, write_zip
 from tests.checkpoints.plain_data import assert_plain
 from tests.launch import run_code
-from utils.errors import CheckpointError, MissingPathError, UserError
+from utils.errors import CheckpointError, MissingPathError, NotACtlCheckpointError, UserError
 
 
 def test_the_recorded_checkpoint_is_read_as_plain_data(legacy_path: Path) -> None:
@@ -167,13 +168,33 @@ def test_a_cut_off_download_names_the_file(legacy_path: Path, tmp_path: Path) ->
         load_ctl_checkpoint(tmp_path / "half.ckpt")
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.base."])
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_backbone_weights_lose_their_prefix_and_their_heads(tmp_path: Path, prefix: str, wrapped: bool) -> None:
-    inside = {"conv1.weight": torch.ones(1), "fc.weight": torch.ones(2), "classifier.0.bias": torch.ones(3)}
-    state = {prefix + key: value for key, value in {**inside, "bottleneck.weight": torch.ones(4)}.items()}
-    if prefix == "backbone.base.":
-        state["bn.weight"] = torch.ones(5)
-    torch.save({"state_dict": state, "epoch": 1} if wrapped else state, tmp_path / "w.pth")
-    weights, _ = load_backbone_weights(tmp_path / "w.pth")
-    assert list(weights) == ["conv1.weight"]
+def test_safetensors_are_read_as_weights_but_are_no_checkpoint(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "weights.safetensors"
+    state = {**torchvision_state_dict(), "half": torch.ones(3, dtype=torch.bfloat16)}
+    save_file(state, path)
+    found = load_checkpoint(path)
+    assert_plain(found)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) and found[key].dtype == state[key].dtype for key in state)
+    with pytest.raises(
+        NotACtlCheckpointError, match="weights.safetensors holds torchvision resnet18 weights; expected"
+    ):
+        load_ctl_checkpoint(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    with pytest.raises(CheckpointError, match="weights.safetensors is cut off or damaged"):
+        load_checkpoint(path)
+
+
+def test_without_the_package_for_safetensors_the_message_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.delitem(sys.modules, "safetensors.torch", raising=False)
+    with pytest.raises(
+        UserError, match=r"^\S+w\.safetensors is a safetensors file: reading it needs .*reid\[safetensors\]'"
+    ):
+        load_checkpoint(tmp_path / "w.safetensors")

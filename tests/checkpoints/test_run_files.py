@@ -16,7 +16,7 @@ from checkpoints.run_files import (
 from tests.checkpoints.run_states import save
 
 
-def test_the_last_epoch_of_the_last_version_that_belongs(tmp_path):
+def test_the_last_epoch_of_the_last_version_that_belongs(tmp_path, caplog):
     save(tmp_path, 2, 90, run=0)
     save(tmp_path, 10, 3, run=0)
     newest = save(tmp_path, 10, 12, run=0)
@@ -25,8 +25,13 @@ def test_the_last_epoch_of_the_last_version_that_belongs(tmp_path):
     (tmp_path / "version_x").mkdir()
     assert find_newest(tmp_path, lambda hparams: hparams["run"] == 0) == newest
     assert find_newest(tmp_path, lambda hparams: True) == other
-    assert find_newest(tmp_path, lambda hparams: False) is None
-    assert find_newest(tmp_path / "nothing", lambda hparams: True) is None
+    with caplog.at_level("INFO"):
+        assert find_newest(tmp_path / "nothing", lambda hparams: True) is None
+        assert not caplog.messages
+        assert find_newest(tmp_path, lambda hparams: False) is None
+    (message,) = caplog.messages
+    assert message.startswith("passed over: 4 checkpoint(s) of runs with another seed (")
+    assert message.endswith(f"the newest is {other}")
     assert version_of(newest, tmp_path) == "version_10"
     assert version_of(tmp_path / "elsewhere.pth", tmp_path) is None
 

@@ -6,6 +6,7 @@ import re
 import struct
 import tarfile
 import zipfile
+from argparse import Namespace
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ OTHER_FILES = {
     "web page, with a comment": b"<!-- made -->\n<HTML>",
     "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     "compressed": b"\xfd7zXZ\x00",
-    "safetensors": struct.pack("<Q", 24) + b'{"a":{"dtype":"F32"}}   ',
+    "is cut off or damaged": struct.pack("<Q", 24) + b'{"a":{"dtype":"F32"}}   ',
     "a pickle, but not one that torch.save wrote": pickle.dumps({"a": 1}, 2),
     "starts with b'weights": b"weights: 1",
     "starts with b'.x00, a broken tar": b"\0" * 257 + b"ustar" + b"\0" * 250,
@@ -288,6 +289,26 @@ def test_other_archives_are_named(tmp_path: Path) -> None:
         read_torch_file(tmp_path / "a.tar")
 
 
+def test_a_whole_model_is_refused_with_the_way_out(tmp_path: Path, zipped: bool) -> None:
+    for content in (torch.nn.Sequential(torch.nn.Linear(1, 1)), {"model": torch.nn.Linear(1, 1)}):
+        path = save(tmp_path / "model.pth", content, zipped)
+        with pytest.raises(CheckpointError, match="a whole model, written by torch.save.model.") as caught:
+            load_checkpoint(path)
+        assert f"{path} asks for torch.nn.modules." in str(caught.value)
+        assert "save its weights alone: torch.save(model.state_dict(), OTHER_FILE)" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "builtins.eval", "my_code.helper"])
+def test_what_cannot_be_a_model_is_not_recommended(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UnreadableError, match=f"asks for {path}.*no code from it was run$"):
+        read_torch_file(write_zip(tmp_path / "t.pth", call(path, "x").replace(b"posix", b"os")))
+
+
+def test_options_of_a_training_beside_weights(tmp_path: Path, zipped: bool) -> None:
+    path = save(tmp_path / "t.pth", {"teacher": {"a": torch.ones(1)}, "args": Namespace(lr=0.1)}, zipped)
+    assert load_checkpoint(path) == {"teacher": {"a": torch.ones(1)}, "args": {}}
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 def test_torchscript_is_refused_before_torch_runs_it(
     tmp_path: Path, hidden: bool, monkeypatch: pytest.MonkeyPatch
@@ -301,7 +322,7 @@ def test_torchscript_is_refused_before_torch_runs_it(
         assert "archive/constants.pkl" not in zipfile.ZipFile(path).namelist()
     ran: list[Any] = []
     monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: ran.append(args))
-    with pytest.raises(UnreadableError, match="is a TorchScript module"):
+    with pytest.raises(UnreadableError, match=r"is a TorchScript module.*torch\.jit\.load\(FILE\)\.state_dict\(\)"):
         read_torch_file(path)
     assert not ran
     with pytest.warns(UserWarning, match="TorchScript"):

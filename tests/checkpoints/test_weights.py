@@ -1,12 +1,15 @@
 """Recognising a network by the names of its entries."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from checkpoints.reading import load_checkpoint
-from checkpoints.weights import backbone_of, describe, identify_network
+from checkpoints.weights import describe, fit_weights, identify_network
 from modelling.backbones import BACKBONES, get_backbone
 
 
@@ -23,7 +26,10 @@ def test_every_backbone_is_told_by_its_entries(name: str) -> None:
     assert identify_network(key for key in state if not key.startswith(f"layer3.{last}.")) is None
     content = {"state_dict": {f"module.{key}": value for key, value in state.items()}}
     assert describe(content) == f"{'IBN-a' if 'ibn' in name else 'torchvision'} {name} weights"
-    assert backbone_of(content).keys() == state.keys() - {"fc.weight", "fc.bias"}
+    own = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    fit = fit_weights(content, own)
+    assert (fit.weights.keys(), fit.missing, fit.share, fit.place) == (own.keys(), [], 1, "state_dict.module.")
+    assert fit.left_out == (["module.fc.weight", "module.fc.bias"] if "ibn" in name else [])
 
 
 def test_other_entries_name_no_network() -> None:
@@ -31,13 +37,126 @@ def test_other_entries_name_no_network() -> None:
     assert identify_network(["layer1.0.conv1.bias", "xlayer1.0.conv1.weight", "features.0.weight"]) is None
 
 
-def test_of_a_whole_model_the_backbone_alone_is_taken() -> None:
-    state = {"backbone.base.conv1.weight": torch.ones(1), "backbone.base.fc.weight": torch.ones(2)}
-    state |= {"bn.weight": torch.ones(3), "fc_query.weight": torch.ones(4)}
-    assert list(backbone_of({"state_dict": state, "epoch": 2})) == ["conv1.weight"]
-    assert describe({"state_dict": state}) == "a CTL checkpoint of an unknown network"
-    assert backbone_of({"epoch": 2}) == {}
+def network(**more: int) -> dict[str, Tensor]:
+    """A network of four tensors and a counter; more tensors of some length."""
+    sizes = {"conv1.weight": 1, "layer1.0.conv1.weight": 2, "layer1.0.bn1.weight": 3, "layer1.0.bn1.bias": 3} | more
+    return {**{key: torch.full((n,), float(n)) for key, n in sizes.items()}, "bn1.num_batches_tracked": torch.tensor(0)}
 
 
-def test_a_prefix_stays_where_not_all_entries_have_it() -> None:
-    assert list(backbone_of({"module.a": torch.ones(1), "b": torch.ones(1)})) == ["module.a", "b"]
+def prefixed(prefix: str, state: dict[str, Tensor] | None = None, add: float = 0) -> dict[str, Tensor]:
+    return {prefix + key: value + add for key, value in (state or network()).items()}
+
+
+FILES: dict[str, tuple[str, Any]] = {
+    "plain": ("", prefixed("")),
+    "DataParallel": ("module.", prefixed("module.")),
+    "model of a wrapper": ("state_dict.model.", {"state_dict": prefixed("model."), "epoch": 3}),
+    "base": ("base.", prefixed("base.")),
+    "a Baseline of DataParallel": ("module.base.", prefixed("module.base.")),
+    "a CTL checkpoint": (
+        "state_dict.backbone.base.",
+        {"state_dict": {**prefixed("backbone.base."), "bn.weight": torch.ones(9)}},
+    ),
+    "an encoder": ("model.encoder.", {"model": prefixed("encoder.")}),
+    "fast-reid": (
+        "model.backbone.",
+        {"model": {**prefixed("backbone."), "heads.weight": torch.ones(9)}, "iteration": 1},
+    ),
+    "MoCo": (
+        "state_dict.module.encoder_q.",
+        {
+            "state_dict": {
+                **prefixed("module.encoder_k.", add=1),
+                **prefixed("module.encoder_q."),
+                "module.queue": torch.ones(9),
+            }
+        },
+    ),
+    "DINO": (
+        "teacher.backbone.",
+        {
+            "student": prefixed("module.backbone.", add=1),
+            "teacher": prefixed("backbone."),
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(1)}}},
+        },
+    ),
+    "nested": ("a.b.c.d.", {"a": {"b": prefixed("c.d.")}}),
+}
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_weights_are_found_under_whatever_dictionaries_and_prefixes(form: str) -> None:
+    place, content = FILES[form]
+    own = network()
+    fit = fit_weights(content, own)
+    assert {key: value.tolist() for key, value in fit.weights.items()} == {k: v.tolist() for k, v in own.items()}
+    assert (fit.place, fit.size, fit.missing, fit.share) == (place, 4, [], 1.0)
+    assert fit.describe("loaded").startswith("4 of 4 tensors loaded")
+
+
+def test_what_does_not_fit_is_listed_and_lowers_the_share() -> None:
+    own = network(**{"ibn.weight": 1, "ibn.bias": 1, "extra.weight": 2, "extra.bias": 2})
+    content = {"model": {**prefixed("m."), "m.conv1.weight": torch.ones(1, 7), "m.stem.0.weight": torch.ones(1)}}
+    content["model"] |= {"m.fc.weight": torch.ones(5), "head.weight": torch.ones(5), "head.bias": torch.ones(5)}
+    fit = fit_weights(content, own)
+    assert sorted(fit.weights) == [
+        "bn1.num_batches_tracked",
+        *(f"layer1.0.{k}" for k in ("bn1.bias", "bn1.weight", "conv1.weight")),
+    ]
+    assert fit.left_out == [
+        *("m.conv1.weight [1, 7] in place of [1]", "m.stem.0.weight"),  # these count ...
+        *("m.fc.weight", "head.weight", "head.bias"),  # ... and these are no part of the backbone
+    ]
+    assert fit.missing == ["conv1.weight", "ibn.weight", "ibn.bias", "extra.weight", "extra.bias"]
+    assert fit.share == 3 / (8 + 1)
+    assert fit.describe("loaded") == (
+        "3 of 8 tensors loaded (those under model.m.), left out: 5 (m.conv1.weight [1, 7] in place of [1], "
+        "m.stem.0.weight, m.fc.weight, ...), missing: 5 (conv1.weight, ibn.weight, ibn.bias, ...)"
+    )
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 2}, {"a": torch.ones(1)}, {"conv1.weight": torch.ones(4, 4)}])
+def test_nothing_fits(content: dict[str, Any]) -> None:
+    fit = fit_weights(content, network())
+    assert (fit.weights, fit.share, fit.place, len(fit.missing)) == ({}, 0, "", 4)
+
+
+def test_a_larger_network_of_the_same_names_is_no_fit_as_a_whole() -> None:
+    with torch.device("meta"):
+        small, large = (get_backbone(name).build(1).state_dict() for name in ("resnet50", "resnet101"))
+    fit = fit_weights(large, small)
+    assert (fit.missing, len(fit.left_out)) == ([], 255)  # 17 blocks with 15 tensors each
+    assert fit.share == 265 / (265 + 255)
+
+
+def full(name: str, prefix: str = "") -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return prefixed(prefix, get_backbone(name).build(1).state_dict())
+
+
+DESCRIPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "a fast-reid checkpoint of resnet50": lambda: {"model": full("resnet50", "backbone."), "optimizer": {}},
+    "a fast-reid checkpoint of resnet50_ibn_a": lambda: {"model": full("resnet50_ibn_a", "module.backbone.")},
+    "a MoCo checkpoint of resnet50": lambda: {
+        "state_dict": {**full("resnet50", "module.encoder_k."), **full("resnet50", "module.encoder_q.")},
+        "arch": "resnet50",
+    },
+    "a checkpoint of resnet18 with teacher and student, as DINO and iBOT write them": lambda: {
+        "student": full("resnet18", "module.backbone."),
+        "teacher": full("resnet18", "backbone."),
+    },
+    "torchvision resnet34 weights": lambda: {"model": full("resnet34"), "epoch": 1},
+    "resnet18 weights whose names begin with encoder.": lambda: full("resnet18", "encoder."),
+    "weights of an unknown network (the first is conv1.weight)": lambda: {
+        "model": network(),
+        "x": {"a": torch.ones(1)},
+    },
+    "a CTL checkpoint of an unknown network": lambda: {
+        "state_dict": {"backbone.base.conv1.weight": torch.ones(1), "fc_query.weight": torch.ones(4)}
+    },
+}
+
+
+@pytest.mark.parametrize("expected", DESCRIPTIONS)
+def test_files_of_others_are_named_as_what_they_are(expected: str) -> None:
+    assert describe(DESCRIPTIONS[expected]()) == expected

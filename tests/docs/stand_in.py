@@ -14,7 +14,6 @@ from pathlib import Path
 
 # A page's training, made so small that it takes seconds: these win over what the page says ...
 SMALL = {
-    "MODEL.PRETRAINED": "False",
     "MODEL.COMPILE": "False",
     "INPUT.SIZE_TRAIN": "[32,16]",
     "INPUT.SIZE_TEST": "[32,16]",
@@ -27,7 +26,7 @@ SMALL = {
     "TRAINER.PROGRESS_BAR": "False",
 }
 # ... and these stand in only for what it leaves open.
-UNLESS_GIVEN = {"MODEL.NAME": "resnet18", "LOGGING.MLFLOW": "False"}
+UNLESS_GIVEN = {"MODEL.NAME": "resnet18", "MODEL.PRETRAINED": "False", "LOGGING.MLFLOW": "False"}
 EPOCHS_OF_A_RESUMED_RUN = "2"  # one more than SMALL, so that there is something left to train
 SMALL_SET = ("--ids", "16", "--cameras", "3", "--images-per-id", "4", "--size", "32", "16")
 

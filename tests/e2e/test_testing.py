@@ -15,9 +15,11 @@ from config.load import load_config
 from config.recorded import NETWORK, SCALING
 from engine.run import run_main
 from inference.embedding.embedder import Embedder
+from modelling.backbones import get_backbone
 from tests.small import SMALL
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
 from train_ctl_model import CTLModel
+from utils.errors import UserError
 
 TOPK = [f"Top-{k}" for k in (1, 5, 10, 20, 50)]
 
@@ -211,3 +213,26 @@ def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_c
     events.Reload()
     rates = [(event.step, event.value) for event in events.Scalars("lr")]
     assert rates == [(4, pytest.approx(1e-5)), (5, pytest.approx(1e-6))]
+
+
+def test_weights_of_a_backbone_are_tested_as_they_are(run_script, tiny, tiny_cfg, tmp_path):
+    """ImageNet weights, as for a comparison: a real program, with the metrics of the same weights before training."""
+    weights = tmp_path / "resnet18.pth"
+    torch.save(fill_by_recipe(get_backbone("resnet18").build(1).state_dict()), weights)
+    done = run_script("train_ctl_model.py", *tiny(**only_test(weights)))
+    assert done.returncode == 0, done.stderr
+    warning = (
+        f"{weights} holds torchvision resnet18 weights, not a trained CTL model: embeddings are the pooled features"
+    )
+    assert done.stderr.count(warning) == 1
+    tested = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())["mAP"]
+    start = {"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": str(weights), "TEST.BEFORE_TRAINING": True}
+    (metrics,) = run_main(tiny_cfg(**start, **{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "train")
+    assert metrics["before training"]["mAP"] == pytest.approx(tested)
+    assert 0 < tested < 1
+    other = only_test(weights, **{"MODEL.NAME": "resnet34"})
+    with pytest.raises(UserError, match=r"100 of 180 tensors fit, .*lower MODEL\.PRETRAIN_MIN_SHARE"):
+        run_main(tiny_cfg(**other), CTLModel, "test")
+    torch.save({"a": torch.ones(1)}, weights)
+    with pytest.raises(UserError, match="weights of an unknown network .the first is a.; expected a checkpoint"):
+        run_main(tiny_cfg(**only_test(weights)), CTLModel, "test")

@@ -1,9 +1,11 @@
 """Training through the real scripts: what is written, that it resumes exactly, that nothing is deprecated."""
 
 import ast
+import random
 import warnings
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -72,6 +74,49 @@ def test_ctl_script_writes_checkpoints_tensorboard_and_mlflow(run_script, tiny, 
     assert run.data.params["SOLVER/IMS_PER_BATCH"] == "3"
     assert run.data.metrics.keys() >= EPOCH_METRICS | VALIDATION_METRICS | tested
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "lr")] == [0, 1]
+
+
+def test_a_number_before_training_changes_nothing_else(tiny_cfg, tmp_path):
+    """Metrics at step -1 of every logger; weights, optimisers, metrics and the best epoch are as without it."""
+    draws = []
+
+    class Recorded(CTLModel):
+        def on_fit_start(self):
+            draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
+
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    tracked = {"LOGGING.MLFLOW": True, "LOGGING.MLFLOW_URI": uri}
+    with_number = {"TEST.BEFORE_TRAINING": True, "OUTPUT_DIR": str(tmp_path / "with"), **tracked}
+    (before,) = run_main(tiny_cfg(**with_number), Recorded, "run")
+    (without,) = run_main(tiny_cfg(OUTPUT_DIR=str(tmp_path / "without")), Recorded, "run")
+    assert draws[0] == draws[1]
+    assert_same_state(newest(tmp_path / "with"), newest(tmp_path / "without"))
+    bests = [[p.name for p in (tmp_path / n / "run/version_0/checkpoints").iterdir()] for n in ("with", "without")]
+    assert len(bests[0]) == 1 and bests[0] == bests[1]
+    number = before.pop("before training")["mAP"]
+    seconds = {"epoch_seconds", "images_per_second", "peak_memory_mib"}
+    for kind, metrics in without.items():
+        assert before[kind].keys() == metrics.keys()
+        assert all(before[kind][name] == value for name, value in metrics.items() if name not in seconds)
+
+    events = EventAccumulator(str(tmp_path / "with" / "run" / "version_0"))
+    events.Reload()
+    scalars = events.Scalars("mAP")
+    assert [event.step for event in scalars] == [-1, 0, 1, 1]
+    assert scalars[0].value == pytest.approx(number)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("default").experiment_id])
+    history = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "mAP")}
+    assert history[-1] == pytest.approx(number) and history.keys() == {-1, 0, 1}
+
+
+def test_a_continued_run_has_no_number_before_training(tiny_cfg, tmp_path, caplog):
+    run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
+    resume = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": "auto", "TEST.BEFORE_TRAINING": True}
+    with caplog.at_level("INFO"):
+        (metrics,) = run_main(tiny_cfg(**resume), CTLModel, "run")
+    assert "before training" not in metrics
+    assert caplog.text.count("TEST.BEFORE_TRAINING: nothing to do, since this run does not start a training.") == 1
 
 
 def test_scripts_resume_and_test_on_another_data_set(run_script, tiny, tmp_path, other_toy):

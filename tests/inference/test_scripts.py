@@ -23,7 +23,7 @@ from tests.inference.conftest import draw_picture
 from tests.launch import forbid_modules, run_script, start_python
 from tests.support import ROOT, UPRIGHT, golden, save_turned, stored_pixels
 from utils.distances import get_dist_func, normalize
-from utils.errors import UserError
+from utils.errors import NotACtlCheckpointError, UserError
 from utils.labels import Names
 
 SIZE = ("INPUT.SIZE_TEST", "[64, 32]", "TRAINER.PROGRESS_BAR", "False", "DATALOADER.NUM_WORKERS", "1")
@@ -499,3 +499,28 @@ def test_cameras_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
         script_error(get_similar.main, *arguments)
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def test_weights_of_a_backbone_give_its_pooled_features_and_say_so(model, pictures, tmp_path):
+    """create_embeddings.py, a real program, with ImageNet weights; and the Embedder with the same file."""
+    path = tmp_path / "resnet18.pth"
+    torch.save(model.backbone.base.state_dict(), path)
+    given = (*keys(pictures, path, tmp_path / "out"), "GPU_IDS", "[]")
+    named = ("MODEL.NAME", "resnet18", "MODEL.BACKBONE_EMB_SIZE", "512")
+    done = run_script("inference/create_embeddings.py", *given, *named, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    warning = f"{path} holds torchvision resnet18 weights, not a trained CTL model: embeddings are the pooled features"
+    assert done.stderr.count(warning) == 1 and done.stderr.count("100 of 100 tensors loaded") == 1
+    found = np.load(tmp_path / "out" / "embeddings.npy")
+    with pytest.raises(NotACtlCheckpointError, match="holds torchvision resnet18 weights; expected"):
+        Embedder.from_checkpoint(path, "cpu")
+    embedder = Embedder.from_checkpoint(path, "cpu", network="resnet18", size=(64, 32))
+    paths = np.load(tmp_path / "out" / "paths.npy").tolist()
+    np.testing.assert_allclose(embedder.embed(paths), found, rtol=1e-4, atol=1e-4)
+    images = torch.rand(2, 3, 64, 32)
+    with torch.inference_mode():
+        _, pooled = model.backbone(images)
+    np.testing.assert_allclose(embedder.embed(images), pooled, rtol=1e-4, atol=1e-4)
+    other = run_script("inference/create_embeddings.py", *given, cwd=tmp_path)
+    assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
+    assert "which MODEL.NAME resnet50 cannot start from: " in other.stderr

@@ -86,7 +86,8 @@ def test_every_form_of_weights_is_loaded(
         model = Baseline(config(PRETRAINED=True, PRETRAIN_PATH=str(path)))
     assert_loaded(model, weights)
     (record,) = caplog.records
-    assert "resnet18" in record.getMessage() and str(path) in record.getMessage()
+    assert f"from {path} into MODEL.NAME resnet18: 100 of 100 tensors loaded" in record.getMessage()
+    assert record.getMessage().endswith("missing: none.")
 
 
 def test_the_recorded_checkpoint_as_a_start(tmp_path: Path, weights: dict[str, Tensor]) -> None:
@@ -112,22 +113,43 @@ def test_ibn_weights_keep_the_classifier_as_initialised(tmp_path: Path) -> None:
 
 
 MISFITS: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any], list[str]]] = {
-    "another network": ("resnet34", prefixed(""), ["torchvision resnet18 weights", "entries are missing"]),
-    "another block": ("resnet50", prefixed(""), ["torchvision resnet18 weights", "entries are missing"]),
+    "another network": (
+        "resnet34",
+        prefixed(""),
+        [
+            "torchvision resnet18 weights",
+            "100 of 180 tensors fit, left out: 2 (fc.weight, fc.bias), missing: 80 (layer1.2.conv1.weight, ",
+        ],
+    ),
+    "another block": (
+        "resnet50",
+        prefixed(""),
+        ["torchvision resnet18 weights", "conv1.weight [64, 64, 3, 3] in place of [64, 64, 1, 1]"],
+    ),
     "a layer missing": (
         "resnet18",
         lambda weights: {k: v for k, v in weights.items() if not k.startswith("layer3.1.conv2")},
-        ["1 of 120 entries are missing, the first is layer3.1.conv2.weight"],
+        [
+            "99 of 100 tensors fit",
+            "missing: 1 (layer3.1.conv2.weight)",
+            "share of 0.99 ",
+            "and 1 is needed",
+            "lower MODEL.PRETRAIN_MIN_SHARE",
+        ],
     ),
     "another shape": (
         "resnet18",
         lambda weights: {**weights, "conv1.weight": torch.zeros(64, 1, 7, 7)},
-        ["conv1.weight is [64, 1, 7, 7] there and [64, 3, 7, 7] in the network"],
+        [
+            "99 of 100",
+            "left out: 3 (conv1.weight [64, 1, 7, 7] in place of [64, 3, 7, 7], fc.weight",
+            "missing: 1 (conv1.weight)",
+        ],
     ),
     "more layers": (
         "resnet18",
         lambda weights: {**weights, "layer1.2.conv1.weight": torch.zeros(1)},
-        ["1 entries have no place in the network, the first is layer1.2.conv1.weight"],
+        ["100 of 100", "left out: 3 (layer1.2.conv1.weight, fc.weight, fc.bias), missing: none", "share of 0.99 "],
     ),
     "nothing in common": ("resnet18", lambda weights: {"features.0.weight": torch.zeros(1)}, ["none of its entries"]),
     "no weights": ("resnet18", lambda weights: {"epoch": 3}, ["a dictionary without weights", "none of its entries"]),
@@ -161,6 +183,48 @@ def test_load_param_of_a_network_and_of_the_whole(tmp_path: Path, weights: dict[
         with pytest.raises(MissingPathError, match=r"none\.pth"):
             load(tmp_path / "none.pth")
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+def test_with_a_lower_share_what_fits_is_taken_and_the_rest_stays_as_drawn(
+    tmp_path: Path, weights: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A foreign code base: another stem, a layer of its own, two tensors less."""
+    absent = ("layer4.1.conv2.weight", "layer4.1.bn2.weight")
+    path = tmp_path / "theirs.pth"
+    state = prefixed("encoder.")({key: value for key, value in weights.items() if key not in absent})
+    state |= {"encoder.conv1.weight": torch.zeros(64, 1, 7, 7), "encoder.NL.weight": torch.ones(3)}
+    torch.save({"network": state, "epoch": 3}, path)
+    torch.manual_seed(3)
+    drawn = {key: value.clone() for key, value in Baseline(config()).state_dict().items()}
+    torch.manual_seed(3)
+    cfg = config(PRETRAINED=True, PRETRAIN_PATH=str(path), PRETRAIN_MIN_SHARE=0.9)
+    with caplog.at_level(logging.INFO, "modelling.backbones.imagenet"):
+        model = Baseline(cfg)
+    assert caplog.messages == [
+        f"Loaded resnet18 weights whose names begin with encoder. from {path} into MODEL.NAME resnet18: 97 of 100 "
+        "tensors loaded (those under network.encoder.), left out: 4 (encoder.conv1.weight [64, 1, 7, 7] in place of "
+        "[64, 3, 7, 7], encoder.NL.weight, encoder.fc.weight, ...), missing: 3 (conv1.weight, layer4.1.conv2.weight, "
+        "layer4.1.bn2.weight)."
+    ]
+    for key, value in model.base.state_dict().items():
+        is_missing = key in ("conv1.weight", *absent)
+        assert torch.equal(value, drawn[f"base.{key}"] if is_missing else weights[key]), key
+    cfg.MODEL.PRETRAIN_MIN_SHARE = 0.961
+    with pytest.raises(CheckpointError, match=r"share of 0\.96 of the tensors that either has, and 0\.961 is needed"):
+        Baseline(cfg)
+    cfg.MODEL.PRETRAIN_MIN_SHARE = 0.96  # 97 of 101, rounded down: what the message says is enough
+    Baseline(cfg)
+    torch.save({"state_dict": {"features.weight": torch.ones(1)}}, path)
+    cfg.MODEL.PRETRAIN_MIN_SHARE = 0.0
+    with pytest.raises(CheckpointError, match="none of its entries belongs to the network"):
+        Baseline(cfg)
+
+
+def test_weights_in_safetensors(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(weights, tmp_path / "resnet18.safetensors")
+    assert_loaded(Baseline(config(PRETRAINED=True, PRETRAIN_PATH=str(tmp_path / "resnet18.safetensors"))), weights)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from checkpoints.reading import load_ctl_checkpoint
 from config import cfg as shared_cfg
 from config.load import load_config
 from modelling.bases import merge_hparams
@@ -83,6 +84,18 @@ def test_legacy_checkpoint_with_and_without_configuration(legacy):
     with torch.inference_mode():
         _, features = model.eval().backbone(torch.rand(2, 3, 64, 32))
         assert model.bn(features).shape == (2, 512)
+
+
+def test_what_a_loose_load_leaves_out_is_said(legacy, tmp_path):
+    content = load_ctl_checkpoint(legacy)
+    del content["state_dict"]["bn.running_mean"]
+    content["state_dict"]["other.weight"] = torch.ones(1)
+    torch.save(content, tmp_path / "loose.ckpt")
+    with pytest.raises(UserError, match="does not fit"):
+        CTLModel.load_from_checkpoint(tmp_path / "loose.ckpt")
+    said = r"left as they start: 1 \(bn.running_mean\); left out, .* the model: 1 \(other.weight\)"
+    with pytest.warns(UserWarning, match=said):
+        CTLModel.load_from_checkpoint(tmp_path / "loose.ckpt", strict=False)
 
 
 def test_loading_never_needs_the_imagenet_file(legacy):
