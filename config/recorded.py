@@ -19,6 +19,9 @@ RANKING = ("SOLVER.DISTANCE_FUNC", "TEST.FEAT_NORM")
 NOT_COMPARED = {
     "MODEL.PRETRAINED": "the weights are those of the checkpoint",
     "MODEL.PRETRAIN_PATH": "names the checkpoint itself",
+    "MODEL.PRETRAIN_HEAD": "the weights are those of the checkpoint",
+    "MODEL.PRETRAIN_MIN_SHARE": "the weights are those of the checkpoint",
+    "TEST.BEFORE_TRAINING": "the training has begun",
     "MODEL.RESUME_TRAINING": "is what makes the run continue",
     "TEST.ONLY_TEST": "a run that continues does not only test",
     "LOG_DIR": "is where this run writes",

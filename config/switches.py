@@ -51,6 +51,10 @@ def _reads_none_of(cfg: CfgNode, readers: tuple[str, ...]) -> bool:
     return all(name in SETS and name not in readers for name in names)
 
 
+def _is_auto(cfg: CfgNode) -> bool:
+    return cfg.MODEL.PRETRAIN_PATH.partition(":")[0] == AUTO
+
+
 _MACHINE = ("GPU_IDS", "TRAINER.NUM_NODES", "TRAINER.ACCELERATOR", "SOLVER.DIST_BACKEND")
 
 SWITCHES = (
@@ -61,13 +65,29 @@ SWITCHES = (
         "MODEL.PRETRAINED, MODEL.RESUME_TRAINING and TEST.ONLY_TEST are False",
     ),
     Switch(
+        ("MODEL.PRETRAIN_HEAD",),
+        ("MODEL.PRETRAINED", "MODEL.RESUME_TRAINING", "TEST.ONLY_TEST"),
+        lambda cfg, _: (
+            cfg.MODEL.PRETRAIN_HEAD
+            and (not cfg.MODEL.PRETRAINED or cfg.TEST.ONLY_TEST or (cfg.MODEL.RESUME_TRAINING and not _is_auto(cfg)))
+        ),
+        "the run starts no training from weights (MODEL.PRETRAINED)",
+    ),
+    Switch(
+        ("MODEL.PRETRAIN_MIN_SHARE",),
+        ("MODEL.PRETRAINED", "MODEL.RESUME_TRAINING", "TEST.ONLY_TEST"),
+        lambda cfg, _: (
+            not cfg.TEST.ONLY_TEST and (not cfg.MODEL.PRETRAINED or (cfg.MODEL.RESUME_TRAINING and not _is_auto(cfg)))
+        ),
+        "the run reads no weights but those of a checkpoint that it continues, or none",
+    ),
+    Switch(
         ("MODEL.RESUME_TRAINING",),
         ("TEST.ONLY_TEST",),
-        lambda cfg, _: (
-            cfg.MODEL.RESUME_TRAINING and cfg.TEST.ONLY_TEST and cfg.MODEL.PRETRAIN_PATH.partition(":")[0] != AUTO
-        ),
+        lambda cfg, _: cfg.MODEL.RESUME_TRAINING and cfg.TEST.ONLY_TEST and not _is_auto(cfg),
     ),
     Switch(("DATASETS.CSV_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("csv",))),
+    Switch(("DATASETS.CAMERA_FROM",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("folder",))),
     Switch(("DATASETS.JSON_TRAIN_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, COCO_SETS)),
     Switch(("DATALOADER.CACHE_DIR",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE != "disk"),
     Switch(("DATALOADER.CACHE_GB",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE == "none"),

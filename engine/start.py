@@ -19,7 +19,7 @@ from config.paths import AUTO
 from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, differences
 from config.validate import check_config
 from modelling.backbones import REGISTRY as BACKBONES
-from utils.errors import CheckpointError, ConfigError, MissingPathError, UserError
+from utils.errors import CheckpointError, ConfigError, MissingPathError, NotACtlCheckpointError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:
         if model.RESUME_TRAINING and is_auto(path):
             path = str(_newest_of_this_run(cfg, runs, run, seed) or path)
         path = _named_checkpoint(path, "TEST.ONLY_TEST")
-        return StartPoint(Start.TEST, seed, path, keep=path, recorded=load_ctl_checkpoint(path)["hyper_parameters"])
+        return StartPoint(Start.TEST, seed, path, keep=path, recorded=_recorded_in(path))
     if not model.RESUME_TRAINING:
         return _fresh(cfg, model.PRETRAIN_PATH, seed)
     if not is_auto(model.PRETRAIN_PATH):
@@ -188,6 +188,14 @@ def _named_checkpoint(path: str, switch: str) -> str:
             f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file; {switch} True needs the path of a CTL checkpoint."
         )
     return path
+
+
+def _recorded_in(path: str) -> dict[str, Any]:
+    """The hyper-parameters of a checkpoint; none in a file of weights alone, which can be tested as well."""
+    try:
+        return load_ctl_checkpoint(path)["hyper_parameters"]
+    except NotACtlCheckpointError:
+        return {}
 
 
 def _continue(cfg: CfgNode, path: str, seed: int) -> StartPoint:

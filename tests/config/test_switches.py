@@ -18,6 +18,8 @@ TRAINING = "training reads it; that TEST.ONLY_TEST trains nothing is what that k
 ALWAYS = "every run reads it"
 WITHOUT_SWITCH = {
     "MODEL.PRETRAINED": "MODEL.RESUME_TRAINING and TEST.ONLY_TEST name the weights to take in its place",
+    "TEST.SELF_MATCH": "depends on the data: whether it has cameras",
+    "TEST.BEFORE_TRAINING": "engine.run says when there is no training to come",
     "MODEL.KEEP_CAMID_CENTROIDS": "depends on the data; engine.run says it",
     "DATASETS.ROOT_DIR": "csv may need it or not; every other set reads it",
     "LOSSES.EXTRA_WEIGHTS": "refused by config.validate without LOSSES.EXTRA",
@@ -39,7 +41,14 @@ WITHOUT_SWITCH = {
     **dict.fromkeys(
         (
             *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.USE_CENTROIDS"),
-            *("MODEL.CHANNELS_LAST", "INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "DATASETS.NAMES"),
+            *(
+                "MODEL.CHANNELS_LAST",
+                "INPUT.EXIF_ORIENTATION",
+                "INPUT.SIZE_TEST",
+                "INPUT.PIXEL_MEAN",
+                "INPUT.PIXEL_STD",
+                "DATASETS.NAMES",
+            ),
             *("DATASETS.ON_ERROR", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE", "SOLVER.DISTANCE_FUNC"),
             *("TEST.IMS_PER_BATCH", "TEST.FEAT_NORM", "TEST.ONLY_TEST", "TEST.VISUALIZE", "TEST.RERANK"),
             *("TEST.QUERY_EXPANSION", "TRAINER.ACCELERATOR", "TRAINER.PRECISION", "TRAINER.PROFILER"),
@@ -73,6 +82,31 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         "MODEL.PRETRAIN_PATH no.pth has no effect: MODEL.PRETRAINED, MODEL.RESUME_TRAINING and TEST.ONLY_TEST are "
         "False; nor is there such a file.",
         {"TEST.ONLY_TEST": True},
+    ),
+    (
+        {"MODEL.PRETRAIN_HEAD": True, "MODEL.PRETRAINED": False},
+        CPU,
+        "MODEL.PRETRAIN_HEAD True has no effect: the run starts no training from weights (MODEL.PRETRAINED).",
+        {"MODEL.PRETRAINED": True},
+    ),
+    (
+        {"MODEL.PRETRAIN_HEAD": True, "MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
+        CPU,
+        "MODEL.PRETRAIN_HEAD True has no effect: the run starts no training from weights (MODEL.PRETRAINED).",
+        {"MODEL.PRETRAIN_PATH": "auto:a.ckpt"},
+    ),
+    (
+        {"MODEL.PRETRAIN_MIN_SHARE": 0.5, "MODEL.PRETRAINED": False},
+        CPU,
+        "MODEL.PRETRAIN_MIN_SHARE 0.5 has no effect: the run reads no weights but those of a checkpoint that it "
+        "continues, or none.",
+        {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
+    ),
+    (
+        {"DATASETS.CAMERA_FROM": "folder"},
+        CPU,
+        "DATASETS.CAMERA_FROM folder has no effect: DATASETS.NAMES is market1501.",
+        {"DATASETS.NAMES": "folder"},
     ),
     (
         {"MODEL.RESUME_TRAINING": True, "TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
