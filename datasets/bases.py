@@ -55,7 +55,10 @@ log = logging.getLogger(__name__)
 # path of the image, pid as the data set has it, camid (from 0)
 Annotation = tuple[str, int, int]
 
-NO_CAMERAS = "No cameras: the same-camera filter is off; every gallery image of a query's identity counts as a match."
+NO_CAMERAS = (
+    "No cameras: the same-camera filter is off; every gallery image of a query's identity counts as a match, except "
+    "the query itself (TEST.SELF_MATCH)."
+)
 
 # Names of the original's file that live in a door, which is not imported until somebody asks for one of them.
 _HAND_FILLED = ("ReidBaseDataModule", "COCODatasetBase")

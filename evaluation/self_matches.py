@@ -4,7 +4,6 @@ Data without cameras has no same-camera filter, which would leave such items out
 itself first, and Top-1 would be 100 %.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from utils.files import content_digest
 from utils.labels import IntArray
 
 AnyPath = str | os.PathLike[str]
@@ -69,8 +69,8 @@ def find_self_matches(q_paths: Sequence[AnyPath], g_paths: Sequence[AnyPath]) ->
     shared = {sizes[place] for place in own} & {sizes[place] for place in there} - {0}
     read = [place for place, size in sizes.items() if size in shared]
     with ThreadPoolExecutor() as pool:
-        content = dict(zip(read, pool.map(_content, read), strict=True))
-    keys = [[content.get(place, place) for place in places] for places in (own, there)]
+        content = dict(zip(read, pool.map(content_digest, read), strict=True))
+    keys = [[content.get(place) or place for place in places] for places in (own, there)]
     held = set(keys[1])
     number = {key: i for i, key in enumerate(dict.fromkeys(key for key in keys[0] if key in held))}
     return SelfMatches(*(np.array([number.get(key, -1) for key in side], dtype=np.int64) for side in keys))
@@ -87,12 +87,3 @@ def _size(place: str) -> int:
         return os.stat(place).st_size  # noqa: PTH116
     except OSError:
         return 0
-
-
-def _content(place: str) -> str | bytes:
-    """The digest of a file, or its path if it cannot be read."""
-    try:
-        with open(place, "rb") as file:  # noqa: PTH123
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return place

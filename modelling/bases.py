@@ -538,9 +538,7 @@ class ModelBase(LightningModule):
         if left_out:
             rank_zero_info("%s, %s", stage, left_out)
         retrieval = replace(retrieval, names=getattr(loader.dataset, "names", Names()))
-        if not self.hparams.get("has_cameras", True):
-            own = self._own_images.of(retrieval, stage, processes) if self.hparams.TEST.SELF_MATCH == "drop" else None
-            retrieval = replace(retrieval, has_cameras=False, self_matches=own)
+        retrieval = self._own_images.leave_out(retrieval, self.hparams, stage, processes)
         results = evaluate_protocols(retrieval, self.hparams, processes)
         for result in results.values():
             rank_zero_info("%s, %s", stage, describe_result(result))

@@ -1,10 +1,12 @@
 """Turn the embeddings of a validation into metrics, tables and strips, as a configuration says."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from yacs.config import CfgNode
@@ -59,13 +61,23 @@ def leave_out_unreadable(
 
 
 class OwnImages:
-    """Finds the queries' own images among a gallery without cameras, and says so once for each validation set."""
+    """Leaves the queries' own images out of rankings without cameras, and says so once for each validation set."""
 
     def __init__(self) -> None:
         self._files: Any = None
         self._found: SelfMatches | None = None
 
-    def of(self, retrieval: RetrievalSet, stage: str, processes: Processes | None) -> SelfMatches | None:
+    def leave_out(
+        self, retrieval: RetrievalSet, hparams: CfgNode, stage: str, processes: Processes | None
+    ) -> RetrievalSet:
+        """The set as it is ranked: whether it has cameras and, if they filter nothing, which images are left out."""
+        has_cameras = hparams.get("has_cameras", True)
+        # Queries and gallery of the fashion sets have one made-up camera each, which is as good as none.
+        filters = has_cameras and bool(np.isin(retrieval.q_camids, retrieval.single_cameras()).any())
+        own = self._of(retrieval, stage, processes) if not filters and hparams.TEST.SELF_MATCH == "drop" else None
+        return replace(retrieval, has_cameras=has_cameras and own is None, self_matches=own)
+
+    def _of(self, retrieval: RetrievalSet, stage: str, processes: Processes | None) -> SelfMatches | None:
         """The images to leave out of the rankings; None for none, or if the files are not known."""
         if retrieval.q_paths is None or retrieval.g_paths is None:
             return None

@@ -1,14 +1,13 @@
 """Reads every file of a data set once, on all cores."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.files import content_digest
 from utils.image import pil_loader
 
 _BATCH = 32
@@ -30,12 +29,10 @@ def read_facts(path: str, exif_orientation: bool = True) -> ImageFacts:
     """Read and decode a file as training would."""
     try:
         image = pil_loader(path, exif_orientation)
-        digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
     except UserError as error:
         return ImageFacts(path, error=str(error))
-    except OSError as error:  # between the first reading and the second
-        return ImageFacts(path, error=f"Image {path} cannot be read ({error.strerror}).")
-    return ImageFacts(path, *image.size, digest)
+    digest = content_digest(path)
+    return ImageFacts(path, *image.size, digest) if digest else ImageFacts(path, error=f"Image {path} cannot be read.")
 
 
 class _Files(Dataset[ImageFacts]):
