@@ -87,9 +87,7 @@ class SafeMLFlowLogger(Logger):
     def start(self) -> None:
         """Connect, and start the run. Raises whatever keeps MLflow from recording it."""
         with _without_routine_lines():
-            mlflow = self.connect()
-            if rank_zero_only.rank == 0:
-                _ = mlflow.experiment
+            _ = self.connect().experiment
 
     def connect(self) -> MLFlowLogger:
         """Lightning's logger, created on the first call. Raises MLflow's own errors about the tracking URI."""

@@ -133,7 +133,7 @@ def test_on_error_stop_starts_the_run_before_the_training(tmp_path):
 
 def test_a_database_of_another_version_of_mlflow_is_left_as_it_is(tmp_path, caplog):
     """Only mlflow can tell; with "stop" it is asked before the training."""
-    MlflowClient(f"sqlite:///{tmp_path / 'first.db'}").search_experiments()
+    SafeMLFlowLogger("default", f"sqlite:///{tmp_path / 'first.db'}").start()
     file = (tmp_path / "first.db").rename(tmp_path / "runs.db")  # under a name that this process has not opened
     with contextlib.closing(sqlite3.connect(file)) as database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
