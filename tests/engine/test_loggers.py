@@ -11,8 +11,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import SafeMLFlowLogger, SafeTensorBoardLogger, tracking
 from engine.loggers import build_loggers
+from engine.noise import quiet_libraries
 from tests.small import small_config
 from utils.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    quiet_libraries()  # as every run does
 
 
 def test_loggers(tmp_path, monkeypatch):
