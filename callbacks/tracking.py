@@ -1,17 +1,25 @@
 """Loggers that let training continue when a server fails or a folder cannot be written to.
 
-mlflow is imported when the first records are delivered, after the first epoch.
+mlflow is imported when the first records are delivered, after the first epoch. ``check`` finds out before that, in
+milliseconds, what would keep the records from being delivered; ``start`` leaves nothing to be found out later.
 """
 
+import importlib.util
 import logging
 import os
+import socket
+import textwrap
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import methodcaller
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyExperiment
@@ -27,6 +35,10 @@ MLFLOW_REQUESTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_
 # Seconds to pause after a failed delivery, and the most seconds that one delivery of waiting records may take.
 PAUSE_SECONDS = 20.0
 DELIVERY_SECONDS = 4.0
+# Seconds that a check before the training waits for a lock of the database.
+LOCK_SECONDS = 2.0
+SQLITE = "sqlite:///"
+SERVERS = ("http://", "https://")
 
 
 class SafeMLFlowLogger(Logger):
@@ -48,12 +60,41 @@ class SafeMLFlowLogger(Logger):
         self.experiment_name, self.tracking_uri = experiment_name, tracking_uri
         self._logger: MLFlowLogger | None = None
         self._waiting: deque[Callable[[MLFlowLogger], None]] = deque()
+        self._refused = 0  # records that the server answered with an error
         self._warned = False
         self._next_try = 0.0
+
+    @property
+    def is_checked_without_mlflow(self) -> bool:
+        """Whether :meth:`check` understands the tracking URI: it names a server or a file of SQLite."""
+        return self.tracking_uri.startswith((SQLITE, *SERVERS))
+
+    def check(self) -> None:
+        """Raise an error if no record could be delivered now, as far as that can be seen without importing mlflow.
+
+        A database of another version of MLflow, or a server that wants a password, is found only by :meth:`start`.
+        """
+        if importlib.util.find_spec("mlflow") is None:
+            raise ModuleNotFoundError("the package mlflow is not installed: pip install mlflow")
+        if self.tracking_uri.startswith(SQLITE):
+            _check_database(self.tracking_uri.removeprefix(SQLITE).partition("?")[0])
+        elif self.tracking_uri.startswith(SERVERS) and not getproxies():
+            address = urlsplit(self.tracking_uri)
+            port = address.port or (443 if address.scheme == "https" else 80)
+            seconds = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+            socket.create_connection((address.hostname or "", port), seconds).close()
+
+    def start(self) -> None:
+        """Connect, and start the run. Raises whatever keeps MLflow from recording it."""
+        with _without_routine_lines():
+            _ = self.connect().experiment
 
     def connect(self) -> MLFlowLogger:
         """Lightning's logger, created on the first call. Raises MLflow's own errors about the tracking URI."""
         if self._logger is None:
+            self.check()
+            if not self.tracking_uri.startswith(SERVERS):
+                _open_databases_at_once()
             self._logger = MLFlowLogger(experiment_name=self.experiment_name, tracking_uri=self.tracking_uri)
         return self._logger
 
@@ -107,20 +148,21 @@ class SafeMLFlowLogger(Logger):
 
     @property
     def undelivered(self) -> int:
-        """Number of records that are still waiting."""
-        return len(self._waiting)
+        """Number of records that are still waiting, or were refused."""
+        return len(self._waiting) + self._refused
 
     def _deliver(self) -> None:
         if time.monotonic() < self._next_try:
             return
         try:
-            mlflow = self.connect()
-            start = time.monotonic()
-            while self._waiting and time.monotonic() - start < DELIVERY_SECONDS:
-                self._deliver_first(mlflow)
+            with _without_routine_lines():
+                mlflow = self.connect()
+                start = time.monotonic()
+                while self._waiting and time.monotonic() - start < DELIVERY_SECONDS:
+                    self._deliver_first(mlflow)
         except Exception as error:
             self._next_try = time.monotonic() + PAUSE_SECONDS
-            self._warn(error)
+            self.warn(error)
 
     def _deliver_first(self, mlflow: MLFlowLogger) -> None:
         from mlflow.exceptions import MlflowException
@@ -130,18 +172,76 @@ class SafeMLFlowLogger(Logger):
         except MlflowException as error:
             if not _refused(error):
                 raise
-            self._warn(error)  # it would be refused every time: the others go on without it
+            self.warn(error, "Training continues without them.")
+            self._refused += 1  # it would be refused every time: the others go on without it
         self._waiting.popleft()
 
-    def _warn(self, error: Exception) -> None:
+    def describe(self, error: Exception) -> str:
+        """What keeps the records from being delivered, as a clause."""
+        reason = textwrap.shorten(str(error), 300, placeholder=" [...]").rstrip(".")
+        return f"MLflow at {self.tracking_uri} accepts no records ({reason})"
+
+    def warn(self, error: Exception, outlook: str = "Training continues; the records are sent once it does.") -> None:
+        """Say, once, that the records have to wait, or another outlook."""
         if not self._warned:
             self._warned = True
-            reason = " ".join(str(error).split())[:300]
-            logger.warning(
-                "MLflow at %s accepts no records (%s). Training continues; the records are sent once it does.",
-                self.tracking_uri,
-                reason,
-            )
+            logger.warning("%s. %s", self.describe(error), outlook)
+
+
+def _check_database(path: str) -> None:
+    """Raise an error unless a file of SQLite can be written, or created in its folder, at this moment."""
+    if not path or path.startswith((":memory:", "file:")):
+        return
+    import sqlite3
+
+    _check_folder(Path(path).parent)
+    if Path(path).exists():
+        connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")  # refused if it is damaged, locked or read-only
+            connection.execute("ROLLBACK")
+        finally:
+            connection.close()
+
+
+def _check_folder(folder: Path) -> None:
+    """Create a folder, and raise an OSError that names it if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+def _open_databases_at_once() -> None:
+    """Have MLflow try a database once: it tries ten times in two minutes, while here the records can wait."""
+    try:
+        from mlflow.store.db import utils
+    except ImportError:  # the slim variants of mlflow have no databases
+        return
+    utils.MAX_RETRY_COUNT = 1
+
+
+@contextmanager
+def _without_routine_lines() -> Iterator[None]:
+    """Hold back what MLflow and alembic log of their steps, also where they set up the logging of the process anew."""
+    root, former = logging.getLogger(), logging.root.manager.disable
+    handlers, level = root.handlers[:], root.level
+    logging.disable(max(former, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(former)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def is_rejected(error: Exception) -> bool:
+    """Whether an error of :meth:`SafeMLFlowLogger.connect` is about the address itself, whatever is found there."""
+    if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":  # MlflowException
+        return True
+    return any(f"{cls.__module__}.{cls.__name__}" == "sqlalchemy.exc.ArgumentError" for cls in type(error).__mro__)
 
 
 def _refused(error: "MlflowException") -> bool:
@@ -157,6 +257,15 @@ class SafeTensorBoardLogger(TensorBoardLogger):
         super().__init__(*args, **kwargs)
         self._warned = False
         _quiet_writer_threads()
+
+    def check(self) -> None:
+        """Raise an OSError if the folder cannot be created or written to."""
+        _check_folder(Path(self.log_dir))
+
+    def start(self) -> None:
+        """The same, and open the event file."""
+        self.check()
+        _ = super().experiment
 
     @property
     def experiment(self) -> Any:
@@ -198,9 +307,17 @@ class SafeTensorBoardLogger(TensorBoardLogger):
             if not isinstance(reason, OSError):
                 raise
             self._experiment = None  # the next record tries a new file
-            if not self._warned:
-                self._warned = True
-                logger.warning("TensorBoard cannot write to %s (%s). Training continues.", self.log_dir, reason)
+            self.warn(reason)
+
+    def describe(self, error: Exception) -> str:
+        """What keeps the event file from being written, as a clause."""
+        return f"TensorBoard cannot write to {self.log_dir} ({error})"
+
+    def warn(self, error: Exception) -> None:
+        """Say, once, that there will be no event files."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s. Training continues.", self.describe(error))
 
 
 def _quiet_writer_threads() -> None:

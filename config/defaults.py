@@ -255,6 +255,10 @@ _C.LOGGING.MLFLOW = True
 # MLflow server or database, such as http://localhost:5000. Empty: the environment variable MLFLOW_TRACKING_URI, else
 # the file mlflow.db (SQLite) in the current folder.
 _C.LOGGING.MLFLOW_URI = ""
+# What to do when TensorBoard or MLflow cannot record a run at its start, such as a server that is down or a folder that
+# cannot be written to: "continue" says so in one line and trains; "stop" ends with an error, and for that contacts
+# MLflow before the training rather than after the first epoch. Later failures never stop a training.
+_C.LOGGING.ON_ERROR = "continue"
 
 # Indices of the CUDA devices to use. [] computes on the CPU, as does a machine without CUDA.
 _C.GPU_IDS = [0]

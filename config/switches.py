@@ -136,9 +136,16 @@ SWITCHES = (
     Switch(
         ("GPU_IDS",),
         ("TRAINER.ACCELERATOR",),
-        lambda cfg, _: (
-            cfg.TRAINER.ACCELERATOR in ("cpu", "mps") and cfg.SOLVER.DIST_BACKEND != "ddp_cpu" and bool(cfg.GPU_IDS)
+        # The default, [0], is right on any machine: one device that this one happens not to have.
+        lambda cfg, facts: (
+            cfg.SOLVER.DIST_BACKEND != "ddp_cpu"
+            and bool(cfg.GPU_IDS)
+            and (
+                cfg.TRAINER.ACCELERATOR in ("cpu", "mps")
+                or (facts.accelerator not in ("", "gpu") and len(cfg.GPU_IDS) > 1)
+            )
         ),
+        "the run does not compute on CUDA",
     ),
     Switch(("REPRODUCIBLE_SEED",), ("REPRODUCIBLE",), lambda cfg, _: not cfg.REPRODUCIBLE),
     Switch(("LOG_DIR",), (), lambda *_: True, "a run logs to OUTPUT_DIR"),

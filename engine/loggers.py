@@ -10,54 +10,65 @@ from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
 from callbacks import SafeMLFlowLogger, SafeTensorBoardLogger
+from callbacks.tracking import is_rejected
 from utils.distributed import is_first_process
 from utils.errors import UserError
+from utils.files import require_writable
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MLFLOW_URI = "sqlite:///mlflow.db"
-# Kinds of places that MLflow accepts: contacted only after the first epoch.
-LATE_PLACES = ("sqlite:///", "http://", "https://")
-
-
-def quiet_libraries() -> None:
-    """Silence the routine messages of other libraries; their warnings still appear."""
-    for chatty in ("alembic", "mlflow"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[Logger]:
     """TensorBoard in LOG_DIR/name/version (None: a new version), and MLflow unless LOGGING.MLFLOW is False.
 
+    One that cannot record the run says so in a line, and the run goes on without it.
+
     Raises:
-        UserError: MLflow rejects the address in LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI.
+        UserError: MLflow rejects the address in LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI, the folder cannot be written
+            to, in which a training also leaves its checkpoints; or with LOGGING.ON_ERROR "stop", one of the two cannot
+            record the run.
     """
-    loggers: list[Logger] = [SafeTensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)]
-    loggers[0].version  # noqa: B018 - fixes the folder, or each spawned process would choose its own
+    board = SafeTensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)
+    board.version  # noqa: B018 - fixes the folder, or each spawned process would choose its own
+    loggers: list[Logger] = [board]
     # Opening a database creates it, so only one process may; the loggers of the others would write nothing anyway.
-    if cfg.LOGGING.MLFLOW and is_first_process():
-        loggers.append(_mlflow_logger(cfg.LOGGING.MLFLOW_URI))
+    if not is_first_process():
+        return loggers
+    if not cfg.TEST.ONLY_TEST:
+        require_writable(board.log_dir, "OUTPUT_DIR")
+    _start(board, cfg.LOGGING.ON_ERROR)
+    if cfg.LOGGING.MLFLOW:
+        uri = cfg.LOGGING.MLFLOW_URI or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
+        mlflow = SafeMLFlowLogger(experiment_name="default", tracking_uri=uri)
+        _start(mlflow, cfg.LOGGING.ON_ERROR)
+        loggers.append(mlflow)
     return loggers
 
 
-def _mlflow_logger(uri: str) -> Logger:
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_MLFLOW_URI
-    made = SafeMLFlowLogger(experiment_name="default", tracking_uri=uri)
-    if not uri.startswith(LATE_PLACES):
-        _connect_now(made)
-    return made
-
-
-def _connect_now(mlflow: SafeMLFlowLogger) -> None:
-    """Report a place that MLflow may reject before the training rather than after its first epoch."""
+def _start(tracker: SafeMLFlowLogger | SafeTensorBoardLogger, on_error: str) -> None:
+    """Report what keeps a tracker from recording before the training rather than after its first epoch."""
     try:
-        mlflow.connect()
+        if on_error == "stop":
+            tracker.start()
+        elif isinstance(tracker, SafeMLFlowLogger) and not tracker.is_checked_without_mlflow:
+            tracker.connect()
+        else:
+            tracker.check()
     except Exception as error:  # the packages under MLflow raise exceptions of their own
-        raise UserError(
-            f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {mlflow.tracking_uri!r}, which MLflow rejects: give the "
-            f"address of a server or database, such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. "
-            f"MLflow says: {' '.join(str(error).split())}"
-        ) from error
+        if isinstance(tracker, SafeMLFlowLogger) and is_rejected(error):
+            raise UserError(
+                f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {tracker.tracking_uri!r}, which MLflow rejects: give "
+                f"the address of a server or database, such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. "
+                f"MLflow says: {' '.join(str(error).split())}"
+            ) from error
+        if on_error == "stop":
+            raise UserError(
+                f"{tracker.describe(error)}, and LOGGING.ON_ERROR is 'stop': mend that, or train without its records "
+                "by LOGGING.ON_ERROR continue."
+            ) from error
+        tracker.warn(error)
 
 
 def log_places(trainer: Trainer) -> None:

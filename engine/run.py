@@ -25,7 +25,8 @@ from datasets import init_dataset
 from datasets.bases import ReidDataModule
 from datasets.checking.checks import check_labels
 from datasets.loading import explain_worker_death
-from engine.loggers import build_loggers, log_places, quiet_libraries
+from engine.loggers import build_loggers, log_places
+from engine.noise import quiet_libraries
 from engine.start import Start, StartPoint, find_start
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
@@ -45,7 +46,6 @@ RunMetrics = dict[str, dict[str, float]]
 def run_script(method: type[ModelBase], cfg: CfgNode, logger_save_dir: str) -> None:
     """Run ``python train_*.py`` after its command line is read; an error that the user can fix exits with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    quiet_libraries()
     end_with_first_process(GRACE_SECONDS)
     with clean_exit():
         run_main(cfg, method, logger_save_dir)
@@ -65,6 +65,7 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
     Raises:
         UserError: something that the configuration names is missing, malformed or does not fit.
     """
+    quiet_libraries()
     check_keys(cfg)
     check_config(cfg)
     cfg = cfg.clone()

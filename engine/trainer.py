@@ -1,7 +1,6 @@
 """Build Lightning's Trainer from a configuration."""
 
-import logging
-import warnings
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.utilities import rank_zero_info
 from yacs.config import CfgNode
 
 from callbacks import (
@@ -21,11 +21,10 @@ from callbacks import (
     StopOnSigterm,
 )
 from config.validate import GONE_BACKENDS
+from engine.noise import quiet_libraries
 from utils.devices import choose_devices
 from utils.distributed import find_launcher
 from utils.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "", find_unused: bool = False) -> Trainer:
@@ -41,8 +40,7 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "", find_unus
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, solver.DIST_BACKEND)
     per_machine = devices if isinstance(devices, int) else len(devices)
     check_launch(cfg, per_machine)
-    # The warning is about a data module's hook that the model's would hide; our data modules have none of this name.
-    warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
+    quiet_libraries()
     fast = cfg.TRAINER.FAST_MATH and accelerator == "gpu"
     if fast:
         torch.set_float32_matmul_precision("high")
@@ -67,7 +65,7 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "", find_unus
             LossGuard(),
             ModelCheckpointBest(solver.MONITOR_METRIC_NAME, solver.MONITOR_METRIC_MODE, solver.EVAL_PERIOD),
             ModelCheckpointPeriodic(keep=keep),
-            EpochStatistics(),
+            EpochStatistics(report=not (cfg.TRAINER.PROGRESS_BAR and is_on_terminal())),
             StopOnSigterm(),
             *([TQDMProgressBar(refresh_rate=cfg.LOGGING.EVERY_N_STEPS)] if cfg.TRAINER.PROGRESS_BAR else []),
         ],
@@ -78,11 +76,16 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "", find_unus
     )
 
 
+def is_on_terminal() -> bool:
+    """Whether somebody can watch a progress bar, which is drawn on stdout, and read the lines beside it."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
 def build_profiler(name: str, folder: Path) -> Profiler | None:
     """The profiler that TRAINER.PROFILER names, which writes to ``folder`` at the end of each fit and test."""
     if not name:
         return None
-    log.info("The profile (TRAINER.PROFILER %s) will be written to %s.", name, folder)
+    rank_zero_info("The profile (TRAINER.PROFILER %s) will be written to %s.", name, folder)
     return {"simple": SimpleProfiler, "pytorch": PyTorchProfiler}[name](dirpath=folder, filename=name)
 
 
@@ -134,5 +137,5 @@ def choose_precision(precision: str, mixed: bool, accelerator: str) -> Any:
         return "32-true"
     if accelerator == "gpu":
         return "16-mixed"
-    log.info("USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on %s.", accelerator)
+    rank_zero_info("USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on %s.", accelerator)
     return "32-true"

@@ -40,11 +40,9 @@ def main() -> None:
 def demonstrate(data: Path, output: Path, seed: int, opts: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Evaluate an untrained network, train one, test its newest checkpoint; {stage: {kind: {metric: value}}}."""
     from config.load import load_config
-    from engine.loggers import quiet_libraries
     from engine.run import run_main, run_untrained
     from train_ctl_model import CTLModel
 
-    quiet_libraries()
     common = ["DATASETS.ROOT_DIR", str(data), "REPRODUCIBLE", True, "REPRODUCIBLE_NUM_RUNS", 1]
     common += ["REPRODUCIBLE_SEED", seed, "LOGGING.MLFLOW_URI", f"sqlite:///{output / 'mlflow.db'}"]
     cfg = load_config(str(ROOT / CONFIG), [*common, "OUTPUT_DIR", str(output / "training"), *opts])

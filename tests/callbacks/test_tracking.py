@@ -1,8 +1,12 @@
 """MLflow's records: kept until the first metrics, then delivered in order."""
 
+import logging
 import pickle
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from mlflow.tracking import MlflowClient
 
@@ -75,3 +79,57 @@ def test_a_copy_goes_on_with_the_run_of_the_first(tmp_path):
     _, run = the_run(uri)
     assert (run.data.params, run.data.metrics) == ({"SEED": "7"}, {"mAP": 0.5})
     assert flow.version == copy.version == run.info.run_id
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    def answer(self):
+        self.send_error(403, "a password is needed")
+
+    do_GET = do_POST = answer  # noqa: N815
+
+    def log_message(self, *args):
+        pass
+
+
+def test_records_that_a_server_refuses_count_as_not_delivered(caplog):
+    with HTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        flow = SafeMLFlowLogger("default", uri)
+        flow.check()  # it answers
+        flow.log_hyperparams({"SEED": 7})
+        flow.log_metrics({"mAP": 0.5}, step=0)
+        assert flow.undelivered == 2
+        server.shutdown()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"MLflow at {uri} accepts no records (") and "Error code: 403" in line
+    assert line.endswith("). Training continues without them.")
+
+
+def test_a_database_is_tried_once_and_without_a_word_of_mlflow(tmp_path, caplog, capfd):
+    """MLflow tries ten times in two minutes. A URI of this form is one that only MLflow understands."""
+    flow = SafeMLFlowLogger("default", f"sqlite:///file:{tmp_path}/missing/runs.db?uri=true&mode=rw")
+    start = time.monotonic()
+    flow.log_metrics({"mAP": 0.5}, step=0)
+    assert time.monotonic() - start < 30
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "unable to open database file" in line
+    assert capfd.readouterr().err.strip() in ("", line)
+
+
+def test_the_logging_of_the_process_is_as_before(tmp_path):
+    """MLflow 2.10 sets it up anew when it makes a database, and later lines of ours would vanish."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, logging.root.manager.disable
+    flow = SafeMLFlowLogger("default", f"sqlite:///{tmp_path / 'runs.db'}")
+    connect = flow.connect
+
+    def set_up_anew():
+        root.handlers[:] = [logging.NullHandler()]
+        root.setLevel(logging.ERROR)
+        return connect()
+
+    flow.connect = set_up_anew
+    flow.log_metrics({"mAP": 0.5}, step=0)
+    assert (root.handlers, root.level, logging.root.manager.disable) == before
+    assert flow.undelivered == 0

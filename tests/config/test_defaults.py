@@ -45,6 +45,7 @@ ADDED = {
     "LOGGING.EVERY_N_STEPS": 10,
     "LOGGING.MLFLOW": True,
     "LOGGING.MLFLOW_URI": "",
+    "LOGGING.ON_ERROR": "continue",
     "MODEL.CHANNELS_LAST": True,
     "MODEL.COMPILE": False,
     "MODEL.GRAD_CHECKPOINT": False,

@@ -52,7 +52,14 @@ WITHOUT_SWITCH = {
             *("DATASETS.ON_ERROR", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE", "SOLVER.DISTANCE_FUNC"),
             *("TEST.IMS_PER_BATCH", "TEST.FEAT_NORM", "TEST.ONLY_TEST", "TEST.VISUALIZE", "TEST.RERANK"),
             *("TEST.QUERY_EXPANSION", "TRAINER.ACCELERATOR", "TRAINER.PRECISION", "TRAINER.PROFILER"),
-            *("TRAINER.PROGRESS_BAR", "LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "OUTPUT_DIR", "REPRODUCIBLE"),
+            *(
+                "TRAINER.PROGRESS_BAR",
+                "LOGGING.EVERY_N_STEPS",
+                "LOGGING.MLFLOW",
+                "LOGGING.ON_ERROR",
+                "OUTPUT_DIR",
+                "REPRODUCIBLE",
+            ),
             "REPRODUCIBLE_NUM_RUNS",
         ),
         ALWAYS,
@@ -101,6 +108,12 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         "MODEL.PRETRAIN_MIN_SHARE 0.5 has no effect: the run reads no weights but those of a checkpoint that it "
         "continues, or none.",
         {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
+    ),
+    (
+        {"GPU_IDS": [0, 1]},
+        CPU,
+        "GPU_IDS [0, 1] has no effect: the run does not compute on CUDA.",
+        {"SOLVER.DIST_BACKEND": "ddp_cpu"},
     ),
     (
         {"DATASETS.CAMERA_FROM": "folder"},
@@ -208,7 +221,7 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
     (
         {"GPU_IDS": [1], "TRAINER.ACCELERATOR": "cpu"},
         CPU,
-        "GPU_IDS [1] has no effect: TRAINER.ACCELERATOR is cpu.",
+        "GPU_IDS [1] has no effect: the run does not compute on CUDA.",
         {"SOLVER.DIST_BACKEND": "ddp_cpu"},
     ),
     (

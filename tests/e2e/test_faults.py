@@ -108,6 +108,31 @@ def said(caplog, start):
 
 
 @fault(
+    "MLflow cannot record a run from its start",
+    "the database is damaged, locked, of another version of MLflow, or its folder cannot be written to; the server is "
+    "down; mlflow is not installed (`tests/engine/test_loggers.py`, `tests/e2e/test_output.py`)",
+    "one line before the training, or where only MLflow can tell, after the first epoch; training goes on, and the "
+    "number of records that were lost is said at the end. With `LOGGING.ON_ERROR stop`: exit status 2 and one line "
+    "before the training",
+)
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_mlflow_has_a_damaged_database(on_error, tiny_cfg, caplog, capfd, tmp_path):
+    database = tmp_path / "runs.db"
+    database.write_bytes(b"not a database, only a text that is long enough to be read as one. " * 20)
+    place = {"LOGGING.MLFLOW": True, "LOGGING.MLFLOW_URI": f"sqlite:///{database}", "LOGGING.ON_ERROR": on_error}
+    cfg = tiny_cfg(**place, **{"SOLVER.MAX_EPOCHS": 1})
+    if on_error == "stop":
+        with pytest.raises(UserError, match=r"accepts no records \(file is not a database\), and LOGGING.ON_ERROR is"):
+            run_main(cfg, CTLModel, "run")
+        return
+    run_main(cfg, CTLModel, "run")
+    assert len(said(caplog, "MLflow at")) == 1
+    assert "records were not delivered to MLflow" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err
+    assert (tmp_path / "out/run/version_0/auto_checkpoints/checkpoint_0.pth").is_file()
+
+
+@fault(
     "the MLflow server stops answering",
     "a local HTTP server that takes connections and never replies, from the second epoch on",
     "one warning; training goes on. A request waits 4 s at most (MLFLOW_HTTP_REQUEST_TIMEOUT), and after one in vain "
@@ -176,6 +201,24 @@ def test_tensorboard_cannot_write(tiny_cfg, caplog, capfd, sabotage, tmp_path):
     assert "No space left on device" in caplog.text
     assert "Traceback" not in capfd.readouterr().err
     assert (tmp_path / "out/run/version_0/auto_checkpoints/checkpoint_1.pth").is_file()
+
+
+@fault(
+    "the folder of a run cannot be written to at its start",
+    "a file is in the way of `OUTPUT_DIR/SCRIPT`",
+    "exit status 2 and one line before the training, since the checkpoints belong there too; `TEST.ONLY_TEST` goes on "
+    "with one line, unless `LOGGING.ON_ERROR` is `stop`",
+)
+def test_the_folder_of_a_run_is_a_file(tiny_cfg, tmp_path, caplog):
+    run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
+    (checkpoint,) = (tmp_path / "out/run/version_0/auto_checkpoints").iterdir()
+    (tmp_path / "out/other").write_text("")
+    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write to '.*/out/other/version_0'"):
+        run_main(tiny_cfg(), CTLModel, "other")
+    only_test = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
+    (metrics,) = run_main(tiny_cfg(**only_test), CTLModel, "other")
+    assert 0 < metrics["instances"]["mAP"] <= 1
+    assert len(said(caplog, "TensorBoard cannot write to")) == 1
 
 
 @fault(

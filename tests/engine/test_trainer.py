@@ -4,8 +4,10 @@ import logging
 
 import pytest
 
+from callbacks import EpochStatistics
 from config.load import load_config
-from engine.trainer import check_launch, choose_precision, choose_strategy
+from engine import trainer as built
+from engine.trainer import build_trainer, check_launch, choose_precision, choose_strategy
 from utils.errors import UserError
 
 
@@ -83,3 +85,18 @@ def test_processes_that_were_started_agree_with_the_configuration(monkeypatch, l
         check_launch(cfg_of(), 1)
     with pytest.raises(UserError, match=f"'ddp_spawn', but {launcher} starts the processes; use ddp"):
         check_launch(cfg_of("TRAINER.NUM_NODES", 2, "SOLVER.DIST_BACKEND", "ddp_spawn"), 2)
+
+
+@pytest.mark.parametrize(
+    ("bar", "stdout", "stderr", "lines"),
+    [(True, True, True, False), (True, False, True, True), (True, True, False, True), (False, True, True, True)],
+)
+def test_epochs_are_reported_in_lines_where_no_progress_bar_is_watched(monkeypatch, bar, stdout, stderr, lines):
+    monkeypatch.setattr(built.sys.stdout, "isatty", lambda: stdout)
+    monkeypatch.setattr(built.sys.stderr, "isatty", lambda: stderr)
+    reports = []
+    monkeypatch.setattr(
+        built, "EpochStatistics", lambda report: reports.append(report) or EpochStatistics(report=report)
+    )
+    build_trainer(cfg_of("TRAINER.PROGRESS_BAR", bar, "GPU_IDS", "[]"), [])
+    assert reports == [lines]
