@@ -138,7 +138,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
         pixels = np.asarray(image)
         if not (pixels == np.rint(pixels).clip(0, 255)).all():
             raise ValueError(
-                f"it has 32 bits a pixel, with values from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
+                f"it has 32 bits a pixel, values from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
                 "from 0 to 255: save it with 8 or 16 bits a pixel"
             )
     return image

@@ -1,5 +1,7 @@
 """What a run starts from: nothing, weights, a checkpoint that it continues, or one that it only tests."""
 
+from typing import Any
+
 import pytest
 
 from checkpoints.reading import load_checkpoint
@@ -11,7 +13,7 @@ from tests.checkpoints.run_states import STATE, save
 from train_ctl_model import CTLModel
 from utils.errors import UserError
 
-ADAM = {"state": {}, "param_groups": [{"params": []}]}
+ADAM: dict[str, Any] = {"state": {}, "param_groups": [{"params": []}]}
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_32_bits_that_do_not_fit_into_8_are_refused(tmp_path, kind):
     np.testing.assert_array_equal(np.asarray(pil_loader(tmp_path / "fits.tiff"))[..., 1], grey)
     for wrong, span in ((grey * 8, "0 to 2040"), (grey - 9, "-9 to 246")):
         Image.fromarray(wrong).save(tmp_path / "deep.tiff")
-        text = rf"deep\.tiff cannot be read .*32 bits a pixel, with values from {span}; expected .* save it with 8 or 16"
+        text = rf"deep\.tiff cannot be read .*32 bits a pixel, values from {span}; expected .* save it with 8 or 16"
         with pytest.raises(UserError, match=text):
             pil_loader(tmp_path / "deep.tiff")
     if kind is np.float32:
