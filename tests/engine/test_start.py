@@ -161,6 +161,8 @@ def test_a_run_that_continues_without_its_best_score_says_so(tmp_path):
     both = ("SOLVER.MONITOR_METRIC_NAME", "Top-1", "SOLVER.MONITOR_METRIC_MODE", "min")
     assert lines(*both) == [said.format("another SOLVER.MONITOR_METRIC_NAME, SOLVER.MONITOR_METRIC_MODE")]
     assert lines("SOLVER.EVAL_PERIOD", 1, "TEST.ONLY_TEST", True) == []
+    finished = ("MODEL.PRETRAIN_PATH", "auto", "SOLVER.MAX_EPOCHS", 2, "SOLVER.LR_STEPS", (1,))
+    assert lines("SOLVER.EVAL_PERIOD", 1, *finished) == []
     content = load_checkpoint(path)
     del content["loops"]
     content |= {"epoch": 2, "global_step": 6, "pytorch-lightning_version": "1.1.4", "optimizer_states": [ADAM]}
