@@ -112,7 +112,8 @@ _C.DATALOADER.NUM_WORKERS = 6
 _C.DATALOADER.SAMPLER = "random_identity"
 # Images of each identity in a training batch (K), 2 or more.
 _C.DATALOADER.NUM_INSTANCE = 4
-# Drop a last training batch that has fewer than SOLVER.IMS_PER_BATCH identities.
+# Drop a last training batch that has fewer than SOLVER.IMS_PER_BATCH identities. For samplers of your own:
+# random_identity draws whole batches only.
 _C.DATALOADER.DROP_LAST = True
 # If an identity has fewer than NUM_INSTANCE images left in an epoch: draw some again (True), or fill the batch with
 # blank images that the losses ignore (False).

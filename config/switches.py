@@ -92,6 +92,13 @@ SWITCHES = (
     Switch(("DATALOADER.CACHE_DIR",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE != "disk"),
     Switch(("DATALOADER.CACHE_GB",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE == "none"),
     Switch(
+        ("DATALOADER.DROP_LAST",),
+        ("DATASETS.NAMES",),
+        # A set of another program may build a loader of its own, which gets the value.
+        lambda cfg, _: not cfg.DATALOADER.DROP_LAST and _reads_none_of(cfg, ()),
+        "DATALOADER.SAMPLER random_identity draws whole batches only",
+    ),
+    Switch(
         ("SOLVER.MIN_LR",),
         ("SOLVER.LR_SCHEDULER_NAME",),
         lambda cfg, _: cfg.SOLVER.LR_SCHEDULER_NAME != "cosine_annealing",
@@ -142,7 +149,7 @@ SWITCHES = (
             and bool(cfg.GPU_IDS)
             and (
                 cfg.TRAINER.ACCELERATOR in ("cpu", "mps")
-                or (facts.accelerator not in ("", "gpu") and len(cfg.GPU_IDS) > 1)
+                or (facts.accelerator not in ("", "gpu") and list(cfg.GPU_IDS) != [0])
             )
         ),
         "the run does not compute on CUDA",

@@ -219,6 +219,9 @@ class ReidDataModule(OldHelpers, LightningDataModule):
                 unreached.append(f"DATASETS.ON_ERROR skip ({name})")
             if not upright and (not is_ours or overrides(part, "prepare_img", "__getitem__")):
                 unreached.append(f"INPUT.EXIF_ORIENTATION False ({name})")
+            if name == "val" and not is_ours:  # which alone knows its files
+                unreached += ["TEST.VISUALIZE yes"] * (self.cfg.TEST.VISUALIZE == "yes")
+                unreached += ["TEST.SELF_MATCH drop"] * (not self.has_cameras and self.cfg.TEST.SELF_MATCH == "drop")
             if options.CACHE != "none" and size is None:
                 unreached.append(f"DATALOADER.CACHE {options.CACHE} ({name})")
             if is_ours:

@@ -12,6 +12,10 @@ LOOP = ("link to a folder above it", "links to folders above them")
 OTHER_FOLDER = ("folder beside those that are read", "folders beside those that are read")
 JUNK = ("image of pid -1, which marks junk", "images of pid -1, which marks junk")
 UNLABELLED = ("image without an annotation", "images without an annotation")
+WHOLE = (
+    "box of an image that has several identities, which is read whole",
+    "boxes of images that have several identities, which are read whole",
+)
 SINGLE = (
     "training image that is the only one of its identity",
     "training images that are the only ones of their identities",

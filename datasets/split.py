@@ -31,7 +31,6 @@ IMAGES: with --by folder, a folder with one folder of images for each identity, 
 camera, unless --camera-from folder says that each camera has a folder below that of the identity; with --by csv, a
 table (.csv, .parquet) with the columns path, pid and, optionally, camid. Its relative paths start from its own
 folder."""
-_JUNK = "-1"  # the identity of images that are neither a match nor a distractor
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,8 @@ def _run(args: argparse.Namespace) -> str:
 
     out, images = Path(args.out), Path(args.images)
     _check_output(out, images, args.force)
+    if args.by == "csv" and args.camera_from != "name":
+        raise UserError("--camera-from is for --by folder; with --by csv the column camid tells the camera.")
     passed = PassedOver(images)
     entries = read_images(images, args.by, passed, args.camera_from)
     division = divide(entries, SplitOptions(args.train, args.query_per_id, args.seed), str(images))
@@ -207,10 +208,12 @@ def divide(entries: "Sequence[Entry]", options: SplitOptions, source: str = "the
     Raises:
         UserError: cameras are known for some images only, or fewer than two identities train or are evaluated.
     """
+    from datasets.readers.numbering import JUNK_PIDS
+
     images_of: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(entries):
         images_of[entry.pid].append(entry)
-    junk = images_of.pop(_JUNK, [])
+    junk = [image for pid in JUNK_PIDS for image in images_of.pop(pid, ())]
     bare = next((entry for entry in entries if not entry.camera), None)
     seen = next((entry for entry in entries if entry.camera), None)
     if bare and seen:
@@ -239,7 +242,7 @@ def divide(entries: "Sequence[Entry]", options: SplitOptions, source: str = "the
         part.sort()
     division.notes = [*_describe_unable(images_of, unable), *_describe_copies(copies, images_of, digests)]
     if junk:
-        division.notes.append(f"{_images(len(junk))} of identity {_JUNK}: in gallery, neither match nor distractor.")
+        division.notes.append(f"{_images(len(junk))} of identity -1: in gallery, neither match nor distractor.")
     return division
 
 

@@ -27,7 +27,7 @@ from datasets.checking.checks import check_labels
 from datasets.loading import explain_worker_death
 from engine.loggers import build_loggers, log_places
 from engine.noise import quiet_libraries
-from engine.start import Start, StartPoint, find_start
+from engine.start import Start, StartPoint, find_start, is_auto
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase, is_own_model
@@ -75,6 +75,11 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
     cfg.LOG_DIR = cfg.OUTPUT_DIR = str(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES))
     if is_first_process():
         require_writable(cfg.LOG_DIR, "OUTPUT_DIR")
+    if cfg.TEST.ONLY_TEST and cfg.REPRODUCIBLE_NUM_RUNS > 1 and not is_auto(cfg.MODEL.PRETRAIN_PATH):
+        rank_zero_info(
+            "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS %d tests the same file %d times; 1 tests it once.",
+            *[cfg.REPRODUCIBLE_NUM_RUNS] * 2,
+        )
     results = []
     for run in range(cfg.REPRODUCIBLE_NUM_RUNS):
         # Without REPRODUCIBLE each run draws its data differently.

@@ -23,6 +23,9 @@ from utils.errors import CheckpointError, ConfigError, MissingPathError, NotACtl
 
 log = logging.getLogger(__name__)
 
+# By which validations the best checkpoint is picked; its score so far is that of these.
+SELECTION = ("SOLVER.MONITOR_METRIC_NAME", "SOLVER.MONITOR_METRIC_MODE", "SOLVER.EVAL_PERIOD")
+
 
 class Start(Enum):
     """How a run begins."""
@@ -99,7 +102,20 @@ class StartPoint:
         A test ranks as it is told to: only that it ranks by default as the checkpoint does not is worth a line.
         """
         by_default = (key for key in RANKING if not was_set(cfg, key))
-        return differences(cfg, self.recorded, COMPARED if self.trains else (*NETWORK, *SCALING_IN_TESTS, *by_default))
+        keys = COMPARED if self.trains else (*NETWORK, *SCALING_IN_TESTS, *by_default)
+        return differences(cfg, self.recorded, keys) + self._describe_lost_score(cfg)
+
+    def _describe_lost_score(self, cfg: CfgNode) -> list[str]:
+        """A line if a run continues without the best score so far, which belongs to other settings."""
+        if self.checkpoint is None or self.kind is not Start.CONTINUE:
+            return []
+        changed = [line.partition(":")[0] for line in differences(cfg, self.recorded, SELECTION)]
+        if not changed and "loops" in self.checkpoint:
+            return []
+        reason = f"another {', '.join(changed)}" if changed else "the original wrote this checkpoint"
+        return [
+            f"The best score so far is not continued ({reason}): the best checkpoint is that of the epochs to come."
+        ]
 
     def check_data(self, num_classes: int) -> None:
         """Raise a UserError if the run to continue was trained on a different number of identities."""

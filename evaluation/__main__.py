@@ -153,6 +153,7 @@ def _run(args: argparse.Namespace) -> None:
         query_expansion=QueryExpansion(args.query_expansion, args.alpha) if args.query_expansion else None,
     )
     block_bytes = None if args.block_mb is None else max(1, int(args.block_mb * 2**20))
+    notes += _without_effect(args)
     result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
     lines = [*(f"note: {note}" for note in notes), describe(result)]
     table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
@@ -186,6 +187,19 @@ def _read(args: argparse.Namespace) -> "tuple[RetrievalSet, list[str], dict[str,
             "between them may mean little.\n"
         )
     return retrieval, notes, {"query": query, "gallery": gallery}
+
+
+def _without_effect(args: argparse.Namespace) -> list[str]:
+    """A sentence for each option that another one would have to switch on."""
+    default = build_parser().get_default
+    reranking = ("k1", "k2", "lambda_value") if not args.rerank else ()
+    expansion = ("alpha",) if not args.query_expansion else ()
+    return [
+        f"--{key.removesuffix('_value')} {getattr(args, key)} has no effect without {switch}."
+        for switch, keys in (("--rerank", reranking), ("--query-expansion", expansion))
+        for key in keys
+        if getattr(args, key) != default(key)
+    ]
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -114,11 +114,18 @@ def _load_array(path: Path) -> Any:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}  # a folder may be made by other programs
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # a folder may be made by other programs
-    return about if isinstance(about, dict) else {}
+    except (OSError, ValueError) as error:
+        about = error
+    if not isinstance(about, dict) or not isinstance(about.get("embedder") or {}, dict):
+        raise UserError(
+            f"{path} is damaged ({about if isinstance(about, Exception) else 'not an object'}), so nothing tells which "
+            "network made the embeddings: create them again, or remove the file to evaluate without that check."
+        )
+    return about
 
 
 def differing(query: Input, gallery: Input) -> list[str]:

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from config.origins import was_set
 from config.recorded import NETWORK, SCALING_IN_TESTS, adopt, differences
-from config.switches import find_foreign
+from config.switches import Facts, find_foreign, find_unused
 from utils.devices import DEFAULT_WORKERS, choose_devices, count_workers
 from utils.errors import MissingPathError, NotACtlCheckpointError
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The keys, or beginnings of keys, that the scripts look at.
+# The keys, or beginnings of keys, that the scripts look at; and those that tell a data set, for --split.
 KEYS = (
     *("MODEL.PRETRAIN_PATH", "MODEL.PRETRAIN_MIN_SHARE", "MODEL.USE_CENTROIDS"),
-    *("DATASETS.", "DATALOADER.NUM_WORKERS", "SOLVER.DISTANCE_FUNC"),
+    *("DATASETS.NAMES", "DATASETS.ROOT_DIR", "DATALOADER.NUM_WORKERS", "SOLVER.DISTANCE_FUNC"),
     *("SOLVER.DIST_BACKEND", "TEST.IMS_PER_BATCH", "TRAINER.ACCELERATOR", "TRAINER.PRECISION", "TRAINER.PROGRESS_BAR"),
     *("GPU_IDS", "OUTPUT_DIR", *NETWORK, *SCALING_IN_TESTS),
 )
+KEYS_OF_SETS = ("DATASETS.JSON_TRAIN_PATH", "DATASETS.CSV_PATH", "DATASETS.CAMERA_FROM")
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
-def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedder":
+def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = ()) -> "Embedder":
     """Load MODEL.PRETRAIN_PATH, with the device and the precision of the configuration.
 
     Image size and scaling are those of the checkpoint where nobody set them.
@@ -67,6 +68,7 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedde
     Args:
         cfg: the configuration.
         compared: further keys that the program uses: it says where their default is not the value in the checkpoint.
+        used: further keys that the program looks at, besides KEYS.
 
     A file that holds weights of MODEL.NAME instead of a CTL checkpoint is taken as it is, with a warning.
 
@@ -92,7 +94,8 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = ()) -> "Embedde
     # The weights fit their own network only; image size and scaling can be chosen.
     keys = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
     keys += [key for key in compared if not was_set(cfg, key)]
-    for line in [*differences(cfg, model.hparams, keys, from_checkpoint=NETWORK), *find_foreign(cfg, KEYS)]:
+    lines = differences(cfg, model.hparams, keys, from_checkpoint=NETWORK) + find_foreign(cfg, (*KEYS, *used))
+    for line in lines + find_unused(cfg, Facts(accelerator), "GPU_IDS"):
         logger.warning(line)
     if isinstance(devices, list) and len(devices) > 1:
         logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)

@@ -17,7 +17,9 @@ if __package__ in (None, ""):  # run as a file: the packages are one folder up
 from yacs.config import CfgNode
 
 from config.cli import build_parser, clean_exit, parse_args
-from inference.command_line import add_input_arguments, embedder_from_config
+from config.flatten import flatten_config
+from config.origins import COMMAND_LINE, strength
+from inference.command_line import KEYS_OF_SETS, add_input_arguments, embedder_from_config
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
 
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     source = image_source(args, cfg)
     created = create_gallery(
-        embedder_from_config(cfg),
+        embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else ()),
         source,
         folder,
         resume=args.resume,
@@ -127,6 +129,10 @@ def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     if args.csv:
+        for key, value in (("DATASETS.NAMES", "csv"), ("DATASETS.CSV_PATH", args.csv)):
+            found = flatten_config(cfg)[key]
+            if strength(cfg, key) == COMMAND_LINE and found != value:
+                raise UserError(f"--csv {args.csv} and {key} {found} name two data sets; give one of them.")
         cfg.DATASETS.NAMES, cfg.DATASETS.CSV_PATH = "csv", args.csv
     cfg.TEST.ONLY_TEST = args.split != "train"  # training images may be missing
     return cfg

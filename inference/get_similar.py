@@ -108,7 +108,18 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     save_array(folder / "query_embeddings.npy", queries)
     save_array(folder / "query_paths.npy", paths)
     files = write_results(folder, formats_from_args(args), paths, gallery.paths, found.indices, found.distances)
-    logger.info("%d queries against %d: %s", len(paths), len(gallery.paths), ", ".join(map(str, files)))
+    note = _note_of_sheet(*found.indices.shape) if args.html else ""
+    logger.info("%d queries against %d: %s%s", len(paths), len(gallery.paths), ", ".join(map(str, files)), note)
+
+
+def _note_of_sheet(queries: int, results: int) -> str:
+    """What the contact sheet leaves out, which the other formats hold; "" for nothing."""
+    from inference.results.contact_sheet import MAX_QUERIES, MAX_RESULTS
+
+    if queries <= MAX_QUERIES and results <= MAX_RESULTS:
+        return ""
+    shown = min(queries, MAX_QUERIES), min(results, MAX_RESULTS)
+    return f" (shows {shown[0]} of {queries} queries, with {shown[1]} of {results} results each)"
 
 
 def read_exclusion(args: argparse.Namespace, cfg: CfgNode, gallery: "Gallery") -> "Exclusion | None":
@@ -131,7 +142,8 @@ def read_exclusion(args: argparse.Namespace, cfg: CfgNode, gallery: "Gallery") -
     from inference.galleries.identities import camera_function
     from inference.searching.exclusion import Exclusion
 
-    queries = find_images(cfg.DATASETS.ROOT_DIR, args.images_in_subfolders)
+    # The embedder lists them again, and warns of what is passed over.
+    queries = find_images(cfg.DATASETS.ROOT_DIR, args.images_in_subfolders, warns=False)
     images = [str(path) for path in gallery.paths]
     cameras = None
     if args.other_cameras:

@@ -369,6 +369,11 @@ class ModelBase(LightningModule):
                 )
             elif monitor in self.trainer.callback_metrics:  # not before the first validation
                 schedule.step(self.trainer.callback_metrics[monitor])
+            elif self._results:
+                rank_zero_warn(
+                    f"ReduceLROnPlateau monitors {monitor!r}, which nothing has logged in an epoch with a validation: "
+                    f"the rate stays as it is. Logged are {', '.join(sorted(self.trainer.callback_metrics))}."
+                )
         if self._marks.get(interval):
             self.mark_schedules(interval)
 

@@ -48,8 +48,8 @@ def pil_loader(path: ImageFile, exif_orientation: bool = True) -> Image.Image:
 
     Args:
         path: a file in any format that Pillow reads, its bytes, or an open binary file. Grey, palette and transparent
-            images are converted to RGB, 16 bits a pixel are reduced to the upper eight, and of an animation, or
-            of several pages, the first is taken.
+            images are converted to RGB, 16 bits a pixel are reduced to the upper eight, 32 bits are taken if they hold
+            whole numbers from 0 to 255, and of an animation, or of several pages, the first is taken.
         exif_orientation: turn and mirror the image as its EXIF data says (as cv2.imread does), or leave it as it is
             stored (False). TIFF files come from Pillow upright in either case.
 
@@ -128,10 +128,20 @@ def read_orientation(image: Image.Image) -> int:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Reduce 16-bit grey, which Pillow would clip to white, to 8 bits; other images pass unchanged."""
-    if not image.mode.startswith("I;16") and (image.mode, image.format) not in (("I", "PNG"), ("I", "PPM")):
-        return image
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    """Reduce 16-bit grey to 8 bits, and refuse 32 bits a pixel that do not fit into 8: Pillow would clip both.
+
+    Other images pass unchanged. Raises ValueError, to follow the name of the image.
+    """
+    if image.mode.startswith("I;16") or (image.mode, image.format) in (("I", "PNG"), ("I", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        pixels = np.asarray(image)
+        if not (pixels == np.rint(pixels).clip(0, 255)).all():
+            raise ValueError(
+                f"it has 32 bits a pixel, values from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
+                "from 0 to 255: save it with 8 or 16 bits a pixel"
+            )
+    return image
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from datasets.caching.folders import FolderLease, disk_folder, free_bytes, prune, shared_folder
+from datasets.caching.folders import MEMORY, FolderLease, disk_folder, free_bytes, prune, shared_folder
 from datasets.transforms.pixels import DecodedImage, resize_to_planes
 from utils.image import image_loader, pil_loader
 
@@ -146,6 +146,8 @@ def image_loaders(
         key = [str(Path.cwd()), exif_orientation, *((list(paths), list(size)) for paths, size in wanted)]
         lease = FolderLease(shared_folder(repr(key)))
         place = lease.folder
+        if place.parent != MEMORY:
+            rank_zero_only(log.warning)("Cache ram: there is no writable %s; %s takes its place.", MEMORY, place.parent)
         room = min(room, int(free_bytes(place) * _SHARE_OF_FREE_MEMORY) + _bytes_in(place))
     else:
         place = disk_folder(folder)

@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+MEMORY = Path("/dev/shm")  # Linux; elsewhere temporary files are the nearest thing
 _PREFIX = "centroids-reid"
 _LOCK = "lock"
 _PARTS = "0123456789abcdef"
@@ -58,8 +59,7 @@ class FolderLease:
 
 def shared_folder(key: str) -> Path:
     """Path of a folder in memory, the same for all processes of this user with the same key; it is not created."""
-    memory = Path("/dev/shm")  # Linux; elsewhere temporary files are the nearest thing
-    base = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    base = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     return base / f"{_PREFIX}-{os.getuid() if hasattr(os, 'getuid') else 0}-{digest}"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.bases import Annotation, ReidDataModule, Splits
-from datasets.notes import SINGLE, UNLABELLED, PassedOver
+from datasets.notes import SINGLE, UNLABELLED, WHOLE, PassedOver
 from datasets.readers.files import check_images, read_json
 from utils.errors import MissingPathError, UserError
 
@@ -36,7 +36,7 @@ def read_coco(json_path: Path, image_folder: Path, camid: int, passed: PassedOve
         json_path: the COCO file.
         image_folder: the folder that file names are relative to.
         camid: camera of all images.
-        passed: collects images without an annotation.
+        passed: collects images without an annotation, and annotations of images that have those of other identities.
 
     Returns:
         (path, pair_id, camid) of each annotation; never empty.
@@ -71,6 +71,8 @@ def read_coco(json_path: Path, image_folder: Path, camid: int, passed: PassedOve
         raise UserError(f"{json_path} has no annotations; expected at least one.")
     if passed is not None:
         passed.add(UNLABELLED, *(image_folder / str(name) for name in unlabelled.values()))
+        identities = Counter(path for path, _ in {(path, pid) for path, pid, _ in annotations})
+        passed.add(WHOLE, *(path for path, _, _ in annotations if identities[path] > 1))
     check_images((path for path, _, _ in annotations), json_path)
     return annotations
 

@@ -169,8 +169,8 @@ class Embedder:
             [N, D] float32; [0, D] for no images.
 
         Raises:
-            UserError: a file cannot be read (the message names it), or an input is not an image or has no pixels (the
-                message names its position).
+            UserError: a file cannot be read (the message names it), an input is not an image or has no pixels (the
+                message names its position), or embeddings are not finite.
         """
         batch_size = self._batch_size(batch_size)
         sources = as_sequence(images)
@@ -256,7 +256,15 @@ class Embedder:
 
     def _compute(self, x: Tensor) -> Embeddings:
         with torch.inference_mode():
-            return self.network(x).float().cpu().numpy()
+            embeddings = self.network(x).float().cpu().numpy()
+        bad = ~np.isfinite(embeddings).all(1)
+        if bad.any():
+            raise UserError(
+                f"{bad.sum()} of {len(bad)} embeddings of a batch are not finite, the first that of its image "
+                f"{bad.argmax()} (from 0): the weights of the model are damaged, or too large for "
+                f"{str(self.dtype).removeprefix('torch.')}; try the precision 32-true, or another checkpoint."
+            )
+        return embeddings
 
 
 def _choose_workers(device: torch.device) -> int:

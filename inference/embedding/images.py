@@ -60,8 +60,12 @@ def get_all_images(path: str | os.PathLike[str], in_subfolders: bool = False) ->
     return found.images
 
 
-def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> list[str]:
+def find_images(path: str | os.PathLike[str], in_subfolders: bool = False, warns: bool = True) -> list[str]:
     """Like :func:`get_all_images`, but a folder without images is an error.
+
+    Args:
+        path, in_subfolders: as there.
+        warns: False leaves out the warning, for callers that list the folder a second time.
 
     Raises:
         MissingPathError: there is no such file or folder.
@@ -69,7 +73,8 @@ def find_images(path: str | os.PathLike[str], in_subfolders: bool = False) -> li
     """
     found = _look_through(path, in_subfolders)
     if found.images:
-        _warn_of_passed_over(path, in_subfolders, found)
+        if warns:
+            _warn_of_passed_over(path, in_subfolders, found)
         return found.images
     suffixes = ", ".join(IMAGE_SUFFIXES)
     more = f"; it holds {_counted(found.others, 'other file')}" if found.others else ""

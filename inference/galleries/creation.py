@@ -121,11 +121,15 @@ def create_gallery(
 
 
 def _check_identities(files: list[str], root: str, pid_from: str | None) -> None:
-    """Raise for an image without an identity before anything is embedded."""
+    """Raise for an image without an identity before anything is embedded, and warn of one identity for all."""
     if pid_from is not None:
-        pid_of = pid_function(pid_from, root)
-        for path in files:
-            pid_of(path)
+        pids = list(map(pid_function(pid_from, root), files))
+        if len(files) > 1 and len(set(pids)) == 1:
+            logger.warning(
+                "All %d images have the identity %r (--pid-from %s): the gallery will have one row. Identities in "
+                "folders of their own are read with --images-in-subfolders, those in file names with --pid-from.",
+                *(len(files), pids[0], pid_from),
+            )
 
 
 def _embed_remaining(
@@ -160,7 +164,7 @@ def _finish_if_complete(folder: Path, wanted: bool) -> None:
 
 
 def _finished_gallery(folder: Path, about: dict[str, Any], images: Images) -> Gallery | None:
-    """The finished gallery in the folder, if this run would make the same one."""
+    """The finished gallery in the folder, if this run would make the same one; a line says why it would not."""
     try:
         gallery = read_gallery(folder)
     except UserError as error:
@@ -170,8 +174,12 @@ def _finished_gallery(folder: Path, about: dict[str, Any], images: Images) -> Ga
     found = {key: gallery.about.get(key) for key in about}
     if isinstance(found["embedder"], dict):  # what an older version did not record yet does not differ
         found["embedder"] = {**about["embedder"], **found["embedder"]}
-    same = found == about
-    return gallery if same and gallery.about.get("files") == digest_of_paths(_listed(images)) else None
+    differing = [key for key, value in about.items() if found[key] != value]
+    if gallery.about.get("files") != digest_of_paths(_listed(images)):
+        differing.append("list of images (--append adds new ones)")
+    if differing:
+        logger.warning("All images are embedded again: %s holds a gallery of another %s.", folder, ", ".join(differing))
+    return None if differing else gallery
 
 
 def _open_run(folder: Path, about: dict[str, Any], images: Images, resume: bool, append: bool) -> EmbeddingRun | None:

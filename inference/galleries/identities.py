@@ -67,13 +67,14 @@ def camera_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
     if not kind.lower().endswith((".csv", *PARQUET_SUFFIXES)):
         return _by_expression(kind, root, "--camid-from", "camera", "an expression, or a table ending in .csv")
     folder = Path(kind).parent
-    camera_of = {
-        os.path.abspath(folder / row["path"].strip()): row["camid"].strip()  # noqa: PTH100 - without following links
-        for _, row in read_rows(Path(kind), ("path", "camid"))
-    }
+    camera_of: dict[str, str] = {}
+    for place, row in read_rows(Path(kind), ("path", "camid")):
+        path, camera = os.path.abspath(folder / row["path"].strip()), row["camid"].strip()  # noqa: PTH100 - as below
+        if camera_of.setdefault(path, camera) != camera:
+            raise UserError(f"{kind}, {place}: {path} has the cameras {camera_of[path]!r} and {camera!r}; keep one.")
 
     def by_table(path: str) -> str:
-        camera = camera_of.get(os.path.abspath(path))  # noqa: PTH100
+        camera = camera_of.get(os.path.abspath(path))  # noqa: PTH100 - without following links
         if not camera:
             raise UserError(f"{path} has no camera in {kind}, in which relative paths start from {str(folder)!r}.")
         return camera

@@ -16,6 +16,7 @@ from utils.errors import UserError
 
 AnyPath = str | os.PathLike[str]
 
+MAX_QUERIES, MAX_RESULTS = 100, 20  # shown by default
 _SIZE = (128, 160)  # of a thumbnail at most, width and height in pixels
 _QUALITY = 80
 _CACHED = 4096  # thumbnails kept in memory, since one gallery item often appears in many rows
@@ -28,8 +29,8 @@ def write_contact_sheet(
     indices: Any,
     distances: Any,
     *,
-    max_queries: int = 100,
-    max_results: int = 20,
+    max_queries: int = MAX_QUERIES,
+    max_results: int = MAX_RESULTS,
 ) -> Path:
     """Write one HTML file with the thumbnails inside, so that it can be moved and sent; they link to the image files.
 

@@ -30,7 +30,7 @@ WITHOUT_SWITCH = {
     **dict.fromkeys(
         (
             *("MODEL.COMPILE", "MODEL.GRAD_CHECKPOINT", "INPUT.SIZE_TRAIN", "INPUT.PROB", "INPUT.RE_PROB"),
-            *("INPUT.PADDING", "DATALOADER.SAMPLER", "DATALOADER.NUM_INSTANCE", "DATALOADER.DROP_LAST"),
+            *("INPUT.PADDING", "DATALOADER.SAMPLER", "DATALOADER.NUM_INSTANCE"),
             *("DATALOADER.USE_RESAMPLING", "SOLVER.OPTIMIZER_NAME", "SOLVER.MAX_EPOCHS", "SOLVER.BASE_LR"),
             *("SOLVER.MARGIN", "SOLVER.CENTER_LOSS_WEIGHT", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
             *("SOLVER.USE_WARMUP_LR", "SOLVER.MONITOR_METRIC_NAME", "SOLVER.MONITOR_METRIC_MODE"),
@@ -114,6 +114,18 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         CPU,
         "GPU_IDS [0, 1] has no effect: the run does not compute on CUDA.",
         {"SOLVER.DIST_BACKEND": "ddp_cpu"},
+    ),
+    (
+        {"GPU_IDS": [1]},
+        CPU,
+        "GPU_IDS [1] has no effect: the run does not compute on CUDA.",
+        {"GPU_IDS": [0]},  # the default, which README gives too
+    ),
+    (
+        {"DATALOADER.DROP_LAST": False},
+        CPU,
+        "DATALOADER.DROP_LAST False has no effect: DATALOADER.SAMPLER random_identity draws whole batches only.",
+        {"DATASETS.NAMES": "my_package.data:Shop"},
     ),
     (
         {"DATASETS.CAMERA_FROM": "folder"},

@@ -350,17 +350,18 @@ class Foreign(Dataset[Any]):
 @pytest.mark.parametrize("foreign", [True, False])
 def test_settings_that_cannot_reach_a_data_set_are_named_once(market, make_cfg, tmp_path, foreign):
     cfg = make_cfg(market, "DATALOADER.CACHE", "disk", "DATALOADER.CACHE_DIR", str(tmp_path / "cache"))
-    cfg.DATASETS.ON_ERROR = "skip"
+    cfg.DATASETS.ON_ERROR, cfg.TEST.VISUALIZE = "skip", "yes"
     own = tv.Compose([tv.Resize((8, 8)), tv.ToTensor()])
     rows = Mine(cfg).read_splits()
     listed = [(*row, "word") for row in rows.query + rows.gallery]
     val = Foreign(listed) if foreign else BaseDatasetLabelled(listed, own)
     with pytest.warns(UserWarning, match="has no effect") as caught:
-        make(cfg, val=val).setup()
+        make(cfg, val=val, has_cameras=False).setup()
     (text,) = [str(warning.message) for warning in caught if "has no effect" in str(warning.message)]
     assert "DATALOADER.CACHE disk (val)" in text
     assert "(train)" not in text
     assert ("DATASETS.ON_ERROR skip (val)" in text) == foreign
+    assert ("TEST.VISUALIZE yes, TEST.SELF_MATCH drop, " in text) == foreign  # nobody tells the files
     if not foreign:
         assert val.skip_unreadable
         assert val[0][0].shape == (3, 8, 8)

@@ -456,6 +456,21 @@ def test_coco_files_tell_what_they_pass_over(coco, make_cfg):
     )
 
 
+def test_boxes_of_several_identities_in_one_coco_image_are_not_cut_out_and_that_is_said(coco, make_cfg):
+    def share(content):
+        first, second, *_ = content["annotations"]
+        second["image_id"] = first["image_id"]
+
+    path = coco / "query_reid.json"
+    edit(share)(path)
+    rows = json.loads(path.read_text())
+    name = {image["id"]: image["file_name"] for image in rows["images"]}[rows["annotations"][0]["image_id"]]
+    train = str(coco / "train_reid.json")
+    (note,) = init_dataset("df1", cfg=make_cfg(coco, "DATASETS.JSON_TRAIN_PATH", train)).read_splits().notes
+    text = "2 boxes of images that have several identities, which are read whole (such as "
+    assert f"{text}{coco / 'query' / name})" in note
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [("", "DATASETS.JSON_TRAIN_PATH is empty"), ("/train/coco.json", 'file name must contain "train"')],

@@ -214,6 +214,7 @@ def test_errors(tmp_path, capsys):
         (listed("few/1/0_c1.png,1,1", "few/1/1_c2.png,1,"), r"0_c1.png has a camera \(1\), but .*1_c2.png has none"),
         (listed("few/1/0_c1.png,,1"), "line 2: pid is empty"),
         (listed("nowhere.png,1,1"), missing),
+        ((*listed("few/1/0_c1.png,1,1"), "--camera-from", "folder"), "--camera-from is for --by folder; with --by csv"),
         (listed("few/1/0_c1.png,1,1", to=None), r"list\d.csv is the table that is read; name another"),
     ):
         said = failed(capsys, *arguments)
@@ -310,3 +311,6 @@ def test_junk_goes_to_the_gallery():
     found = divide(entries_of({**dict.fromkeys("abcdef", "12"), "-1": "1122"}), SplitOptions())
     assert [image.pid for image in found.gallery].count("-1") == 4
     assert "4 images of identity -1: in gallery, neither match nor distractor." in found.notes
+    found = divide(entries_of({**dict.fromkeys("abcdef", "12"), "-1": "1", "-1.0": "1122"}), SplitOptions())
+    assert [image.pid for image in found.gallery].count("-1.0") == 4
+    assert "5 images of identity -1: in gallery, neither match nor distractor." in found.notes

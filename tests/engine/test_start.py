@@ -1,14 +1,19 @@
 """What a run starts from: nothing, weights, a checkpoint that it continues, or one that it only tests."""
 
+from typing import Any
+
 import pytest
 
+from checkpoints.reading import load_checkpoint
 from checkpoints.writing import atomic_save
 from config.load import load_config
-from engine.run import run_single
+from engine.run import run_main, run_single
 from engine.start import Start, find_start, is_auto, start_weights
 from tests.checkpoints.run_states import STATE, save
 from train_ctl_model import CTLModel
 from utils.errors import UserError
+
+ADAM: dict[str, Any] = {"state": {}, "param_groups": [{"params": []}]}
 
 
 @pytest.mark.parametrize(
@@ -138,3 +143,39 @@ def test_a_test_says_what_it_does_otherwise_than_the_checkpoint_without_being_to
     told = ("SOLVER.DISTANCE_FUNC", "euclidean", "TEST.FEAT_NORM", True)
     assert lines(*told) == []
     assert lines(*told, "MODEL.LAST_STRIDE", 1) == ["MODEL.LAST_STRIDE: 2 in the checkpoint, 1 here, which is used."]
+
+
+def test_a_run_that_continues_without_its_best_score_says_so(tmp_path):
+    """Lightning keeps the score by metric, mode and period; of the original's checkpoint it knows none."""
+    stored = {"SOLVER": {"MONITOR_METRIC_NAME": "mAP", "MONITOR_METRIC_MODE": "max", "EVAL_PERIOD": 5}}
+    path = save(tmp_path / "run", 0, 1, **stored)
+
+    def lines(*more):
+        cfg = options(tmp_path, "MODEL.PRETRAIN_PATH", str(path), *more)
+        start = find_start(cfg, tmp_path / "run", 0, 0)
+        return [line for line in start.describe_differences(start.settle(cfg)) if "best" in line]
+
+    said = "The best score so far is not continued ({}): the best checkpoint is that of the epochs to come."
+    assert lines("SOLVER.BASE_LR", 1.0) == []
+    assert lines("SOLVER.EVAL_PERIOD", 1) == [said.format("another SOLVER.EVAL_PERIOD")]
+    both = ("SOLVER.MONITOR_METRIC_NAME", "Top-1", "SOLVER.MONITOR_METRIC_MODE", "min")
+    assert lines(*both) == [said.format("another SOLVER.MONITOR_METRIC_NAME, SOLVER.MONITOR_METRIC_MODE")]
+    assert lines("SOLVER.EVAL_PERIOD", 1, "TEST.ONLY_TEST", True) == []
+    finished = ("MODEL.PRETRAIN_PATH", "auto", "SOLVER.MAX_EPOCHS", 2, "SOLVER.LR_STEPS", (1,))
+    assert lines("SOLVER.EVAL_PERIOD", 1, *finished) == []
+    content = load_checkpoint(path)
+    del content["loops"]
+    content |= {"epoch": 2, "global_step": 6, "pytorch-lightning_version": "1.1.4", "optimizer_states": [ADAM]}
+    content["lr_schedulers"] = [{"base_lrs": [1.0], "_last_lr": [1.0]}]
+    atomic_save(content, path)
+    assert lines() == [said.format("the original wrote this checkpoint")]
+
+
+@pytest.mark.parametrize(("runs", "path", "times"), [(3, "a.ckpt", 1), (1, "a.ckpt", 0), (3, "auto", 0)])
+def test_several_tests_of_one_file_are_said(tmp_path, monkeypatch, caplog, runs, path, times):
+    monkeypatch.setattr("engine.run.run_single", lambda *_, **__: {})
+    cfg = options(tmp_path, "TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", path, "REPRODUCIBLE_NUM_RUNS", runs)
+    with caplog.at_level("INFO"):
+        assert run_main(cfg, CTLModel, "tests") == [{}] * runs
+    line = "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS 3 tests the same file 3 times; 1 tests it once."
+    assert [record.getMessage() for record in caplog.records].count(line) == times

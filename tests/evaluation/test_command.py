@@ -58,6 +58,17 @@ def test_evaluates_as_the_function(files, options, keywords, capsys):
     assert ("reciprocal rank" in out) == (result.protocol != "instance")
 
 
+def test_options_without_the_one_that_they_belong_to_are_named(files, capsys):
+    assert main([*files[0], "--k1", "9", "--lambda", "0.5", "--alpha", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "note: --k1 9 has no effect without --rerank.",
+        "note: --lambda 0.5 has no effect without --rerank.",
+        "note: --alpha 2.0 has no effect without --query-expansion.",
+    ]
+    assert main([*files[0], "--k2", "3", "--rerank", "--alpha", "2", "--query-expansion", "4"]) == 0
+    assert "no effect" not in capsys.readouterr().out
+
+
 def test_without_cameras(files, capsys):
     arguments, data, folder = files
     for name, feats, pids in (("q", data[0], data[2]), ("g", data[1], data[3])):

@@ -232,6 +232,14 @@ def spoil_centroids(folder):
     (folder / "gallery" / "gallery.json").write_text('{"pid_from": "parent"}')
 
 
+def spoil_description(folder):
+    (folder / "gallery" / "gallery.json").write_text('{"embedder": "cut')
+
+
+def spoil_embedder(folder):
+    (folder / "gallery" / "gallery.json").write_text('{"embedder": "cut"}')
+
+
 def spoil_pids(folder):
     (folder / "gallery" / "pids.npy").unlink()
 
@@ -251,6 +259,8 @@ def spoil_dimension(folder):
         (spoil_pids, "gallery lacks pids.npy; it holds embeddings.npy, camids.npy, paths.npy. create_embeddings.py"),
         (spoil_file, "pids.npy cannot be read as a .npy file of numbers or text"),
         (spoil_dimension, "dimensions"),
+        (spoil_description, "gallery.json is damaged (Unterminated string"),
+        (spoil_embedder, "gallery.json is damaged (not an object), so nothing tells which network made the embeddings"),
     ],
 )
 def test_folders_that_cannot_be_evaluated(tmp_path, spoil, message, capsys):

@@ -217,6 +217,11 @@ def test_differences_from_the_training_are_said(pictures, legacy_checkpoint, tmp
         "INPUT.SIZE_TEST: [64, 32] in the checkpoint, [32, 32] here, which is used.",
     ]
     assert "TEST.FEAT_NORM: not used in inference." in caplog.text
+    caplog.clear()
+    create_embeddings.main([*given, "DATASETS.ON_ERROR", "skip", "DATASETS.CSV_PATH", "a.csv", "GPU_IDS", "[1]"])
+    lines = [record.getMessage() for record in caplog.records]
+    assert "DATASETS.CSV_PATH, DATASETS.ON_ERROR, TEST.FEAT_NORM: not used in inference." in lines
+    assert "GPU_IDS [1] has no effect: the run does not compute on CUDA." in lines
     about = json.loads((tmp_path / "gallery.json").read_text())
     assert (about["embedder"]["size"], about["embedder"]["dtype"]) == ([32, 32], "bfloat16")
 
@@ -412,6 +417,14 @@ def test_images_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
         (("--csv", tmp_path / "no.csv", "--split", "query"), "no.csv does not exist"),
         (("--csv", table, "--split", "test"), "invalid choice: 'test'"),
         (("--csv", table, "--split", "query", "--images-in-subfolders"), "exclude each other"),
+        (
+            ("--csv", table, "--split", "query", "DATASETS.NAMES", "market1501"),
+            f"--csv {table} and DATASETS.NAMES market1501 name two data sets; give one of them.",
+        ),
+        (
+            ("--csv", table, "--split", "query", "DATASETS.CSV_PATH", "b.csv"),
+            f"--csv {table} and DATASETS.CSV_PATH b.csv name two data sets",
+        ),
         (("--csv", table, "--split", "query", "MODEL.USE_CENTROIDS", "True"), "MODEL.USE_CENTROIDS is True; set it"),
     ):
         script_error(create_embeddings.main, *arguments, *keys_without_root)
@@ -481,6 +494,8 @@ def test_cameras_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
         wanted = names[4:] if number < 4 else names[:4]
         assert sorted(Path(one["path"]).name for one in results[str(pictures / name)]) == wanted
 
+    twice = tmp_path / "twice.csv"
+    twice.write_text("path,camid\n" + "\n".join((*rows, *rows[5:], f"pictures/{names[5]},3")) + "\n")
     table.write_text("path,camid\n" + "\n".join(rows[:6]) + "\n")
     last = pictures / names[6]
     create_embeddings.main([*keys(pictures, legacy_checkpoint, tmp_path / "people"), "MODEL.USE_CENTROIDS", "True"])
@@ -491,6 +506,10 @@ def test_cameras_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
         ((*given, "--other-cameras", "--camid-from", "_c(1)"), "a_0.png: --camid-from '_c(1)' finds no camera in 'a_"),
         ((*given, "--other-cameras", "--camid-from", "_c("), "--camid-from '_c(' is not a regular expression"),
         ((*given, "--other-cameras", "--camid-from", "no.csv"), "no.csv does not exist"),
+        (
+            (*given, "--other-cameras", "--camid-from", twice),
+            f"twice.csv, line 11: {pictures / names[5]} has the cameras '2' and '3'; keep one.",
+        ),
         ((*given, "--other-cameras"), "--other-cameras and --camid-from need each other"),
         ((*given, "--camid-from", "_c(1)"), "--other-cameras and --camid-from need each other"),
         ((*of_people, "--exclude-self"), "--exclude-self needs a gallery of images, but"),
@@ -499,6 +518,19 @@ def test_cameras_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
         script_error(get_similar.main, *arguments)
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def test_the_line_at_the_end_says_what_the_contact_sheet_leaves_out(gallery, pictures, legacy_checkpoint, tmp_path):
+    """By the real program, which says but once what it passes over although it lists the queries twice."""
+    given = ["--gallery_data", gallery, "--html", "--exclude-self", *keys(pictures, legacy_checkpoint, tmp_path)]
+    done = run_script("inference/get_similar.py", *given)
+    passed_over, left_out, last = done.stderr.splitlines()
+    assert passed_over.startswith("Passed over in ")
+    assert left_out == "results left out: none"
+    files = f"{tmp_path}/results.npy, {tmp_path}/results.html"
+    assert last == f"7 queries against 395: {files} (shows 7 of 7 queries, with 20 of 100 results each)"
+    done = run_script("inference/get_similar.py", *given, "--topk", "20")
+    assert done.stderr.splitlines()[-1] == f"7 queries against 395: {files}"
 
 
 def test_weights_of_a_backbone_give_its_pooled_features_and_say_so(model, pictures, tmp_path):

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,6 +131,23 @@ def test_a_plateau_is_seen_in_the_metric_it_monitors_once_there_is_one(logged, l
     fit(model_with(**members), batch(), rates, copies=2)
     assert rates.seen == [1, 1, 1, 1, last]
     assert not [warning for warning in recwarn if "keys will be ignored" in str(warning.message)]
+
+
+def test_a_plateau_that_waits_for_a_metric_in_vain_is_told(monkeypatch):
+    """Once a validation has logged its metrics; before that it waits without a word."""
+    monkeypatch.setattr("modelling.bases.monitor_of", lambda _: "map")
+    model = model_with()
+    schedule = ReduceLROnPlateau(SGD(model.parameters(), lr=1.0))
+    trainer = {"callback_metrics": {"mAP": 1.0, "lr": 0.1}, "current_epoch": 0, "lr_scheduler_configs": []}
+    model._trainer = SimpleNamespace(**trainer)
+    model._marks = {"epoch": [(SimpleNamespace(scheduler=schedule, frequency=1), schedule.last_epoch)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.step_schedules()
+    model._results = {"instance": None}
+    model._marks = {"epoch": [(SimpleNamespace(scheduler=schedule, frequency=1), schedule.last_epoch)]}
+    with pytest.warns(UserWarning, match=r"monitors 'map', which nothing has logged .* Logged are lr, mAP\.$"):
+        model.step_schedules()
 
 
 def test_a_plateau_without_a_metric_is_told():

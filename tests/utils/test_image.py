@@ -35,6 +35,23 @@ def test_of_16_bits_the_upper_8_are_kept(tmp_path, name):
     np.testing.assert_array_equal(np.asarray(pil_loader(tmp_path / name)), expected)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_32_bits_that_do_not_fit_into_8_are_refused(tmp_path, kind):
+    """Pillow clips them: 0 to 1 would become black, and depths in millimetres white."""
+    grey = np.arange(256, dtype=kind).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "fits.tiff")
+    np.testing.assert_array_equal(np.asarray(pil_loader(tmp_path / "fits.tiff"))[..., 1], grey)
+    for wrong, span in ((grey * 8, "0 to 2040"), (grey - 9, "-9 to 246")):
+        Image.fromarray(wrong).save(tmp_path / "deep.tiff")
+        text = rf"deep\.tiff cannot be read .*32 bits a pixel, values from {span}; expected .* save it with 8 or 16"
+        with pytest.raises(UserError, match=text):
+            pil_loader(tmp_path / "deep.tiff")
+    if kind is np.float32:
+        for wrong in (grey / 255, np.full_like(grey, np.nan)):
+            with pytest.raises(ValueError, match="32 bits a pixel"):
+                to_rgb(Image.fromarray(wrong))
+
+
 def _whole(path, kind):
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, kind)

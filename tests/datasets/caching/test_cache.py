@@ -186,6 +186,16 @@ def test_the_first_pictures_get_the_room(tmp_path, paths, pictures, kept, caplog
     assert ("do not fit in DATALOADER.CACHE_GB" in caplog.text) is (sum(kept) < 15)
 
 
+def test_ram_that_is_not_there_is_said(paths, memory, monkeypatch, caplog):
+    image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [f"Cache ram: there is no writable /dev/shm; {memory} takes its place."]
+    caplog.clear()
+    monkeypatch.setattr(datasets.caching.cache, "MEMORY", memory)
+    image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_memory_is_filled_by_half_only(paths, memory, monkeypatch, caplog):
     monkeypatch.setattr(datasets.caching.cache, "free_bytes", lambda folder: 10 * PICTURE)
     (loader,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])

@@ -119,6 +119,21 @@ def test_precisions(model, paths, expected):
     assert_same(Embedder(model, "cpu", "64-true", num_workers=0).embed(paths), expected[1])
 
 
+def test_embeddings_that_are_not_finite_are_refused(model, paths):
+    """A gallery of them would be refused only when it is searched."""
+    broken = Embedder(model, "cpu", num_workers=0)
+    broken.network.shift[3] = torch.inf
+    text = (
+        r"^9 of 9 embeddings of a batch are not finite, the first that of its image 0 \(from 0\): the weights .* "
+        r"too large for float32; try the precision 32-true"
+    )
+    with pytest.raises(UserError, match=text):
+        broken.embed(paths)
+    broken.network.forward = lambda _: torch.tensor([[1.0], [2.0], [torch.nan]])
+    with pytest.raises(UserError, match="1 of 3 embeddings of a batch are not finite, the first that of its image 2"):
+        broken.embed(torch.zeros(3, 3, 64, 32))
+
+
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_a_broken_picture_stops_or_is_skipped(embedder, pictures, size):
     paths = get_all_images(pictures)

@@ -254,15 +254,37 @@ def test_resume_of_a_folder_that_changed(create, files, tmp_path):
     np.testing.assert_array_equal(found.embeddings, [FakeEmbedder().row(path) for path in found.paths])
 
 
-def test_resume_of_what_is_complete_does_nothing(create, files, tmp_path):
+def test_resume_of_what_is_complete_does_nothing(create, files, tmp_path, caplog):
     create()
     embedder = FakeEmbedder()
     assert create(embedder, resume=True).count == 10
     assert not embedder.seen
-    # ... but another model, or another folder, starts anew
+    assert not caplog.records
+    # ... but another model, or another folder, starts anew, and says so
+    again = f"All images are embedded again: {tmp_path / 'out'} holds a gallery of another"
     assert create(FakeEmbedder(weights="other"), resume=True).embedded == 10
+    assert [record.getMessage() for record in caplog.records] == [f"{again} embedder."]
     (files / "a_new.png").write_text("new")
-    assert create(resume=True).embedded == 11
+    assert create(resume=True, pid_from="filename").embedded == 11
+    assert caplog.records[-1].getMessage() == f"{again} embedder, pid_from, list of images (--append adds new ones)."
+    caplog.clear()
+    (files / "another_new.png").write_text("new")
+    assert create(resume=True, pid_from="filename").embedded == 12
+    assert [record.getMessage() for record in caplog.records] == [f"{again} list of images (--append adds new ones)."]
+
+
+def test_one_identity_for_all_images_is_said(create, files, caplog):
+    """As the name of the one folder gives it, which hardly anybody means."""
+    assert create(pid_from="parent").count == 1
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "All 10 images have the identity 'files' (--pid-from parent): the gallery will have one row. Identities in "
+        "folders of their own are read with --images-in-subfolders, those in file names with --pid-from."
+    )
+    caplog.clear()
+    assert create(pid_from="filename").count == 4
+    assert create(root=files / "p_0.png", pid_from="parent").count == 1
+    assert not caplog.records
 
 
 def test_resume_of_what_an_older_version_completed_does_nothing(create, files, tmp_path):
