@@ -28,7 +28,7 @@ def expand_paths(config: CfgNode) -> None:
     for key in PATH_KEYS:
         section, _, name = key.rpartition(".")
         node = config[section] if section else config
-        node[name] = expand_path(node[name], key)
+        node[name] = expand_path(node[name] or "", key)  # a program may have set None
 
 
 def expand_path(path: str, key: str) -> str:

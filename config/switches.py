@@ -10,6 +10,7 @@ from config.defaults import UNUSED_KEYS
 from config.flatten import flatten_config
 from config.origins import strength
 from config.paths import AUTO
+from utils.addresses import without_passwords
 
 # The data sets of this project by the files that they read; others may read any key.
 COCO_SETS = ("df1", "street2shop")
@@ -79,7 +80,7 @@ SWITCHES = (
         lambda cfg, _: (
             not cfg.TEST.ONLY_TEST and (not cfg.MODEL.PRETRAINED or (cfg.MODEL.RESUME_TRAINING and not _is_auto(cfg)))
         ),
-        "the run reads no weights but those of a checkpoint that it continues, or none",
+        "the run starts no training from weights and tests none (MODEL.PRETRAINED, TEST.ONLY_TEST)",
     ),
     Switch(
         ("MODEL.RESUME_TRAINING",),
@@ -175,7 +176,7 @@ def find_unused(config: CfgNode, facts: Facts = UNKNOWN, among: str = "") -> lis
         if lost:
             reason = switch.reason or f"{switch.by[0]} is {values[switch.by[0]]}"
             lines.append(f"{_list(lost, values)} no effect: {reason}{_also_missing(lost, values)}.")
-    return lines
+    return [without_passwords(line) for line in lines]
 
 
 def find_foreign(config: CfgNode, used: tuple[str, ...]) -> list[str]:

@@ -73,7 +73,7 @@ def test_what_a_run_starts_from(tmp_path):
     assert start(*named, "REPRODUCIBLE_NUM_RUNS", 2).version is None
     save(tmp_path / "run", 3, 2)
     assert start(*named, "REPRODUCIBLE_NUM_RUNS", 1).version is None  # it goes back behind a later epoch
-    with pytest.raises(UserError, match="has finished 2 epochs and SOLVER.MAX_EPOCHS is 2"):
+    with pytest.raises(UserError, match=r"has finished 2 epoch\(s\) and SOLVER.MAX_EPOCHS is 2"):
         start(*named, "SOLVER.MAX_EPOCHS", 2, "SOLVER.LR_STEPS", (1,))
     finished = start("MODEL.PRETRAIN_PATH", "auto", "SOLVER.MAX_EPOCHS", 3)
     assert (finished.kind, finished.tests_as_configured) == (Start.FINISHED, True)

@@ -143,3 +143,32 @@ def test_files_that_do_not_fit_stay_errors(trained, tmp_path) -> None:
         model_of_weights(ModelBase, path, large, REFUSAL, num_classes=1)
     with pytest.raises(UserError, match=r"set MODEL\.BACKBONE_EMB_SIZE 2048"):
         model_of_weights(ModelBase, path, small_config(**{"MODEL.NAME": "resnet50"}), REFUSAL, num_classes=1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_weights_that_are_no_numbers_to_compute_with_are_refused(trained, tmp_path, share) -> None:
+    checkpoint, state = trained
+    key = "backbone.base.layer4.1.bn2.running_var"
+    broken = {**state, key: state[key] * torch.nan}
+    path = backbone_file(broken, tmp_path)
+    message = "but layer4.1.bn2.running_var holds NaN or infinity.$"
+    with pytest.raises(UserError, match=f"^{path} holds torchvision resnet18 weights, {message}"):
+        start_from(path, 5, PRETRAIN_MIN_SHARE=share)
+    with pytest.raises(UserError, match=message):
+        model_of_weights(ModelBase, path, small_config(), REFUSAL, num_classes=1)
+    torch.save(torch.load(checkpoint) | {"state_dict": broken}, path)
+    with pytest.raises(UserError, match=f"^{path}: this is a CTL checkpoint of resnet18, but {key} holds NaN"):
+        ModelBase.load_from_checkpoint(path)
+
+
+def test_an_error_names_the_file_once(trained, tmp_path) -> None:
+    torch.save({"epoch": 1}, tmp_path / "a.pth")
+    with pytest.raises(NotACtlCheckpointError) as error:
+        ModelBase.load_from_checkpoint(tmp_path / "a.pth")
+    assert str(error.value).count("a.pth") == 1
+    checkpoint, _ = trained
+    content = torch.load(checkpoint)
+    content["hyper_parameters"]["INPUT"]["SIZE_TEST"] = 64
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}/a.pth records a value that cannot work: INPUT.SIZE"):
+        ModelBase.load_from_checkpoint(tmp_path / "a.pth")
