@@ -242,5 +242,7 @@ def _start_without_checkpoint(cfg: CfgNode, runs: Path, seed: int) -> StartPoint
             f"MODEL.PRETRAIN_PATH is 'auto', but {runs} holds no checkpoint of this run, and MODEL.PRETRAINED True "
             "needs ImageNet weights to start from: give MODEL.PRETRAIN_PATH auto:FILE, or set MODEL.PRETRAINED False."
         )
-    rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from the start", runs)
-    return _fresh(cfg, weights, seed)
+    start = _fresh(cfg, weights, seed)
+    origin = start.path or "random weights" + f", not from {weights}: MODEL.PRETRAINED is False" * bool(weights)
+    rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from %s", runs, origin)
+    return start

@@ -11,6 +11,7 @@ from torch import nn
 
 from checkpoints.reading import load_checkpoint
 from checkpoints.weights import describe, find_unusable, fit_weights
+from utils.distributed import is_first_process
 from utils.errors import CheckpointError, MissingPathError, UserError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def load_weights(
     if unusable := find_unusable(fit.weights, base):
         raise UserError(f"{path} holds {description}, but {unusable}.")
     base.load_state_dict(fit.weights, strict=False)
-    logger.info("Loaded %s from %s into %s: %s.", description, path, network, fit.describe("loaded"))
+    if is_first_process():
+        logger.info("Loaded %s from %s into %s: %s.", description, path, network, fit.describe("loaded"))
 
 
 def load_imagenet_weights(base: nn.Module, path: str, name: str, min_share: float = 1.0) -> None:

@@ -39,6 +39,22 @@ def test_a_fresh_start_needs_weights_to_start_from(tmp_path):
     assert cfg.MODEL.PRETRAIN_PATH == "auto:w.pth"
 
 
+@pytest.mark.parametrize(
+    ("path", "pretrained", "origin"),
+    [
+        ("auto:w.pth", True, "w.pth"),
+        ("auto:w.pth", False, "random weights, not from w.pth: MODEL.PRETRAINED is False"),
+        ("auto", False, "random weights"),
+    ],
+)
+def test_a_run_without_a_checkpoint_says_what_it_starts_from(tmp_path, caplog, path, pretrained, origin):
+    caplog.set_level("INFO")
+    find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", path, "MODEL.PRETRAINED", pretrained), tmp_path / "run", 0, 0)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"MODEL.PRETRAIN_PATH auto: no checkpoint of this run in {tmp_path / 'run'}; training from {origin}"
+    ]
+
+
 @pytest.mark.parametrize(("reproducible", "seed", "run", "expected"), [(True, 8, 0, 1), (False, 8, 1, 0)])
 def test_each_of_several_runs_finds_its_own(tmp_path, reproducible, seed, run, expected):
     paths = [save(tmp_path / "run", number, 0, data_seed=7 + number, run_number=1 - number) for number in range(2)]

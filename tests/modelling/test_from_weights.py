@@ -172,3 +172,17 @@ def test_an_error_names_the_file_once(trained, tmp_path) -> None:
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=f"^{tmp_path}/a.pth records a value that cannot work: INPUT.SIZE"):
         ModelBase.load_from_checkpoint(tmp_path / "a.pth")
+
+
+def test_the_first_of_several_processes_speaks(trained, tmp_path, monkeypatch, caplog) -> None:
+    checkpoint, state = trained
+    path = backbone_file(state, tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with caplog.at_level(logging.INFO):
+        start_from(checkpoint, 5, PRETRAIN_HEAD=True)
+        model_of_weights(ModelBase, path, small_config(), REFUSAL, num_classes=1)
+        assert caplog.messages == []
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        start_from(checkpoint, 5, PRETRAIN_HEAD=True)
+        model_of_weights(ModelBase, path, small_config(), REFUSAL, num_classes=1)
+    assert [message.split()[0] for message in caplog.messages] == ["Loaded", "Taken", "Loaded", str(path)]
