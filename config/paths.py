@@ -19,6 +19,11 @@ AUTO = "auto"
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
+def is_auto(path: str) -> bool:
+    """Whether a MODEL.PRETRAIN_PATH asks for the newest checkpoint instead of naming a file."""
+    return path == AUTO or path.startswith(f"{AUTO}:")
+
+
 def expand_paths(config: CfgNode) -> None:
     """Write out the paths of a configuration, in place.
 

@@ -15,7 +15,7 @@ from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.run_files import find_newest, has_more_epochs, version_of
 from checkpoints.weights import describe
 from config.origins import was_set
-from config.paths import AUTO
+from config.paths import is_auto
 from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, check_recorded, differences
 from modelling.backbones import REGISTRY as BACKBONES
 from utils.errors import MissingPathError, NotACtlCheckpointError, UserError
@@ -158,11 +158,6 @@ def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:
     if start.kind is Start.FINISHED:
         rank_zero_info("%s has finished all %d epochs: only the tests are left", newest, cfg.SOLVER.MAX_EPOCHS)
     return replace(start, version=version_of(newest, runs))
-
-
-def is_auto(path: str) -> bool:
-    """Whether a MODEL.PRETRAIN_PATH asks for the newest checkpoint instead of naming a file."""
-    return path == AUTO or path.startswith(f"{AUTO}:")
 
 
 def start_weights(path: str) -> str:

@@ -310,3 +310,9 @@ def test_keys_on_the_command_line_that_inference_does_not_use_are_named(tmp_path
 def test_passwords_are_not_shown():
     config = given({"LOGGING.MLFLOW_URI": "https://me:secret@host", "LOGGING.MLFLOW": False})
     assert find_unused(config) == ["LOGGING.MLFLOW_URI https://***@host has no effect: LOGGING.MLFLOW is False."]
+
+
+def test_several_sets_of_which_none_reads_a_key():
+    assert find_unused(given({"DATASETS.CSV_PATH": "a.csv", "DATASETS.NAMES": "market1501 + veri776"})) == [
+        "DATASETS.CSV_PATH a.csv has no effect: DATASETS.NAMES is market1501 + veri776."
+    ]

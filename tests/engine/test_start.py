@@ -4,8 +4,9 @@ import pytest
 
 from checkpoints.writing import atomic_save
 from config.load import load_config
+from config.paths import is_auto
 from engine.run import run_single
-from engine.start import Start, find_start, is_auto, start_weights
+from engine.start import Start, find_start, start_weights
 from tests.checkpoints.run_states import STATE, save
 from train_ctl_model import CTLModel
 from utils.errors import UserError
