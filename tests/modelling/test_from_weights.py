@@ -9,7 +9,7 @@ import torch
 
 from checkpoints.plain import to_plain
 from modelling.bases import ModelBase
-from modelling.from_weights import model_of_weights
+from modelling.from_weights import load_head, model_of_weights
 from tests.small import small_config
 from train_ctl_model import CTLModel
 from utils.errors import CheckpointError, NotACtlCheckpointError, UserError
@@ -133,7 +133,8 @@ def test_files_that_do_not_fit_stay_errors(trained, tmp_path) -> None:
     path = backbone_file(state, tmp_path)
     large = small_config(**{"MODEL.NAME": "resnet34"})
     with pytest.raises(
-        CheckpointError, match=r"100 of 180 tensors fit.*Expected a CTL checkpoint, or weights of MODEL"
+        CheckpointError,
+        match=r"100 of 180 tensors fit.*share of 0\.555 of.*Expected a CTL checkpoint, or weights of MODEL",
     ):
         model_of_weights(ModelBase, path, large, REFUSAL, num_classes=1)
     large.MODEL.PRETRAIN_MIN_SHARE = 0.5
@@ -186,3 +187,9 @@ def test_the_first_of_several_processes_speaks(trained, tmp_path, monkeypatch, c
         start_from(checkpoint, 5, PRETRAIN_HEAD=True)
         model_of_weights(ModelBase, path, small_config(), REFUSAL, num_classes=1)
     assert [message.split()[0] for message in caplog.messages] == ["Loaded", "Taken", "Loaded", str(path)]
+
+
+def test_a_model_without_a_neck_takes_no_head(trained) -> None:
+    path, _ = trained
+    with pytest.raises(UserError, match="without a BN neck that fits this model"):
+        load_head(torch.nn.Linear(1, 1), path)
