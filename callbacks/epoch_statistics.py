@@ -67,10 +67,13 @@ class EpochStatistics(Callback):
             metrics["peak_memory_mib"] = peak / 2**20
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.current_epoch)
-        rate = trainer.optimizers[0].param_groups[0]["lr"]  # the model steps its schedules after this
+        groups = [
+            group for optimizer in trainer.optimizers for group in optimizer.param_groups
+        ]  # none without training
+        rate = f"lr {groups[0]['lr']:.2e}, " if groups else ""  # the model steps its schedules after this
         speed = metrics["images_per_second"]
         self._epoch, self._finished = trainer.current_epoch, self._finished + 1
-        self._figures = f"lr {rate:.2e}, {self._seconds:.1f} s, {speed:.{0 if speed >= 10 else 1}f} images/s"
+        self._figures = f"{rate}{self._seconds:.1f} s, {speed:.{0 if speed >= 10 else 1}f} images/s"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the last epoch."""

@@ -25,6 +25,8 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyExperiment
 from pytorch_lightning.utilities import rank_zero_only
 
+from utils.addresses import without_passwords
+
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
@@ -179,7 +181,7 @@ class SafeMLFlowLogger(Logger):
     def describe(self, error: Exception) -> str:
         """What keeps the records from being delivered, as a clause."""
         reason = textwrap.shorten(str(error), 300, placeholder=" [...]").rstrip(".")
-        return f"MLflow at {self.tracking_uri} accepts no records ({reason})"
+        return without_passwords(f"MLflow at {self.tracking_uri} accepts no records ({reason})")
 
     def warn(self, error: Exception, outlook: str = "Training continues; the records are sent once it does.") -> None:
         """Say, once, that the records have to wait, or another outlook."""

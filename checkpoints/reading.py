@@ -67,7 +67,7 @@ def load_ctl_checkpoint(path: StrPath) -> dict[str, Any]:
     # A subclass may have a classifier or a neck of its own, or none.
     needed = _MODEL_KEYS[:1] if isinstance(told, dict) and {"MODEL", "num_classes"} <= told.keys() else _MODEL_KEYS
     absent = [key for key in needed if not any(str(k).startswith(key) for k in keys)]
-    if "hyper_parameters" in checkpoint and keys and not absent:
+    if isinstance(told, dict) and keys and not absent:
         return checkpoint
     lacks = "hyper_parameters" if keys and not absent else f"state_dict with {', '.join(absent)}"
     raise NotACtlCheckpointError(

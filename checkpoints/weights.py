@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 _HEADS = {"fc", "classifier", "bottleneck"}  # parts of ImageNet weights that are not the backbone
+_STATISTICS = ("running_mean", "running_var")
 _COUNTER = "num_batches_tracked"  # files written by torch before 0.4.1 do not have it
 # Of two networks that fit equally well, these are not the one that is meant to be used.
 _HELPERS = {"student", "encoder_k"}
@@ -32,6 +34,7 @@ class Fit:
         left_out: names in the file, below ``place`` or beside it, of the tensors that do not fit.
         missing: names in the network for which the file has no tensor that fits.
         share: from 0 to 1; tensors that fit, of all those that the network or its counterpart in the file has.
+        others: the places of other networks in the file that fit as well.
     """
 
     weights: dict[str, Tensor]
@@ -40,10 +43,13 @@ class Fit:
     left_out: list[str]
     missing: list[str]
     share: float
+    others: list[str]
 
     def describe(self, verb: str) -> str:
         """ "318 of 318 tensors loaded, left out: 2 (fc.weight, fc.bias), missing: none", with ``verb`` for "loaded"."""
-        where = f" (those under {self.place})" if self.place else ""
+        also = f"; those under {', '.join(self.others)} fit as well" if self.others else ""
+        where = f" (those {f'under {self.place}' if self.place else 'without a prefix'}{also})"
+        where = where if self.place or also else ""
         counts = f"{self.size - len(self.missing)} of {self.size} tensors {verb}{where}"
         return f"{counts}, left out: {shorten(self.left_out)}, missing: {shorten(self.missing)}"
 
@@ -59,13 +65,13 @@ def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
         The best fit: from the one dictionary, and behind the one prefix ("module.", "backbone.", ...), where most
         tensors have the names and shapes of the network's.
     """
-    best: tuple[tuple[int, bool], str, str, dict[str, Tensor]] = ((0, False), "", "", {})
-    for place, tensors in _dictionaries(content):
-        for prefix, count in _prefixes(tensors, own).items():
-            rank = (count, not _HELPERS & set(f"{place}.{prefix}".split(".")))
-            if rank > best[0]:
-                best = (rank, place, prefix, tensors)
-    _, place, prefix, tensors = best
+    found = [
+        (count, not _HELPERS & set(f"{place}.{prefix}".split(".")), place, prefix, tensors)
+        for place, tensors in _dictionaries(content)
+        for prefix, count in _prefixes(tensors, own).items()
+    ]
+    best = max(found, key=lambda entry: entry[:2], default=(0, True, "", "", {}))
+    count, _, place, prefix, tensors = best
     weights = {name: tensors[prefix + name] for name in own if _fits(tensors, prefix, name, own)}
     counted = [name for name in own if not name.endswith(_COUNTER)]
     inside = {key: key.removeprefix(prefix) for key in tensors if key.startswith(prefix) and not key.endswith(_COUNTER)}
@@ -80,12 +86,31 @@ def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
     missing = [name for name in counted if name not in weights]
     return Fit(
         weights,
-        ".".join(part for part in (place, prefix) if part),
+        _join(place, prefix),
         len(counted),
         wrong_shape + strangers + others,
         missing,
         (len(counted) - len(missing)) / max(1, len(counted) + len(strangers)),
+        [_join(*entry[2:4]) for entry in found if entry[0] == count and entry is not best],
     )
+
+
+def find_unusable(weights: Mapping[str, Tensor], network: nn.Module) -> str:
+    """What keeps tensors from being weights, as a clause such as "conv1.weight holds NaN or infinity"; "" if nothing.
+
+    Args:
+        weights: tensors by name.
+        network: whose parameters and running statistics they are to become; its other buffers may hold anything.
+    """
+    statistics = (name for name, _ in network.named_buffers() if name.endswith(_STATISTICS))
+    for name in (*(name for name, _ in network.named_parameters()), *statistics):
+        if (value := weights.get(name)) is None:
+            continue
+        if not value.is_floating_point():
+            return f"{name} is of type {value.dtype} (quantised weights?), not of floating-point numbers"
+        if not torch.isfinite(value.float()).all():
+            return f"{name} holds NaN or infinity"
+    return ""
 
 
 def describe(content: Mapping[str, Any]) -> str:
@@ -139,6 +164,10 @@ def _dictionaries(content: Mapping[Any, Any], place: str = "") -> Iterator[tuple
             yield from _dictionaries(value, f"{place}.{key}" if place else str(key))
 
 
+def _join(place: str, prefix: str) -> str:
+    return ".".join(part for part in (place, prefix) if part)
+
+
 def _fits(tensors: Mapping[str, Tensor], prefix: str, name: str, own: Mapping[str, Tensor]) -> bool:
     found = tensors.get(prefix + name)
     return found is not None and found.shape == own[name].shape
@@ -172,7 +201,7 @@ def _describe_network(network: str, place: str, prefix: str) -> str:
     if "encoder_q." in prefix:
         return f"a MoCo checkpoint of {network}"
     if {"teacher", "student"} & set(f"{place}.{prefix}".split(".")):
-        return f"a checkpoint of {network} with teacher and student, as DINO and iBOT write them"
+        return f"a DINO or iBOT checkpoint of {network}"
     if prefix.removeprefix("module.") in ("", "base."):
         return f"{'IBN-a' if 'ibn' in network else 'torchvision'} {network} weights"
     return f"{network} weights whose names begin with {prefix}"

@@ -16,11 +16,8 @@ from config import cfg
 from config.flatten import flatten_config
 from config.origins import COMMAND_LINE, FILE, note_origin
 from config.paths import expand_path, expand_paths
-from config.validate import check_config
+from config.validate import OPTIONAL_NUMBERS, check_config
 from utils.errors import ConfigError
-
-# Numbers that may also be None.
-OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
 
 
 def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[Any] = ()) -> CfgNode:

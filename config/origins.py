@@ -40,7 +40,8 @@ def strength(config: CfgNode, key: str) -> int:
 
 
 def _differs(config: CfgNode, key: str) -> bool:
-    value, default = flatten_config(config).get(key), DEFAULT_VALUES.get(key)
+    # A tree of another program's may lack keys.
+    value, default = flatten_config(config).get(key, default := DEFAULT_VALUES.get(key)), default
     return comparable(value) != comparable(default)
 
 

@@ -19,6 +19,11 @@ AUTO = "auto"
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
+def is_auto(path: str) -> bool:
+    """Whether a MODEL.PRETRAIN_PATH asks for the newest checkpoint instead of naming a file."""
+    return path == AUTO or path.startswith(f"{AUTO}:")
+
+
 def expand_paths(config: CfgNode) -> None:
     """Write out the paths of a configuration, in place.
 
@@ -28,7 +33,7 @@ def expand_paths(config: CfgNode) -> None:
     for key in PATH_KEYS:
         section, _, name = key.rpartition(".")
         node = config[section] if section else config
-        node[name] = expand_path(node[name], key)
+        node[name] = expand_path(node[name] or "", key)  # a program may have set None
 
 
 def expand_path(path: str, key: str) -> str:

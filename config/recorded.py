@@ -1,5 +1,6 @@
 """A configuration beside the one that a checkpoint records: what is taken from there, and what differs."""
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,11 +9,19 @@ from yacs.config import CfgNode
 from config import DEFAULT_VALUES
 from config.defaults import UNUSED_KEYS
 from config.origins import comparable, was_set
+from config.validate import check_value
+from utils.addresses import without_passwords
+from utils.errors import CheckpointError, ConfigError
 
 # What the weights were trained for. They fit other values as well, and then give other numbers.
 SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION")
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
 NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE")
+# What optimisers are built from.
+OPTIMISATION = (
+    *("SOLVER.OPTIMIZER_NAME", "SOLVER.BASE_LR", "SOLVER.CENTER_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
+    *("SOLVER.MIN_LR", "SOLVER.GAMMA", "SOLVER.LR_STEPS", "SOLVER.USE_WARMUP_LR", "SOLVER.WARMUP_EPOCHS"),
+)
 # What the numbers of a test depend on besides those.
 RANKING = ("SOLVER.DISTANCE_FUNC", "TEST.FEAT_NORM")
 # Keys whose difference from the checkpoint to continue from means nothing, and why.
@@ -31,6 +40,23 @@ NOT_COMPARED = {
 COMPARED = tuple(key for key in DEFAULT_VALUES if key not in NOT_COMPARED)
 
 _ABSENT = object()
+
+
+def check_recorded(stored: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raise a CheckpointError if what may be taken from hyper-parameters, those of the file ``path``, cannot work."""
+    found = {key: _recorded(stored, key) for key in (*NETWORK, *SCALING)}
+    try:
+        for section in {key.partition(".")[0] for key in DEFAULT_VALUES if "." in key} & stored.keys():
+            if not isinstance(stored[section], Mapping):
+                raise ConfigError(f"{section} is {stored[section]!r}; expected a section with keys.")
+        for key, value in found.items():
+            if value is not _ABSENT:
+                check_value(key, value)
+        for key in ("num_classes", "data_seed"):
+            if not isinstance(stored.get(key, 0), int):
+                raise ConfigError(f"{key} is {stored[key]!r}; expected an integer.")
+    except ConfigError as error:
+        raise CheckpointError(f"{path} records a value that cannot work: {error}") from error
 
 
 def adopt(config: CfgNode, stored: Mapping[str, Any], may_name_network: bool = True) -> CfgNode:
@@ -55,7 +81,11 @@ def adopt(config: CfgNode, stored: Mapping[str, Any], may_name_network: bool = T
 
 
 def differences(
-    config: CfgNode, stored: Mapping[str, Any], keys: Iterable[str] = COMPARED, from_checkpoint: Iterable[str] = ()
+    config: CfgNode,
+    stored: Mapping[str, Any],
+    keys: Iterable[str] = COMPARED,
+    from_checkpoint: Iterable[str] = (),
+    optimised_by: str = "",
 ) -> list[str]:
     """One line for each key whose value differs from the checkpoint's, which says what is used.
 
@@ -64,6 +94,7 @@ def differences(
         stored: hyper-parameters of the checkpoint. Keys that they lack, as those of older versions do, are left out.
         keys: which keys to compare.
         from_checkpoint: those of them for which the checkpoint's value is used; for the others, that of ``config``.
+        optimised_by: the method of another program's that builds the optimisers; "" if this project does.
     """
     lines = []
     for key in keys:
@@ -73,9 +104,12 @@ def differences(
         by_default = "" if was_set(config, key) else " by default"
         if key in from_checkpoint:
             lines.append(f"{key}: {there!r} in the checkpoint, which is used, {here!r} here{by_default}.")
+        elif optimised_by and key in OPTIMISATION:
+            which = f"which is used depends on {optimised_by}: its own optimisers continue as the checkpoint left them"
+            lines.append(f"{key}: {there!r} in the checkpoint, {here!r} here{by_default}; {which}.")
         else:
             lines.append(f"{key}: {there!r} in the checkpoint, {here!r} here{by_default}, which is used.")
-    return lines
+    return [without_passwords(line) for line in lines]
 
 
 def _recorded(stored: Mapping[str, Any], key: str) -> Any:

@@ -9,7 +9,8 @@ from yacs.config import CfgNode
 from config.defaults import UNUSED_KEYS
 from config.flatten import flatten_config
 from config.origins import strength
-from config.paths import AUTO
+from config.paths import is_auto
+from utils.addresses import without_passwords
 
 # The data sets of this project by the files that they read; others may read any key.
 COCO_SETS = ("df1", "street2shop")
@@ -51,8 +52,8 @@ def _reads_none_of(cfg: CfgNode, readers: tuple[str, ...]) -> bool:
     return all(name in SETS and name not in readers for name in names)
 
 
-def _is_auto(cfg: CfgNode) -> bool:
-    return cfg.MODEL.PRETRAIN_PATH.partition(":")[0] == AUTO
+def _continues_a_named_file(cfg: CfgNode) -> bool:
+    return cfg.MODEL.RESUME_TRAINING and not is_auto(cfg.MODEL.PRETRAIN_PATH)
 
 
 _MACHINE = ("GPU_IDS", "TRAINER.NUM_NODES", "TRAINER.ACCELERATOR", "SOLVER.DIST_BACKEND")
@@ -68,23 +69,20 @@ SWITCHES = (
         ("MODEL.PRETRAIN_HEAD",),
         ("MODEL.PRETRAINED", "MODEL.RESUME_TRAINING", "TEST.ONLY_TEST"),
         lambda cfg, _: (
-            cfg.MODEL.PRETRAIN_HEAD
-            and (not cfg.MODEL.PRETRAINED or cfg.TEST.ONLY_TEST or (cfg.MODEL.RESUME_TRAINING and not _is_auto(cfg)))
+            cfg.MODEL.PRETRAIN_HEAD and (not cfg.MODEL.PRETRAINED or cfg.TEST.ONLY_TEST or _continues_a_named_file(cfg))
         ),
         "the run starts no training from weights (MODEL.PRETRAINED)",
     ),
     Switch(
         ("MODEL.PRETRAIN_MIN_SHARE",),
         ("MODEL.PRETRAINED", "MODEL.RESUME_TRAINING", "TEST.ONLY_TEST"),
-        lambda cfg, _: (
-            not cfg.TEST.ONLY_TEST and (not cfg.MODEL.PRETRAINED or (cfg.MODEL.RESUME_TRAINING and not _is_auto(cfg)))
-        ),
-        "the run reads no weights but those of a checkpoint that it continues, or none",
+        lambda cfg, _: not cfg.TEST.ONLY_TEST and (not cfg.MODEL.PRETRAINED or _continues_a_named_file(cfg)),
+        "the run starts no training from weights and tests none (MODEL.PRETRAINED, TEST.ONLY_TEST)",
     ),
     Switch(
         ("MODEL.RESUME_TRAINING",),
         ("TEST.ONLY_TEST",),
-        lambda cfg, _: cfg.MODEL.RESUME_TRAINING and cfg.TEST.ONLY_TEST and not _is_auto(cfg),
+        lambda cfg, _: _continues_a_named_file(cfg) and cfg.TEST.ONLY_TEST,
     ),
     Switch(("DATASETS.CSV_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("csv",))),
     Switch(("DATASETS.CAMERA_FROM",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("folder",))),
@@ -182,7 +180,7 @@ def find_unused(config: CfgNode, facts: Facts = UNKNOWN, among: str = "") -> lis
         if lost:
             reason = switch.reason or f"{switch.by[0]} is {values[switch.by[0]]}"
             lines.append(f"{_list(lost, values)} no effect: {reason}{_also_missing(lost, values)}.")
-    return lines
+    return [without_passwords(line) for line in lines]
 
 
 def find_foreign(config: CfgNode, used: tuple[str, ...]) -> list[str]:

@@ -1,10 +1,12 @@
 """Checks a configuration as far as is possible without data, weights or devices."""
 
 import math
+from numbers import Real
 from typing import Any
 
 from yacs.config import CfgNode
 
+from config import DEFAULT_VALUES
 from config.flatten import flatten_config
 from utils.errors import ConfigError
 
@@ -76,6 +78,9 @@ MAXIMA: dict[str, int] = {
     "REPRODUCIBLE_SEED": 2**32 - 1,
 }
 
+# Numbers that may also be None.
+OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
+
 # Keys that the original does not have.
 NEW_KEYS = (
     *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM", "DATASETS.CSV_PATH"),
@@ -109,9 +114,7 @@ def check_config(config: CfgNode) -> None:
     """
     values = flatten_config(config)
     for key, value in values.items():
-        _check_number(key, value)
-        _check_choice(key, value)
-        _check_list(key, value)
+        check_value(key, value)
     if values.get("SOLVER.USE_AUTOMATIC_OPTIM"):
         raise ConfigError(
             "SOLVER.USE_AUTOMATIC_OPTIM is True; only False works: the training steps call their optimisers themselves."
@@ -129,6 +132,31 @@ def check_config(config: CfgNode) -> None:
     for key in ("TEST.ONLY_TEST", "MODEL.RESUME_TRAINING"):
         if values.get(key) and not values.get("MODEL.PRETRAIN_PATH"):
             raise ConfigError(f"MODEL.PRETRAIN_PATH is empty; with {key} True it must name a checkpoint.")
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise a ConfigError if a key alone cannot have this value; programs and checkpoints set values of any type."""
+    _check_type(key, value)
+    _check_number(key, value)
+    _check_choice(key, value)
+    _check_list(key, value)
+
+
+def _check_type(key: str, value: Any) -> None:
+    like = DEFAULT_VALUES.get(key)
+    match like:
+        case bool():
+            fits, expected = isinstance(value, int), "True or False"
+        case int() | float():
+            fits, expected = isinstance(value, Real) or (value is None and key in OPTIONAL_NUMBERS), "a number"
+        case str():
+            fits, expected = isinstance(value, str | None), "text"
+        case list() | tuple():
+            fits, expected = isinstance(value, list | tuple), f"a list such as {list(like)}"
+        case _:  # a key of another program
+            return
+    if not fits:
+        raise ConfigError(f"{key} is {value!r}; expected {expected}.")
 
 
 def _check_number(key: str, value: Any) -> None:
@@ -157,10 +185,10 @@ def _check_list(key: str, value: Any) -> None:
         if len(value) != 2 or not all(_is_int(side) and side >= 1 for side in value):
             raise ConfigError(f"{key} is {value}; expected height and width, two integers above 0.")
     elif key == "INPUT.PIXEL_MEAN":
-        if len(value) != 3 or not all(math.isfinite(mean) for mean in value):
+        if len(value) != 3 or not all(_is_finite(mean) for mean in value):
             raise ConfigError(f"{key} is {value}; expected three numbers.")
     elif key == "INPUT.PIXEL_STD":
-        if len(value) != 3 or not all(math.isfinite(std) and std > 0 for std in value):
+        if len(value) != 3 or not all(_is_finite(std) and std > 0 for std in value):
             raise ConfigError(f"{key} is {value}; expected three numbers above 0.")
     elif key == "LOSSES.EXTRA":
         if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
@@ -173,6 +201,10 @@ def _check_list(key: str, value: Any) -> None:
             raise ConfigError(f"{key} is {value}; expected ascending epochs, integers above 0.")
     elif key == "GPU_IDS" and (not all(_is_int(gpu) and gpu >= 0 for gpu in value) or len(set(value)) != len(value)):
         raise ConfigError(f"{key} is {value}; expected device indices, different integers of 0 or more, or [].")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _is_int(value: Any) -> bool:

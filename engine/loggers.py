@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 
 from callbacks import SafeMLFlowLogger, SafeTensorBoardLogger
 from callbacks.tracking import is_rejected
+from utils.addresses import without_passwords
 from utils.distributed import is_first_process
 from utils.errors import UserError
 from utils.files import require_writable
@@ -58,11 +59,12 @@ def _start(tracker: SafeMLFlowLogger | SafeTensorBoardLogger, on_error: str) -> 
             tracker.check()
     except Exception as error:  # the packages under MLflow raise exceptions of their own
         if isinstance(tracker, SafeMLFlowLogger) and is_rejected(error):
-            raise UserError(
+            text = (
                 f"LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI is {tracker.tracking_uri!r}, which MLflow rejects: give "
                 f"the address of a server or database, such as {DEFAULT_MLFLOW_URI}, or set LOGGING.MLFLOW False. "
                 f"MLflow says: {' '.join(str(error).split())}"
-            ) from error
+            )
+            raise UserError(without_passwords(text)) from error
         if on_error == "stop":
             raise UserError(
                 f"{tracker.describe(error)}, and LOGGING.ON_ERROR is 'stop': mend that, or train without its records "
@@ -81,4 +83,4 @@ def log_places(trainer: Trainer) -> None:
         if undelivered:
             log.warning("%d records were not delivered to MLflow.", undelivered)
         address = logger.log_dir if isinstance(logger, TensorBoardLogger) else getattr(logger, "tracking_uri", "")
-        rank_zero_info("%s: %s", type(logger).__name__.removeprefix("Safe"), address)
+        rank_zero_info("%s: %s", type(logger).__name__.removeprefix("Safe"), without_passwords(str(address)))

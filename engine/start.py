@@ -15,11 +15,10 @@ from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.run_files import find_newest, has_more_epochs, version_of
 from checkpoints.weights import describe
 from config.origins import was_set
-from config.paths import AUTO
-from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, differences
-from config.validate import check_config
+from config.paths import is_auto
+from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, check_recorded, differences
 from modelling.backbones import REGISTRY as BACKBONES
-from utils.errors import CheckpointError, ConfigError, MissingPathError, NotACtlCheckpointError, UserError
+from utils.errors import MissingPathError, NotACtlCheckpointError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +78,6 @@ class StartPoint:
 
         Image size, scaling and network come from the checkpoint where nobody set them; but no code outside this project
         is imported because a file names it.
-
-        Raises:
-            CheckpointError: what the checkpoint records is no valid configuration.
         """
         network = self.recorded.get("MODEL", {}).get("NAME", "")
         cfg = adopt(cfg, self.recorded, may_name_network=not BACKBONES.is_code_elsewhere(network))
@@ -90,20 +86,20 @@ class StartPoint:
         elif is_auto(cfg.MODEL.PRETRAIN_PATH):
             cfg.MODEL.PRETRAIN_PATH = ""
         cfg.MODEL.RESUME_TRAINING = self.ckpt_path is not None
-        try:
-            check_config(cfg)
-        except ConfigError as error:
-            raise CheckpointError(f"{self.path} records a value that cannot work: {error}") from error
         return cfg
 
-    def describe_differences(self, cfg: CfgNode) -> list[str]:
+    def describe_differences(self, cfg: CfgNode, optimised_by: str = "") -> list[str]:
         """One line for each setting that the checkpoint to test or to continue from has otherwise than the run.
 
         A test ranks as it is told to: only that it ranks by default as the checkpoint does not is worth a line.
+
+        Args:
+            cfg: configuration, after :meth:`settle`.
+            optimised_by: as for :func:`config.recorded.differences`.
         """
         by_default = (key for key in RANKING if not was_set(cfg, key))
         keys = COMPARED if self.trains else (*NETWORK, *SCALING_IN_TESTS, *by_default)
-        return differences(cfg, self.recorded, keys) + self._describe_lost_score(cfg)
+        return differences(cfg, self.recorded, keys, optimised_by=optimised_by) + self._describe_lost_score(cfg)
 
     def _describe_lost_score(self, cfg: CfgNode) -> list[str]:
         """A line if a run continues without the best score so far, which belongs to other settings."""
@@ -179,11 +175,6 @@ def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:
     return replace(start, version=version_of(newest, runs))
 
 
-def is_auto(path: str) -> bool:
-    """Whether a MODEL.PRETRAIN_PATH asks for the newest checkpoint instead of naming a file."""
-    return path == AUTO or path.startswith(f"{AUTO}:")
-
-
 def start_weights(path: str) -> str:
     """FILE of "auto:FILE", from which a new run starts; "" for plain "auto"."""
     return path.partition(":")[2]
@@ -209,13 +200,16 @@ def _named_checkpoint(path: str, switch: str) -> str:
 def _recorded_in(path: str) -> dict[str, Any]:
     """The hyper-parameters of a checkpoint; none in a file of weights alone, which can be tested as well."""
     try:
-        return load_ctl_checkpoint(path)["hyper_parameters"]
+        recorded: dict[str, Any] = load_ctl_checkpoint(path)["hyper_parameters"]
     except NotACtlCheckpointError:
         return {}
+    check_recorded(recorded, path)
+    return recorded
 
 
 def _continue(cfg: CfgNode, path: str, seed: int) -> StartPoint:
     checkpoint = load_ctl_checkpoint(path)
+    check_recorded(checkpoint["hyper_parameters"], path)
     if not checkpoint.get("optimizer_states") or "lr_schedulers" not in checkpoint:
         raise UserError(
             f"{path} holds no optimiser and schedule states, so training cannot continue from it: resume from a file "
@@ -233,7 +227,7 @@ def _continue_named(cfg: CfgNode, path: str, runs: Path, seed: int) -> StartPoin
     done = count_epochs(start.checkpoint)
     if start.kind is Start.FINISHED:
         raise UserError(
-            f"{path} has finished {done} epochs and SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}: nothing is left to "
+            f"{path} has finished {done} epoch(s) and SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}: nothing is left to "
             "train. Raise SOLVER.MAX_EPOCHS, or test the checkpoint with TEST.ONLY_TEST True."
         )
     # Several runs may continue from one file. If one of them goes back to an earlier epoch, its files must not mix with
@@ -258,5 +252,7 @@ def _start_without_checkpoint(cfg: CfgNode, runs: Path, seed: int) -> StartPoint
             f"MODEL.PRETRAIN_PATH is 'auto', but {runs} holds no checkpoint of this run, and MODEL.PRETRAINED True "
             "needs ImageNet weights to start from: give MODEL.PRETRAIN_PATH auto:FILE, or set MODEL.PRETRAINED False."
         )
-    rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from the start", runs)
-    return _fresh(cfg, weights, seed)
+    start = _fresh(cfg, weights, seed)
+    origin = start.path or "random weights" + f", not from {weights}: MODEL.PRETRAINED is False" * bool(weights)
+    rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from %s", runs, origin)
+    return start

@@ -23,8 +23,9 @@ from yacs.config import CfgNode
 
 from checkpoints.plain import to_plain
 from checkpoints.reading import count_identities, load_ctl_checkpoint
-from checkpoints.weights import describe, shorten
+from checkpoints.weights import describe, find_unusable, shorten
 from config.defaults import _C as DEFAULTS
+from config.recorded import check_recorded
 from config.validate import check_keys
 from datasets.loading import BaseDatasetLabelled
 from evaluation.centroid_protocols import create_centroids
@@ -229,8 +230,12 @@ class ModelBase(LightningModule):
             UserError: the file is missing, cut off, not a CTL checkpoint, or does not fit the configuration.
         """
         try:
-            model = cls._load_model_state(load_ctl_checkpoint(checkpoint_path), strict, **kwargs)
+            checkpoint = load_ctl_checkpoint(checkpoint_path)
+            check_recorded(checkpoint["hyper_parameters"], checkpoint_path)
+            model = cls._load_model_state(checkpoint, strict, **kwargs)
         except UserError as error:
+            if str(checkpoint_path) in str(error):
+                raise
             raise type(error)(f"{checkpoint_path}: {error}") from error
         model.loaded_from = str(checkpoint_path)
         return model if map_location is None else model.to(map_location)
@@ -247,6 +252,8 @@ class ModelBase(LightningModule):
         # Only training needs the extra losses: what the checkpoint has of them fits those that the caller names.
         own = {key: value for key, value in model.state_dict().items() if key.startswith("extra_losses.")}
         weights = own | {k: v for k, v in weights.items() if k in own or not k.startswith("extra_losses.")}
+        if unusable := find_unusable(weights, model):
+            raise UserError(f"this is {describe(checkpoint)}, but {unusable}.")
         try:
             found = model.load_state_dict(weights, strict=strict)
         except RuntimeError as error:

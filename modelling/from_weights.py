@@ -12,6 +12,7 @@ from checkpoints.weights import describe, state_dict_of
 from modelling.backbones import check_embedding_size
 from modelling.backbones.imagenet import NothingFitsError, load_weights
 from modelling.hyperparameters import construct
+from utils.distributed import is_first_process
 from utils.errors import CheckpointError, NotACtlCheckpointError, UserError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ def load_head(model: nn.Module, path: str | os.PathLike[str]) -> None:
         what = f"BN neck, classifier and centres ({here} identities)"
     else:
         what = f"BN neck; not the classifier and the centres, which are for {there} identities (here: {here})"
-    logger.info("Taken over from %s too: %s.", path, what)
+    if is_first_process():
+        logger.info("Taken over from %s too: %s.", path, what)
 
 
 def model_of_weights(
@@ -83,7 +85,8 @@ def model_of_weights(
         what = "without its settings: those of the configuration are used (last stride, image size, scaling)"
     else:
         what = "not a trained CTL model: embeddings are the pooled features of the backbone"
-    logger.warning("%s holds %s, %s.", path, describe(content), what)
+    if is_first_process():
+        logger.warning("%s holds %s, %s.", path, describe(content), what)
     return model
 
 

@@ -38,7 +38,7 @@ def network_origin(model: Any) -> dict[str, Any]:
 
 def describe_origin(network: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     """The origin of a tested network in one line."""
-    epochs = "" if network["epochs"] is None else f"{network['epochs']} epochs, "
+    epochs = "" if network["epochs"] is None else f"{network['epochs']} epoch(s), "
     height, width = network["size"]
     return (
         f"{network['checkpoint']} ({network['name']}, {epochs}weights "

@@ -8,11 +8,12 @@ set -euo pipefail
 
 REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)
 
-# absolute PATH: print PATH, relative to the user's current folder, as an absolute path; '' stays ''.
+# absolute PATH: print PATH, relative to the user's current folder, as an absolute path; '' stays '', and what begins with
+# ~ or $ is left to the program, which writes it out.
 absolute() {
   local path=$1
   case $path in [\'\"]*[\'\"]) path=${path:1:${#path}-2} ;; esac # quotes that belong to the value
-  case $path in '' | /*) ;; *) path=$PWD/$path ;; esac
+  case $path in '' | /* | '~'* | '$'*) ;; *) path=$PWD/$path ;; esac
   printf '%s' "$path"
 }
 

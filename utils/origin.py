@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import parent_process
 from typing import Any
 
+from utils.addresses import without_passwords
+
 # Packages whose versions can change a number.
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "pillow")
 
@@ -34,9 +36,10 @@ def _version(name: str) -> str | None:
 
 
 def command_line() -> str:
-    """The command that started the program, as a shell takes it."""
+    """The command that started the program, as a shell takes it; without the passwords of addresses."""
     # The command line of a process that multiprocessing started says nothing; Python hands it the program's arguments.
-    return shlex.join([sys.executable, *sys.argv] if parent_process() else sys.orig_argv)
+    command = [sys.executable, *sys.argv] if parent_process() else sys.orig_argv
+    return shlex.join(map(without_passwords, command))
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

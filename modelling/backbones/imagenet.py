@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from checkpoints.reading import load_checkpoint
-from checkpoints.weights import describe, fit_weights
-from utils.errors import CheckpointError, MissingPathError
+from checkpoints.weights import describe, find_unusable, fit_weights
+from utils.distributed import is_first_process
+from utils.errors import CheckpointError, MissingPathError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def load_weights_file(base: nn.Module, path: str | os.PathLike[str], network: st
     Raises:
         MissingPathError: there is no such file.
         CheckpointError: it cannot be read, or too little fits; the message says what it holds, and lists the rest.
+        UserError: as for :func:`load_weights`.
     """
     load_weights(base, load_checkpoint(path), path, network, min_share)
 
@@ -55,9 +57,10 @@ def load_weights(
     Raises:
         NothingFitsError: no tensor of the file fits.
         CheckpointError: too little fits, as for :func:`load_weights_file`.
+        UserError: it fits, but holds NaN, infinity or no floating-point numbers.
     """
     fit = fit_weights(content, {key: value for key, value in base.state_dict().items() if not key.startswith("fc.")})
-    path, description = os.fspath(path), describe(content)
+    description = describe(content)
     text = f"{path} holds {description}, which {network} cannot start from"
     if not fit.weights:
         raise NothingFitsError(f"{text} (none of its entries belongs to the network).")
@@ -67,8 +70,11 @@ def load_weights(
             f"{text}: {fit.describe('fit')}. That is a share of {share:g} of the tensors that either has, and "
             f"{min_share:g} is needed."
         )
+    if unusable := find_unusable(fit.weights, base):
+        raise UserError(f"{path} holds {description}, but {unusable}.")
     base.load_state_dict(fit.weights, strict=False)
-    logger.info("Loaded %s from %s into %s: %s.", description, path, network, fit.describe("loaded"))
+    if is_first_process():
+        logger.info("Loaded %s from %s into %s: %s.", description, path, network, fit.describe("loaded"))
 
 
 def load_imagenet_weights(base: nn.Module, path: str, name: str, min_share: float = 1.0) -> None:

@@ -124,6 +124,30 @@ def test_a_model_that_logs_no_loss_has_a_line_without_one(tmp_path, clock, caplo
     ]
 
 
+def test_a_second_training_is_timed_on_its_own(tmp_path, clock, caplog):
+    callback = EpochStatistics(report=True)
+    for _ in range(2):
+        with caplog.at_level(logging.INFO):
+            train(tmp_path, clock, callback, epochs=3)
+        clock.now += 1e6
+    lines = reported(caplog)
+    assert lines[0].endswith("4 min left")
+    assert lines[:3] == lines[3:]
+
+
+class Untrained(Images):
+    """As a program has it that only collects statistics."""
+
+    def configure_optimizers(self):
+        return None
+
+
+def test_a_model_without_an_optimiser_has_a_line_without_a_rate(tmp_path, clock, caplog):
+    with caplog.at_level(logging.INFO):
+        train(tmp_path, clock, EpochStatistics(report=True), epochs=1, model=Untrained())
+    assert reported(caplog) == ["epoch 1/1: 6.0 s, 2.0 images/s"]
+
+
 def test_what_is_left_is_estimated_from_the_epochs_since_a_run_went_on(tmp_path, clock, caplog):
     trainer = train(tmp_path, clock, EpochStatistics(), epochs=2)
     trainer.save_checkpoint(tmp_path / "two.ckpt")

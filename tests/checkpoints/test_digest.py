@@ -19,3 +19,15 @@ def test_equal_weights_have_equal_digests_and_others_do_not():
     changed[1].num_batches_tracked += 1
     others = [digest_of({"backbone": net}) for net in (network(1), changed, network().double())]
     assert len({one, digest_of({"bn": network()}), *others}) == 5
+
+
+def test_equal_bytes_of_another_shape_or_type_are_other_weights():
+    values = torch.zeros(4)
+
+    class Weights(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.register_buffer("value", value)
+
+    forms = (values, values.view(2, 2), values.view(torch.int32), values.view(torch.float16))
+    assert len({digest_of({"": Weights(form)}) for form in forms}) == 4

@@ -32,6 +32,10 @@ def test_the_last_epoch_of_the_last_version_that_belongs(tmp_path, caplog):
     (message,) = caplog.messages
     assert message.startswith("passed over: 4 checkpoint(s) of runs with another seed (")
     assert message.endswith(f"the newest is {other}")
+    save(tmp_path / "one", 0, 0, run=0)
+    with caplog.at_level("INFO"):
+        find_newest(tmp_path / "one", lambda hparams: False)
+    assert caplog.messages[1].startswith("passed over: 1 checkpoint(s) ")
     assert version_of(newest, tmp_path) == "version_10"
     assert version_of(tmp_path / "elsewhere.pth", tmp_path) is None
 

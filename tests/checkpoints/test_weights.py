@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoints.reading import load_checkpoint
-from checkpoints.weights import describe, fit_weights, identify_network
+from checkpoints.weights import describe, find_unusable, fit_weights, identify_network
 from modelling.backbones import BACKBONES, get_backbone
 
 
@@ -94,6 +94,52 @@ def test_weights_are_found_under_whatever_dictionaries_and_prefixes(form: str) -
     assert fit.describe("loaded").startswith("4 of 4 tensors loaded")
 
 
+def test_other_networks_that_fit_as_well_are_named() -> None:
+    own = network()
+    assert fit_weights(FILES["DINO"][1], own).describe("loaded") == (
+        "4 of 4 tensors loaded (those under teacher.backbone.; those under student.module.backbone. fit as well), left "
+        "out: none, missing: none"
+    )
+    plain = {**prefixed(""), "ema": prefixed("", add=1), "part": {"conv1.weight": torch.ones(1)}}
+    assert fit_weights(plain, own).others == ["ema"]
+    assert "4 of 4 tensors loaded (those without a prefix; those under ema fit as well)," in fit_weights(
+        plain, own
+    ).describe("loaded")
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
+        self.register_buffer("mask", torch.zeros(2))
+
+
+USABLE: dict[str, dict[str, Tensor]] = {
+    "nothing": {},
+    "half": {"conv.weight": torch.ones(1).half(), "bn.running_var": torch.ones(1).to(torch.float8_e4m3fn)},
+    "counters and other buffers": {"bn.num_batches_tracked": torch.tensor(3), "mask": torch.tensor([-torch.inf])},
+    "strangers": {"fc.weight": torch.tensor([torch.nan])},
+}
+UNUSABLE = {
+    "conv.bias is of type torch.int8 (quantised weights?), not of floating-point numbers": {
+        "conv.bias": torch.ones(1, dtype=torch.int8)
+    },
+    "conv.weight holds NaN or infinity": {"conv.weight": torch.tensor([1.0, torch.nan])},
+    "bn.running_mean holds NaN or infinity": {"bn.running_mean": torch.tensor([torch.inf])},
+    "bn.running_var holds NaN or infinity": {"bn.running_var": torch.tensor([-torch.inf])},
+}
+
+
+@pytest.mark.parametrize("case", USABLE)
+def test_usable_weights(case: str) -> None:
+    assert find_unusable(USABLE[case], Network()) == ""
+
+
+@pytest.mark.parametrize("message", UNUSABLE)
+def test_unusable_weights(message: str) -> None:
+    assert find_unusable(UNUSABLE[message], Network()) == message
+
+
 def test_what_does_not_fit_is_listed_and_lowers_the_share() -> None:
     own = network(**{"ibn.weight": 1, "ibn.bias": 1, "extra.weight": 2, "extra.bias": 2})
     content = {"model": {**prefixed("m."), "m.conv1.weight": torch.ones(1, 7), "m.stem.0.weight": torch.ones(1)}}
@@ -141,7 +187,7 @@ DESCRIPTIONS: dict[str, Callable[[], dict[str, Any]]] = {
         "state_dict": {**full("resnet50", "module.encoder_k."), **full("resnet50", "module.encoder_q.")},
         "arch": "resnet50",
     },
-    "a checkpoint of resnet18 with teacher and student, as DINO and iBOT write them": lambda: {
+    "a DINO or iBOT checkpoint of resnet18": lambda: {
         "student": full("resnet18", "module.backbone."),
         "teacher": full("resnet18", "backbone."),
     },

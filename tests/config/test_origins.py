@@ -9,6 +9,7 @@ from config import DEFAULT_VALUES, cfg
 from config.flatten import flatten_config
 from config.load import load_config
 from config.origins import naming_the_default_folder, strength, was_set
+from config.switches import find_unused
 from tests.launch import run_code
 from utils.errors import MissingFolderError, UserError
 
@@ -93,3 +94,10 @@ def test_a_missing_folder_names_the_default_that_nobody_set():
         with pytest.raises(UserError) as caught:
             ask(config, message)
         assert str(caught.value) == message
+
+
+def test_nobody_set_a_key_that_a_tree_lacks():
+    config = load_config()
+    del config.TEST["WEIGHT"]
+    assert not was_set(config, "TEST.WEIGHT")
+    assert find_unused(config) == []

@@ -7,7 +7,7 @@ import pytest
 from config import DEFAULT_VALUES
 from config.flatten import flatten_config
 from config.load import load_config
-from config.paths import PATH_KEYS, expand_path
+from config.paths import PATH_KEYS, expand_path, expand_paths
 from utils.errors import ConfigError
 
 
@@ -62,3 +62,10 @@ def test_a_file_whose_name_holds_such_characters_is_found(home):
         (home / name).touch()
         assert expand_path(name, "KEY") == name
     assert expand_path("~no such user/x", "KEY") == "~no such user/x"
+
+
+def test_a_path_that_a_program_set_to_none_is_no_path():
+    config = load_config()
+    config.MODEL.PRETRAIN_PATH = None
+    expand_paths(config)
+    assert config.MODEL.PRETRAIN_PATH == ""

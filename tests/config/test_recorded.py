@@ -3,10 +3,12 @@
 import pytest
 
 from checkpoints.plain import to_plain
+from checkpoints.reading import load_checkpoint
 from config import DEFAULT_VALUES, cfg
 from config.flatten import flatten_config
 from config.load import load_config
-from config.recorded import COMPARED, NETWORK, NOT_COMPARED, SCALING, adopt, differences
+from config.recorded import COMPARED, NETWORK, NOT_COMPARED, OPTIMISATION, SCALING, adopt, check_recorded, differences
+from utils.errors import CheckpointError
 
 
 def other_value(key):
@@ -54,6 +56,56 @@ def test_the_value_that_is_used_is_named():
     assert differences(config, stored, ("MODEL.LAST_STRIDE",)) == [
         "MODEL.LAST_STRIDE: 2 in the checkpoint, 1 here by default, which is used."
     ]
+
+
+def test_who_builds_the_optimisers_decides_about_their_settings():
+    config = load_config("", ["SOLVER.BASE_LR", "0.5", "SOLVER.EVAL_PERIOD", "7"])
+    stored = recording() | {"SOLVER": {"BASE_LR": 0.25, "EVAL_PERIOD": 3}}
+    assert differences(config, stored, optimised_by="Mine.configure_optimizers") == [
+        "SOLVER.BASE_LR: 0.25 in the checkpoint, 0.5 here; which is used depends on Mine.configure_optimizers: "
+        "its own optimisers continue as the checkpoint left them.",
+        "SOLVER.EVAL_PERIOD: 3 in the checkpoint, 7 here, which is used.",
+    ]
+    assert set(OPTIMISATION) <= set(COMPARED)
+
+
+def test_passwords_are_not_shown():
+    config = load_config("", ["LOGGING.MLFLOW_URI", "https://me:secret@host/x"])
+    (line,) = differences(config, recording())
+    assert line == "LOGGING.MLFLOW_URI: '' in the checkpoint, 'https://***@host/x' here, which is used."
+
+
+WRONG = {
+    "INPUT.SIZE_TEST": (64, "is 64; expected a list such as [256, 128]"),
+    "INPUT.SIZE_TRAIN": (None, "is None; expected a list such as [256, 128]"),
+    "INPUT.PIXEL_MEAN": (["a", "b", "c"], "is ['a', 'b', 'c']; expected three numbers"),
+    "INPUT.PIXEL_STD": ([1, None, 1], "is [1, None, 1]; expected three numbers above 0"),
+    "INPUT.EXIF_ORIENTATION": ("maybe", "is 'maybe'; expected True or False"),
+    "MODEL.NAME": (5, "is 5; expected text"),
+    "MODEL.BACKBONE_EMB_SIZE": ("x", "is 'x'; expected a number"),
+    "MODEL.LAST_STRIDE": (None, "is None; expected a number"),
+    "MODEL": (None, "is None; expected a section with keys"),
+    "INPUT": (3, "is 3; expected a section with keys"),
+    "num_classes": ("x", "is 'x'; expected an integer"),
+    "data_seed": ([], "is []; expected an integer"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_recorded_value_of_a_wrong_type_names_the_file(key):
+    value, message = WRONG[key]
+    stored = recording()
+    section, _, name = key.rpartition(".")
+    (stored[section] if section else stored)[name] = value
+    with pytest.raises(CheckpointError) as error:
+        check_recorded(stored, "a.ckpt")
+    assert str(error.value) == f"a.ckpt records a value that cannot work: {key} {message}."
+
+
+def test_recordings_that_can_work(legacy_path):
+    check_recorded({}, "a.ckpt")
+    check_recorded(recording() | {"mine": [1], "SOLVER": {"DIST_BACKEND": "dp"}}, "a.ckpt")  # no longer, nor needed
+    check_recorded(load_checkpoint(legacy_path)["hyper_parameters"], legacy_path)
 
 
 def test_a_recording_that_lacks_keys_or_has_more_is_no_difference():

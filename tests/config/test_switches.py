@@ -105,8 +105,8 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
     (
         {"MODEL.PRETRAIN_MIN_SHARE": 0.5, "MODEL.PRETRAINED": False},
         CPU,
-        "MODEL.PRETRAIN_MIN_SHARE 0.5 has no effect: the run reads no weights but those of a checkpoint that it "
-        "continues, or none.",
+        "MODEL.PRETRAIN_MIN_SHARE 0.5 has no effect: the run starts no training from weights and tests none "
+        "(MODEL.PRETRAINED, TEST.ONLY_TEST).",
         {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
     ),
     (
@@ -317,3 +317,14 @@ def test_keys_on_the_command_line_that_inference_does_not_use_are_named(tmp_path
     config = load_config(path, ["TEST.FEAT_NORM", "True", "DATASETS.ROOT_DIR", "x", "SOLVER.MARGIN", "1"])
     assert find_foreign(config, ("DATASETS.",)) == ["SOLVER.MARGIN, TEST.FEAT_NORM: not used in inference."]
     assert find_foreign(config, ("DATASETS.", "SOLVER.MARGIN", "TEST.")) == []
+
+
+def test_passwords_are_not_shown():
+    config = given({"LOGGING.MLFLOW_URI": "https://me:secret@host", "LOGGING.MLFLOW": False})
+    assert find_unused(config) == ["LOGGING.MLFLOW_URI https://***@host has no effect: LOGGING.MLFLOW is False."]
+
+
+def test_several_sets_of_which_none_reads_a_key():
+    assert find_unused(given({"DATASETS.CSV_PATH": "a.csv", "DATASETS.NAMES": "market1501 + veri776"})) == [
+        "DATASETS.CSV_PATH a.csv has no effect: DATASETS.NAMES is market1501 + veri776."
+    ]

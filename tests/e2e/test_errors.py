@@ -92,7 +92,7 @@ def test_checkpoint_of_other_identities_and_imagenet_weights_are_told_apart(tiny
     run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
     (checkpoint,) = (tmp_path / "out/run/version_0/auto_checkpoints").iterdir()
     resume = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
-    with pytest.raises(UserError, match="has finished 1 epochs and SOLVER.MAX_EPOCHS is 1"):
+    with pytest.raises(UserError, match=r"has finished 1 epoch\(s\) and SOLVER.MAX_EPOCHS is 1"):
         run_main(tiny_cfg(**resume, **{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
     with pytest.raises(UserError, match="was trained on 12 identities, but the training set here has 8"):
         run_main(tiny_cfg(**resume, **{"DATASETS.ROOT_DIR": str(other_toy)}), CTLModel, "run")

@@ -51,12 +51,15 @@ def test_a_run_a_run_that_goes_on_and_a_test(run, tmp_path):
     further = run({"PYTHONWARNINGS": "default"}, **auto, **{"SOLVER.MAX_EPOCHS": 3})
     latest = r"out/train_ctl_model/version_0/auto_checkpoints/checkpoint_1\.pth"
     check(
-        further, SEED, f"MODEL.PRETRAIN_PATH auto: continuing from {latest}", DATA, DEVICE,
+        further, SEED, f"MODEL.PRETRAIN_PATH auto: continuing from {latest}", DATA,
+        r"SOLVER\.MAX_EPOCHS: 2 in the checkpoint, 3 here, which is used\.",
+        r"LOGGING\.MLFLOW: True in the checkpoint, False here, which is used\.", DEVICE,
         f"Restored all states from the checkpoint at {latest}", VALIDATION, THIRD, TEST, PLACES,
     )  # fmt: skip
     saved = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(newest(tmp_path / "out"))}
     tested = run(**saved, OUTPUT_DIR="tested")
-    check(tested, SEED, DATA, DEVICE, TEST, PLACES.replace("out/", "tested/"))
+    header = r"test of \S+\.(ckpt|pth) \(resnet18, \d epoch\(s\), weights [0-9a-f]{12}\), images 64x32, .*, torch .*"
+    check(tested, SEED, DATA, DEVICE, header, TEST, PLACES.replace("out/", "tested/"))
 
 
 @pytest.mark.slow
@@ -79,6 +82,6 @@ def test_a_folder_that_takes_no_database_costs_one_line(run, tmp_path):
     )  # fmt: skip
     stopped = run(**place, **{"LOGGING.ON_ERROR": "stop"})
     assert stopped.returncode == 2
-    way_out = r"mend that, or train without its records by LOGGING\.ON_ERROR continue\."
+    way_out = r"fix it, or set LOGGING\.ON_ERROR continue to train without its records\."
     end = rf"error: {line}, and LOGGING\.ON_ERROR is 'stop': {way_out}\n"
     assert re.fullmatch(f"{BEFORE_ALL}{SEED}\n{DATA}\n{end}", stopped.stderr), stopped.stderr

@@ -62,7 +62,7 @@ def test_legacy_checkpoint_reproduces_the_recorded_metrics(
         expected = recorded[kind]
         assert f"mAP {expected['mAP']:.2%}  Top-1 {expected['topk'][0]:.2%}" in done.stderr
     # The network once, before its numbers; the strict protocol before the published one.
-    assert done.stderr.count(f"test of {legacy_checkpoint} (resnet18, 4 epochs, weights ") == 1
+    assert done.stderr.count(f"test of {legacy_checkpoint} (resnet18, 4 epoch(s), weights ") == 1
     parts = [f"test of {legacy_checkpoint}", "test, single images", "test, centroids, strict", "test, centroids, publ"]
     assert sorted(parts, key=done.stderr.index) == parts
     (line,) = [line for line in done.stderr.splitlines() if f"mAP {expected['mAP']:.2%}  " in line]

@@ -91,7 +91,7 @@ def broken(kind, folder, monkeypatch):
         yield uri, "the package mlflow is not installed: pip install mlflow"
     elif kind == "a database without its driver":
         monkeypatch.setitem(sys.modules, "psycopg2", None)
-        yield "postgresql+psycopg2://u@127.0.0.1:1/runs", "import of psycopg2 halted; None in sys.modules"
+        yield "postgresql+psycopg2://u:secret@127.0.0.1:1/runs", "import of psycopg2 halted; None in sys.modules"
 
 
 BROKEN = (
@@ -104,6 +104,7 @@ BROKEN = (
 def test_a_place_that_takes_no_records_is_said_in_one_line_at_the_start(kind, tmp_path, monkeypatch, caplog):
     with broken(kind, tmp_path, monkeypatch) as (uri, reason):
         flow = build_loggers(cfg_for(tmp_path, **{"LOGGING.MLFLOW_URI": uri}), "name")[1]
+        uri = uri.replace("u:secret", "***")
         line = f"MLflow at {uri} accepts no records ({reason}). Training continues; the records are sent once it does."
         assert [record.getMessage() for record in caplog.records] == [line]
         flow.log_metrics({"mAP": 0.5}, step=0)
@@ -114,7 +115,8 @@ def test_a_place_that_takes_no_records_is_said_in_one_line_at_the_start(kind, tm
 @pytest.mark.parametrize("kind", BROKEN)
 def test_such_a_place_ends_the_run_with_on_error_stop(kind, tmp_path, monkeypatch, caplog):
     with broken(kind, tmp_path, monkeypatch) as (uri, reason):
-        line = f"MLflow at {uri} accepts no records ({reason}), and LOGGING.ON_ERROR is 'stop': mend that, or "
+        shown = uri.replace("u:secret", "***")
+        line = f"MLflow at {shown} accepts no records ({reason}), and LOGGING.ON_ERROR is 'stop': mend that, or "
         with pytest.raises(UserError, match=re.escape(line)):
             build_loggers(cfg_for(tmp_path, **{"LOGGING.MLFLOW_URI": uri, "LOGGING.ON_ERROR": "stop"}), "name")
     assert not caplog.records

@@ -36,6 +36,7 @@ LEFT_OUT = [
     ("mlflow.store.db.utils", "SQLAlchemy database error. The following exception is caught.\ndatabase is locked"),
 ]
 KEPT = [
+    (RANK_ZERO, "A program's own line: TPU available: False, using: 0 TPU cores"),
     (RANK_ZERO, "TPU available: True, using: 8 TPU cores"),
     (RANK_ZERO, "GPU available: False, used: False"),
     (RANK_ZERO, "Restored all states from the checkpoint at out/checkpoint_1.pth"),

@@ -7,8 +7,9 @@ import pytest
 from checkpoints.reading import load_checkpoint
 from checkpoints.writing import atomic_save
 from config.load import load_config
+from config.paths import is_auto
 from engine.run import run_main, run_single
-from engine.start import Start, find_start, is_auto, start_weights
+from engine.start import Start, find_start, start_weights
 from tests.checkpoints.run_states import STATE, save
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -42,6 +43,22 @@ def test_a_fresh_start_needs_weights_to_start_from(tmp_path):
     settled = start.settle(cfg)
     assert (settled.MODEL.RESUME_TRAINING, settled.MODEL.PRETRAIN_PATH) == (False, "w.pth")
     assert cfg.MODEL.PRETRAIN_PATH == "auto:w.pth"
+
+
+@pytest.mark.parametrize(
+    ("path", "pretrained", "origin"),
+    [
+        ("auto:w.pth", True, "w.pth"),
+        ("auto:w.pth", False, "random weights, not from w.pth: MODEL.PRETRAINED is False"),
+        ("auto", False, "random weights"),
+    ],
+)
+def test_a_run_without_a_checkpoint_says_what_it_starts_from(tmp_path, caplog, path, pretrained, origin):
+    caplog.set_level("INFO")
+    find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", path, "MODEL.PRETRAINED", pretrained), tmp_path / "run", 0, 0)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"MODEL.PRETRAIN_PATH auto: no checkpoint of this run in {tmp_path / 'run'}; training from {origin}"
+    ]
 
 
 @pytest.mark.parametrize(("reproducible", "seed", "run", "expected"), [(True, 8, 0, 1), (False, 8, 1, 0)])
@@ -78,7 +95,7 @@ def test_what_a_run_starts_from(tmp_path):
     assert start(*named, "REPRODUCIBLE_NUM_RUNS", 2).version is None
     save(tmp_path / "run", 3, 2)
     assert start(*named, "REPRODUCIBLE_NUM_RUNS", 1).version is None  # it goes back behind a later epoch
-    with pytest.raises(UserError, match="has finished 2 epochs and SOLVER.MAX_EPOCHS is 2"):
+    with pytest.raises(UserError, match=r"has finished 2 epoch\(s\) and SOLVER.MAX_EPOCHS is 2"):
         start(*named, "SOLVER.MAX_EPOCHS", 2, "SOLVER.LR_STEPS", (1,))
     finished = start("MODEL.PRETRAIN_PATH", "auto", "SOLVER.MAX_EPOCHS", 3)
     assert (finished.kind, finished.tests_as_configured) == (Start.FINISHED, True)

@@ -61,6 +61,21 @@ def test_our_optimisers_have_the_settings_of_the_configuration_and_the_moments_o
 
 
 @pytest.mark.parametrize(
+    ("make", "old", "new"),
+    [
+        (Adam, {"betas": (0.5, 0.9), "eps": 1e-3}, {"betas": (0.8, 0.99), "eps": 1e-5}),
+        (SGD, {"momentum": 0.5}, {"momentum": 0.9}),
+    ],
+    ids=["Adam", "SGD"],
+)
+def test_other_settings_of_an_optimiser_with_our_schedule_are_new_too(make, old, new):
+    before, after = ([make([nn.Parameter(torch.zeros(2))], lr=0.1, **settings)] for settings in (old, new))
+    schedules = [[build_scheduler(optimizer, lambda epoch: 1.0)] for (optimizer,) in (before, after)]
+    continued(before, after, *schedules)
+    assert {name: after[0].param_groups[0][name] for name in new} == new
+
+
+@pytest.mark.parametrize(
     "schedule",
     [lambda o: StepLR(o, 1), lambda o: LambdaLR(o, lambda n: 0.5**n), lambda o: ReduceLROnPlateau(o)],
     ids=["steps", "lambda", "plateau"],

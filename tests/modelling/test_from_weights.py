@@ -9,7 +9,7 @@ import torch
 
 from checkpoints.plain import to_plain
 from modelling.bases import ModelBase
-from modelling.from_weights import model_of_weights
+from modelling.from_weights import load_head, model_of_weights
 from tests.small import small_config
 from train_ctl_model import CTLModel
 from utils.errors import CheckpointError, NotACtlCheckpointError, UserError
@@ -133,7 +133,8 @@ def test_files_that_do_not_fit_stay_errors(trained, tmp_path) -> None:
     path = backbone_file(state, tmp_path)
     large = small_config(**{"MODEL.NAME": "resnet34"})
     with pytest.raises(
-        CheckpointError, match=r"100 of 180 tensors fit.*Expected a CTL checkpoint, or weights of MODEL"
+        CheckpointError,
+        match=r"100 of 180 tensors fit.*share of 0\.555 of.*Expected a CTL checkpoint, or weights of MODEL",
     ):
         model_of_weights(ModelBase, path, large, REFUSAL, num_classes=1)
     large.MODEL.PRETRAIN_MIN_SHARE = 0.5
@@ -143,3 +144,52 @@ def test_files_that_do_not_fit_stay_errors(trained, tmp_path) -> None:
         model_of_weights(ModelBase, path, large, REFUSAL, num_classes=1)
     with pytest.raises(UserError, match=r"set MODEL\.BACKBONE_EMB_SIZE 2048"):
         model_of_weights(ModelBase, path, small_config(**{"MODEL.NAME": "resnet50"}), REFUSAL, num_classes=1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_weights_that_are_no_numbers_to_compute_with_are_refused(trained, tmp_path, share) -> None:
+    checkpoint, state = trained
+    key = "backbone.base.layer4.1.bn2.running_var"
+    broken = {**state, key: state[key] * torch.nan}
+    path = backbone_file(broken, tmp_path)
+    message = "but layer4.1.bn2.running_var holds NaN or infinity.$"
+    with pytest.raises(UserError, match=f"^{path} holds torchvision resnet18 weights, {message}"):
+        start_from(path, 5, PRETRAIN_MIN_SHARE=share)
+    with pytest.raises(UserError, match=message):
+        model_of_weights(ModelBase, path, small_config(), REFUSAL, num_classes=1)
+    torch.save(torch.load(checkpoint) | {"state_dict": broken}, path)
+    with pytest.raises(UserError, match=f"^{path}: this is a CTL checkpoint of resnet18, but {key} holds NaN"):
+        ModelBase.load_from_checkpoint(path)
+
+
+def test_an_error_names_the_file_once(trained, tmp_path) -> None:
+    torch.save({"epoch": 1}, tmp_path / "a.pth")
+    with pytest.raises(NotACtlCheckpointError) as error:
+        ModelBase.load_from_checkpoint(tmp_path / "a.pth")
+    assert str(error.value).count("a.pth") == 1
+    checkpoint, _ = trained
+    content = torch.load(checkpoint)
+    content["hyper_parameters"]["INPUT"]["SIZE_TEST"] = 64
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}/a.pth records a value that cannot work: INPUT.SIZE"):
+        ModelBase.load_from_checkpoint(tmp_path / "a.pth")
+
+
+def test_the_first_of_several_processes_speaks(trained, tmp_path, monkeypatch, caplog) -> None:
+    checkpoint, state = trained
+    path = backbone_file(state, tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with caplog.at_level(logging.INFO):
+        start_from(checkpoint, 5, PRETRAIN_HEAD=True)
+        model_of_weights(ModelBase, path, small_config(), REFUSAL, num_classes=1)
+        assert caplog.messages == []
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        start_from(checkpoint, 5, PRETRAIN_HEAD=True)
+        model_of_weights(ModelBase, path, small_config(), REFUSAL, num_classes=1)
+    assert [message.split()[0] for message in caplog.messages] == ["Loaded", "Taken", "Loaded", str(path)]
+
+
+def test_a_model_without_a_neck_takes_no_head(trained) -> None:
+    path, _ = trained
+    with pytest.raises(UserError, match="without a BN neck that fits this model"):
+        load_head(torch.nn.Linear(1, 1), path)

@@ -151,6 +151,12 @@ def test_path_pairs_may_be_quoted_empty_or_absolute(recorder: Recorder) -> None:
     assert (config.MODEL.PRETRAIN_PATH, config.DATASETS.ROOT_DIR) == ("", "/data")
 
 
+def test_home_and_variables_are_left_to_the_program(recorder: Recorder) -> None:
+    pairs = ("OUTPUT_DIR", "~/run 1", "DATASETS.ROOT_DIR", "$SETS/market", "MODEL.PRETRAIN_PATH", "auto:~/w.pth")
+    recorder.run(SCRIPTS / "market1501/train_ctl_model_s_r50.sh", *pairs)
+    assert recorder.called()[2][-len(pairs) :] == list(pairs)
+
+
 @pytest.mark.parametrize(("given", "expected"), [("auto", "auto"), ("auto:my weights.pth", "auto:{0}/my weights.pth")])
 def test_the_newest_checkpoint_may_be_asked_for(given: str, expected: str, recorder: Recorder) -> None:
     recorder.run(SCRIPTS / "market1501/train_ctl_model_s_r50.sh", "MODEL.PRETRAIN_PATH", given)

@@ -38,8 +38,8 @@ if __name__ == "__main__":
 
 
 def test_command_line(tmp_path):
-    done = run_code(IN_ANOTHER_PROCESS, "a b", "--output", "x")
+    done = run_code(IN_ANOTHER_PROCESS, "a b", "--output", "http://me:secret@host/x")
     assert done.returncode == 0, done.stderr
     own, other = map(shlex.split, json.loads(done.stdout))
-    assert own[1:] == ["-c", IN_ANOTHER_PROCESS, "a b", "--output", "x"]
-    assert other[1:] == ["-c", "a b", "--output", "x"]
+    assert own[1:] == ["-c", IN_ANOTHER_PROCESS, "a b", "--output", "http://***@host/x"]
+    assert other[1:] == ["-c", "a b", "--output", "http://***@host/x"]
