@@ -6,7 +6,7 @@ from os import PathLike, fspath
 # What is passed over, in the singular and in the plural.
 NOT_AN_IMAGE = ("file that is not an image by its suffix", "files that are not images by their suffix")
 HIDDEN = ("hidden file or folder", "hidden files and folders")
-IN_SUBFOLDER = ("file in a subfolder", "files in subfolders")
+IN_SUBFOLDER = ("image in a subfolder", "images in subfolders")
 WITHOUT_IMAGES = ("folder without images", "folders without images")
 LOOP = ("link to a folder above it", "links to folders above them")
 OTHER_FOLDER = ("folder beside those that are read", "folders beside those that are read")

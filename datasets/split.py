@@ -6,13 +6,13 @@ import os
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.cli import clean_exit
+from config.cli import clean_exit, whole_number
 from utils.errors import MissingPathError, UserError
 from utils.files import digests_of_equals, written_whole
 
@@ -31,7 +31,6 @@ IMAGES: with --by folder, a folder with one folder of images for each identity, 
 camera, unless --camera-from folder says that each camera has a folder below that of the identity; with --by csv, a
 table (.csv, .parquet) with the columns path, pid and, optionally, camid. Its relative paths start from its own
 folder."""
-_JUNK = "-1"  # the identity of images that are neither a match nor a distractor
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--train", type=_share, default=0.5, metavar="SHARE", help="share of the identities that train; default: 0.5"
     )
     parser.add_argument(
-        "--query-per-id", type=_whole(1), default=2, metavar="N", help="most queries of an identity; default: 2"
+        "--query-per-id", type=whole_number(1), default=2, metavar="N", help="most queries of an identity; default: 2"
     )
     parser.add_argument(
-        "--seed", type=_whole(0), default=0, metavar="N", help="another seed draws another division; default: 0"
+        "--seed", type=whole_number(0), default=0, metavar="N", help="another seed draws another division; default: 0"
     )
     parser.add_argument(
         "--camera-from",
@@ -186,11 +185,12 @@ def _read_table(path: Path, passed: "PassedOver | None") -> "Iterator[Entry]":
 def _check_text(entry: "Entry") -> None:
     """Refuse what the table cannot give back as it is."""
     try:
-        (entry.path + entry.pid).encode()
+        (entry.path + entry.pid + entry.camera).encode()
     except UnicodeEncodeError:
         raise UserError(f"the name {entry.path!r} is not valid UTF-8, as a table has to be; rename it.") from None
-    if entry.pid != entry.pid.strip():
-        raise UserError(f"the identity {entry.pid!r} ({entry.path}) begins or ends with white space; rename it.")
+    for what, name in (("identity", entry.pid), ("camera", entry.camera)):
+        if name != name.strip():
+            raise UserError(f"the {what} {name!r} ({entry.path}) begins or ends with white space; rename it.")
 
 
 def divide(entries: "Sequence[Entry]", options: SplitOptions, source: str = "the data") -> Division:
@@ -207,10 +207,12 @@ def divide(entries: "Sequence[Entry]", options: SplitOptions, source: str = "the
     Raises:
         UserError: cameras are known for some images only, or fewer than two identities train or are evaluated.
     """
+    from utils.labels import JUNK_PIDS
+
     images_of: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(entries):
         images_of[entry.pid].append(entry)
-    junk = images_of.pop(_JUNK, [])
+    junk = [image for pid in JUNK_PIDS for image in images_of.pop(pid, ())]
     bare = next((entry for entry in entries if not entry.camera), None)
     seen = next((entry for entry in entries if entry.camera), None)
     if bare and seen:
@@ -239,7 +241,7 @@ def divide(entries: "Sequence[Entry]", options: SplitOptions, source: str = "the
         part.sort()
     division.notes = [*_describe_unable(images_of, unable), *_describe_copies(copies, images_of, digests)]
     if junk:
-        division.notes.append(f"{_images(len(junk))} of identity {_JUNK}: in gallery, neither match nor distractor.")
+        division.notes.append(f"{_images(len(junk))} of identity -1: in gallery, neither match nor distractor.")
     return division
 
 
@@ -380,15 +382,6 @@ def _share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"it is {text!r}; expected a number above 0 and below 1")
     return value
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"it is {text!r}; expected a whole number, {least} or more")
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":

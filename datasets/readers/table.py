@@ -129,7 +129,7 @@ def _check_columns(path: Path, header: list[str], required: Sequence[str], passe
 
 
 def _missing(path: Path) -> MissingPathError:
-    return MissingPathError(f"{path} does not exist; expected a CSV or Parquet file (DATASETS.CSV_PATH).")
+    return MissingPathError(f"{path} does not exist; expected a CSV or Parquet file.")
 
 
 class OwnTable(ReidDataModule):

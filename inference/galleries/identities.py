@@ -67,10 +67,12 @@ def camera_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
     if not kind.lower().endswith((".csv", *PARQUET_SUFFIXES)):
         return _by_expression(kind, root, "--camid-from", "camera", "an expression, or a table ending in .csv")
     folder = Path(kind).parent
-    camera_of = {
-        os.path.abspath(folder / row["path"].strip()): row["camid"].strip()  # noqa: PTH100 - without following links
-        for _, row in read_rows(Path(kind), ("path", "camid"))
-    }
+    camera_of: dict[str, str] = {}
+    for place, row in read_rows(Path(kind), ("path", "camid")):
+        path, camera = row["path"].strip(), row["camid"].strip()
+        known = camera_of.setdefault(os.path.abspath(folder / path), camera)  # noqa: PTH100 - without following links
+        if known != camera:
+            raise UserError(f"{kind}, {place}: {path} has the camera {camera!r}, but {known!r} in an earlier row.")
 
     def by_table(path: str) -> str:
         camera = camera_of.get(os.path.abspath(path))  # noqa: PTH100

@@ -87,7 +87,7 @@ def test_a_published_layout_says_once_what_it_passes_over(market, make_cfg, capl
     module.setup("test")
     assert warnings_of(caplog) == [
         f"Passed over in {root}: 1 file that is not an image by its suffix ({root / 'bounding_box_train/list.txt'}), "
-        f"3 files in subfolders (such as {extra / '0005_c2s1_0.jpg'})."
+        f"3 images in subfolders (such as {extra / '0005_c2s1_0.jpg'})."
     ]
     assert len(module.query_list) == 3
 
