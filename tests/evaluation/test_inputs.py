@@ -94,6 +94,13 @@ def test_junk_is_left_out_and_counted(tmp_path, as_text, capsys):
     assert [row["path"] for row in read(tmp_path / "out")] == np.delete(PATHS[QUERIES], [3, 7]).tolist()
 
 
+def test_junk_that_a_table_made_a_float_of(tmp_path, capsys):
+    pids = PIDS.astype(str).astype("U4")
+    pids[[3, 20]] = "-1.0", "-1"
+    assert main(save_files(tmp_path, pids=pids)) == 0
+    assert capsys.readouterr().out.count(" have pid -1, which marks junk") == 2
+
+
 def test_nothing_but_junk(tmp_path, capsys):
     pids = PIDS.copy()
     pids[GALLERY] = -1
@@ -240,6 +247,27 @@ def spoil_file(folder):
     (folder / "gallery" / "pids.npy").write_text("text")
 
 
+def spoil_archive(folder):
+    (folder / "gallery" / "pids.npy").write_bytes(b"PK\x03\x04 no archive")
+
+
+def spoil_kind(folder):
+    with (folder / "gallery" / "pids.npy").open("wb") as stream:
+        np.savez(stream, pids=PIDS)
+
+
+def spoil_about(folder):
+    (folder / "gallery" / "gallery.json").write_text('{"pid_from": ')
+
+
+def spoil_embedder(folder):
+    (folder / "gallery" / "gallery.json").write_text('{"embedder": [1]}')
+
+
+def spoil_paths(folder):
+    np.save(folder / "gallery" / "paths.npy", np.arange(38))
+
+
 def spoil_dimension(folder):
     np.save(folder / "gallery" / "embeddings.npy", FEATS[GALLERY][:, :3])
 
@@ -250,6 +278,11 @@ def spoil_dimension(folder):
         (spoil_centroids, "gallery holds centroids of identities (gallery.json: pid_from 'parent')"),
         (spoil_pids, "gallery lacks pids.npy; it holds embeddings.npy, camids.npy, paths.npy. create_embeddings.py"),
         (spoil_file, "pids.npy cannot be read as a .npy file of numbers or text"),
+        (spoil_archive, "pids.npy cannot be read as a .npy file of numbers or text"),
+        (spoil_kind, "pids.npy cannot be read as a .npy file of numbers or text (it is an .npz file)"),
+        (spoil_about, "gallery.json is damaged (Expecting value"),
+        (spoil_embedder, "gallery.json is damaged (not an object), so nothing tells which model made the gallery"),
+        (spoil_paths, "gallery: paths have the shape [38] of int64; expected text [N]."),
         (spoil_dimension, "dimensions"),
     ],
 )

@@ -1,5 +1,6 @@
 """Results that are left out: the query itself, and images from its own camera; the next ones take their places."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_max_distance(files, embeddings, topk):
             wanted = [i for i in allowed if distances[number, i] <= limit]
             assert row[row >= 0].tolist() == wanted[: topk or None]
         assert 0 < (found.indices >= 0).sum() < NUM_QUERY * (topk or NUM_GALLERY // 2)
+        found = search(query, gallery, replace(options, max_distance=1e4), exclusion=exclusion)
+        assert found.left_out.endswith("; 30 of 30 queries have no other result")  # that is near enough
 
 
 def test_more_is_asked_for_only_where_too_little_is_left(files, embeddings, monkeypatch):
