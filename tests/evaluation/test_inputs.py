@@ -235,6 +235,17 @@ def test_folders_of_two_networks_are_warned_of(tmp_path, capsys):
     )
 
 
+def test_it_is_said_where_a_training_would_have_normalized(tmp_path, capsys):
+    folders = save_folders(tmp_path, q_about={"embedder": {"dimension": 4}})
+    for more, said in (((), 1), (("--normalize",), 0), (("--metric", "cosine"), 0)):
+        assert main([*folders, *more]) == 0
+        assert (
+            capsys.readouterr().out.count("note: embeddings are compared at the length they have; a training") == said
+        )
+    assert main([*save_files(tmp_path)]) == 0  # nobody knows where those are from
+    assert "note" not in capsys.readouterr().out
+
+
 def spoil_centroids(folder):
     (folder / "gallery" / "gallery.json").write_text('{"pid_from": "parent"}')
 
