@@ -321,6 +321,16 @@ def test_links_to_folders_above_bring_no_images_of_others(tmp_path, read, where,
     assert f"1 link to a folder above it ({link})" in note
 
 
+def test_a_link_that_leads_back_by_another_folder_ends_there(tmp_path, read):
+    root = write_tree(tmp_path / "data", ["train/ann/1.jpg", "query/cid/1.jpg", "gallery/cid/2.jpg"])
+    write_image(tmp_path / "more" / "2.jpg")
+    (root / "train" / "ann" / "far").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "back").symlink_to(root / "train" / "ann")
+    module = read("folder", root)
+    assert [Path(sample[0]).name for sample in module.train_list] == ["1.jpg", "2.jpg"]
+    assert f"1 link to a folder above it ({root / 'train/ann/far/back'})" in notes_of(module)[0]
+
+
 def test_a_link_that_leads_nowhere_is_no_folder(tmp_path, read):
     root = write_tree(tmp_path, ["train/ann/1.jpg", "query/cid/1.jpg", "gallery/cid/2.jpg"])
     (root / "train" / "ann" / "me").symlink_to("me")
