@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -12,6 +12,7 @@ from config.load import load_config, missing_value_error
 from config.reference import format_reference
 from utils.errors import UserError
 
+_MOST_DIGITS = 18  # fit into 64 bits
 _CPU_ALLOCATOR = "DefaultCPUAllocator: "
 
 _EXAMPLES = (
@@ -104,6 +105,19 @@ def _split(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[s
         elif rest:  # an option stands where the value should
             raise missing_value_error(pairs)
     return options, pairs
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers, ``least`` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"it is {text[:40]!r}; expected a whole number, {least} or more, of at most {_MOST_DIGITS} digits"
+            )
+        return int(text)
+
+    return parse
 
 
 @contextmanager

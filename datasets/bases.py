@@ -30,6 +30,7 @@ from datasets.loading import (
     Sample,
     collate_fn_alternative,
 )
+from datasets.notes import say
 from datasets.overrides import OldHelpers, adapt_overrides, as_lightning_calls, follow_epoch, old_place, overrides
 from datasets.samplers import EvaluationShard, get_sampler
 from datasets.transforms import ReidTransforms
@@ -174,7 +175,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
             )
         splits = self.read_splits()
         self.check_published(splits)
-        self._say(splits.notes)
+        rank_zero_only(say)(splits.notes, log)
         self.has_cameras, self.names = splits.has_cameras, splits.names
         self.train_list = _relabel(splits.train)
         evaluated = [(*image, number) for number, image in enumerate(splits.query + splits.gallery)]
@@ -236,11 +237,6 @@ class ReidDataModule(OldHelpers, LightningDataModule):
                 f"{self.title}: {', '.join(unreached)} has no effect: it needs BaseDatasetLabelledPerPid or "
                 "BaseDatasetLabelled, and the cache transforms that begin as those of ReidTransforms."
             )
-
-    @rank_zero_only
-    def _say(self, notes: Sequence[str]) -> None:
-        for note in notes:
-            log.warning("%s", note)
 
     @rank_zero_only
     def check_published(self, splits: Splits) -> None:

@@ -6,13 +6,13 @@ import os
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.cli import clean_exit
+from config.cli import clean_exit, whole_number
 from utils.errors import MissingPathError, UserError
 from utils.files import digests_of_equals, written_whole
 
@@ -74,10 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--train", type=_share, default=0.5, metavar="SHARE", help="share of the identities that train; default: 0.5"
     )
     parser.add_argument(
-        "--query-per-id", type=_whole(1), default=2, metavar="N", help="most queries of an identity; default: 2"
+        "--query-per-id", type=whole_number(1), default=2, metavar="N", help="most queries of an identity; default: 2"
     )
     parser.add_argument(
-        "--seed", type=_whole(0), default=0, metavar="N", help="another seed draws another division; default: 0"
+        "--seed", type=whole_number(0), default=0, metavar="N", help="another seed draws another division; default: 0"
     )
     parser.add_argument(
         "--camera-from",
@@ -187,11 +187,12 @@ def _read_table(path: Path, passed: "PassedOver | None") -> "Iterator[Entry]":
 def _check_text(entry: "Entry") -> None:
     """Refuse what the table cannot give back as it is."""
     try:
-        (entry.path + entry.pid).encode()
+        (entry.path + entry.pid + entry.camera).encode()
     except UnicodeEncodeError:
         raise UserError(f"the name {entry.path!r} is not valid UTF-8, as a table has to be; rename it.") from None
-    if entry.pid != entry.pid.strip():
-        raise UserError(f"the identity {entry.pid!r} ({entry.path}) begins or ends with white space; rename it.")
+    for what, name in (("identity", entry.pid), ("camera", entry.camera)):
+        if name != name.strip():
+            raise UserError(f"the {what} {name!r} ({entry.path}) begins or ends with white space; rename it.")
 
 
 def divide(entries: "Sequence[Entry]", options: SplitOptions, source: str = "the data") -> Division:
@@ -208,7 +209,7 @@ def divide(entries: "Sequence[Entry]", options: SplitOptions, source: str = "the
     Raises:
         UserError: cameras are known for some images only, or fewer than two identities train or are evaluated.
     """
-    from datasets.readers.numbering import JUNK_PIDS
+    from utils.labels import JUNK_PIDS
 
     images_of: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(entries):
@@ -383,15 +384,6 @@ def _share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"it is {text!r}; expected a number above 0 and below 1")
     return value
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"it is {text!r}; expected a whole number, {least} or more")
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":

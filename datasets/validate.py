@@ -1,6 +1,5 @@
 """Check a data set before training on it: ``python -m datasets.validate --config_file FILE KEY VALUE ...``."""
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
-from config.cli import build_parser, clean_exit, parse_args
+from config.cli import build_parser, clean_exit, parse_args, whole_number
 from config.origins import naming_the_default_folder
 from config.switches import find_unused
 from datasets import init_dataset
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", default="", help="folder of the report (default: OUTPUT_DIR)")
     parser.add_argument(
         "--world-size",
-        type=_positive,
+        type=whole_number(1),
         metavar="N",
         help="processes of the training (default: from GPU_IDS and TRAINER.NUM_NODES)",
     )
@@ -191,12 +190,6 @@ def _describe(findings: "Sequence[Finding]", limit: int | None) -> list[str]:
             if limit is not None and len(finding.details) > limit:
                 lines.append(f"    and {len(finding.details) - limit} more (all are in report.txt)")
     return lines
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is {text[:40]!r}; expected a whole number, 1 to 999999999")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def _start(tracker: SafeMLFlowLogger | SafeTensorBoardLogger, on_error: str) -> 
             raise UserError(without_passwords(text)) from error
         if on_error == "stop":
             raise UserError(
-                f"{tracker.describe(error)}, and LOGGING.ON_ERROR is 'stop': mend that, or train without its records "
-                "by LOGGING.ON_ERROR continue."
+                f"{tracker.describe(error)}, and LOGGING.ON_ERROR is 'stop': fix it, or set LOGGING.ON_ERROR "
+                "continue to train without its records."
             ) from error
         tracker.warn(error)
 

@@ -180,6 +180,11 @@ def _read(args: argparse.Namespace) -> "tuple[RetrievalSet, list[str], dict[str,
     except UserError as error:
         raise UserError(f"--device: {error}") from error
     retrieval, notes = combine(query, gallery, device, args.ignore_cameras, args.self_match)
+    if query.embedder and not args.normalize and args.metric == "euclidean":
+        notes.append(
+            "embeddings are compared at the length they have; a training's own tests scale them to unit length, unless "
+            "TEST.FEAT_NORM is False (--normalize)."
+        )
     different = differing(query, gallery)
     if different:
         sys.stderr.write(

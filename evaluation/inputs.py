@@ -1,6 +1,5 @@
 """What ``python -m evaluation`` reads: .npz files, and folders that create_embeddings.py wrote."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,10 @@ from evaluation.distance_blocks import as_embeddings
 from evaluation.retrieval import RetrievalSet
 from evaluation.self_matches import SelfMatches, find_self_matches
 from utils.errors import MissingPathError, UserError
-from utils.labels import Names, check_length, int_array
-from utils.origin import file_digest
+from utils.files import content_digest
+from utils.galleries import read_about, read_array
+from utils.labels import JUNK_PIDS, Names, check_length, int_array
 
-JUNK = "-1"
 _ARRAYS = ("embeddings", "pids", "camids", "paths")
 
 
@@ -36,7 +35,7 @@ class Input:
 
     def origin(self) -> dict[str, Any]:
         """What metrics.json says of this input."""
-        digests = {name: file_digest(path) for name, path in self.files.items()}
+        digests = {name: content_digest(path).hex() for name, path in self.files.items()}
         return {"path": self.path, "sha256": digests} | ({"embedder": self.embedder} if self.embedder else {})
 
 
@@ -86,7 +85,7 @@ def _read_file(path: str, ignore_cameras: bool) -> Input:
 
 
 def _read_folder(folder: Path) -> Input:
-    about = _read_about(folder / "gallery.json")
+    about = read_about(folder)
     if about.get("pid_from") is not None:
         raise UserError(
             f"{folder} holds centroids of identities (gallery.json: pid_from {about['pid_from']!r}), which have no "
@@ -102,30 +101,8 @@ def _read_folder(folder: Path) -> Input:
                 f"{folder} lacks {name}; it holds {held}. create_embeddings.py writes embeddings.npy and pids.npy for "
                 "images whose identities it is told: --csv TABLE --split SPLIT, or DATASETS.NAMES NAME --split SPLIT."
             )
-    arrays = {Path(name).stem: _load_array(path) for name, path in files.items()}
-    return Input(str(folder), arrays, files, about.get("embedder") or {})
-
-
-def _load_array(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a .npy file of numbers or text ({error}).") from error
-
-
-def _read_about(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}  # a folder may be made by other programs
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        about = error
-    if not isinstance(about, dict) or not isinstance(about.get("embedder") or {}, dict):
-        raise UserError(
-            f"{path} is damaged ({about if isinstance(about, Exception) else 'not an object'}), so nothing tells which "
-            "network made the embeddings: create them again, or remove the file to evaluate without that check."
-        )
-    return about
+    arrays = {Path(name).stem: read_array(path) for name, path in files.items()}
+    return Input(str(folder), arrays, files, about.get("embedder", {}))
 
 
 def differing(query: Input, gallery: Input) -> list[str]:
@@ -171,8 +148,7 @@ def combine(
     camids, camera_names = _labels(query, gallery, "camids") if has_cameras else (_no_cameras(*pids), {})
     sides = []
     for i, (side, name) in enumerate(((query, "query"), (gallery, "gallery"))):
-        paths = side.arrays["paths"].tolist() if "paths" in side.arrays else None
-        columns = [as_embeddings(name, side.arrays["embeddings"]).to(device), pids[i], camids[i], paths]
+        columns = [as_embeddings(name, side.arrays["embeddings"]).to(device), pids[i], camids[i], _paths(side)]
         sides.append(_without_junk(side, name, columns, pid_names, notes))
     (q, q_pids, q_camids, q_paths), (g, g_pids, g_camids, g_paths) = sides
     names = Names(pid_names, camera_names)
@@ -181,6 +157,13 @@ def combine(
         notes.append(f"--self-match {self_match} has no effect: the same-camera filter decides.")
     retrieval = RetrievalSet(q, g, q_pids, g_pids, q_camids, g_camids, q_paths, g_paths, names, has_cameras, own)
     return retrieval, notes
+
+
+def _paths(side: Input) -> list[str] | None:
+    paths = side.arrays.get("paths")
+    if paths is not None and (paths.ndim != 1 or paths.dtype.kind != "U"):
+        raise UserError(f"{side.path}: paths have the shape {list(paths.shape)} of {paths.dtype}; expected text [N].")
+    return None if paths is None else paths.tolist()
 
 
 def _no_cameras(q_pids: Any, g_pids: Any) -> tuple[Any, Any]:
@@ -211,8 +194,7 @@ def _without_junk(
     """Embeddings, pids, camids and paths without the images of pid -1, which are no identity."""
     prefix, count = name[0], len(columns[0])
     pids = int_array(f"{prefix}_pids", columns[1], count, name)
-    number = next((i for i, text in pid_names.items() if text == JUNK), None) if pid_names else int(JUNK)
-    kept = pids != number
+    kept = ~np.isin(pids, [i for i, text in pid_names.items() if text in JUNK_PIDS] if pid_names else [-1])
     junk = int(count - kept.sum())
     if not junk:
         return columns

@@ -5,12 +5,13 @@ Imports nothing heavy, so that ``--help`` and wrong options are answered at once
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode
 
+from config.cli import whole_number
 from config.origins import was_set
 from config.recorded import NETWORK, SCALING_IN_TESTS, adopt, differences
 from config.switches import Facts, find_foreign, find_unused
@@ -47,17 +48,6 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="batches between two updates of the progress bar; default: several updates a second",
     )
-
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers, ``least`` or more."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number, {least} or more")
-        return int(text)
-
-    return parse
 
 
 def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = ()) -> "Embedder":

@@ -150,11 +150,11 @@ def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
     if not args.split:
         return ImageSource(root, args.images_in_subfolders, pid_from)
     from datasets import init_dataset
+    from datasets.notes import say
     from inference.galleries.labels import read_subset
 
     images = read_subset(init_dataset(cfg.DATASETS.NAMES, cfg=cfg), args.split)
-    for note in images.notes:
-        logger.warning("%s", note)
+    say(images.notes, logger)
     logger.info("%s, %s: %d images", images.source["data_set"], args.split, len(images.paths))
     return ImageSource(root, labelled=images)
 

@@ -16,8 +16,8 @@ if __package__ in (None, ""):  # run as a file: the packages are one folder up
 
 from yacs.config import CfgNode
 
-from config.cli import build_parser, clean_exit, parse_args
-from inference.command_line import add_input_arguments, embedder_from_config, whole_number
+from config.cli import build_parser, clean_exit, parse_args, whole_number
+from inference.command_line import add_input_arguments, embedder_from_config
 from inference.searching.search import add_arguments, formats_from_args, options_from_args, search, write_results
 from utils.errors import UserError
 from utils.files import output_folder, require_writable, written_whole

@@ -13,6 +13,9 @@ from utils.errors import UserError
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+# Market-1501's identity of junk, detections that are neither matches nor distractors, as text, or as a table's float.
+JUNK_PIDS = ("-1", "-1.0")
+
 
 @dataclass(frozen=True)
 class Names:

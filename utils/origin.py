@@ -1,7 +1,5 @@
-"""Where numbers come from: versions, the command line, and digests of files."""
+"""Where numbers come from: versions and the command line."""
 
-import hashlib
-import os
 import platform
 import shlex
 import sys
@@ -40,12 +38,6 @@ def command_line() -> str:
     # The command line of a process that multiprocessing started says nothing; Python hands it the program's arguments.
     command = [sys.executable, *sys.argv] if parent_process() else sys.orig_argv
     return shlex.join(map(without_passwords, command))
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, as sha256sum prints it."""
-    with open(path, "rb") as file:  # noqa: PTH123
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def origin() -> dict[str, Any]:

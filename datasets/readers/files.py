@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.notes import HIDDEN, NOT_AN_IMAGE, OTHER_FOLDER, PassedOver
+from datasets.notes import HIDDEN, LOOP, NOT_AN_IMAGE, OTHER_FOLDER, PassedOver
 from utils.errors import MissingPathError, UserError
 from utils.image import IMAGE_SUFFIXES
 
@@ -56,13 +56,35 @@ def list_folder(
             continue
         if entry.name.startswith(_HIDDEN):
             passed.add(HIDDEN, path)
-        elif entry.is_dir():
+        elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112 (no error for a loop)
             folders.append(path)
         elif path.suffix.lower() in endings:
             images.append(path)
         else:
             passed.add(NOT_AN_IMAGE, path)
     return images, folders
+
+
+def list_deeper(
+    folder: Path, passed: PassedOver, suffixes: Sequence[str] = IMAGE_SUFFIXES, above: Iterable[Path] = ()
+) -> Iterator[Path]:
+    """The images of a folder and of all folders below it, sorted by name in each.
+
+    Args:
+        folder: exists.
+        passed: collects links to a folder above as well, which are not followed.
+        suffixes: those of images.
+        above: where the way from the first folder to this one has led.
+    """
+    parent = folder.parent.resolve()
+    above = {*above, parent, *parent.parents}
+    if folder.resolve() in above:
+        passed.add(LOOP, folder)
+        return
+    images, folders = list_folder(folder, passed, suffixes)
+    yield from images
+    for subfolder in folders:
+        yield from list_deeper(subfolder, passed, suffixes, above)
 
 
 def check_images(paths: Iterable[str], named_by: str | os.PathLike[str], advice: str = "") -> None:

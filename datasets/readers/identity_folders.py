@@ -1,12 +1,11 @@
 """The user's own data in folders: ROOT_DIR/{train, query, gallery}/<identity>/<images>."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from datasets.bases import ReidDataModule, Splits
-from datasets.notes import LOOP, OTHER_FOLDER, WITHOUT_IMAGES, Note, PassedOver
-from datasets.readers.files import list_folder
+from datasets.notes import OTHER_FOLDER, WITHOUT_IMAGES, Note, PassedOver
+from datasets.readers.files import list_deeper, list_folder
 from datasets.readers.numbering import SUBSETS, Entry, build_splits
 from utils.errors import MissingPathError, UserError
 
@@ -37,22 +36,11 @@ def read_identity_folders(folder: Path, passed: PassedOver | None = None, camera
         raise UserError(f"{images[0]} is not in the folder of an identity; expected {expected}.")
     entries = []
     for identity in identities:
-        found = [Entry(str(path), identity.name, "") for path in _images_below(identity, passed)]
+        found = [Entry(str(path), identity.name, "") for path in list_deeper(identity, passed)]
         if not found:
             passed.add(WITHOUT_IMAGES, identity)
         entries += [image._replace(camera=_camera_of(Path(image.path), identity, camera_from)) for image in found]
     return entries
-
-
-def _images_below(folder: Path, passed: PassedOver, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    place = folder.resolve()
-    if place in above:
-        passed.add(LOOP, folder)
-        return
-    images, folders = list_folder(folder, passed)
-    yield from images
-    for subfolder in folders:
-        yield from _images_below(subfolder, passed, above | {place})
 
 
 def _camera_of(path: Path, identity: Path, camera_from: str) -> str:

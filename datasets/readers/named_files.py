@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets.bases import Annotation, ReidDataModule, Splits
 from datasets.notes import IN_SUBFOLDER, PassedOver
-from datasets.readers.files import find_folder, list_folder
+from datasets.readers.files import find_folder, list_deeper, list_folder
 from utils.errors import MissingPathError, UserError
 from utils.image import IMAGE_SUFFIXES
 
@@ -48,7 +48,7 @@ def read_folder(folder: Path, rule: NameRule, passed: PassedOver | None = None) 
     passed = PassedOver(folder) if passed is None else passed
     paths, subfolders = list_folder(folder, passed, rule.suffixes)
     for subfolder in subfolders:
-        passed.add(IN_SUBFOLDER, *sorted(path for path in subfolder.rglob("*") if not path.is_dir()))
+        passed.add(IN_SUBFOLDER, *list_deeper(subfolder, passed, rule.suffixes))
     images = []
     for path in paths:
         pid, camera = _parse_name(path, rule)

@@ -6,11 +6,9 @@ from typing import NamedTuple
 from datasets.bases import Annotation, Splits
 from datasets.notes import JUNK, PassedOver
 from utils.errors import UserError
-from utils.labels import Names
+from utils.labels import JUNK_PIDS, Names
 
 SUBSETS = ("train", "query", "gallery")
-# The identity of Market-1501's junk: detections that are no match for anybody, and no distractor either.
-JUNK_PIDS = ("-1", "-1.0")
 
 
 class Entry(NamedTuple):

@@ -3,12 +3,13 @@
 import csv
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets.bases import ReidDataModule, Splits
-from datasets.notes import LIKE_CAMID, PassedOver
+from datasets.notes import LIKE_CAMID, Note, PassedOver
 from datasets.readers.files import check_images
 from datasets.readers.numbering import SUBSETS, Entry, build_splits
 from utils.errors import MissingPathError, UserError
@@ -129,7 +130,7 @@ def _check_columns(path: Path, header: list[str], required: Sequence[str], passe
 
 
 def _missing(path: Path) -> MissingPathError:
-    return MissingPathError(f"{path} does not exist; expected a CSV or Parquet file (DATASETS.CSV_PATH).")
+    return MissingPathError(f"{path} does not exist; expected a CSV or Parquet file.")
 
 
 class OwnTable(ReidDataModule):
@@ -168,4 +169,16 @@ class OwnTable(ReidDataModule):
         passed = PassedOver(path)
         entries = read_table(path, self._image_folder(), passed)
         check_images((image.path for subset in SUBSETS for image in entries[subset]), path, self._advise())
-        return build_splits(entries, str(path), self.cfg.TEST.ONLY_TEST, passed)
+        splits = build_splits(entries, str(path), self.cfg.TEST.ONLY_TEST, passed)
+        return splits._replace(notes=splits.notes + _repeated_note(path, entries))
+
+
+def _repeated_note(path: Path, entries: dict[str, list[Entry]]) -> tuple[str, ...]:
+    """Say which images are in one split more than once, as a table has them that was joined with itself."""
+    times = (Counter(image.path for image in images) for images in entries.values())
+    repeated = [image for counts in times for image, number in counts.items() if number > 1]
+    if not repeated:
+        return ()
+    images = "image is" if len(repeated) == 1 else "images are"
+    text = f"{path}: {len(repeated)} {images} in one split more than once (such as {repeated[0]}); each row counts."
+    return (Note(text, repeated),)

@@ -28,12 +28,13 @@ from inference.galleries.labels import Label
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 from utils.files import replacing
+from utils.galleries import ABOUT, read_about, read_array
 
 logger = logging.getLogger(__name__)
 
 StrPath = str | os.PathLike[str]
 
-EMBEDDINGS, PATHS, ABOUT, SKIPPED = "embeddings.npy", "paths.npy", "gallery.json", "skipped.txt"
+EMBEDDINGS, PATHS, SKIPPED = "embeddings.npy", "paths.npy", "skipped.txt"
 PIDS, CAMIDS = "pids.npy", "camids.npy"
 PARTIAL, JOURNAL = "embeddings.npy.partial", "embeddings.journal"
 
@@ -73,7 +74,7 @@ def read_gallery(folder: StrPath) -> Gallery:
             raise MissingPathError(
                 f"{folder / name} does not exist; expected a folder that create_embeddings.py wrote to.{hint}"
             )
-    embeddings, paths = _open_array(folder / EMBEDDINGS), _open_array(folder / PATHS)
+    embeddings, paths = (read_array(folder / name, "r") for name in (EMBEDDINGS, PATHS))
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
         raise UserError(
             f"{folder / EMBEDDINGS} has the shape {list(embeddings.shape)} of {embeddings.dtype}; expected "
@@ -86,13 +87,13 @@ def read_gallery(folder: StrPath) -> Gallery:
             f"{folder / EMBEDDINGS} has {len(embeddings)} rows but {folder / PATHS} has {len(paths)}: they do not "
             "belong together; create the gallery again."
         )
-    return Gallery(embeddings, paths, _read_about(folder), _read_labels(folder, len(paths)))
+    return Gallery(embeddings, paths, read_about(folder), _read_labels(folder, len(paths)))
 
 
 def _read_labels(folder: Path, count: int) -> list[Label]:
     if not (folder / PIDS).exists():
         return []
-    columns = [_open_array(folder / name) if (folder / name).exists() else None for name in (PIDS, CAMIDS)]
+    columns = [read_array(folder / name, "r") if (folder / name).exists() else None for name in (PIDS, CAMIDS)]
     for name, column in zip((PIDS, CAMIDS), columns, strict=True):
         if column is not None and (column.shape != (count,) or column.dtype.kind not in "iU"):
             raise UserError(
@@ -101,29 +102,6 @@ def _read_labels(folder: Path, count: int) -> list[Label]:
             )
     pids, camids = ([None] * count if column is None else column.tolist() for column in columns)
     return list(zip(pids, camids, strict=True))
-
-
-def _open_array(path: Path) -> Any:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a .npy file of numbers or text ({error}).") from error
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    path = folder / ABOUT
-    if not path.exists():  # a gallery of the original
-        return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        about = error
-    if not isinstance(about, dict) or not isinstance(about.get("embedder", {}), dict):
-        raise UserError(
-            f"{path} is damaged ({about if isinstance(about, Exception) else 'not an object'}), so nothing tells which "
-            "model made the gallery: create it again, or remove the file to search without that check."
-        )
-    return about
 
 
 def check_same_embedder(expected: dict[str, Any], found: dict[str, Any], what: str, way_out: str) -> None:
@@ -292,7 +270,9 @@ class EmbeddingRun:
                 return len(read_gallery(self.folder).paths)
             if not self.complete:
                 self._complete(files)
-            paths.unlink(missing_ok=True)  # from here on the folder holds no whole gallery
+            # From here on the folder holds no whole gallery, nor labels that are of other rows.
+            for name in (PATHS, PIDS, CAMIDS):
+                (self.folder / name).unlink(missing_ok=True)
             if self.about["pid_from"] is not None:
                 names = self._write_centroids()
             elif partial.exists():
@@ -335,11 +315,11 @@ class EmbeddingRun:
         return names
 
     def _write_labels(self) -> None:
-        for column, name in enumerate((PIDS, CAMIDS)):
+        for column, name in ((1, CAMIDS), (0, PIDS)):  # pids last: with them, nothing is missing
             values: list[Any] = [label[column] for label in self.labels if label[column] is not None]
-            if not values:  # those of an earlier gallery would be of other rows
-                (self.folder / name).unlink(missing_ok=True)
-            elif isinstance(values[0], int):
+            if not values:
+                continue
+            if isinstance(values[0], int):
                 _replace(self.folder / name, [npy_header("<i8", (len(values),)), np.array(values, "<i8").tobytes()])
             else:
                 _replace(self.folder / name, _text_array(values))

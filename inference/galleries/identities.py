@@ -69,9 +69,10 @@ def camera_function(kind: str, root: str | os.PathLike[str] = "") -> PidFunc:
     folder = Path(kind).parent
     camera_of: dict[str, str] = {}
     for place, row in read_rows(Path(kind), ("path", "camid")):
-        path, camera = os.path.abspath(folder / row["path"].strip()), row["camid"].strip()  # noqa: PTH100 - as below
-        if camera_of.setdefault(path, camera) != camera:
-            raise UserError(f"{kind}, {place}: {path} has the cameras {camera_of[path]!r} and {camera!r}; keep one.")
+        path, camera = row["path"].strip(), row["camid"].strip()
+        known = camera_of.setdefault(os.path.abspath(folder / path), camera)  # noqa: PTH100 - without following links
+        if known != camera:
+            raise UserError(f"{kind}, {place}: {path} has the camera {camera!r}, but {known!r} in an earlier row.")
 
     def by_table(path: str) -> str:
         camera = camera_of.get(os.path.abspath(path))  # noqa: PTH100 - without following links

@@ -35,7 +35,8 @@ class LabelledImages:
 def read_subset(module: ReidDataModule, subset: str) -> LabelledImages:
     """Read a subset of a data set; identities and cameras have the names that the data set gives them.
 
-    Names are numbers if all of them are: in query and gallery together, so that galleries of both can be compared.
+    Names are numbers if all of them are, each another one: in query and gallery together, so that galleries of both can
+    be compared.
 
     Args:
         module: the data set, not set up.
@@ -60,9 +61,9 @@ def read_subset(module: ReidDataModule, subset: str) -> LabelledImages:
 
 
 def _as_numbers(names: dict[int, str]) -> dict[int, Any]:
-    if all(_NUMBER.fullmatch(name) for name in names.values()):
-        return {number: int(name) for number, name in names.items()}
-    return dict(names)
+    numbers = {key: int(name) for key, name in names.items() if _NUMBER.fullmatch(name)}
+    # As names, 7 and 007 are two.
+    return numbers if len(set(numbers.values())) == len(names) else dict(names)
 
 
 def check_labels(

@@ -152,8 +152,8 @@ class Exclusion:
             if self._sizes[row] == _UNREADABLE:
                 self.unreadable = self.unreadable or str(self._gallery_paths[row])
         sizes = np.where(found >= 0, self._sizes[found], _UNKNOWN)
-        # Equal files have equal sizes, so that few are read. A file that is gone may still be named.
-        suspects = (sizes == self._query_sizes[queries][:, None]) | (sizes == _UNREADABLE)
+        # Equal files have equal sizes, so that few are read; those that are gone count as equal: they may be named.
+        suspects = sizes == self._query_sizes[queries][:, None]
         for place in np.argwhere(suspects):
             row, column = place.tolist()
             query, item = self._query_paths[queries[row]], _absolute(self._gallery_paths[found[row, column]])

@@ -306,16 +306,16 @@ def search(
     get_dist_func(options.metric)  # raises for an unknown name
     query, gallery = prepare(query, gallery)
     count = _count(options.topk, len(gallery))
-    left_out = ""
     with _opened(gallery, options, count, gallery_file, gallery_paths) as (find, most):
         if exclusion is None:
             found, distances = find(query, count)
         else:
             found, distances = exclusion.nearest(find, query, count, len(gallery), most, options.max_distance)
-            left_out = exclusion.describe(found)
+    kept = _cut(found.copy(), distances.copy(), options.max_distance)
+    left_out = exclusion.describe(kept[0]) if exclusion else ""  # before the recall is measured, which counts anew
     share, queries = _recall(found, distances, query, gallery, options, exclusion)
     note = f"{options.store or options.index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
-    return SearchResult(*_cut(found, distances, options.max_distance), share, note, left_out)
+    return SearchResult(*kept, share, note, left_out)
 
 
 @contextmanager

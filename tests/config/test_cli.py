@@ -1,5 +1,6 @@
 """The command line that the scripts share, partly in this process, partly as a script of its own."""
 
+import argparse
 import re
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from config import cfg
-from config.cli import build_parser, clean_exit, parse_args
+from config.cli import build_parser, clean_exit, parse_args, whole_number
 from config.reference import read_reference
 from tests.launch import REPOSITORY_FIRST, run_python
 from tests.support import ROOT
@@ -230,3 +231,11 @@ def test_help_imports_nothing_heavy(stub: Path) -> None:
     imported = {line.rsplit("|", 1)[-1].strip().partition(".")[0] for line in result.stderr.splitlines()}
     assert "yacs" in imported
     assert not imported & {"torch", "numpy", "pytorch_lightning", "lightning", "mlflow", "cv2", "PIL"}
+
+
+def test_whole_numbers_of_a_command_line():
+    assert [whole_number(0)("0"), whole_number(2)("007"), whole_number(1)("9" * 18)] == [0, 7, 10**18 - 1]
+    for text in ("1", "-2", "2.0", "", "two", "9" * 19, "9" * 5000):
+        with pytest.raises(argparse.ArgumentTypeError) as caught:
+            whole_number(2)(text)
+        assert str(caught.value) == (f"it is {text[:40]!r}; expected a whole number, 2 or more, of at most 18 digits")

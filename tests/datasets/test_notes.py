@@ -87,9 +87,32 @@ def test_a_published_layout_says_once_what_it_passes_over(market, make_cfg, capl
     module.setup("test")
     assert warnings_of(caplog) == [
         f"Passed over in {root}: 1 file that is not an image by its suffix ({root / 'bounding_box_train/list.txt'}), "
-        f"3 files in subfolders (such as {extra / '0005_c2s1_0.jpg'})."
+        f"3 images in subfolders (such as {extra / '0005_c2s1_0.jpg'})."
     ]
     assert len(module.query_list) == 3
+
+
+def test_litter_in_a_subfolder_is_not_worth_a_word(market, make_cfg):
+    folder = market / "market1501" / "query" / "sub"
+    folder.mkdir()
+    (folder / "Thumbs.db").write_text("")
+    assert init_dataset("market1501", cfg=make_cfg(market)).read_splits().notes == ()
+    (folder / "up").symlink_to(folder.parent)
+    (note,) = init_dataset("market1501", cfg=make_cfg(market)).read_splits().notes
+    assert note.files == [str(folder / "up")]  # not the images of the folder above once more
+
+
+def test_what_the_rules_of_a_set_leave_out_is_no_warning(coco, make_cfg, caplog):
+    path = coco / "train_reid.json"
+    module = init_dataset("df1", cfg=make_cfg(coco, "DATASETS.JSON_TRAIN_PATH", str(path)))
+    with caplog.at_level("INFO"):
+        module.setup()
+    assert warnings_of(caplog) == []
+    (note,) = module.read_splits().notes
+    assert note == (
+        f"Passed over in {path}: 1 training image that is the only one of its identity ({coco / 'train/train_3.jpg'})."
+    )
+    assert [r.levelname for r in caplog.records if r.getMessage() == note] == ["INFO"]
 
 
 def test_a_clean_set_says_nothing(market, make_cfg, caplog):

@@ -307,10 +307,19 @@ def test_queries_are_spread_over_cameras(shots, most, number, cameras):
     assert max(sizes) == (number, cameras)
 
 
-def test_junk_goes_to_the_gallery():
-    found = divide(entries_of({**dict.fromkeys("abcdef", "12"), "-1": "1122"}), SplitOptions())
-    assert [image.pid for image in found.gallery].count("-1") == 4
+@pytest.mark.parametrize("junk", ["-1", "-1.0"])
+def test_junk_goes_to_the_gallery(junk):
+    found = divide(entries_of({**dict.fromkeys("abcdef", "12"), junk: "1122"}), SplitOptions())
+    assert [image.pid for image in found.gallery].count(junk) == 4
     assert "4 images of identity -1: in gallery, neither match nor distractor." in found.notes
     found = divide(entries_of({**dict.fromkeys("abcdef", "12"), "-1": "1", "-1.0": "1122"}), SplitOptions())
     assert [image.pid for image in found.gallery].count("-1.0") == 4
     assert "5 images of identity -1: in gallery, neither match nor distractor." in found.notes
+
+
+def test_a_camera_that_the_table_cannot_give_back_is_refused(tmp_path, capsys):
+    for number, camera in enumerate(("door", "door ", "door", "door ")):
+        write_image(tmp_path / "images" / f"p{number // 2}" / camera / f"{number}.png", number)
+    given = (tmp_path / "images", "--by", "folder", "--camera-from", "folder", "--out", tmp_path / "data.csv")
+    assert "the camera 'door ' (" in failed(capsys, *given)
+    assert not (tmp_path / "data.csv").exists()

@@ -94,6 +94,13 @@ def test_junk_is_left_out_and_counted(tmp_path, as_text, capsys):
     assert [row["path"] for row in read(tmp_path / "out")] == np.delete(PATHS[QUERIES], [3, 7]).tolist()
 
 
+def test_junk_that_a_table_made_a_float_of(tmp_path, capsys):
+    pids = PIDS.astype(str).astype("U4")
+    pids[[3, 20]] = "-1.0", "-1"
+    assert main(save_files(tmp_path, pids=pids)) == 0
+    assert capsys.readouterr().out.count(" have pid -1, which marks junk") == 2
+
+
 def test_nothing_but_junk(tmp_path, capsys):
     pids = PIDS.copy()
     pids[GALLERY] = -1
@@ -181,7 +188,7 @@ def test_folders_are_read_as_files_are(tmp_path, capsys):
     assert main([*folders, "--output", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     assert f"mAP {expected().mAP:.2%}" in captured.out
-    assert captured.err == "" and "note" not in captured.out
+    assert captured.err == "" and captured.out.count("note: ") == 1  # that of --normalize
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     gallery = written["inputs"]["gallery"]
     assert gallery["embedder"] == embedder
@@ -228,6 +235,17 @@ def test_folders_of_two_networks_are_warned_of(tmp_path, capsys):
     )
 
 
+def test_it_is_said_where_a_training_would_have_normalized(tmp_path, capsys):
+    folders = save_folders(tmp_path, q_about={"embedder": {"dimension": 4}})
+    for more, said in (((), 1), (("--normalize",), 0), (("--metric", "cosine"), 0)):
+        assert main([*folders, *more]) == 0
+        assert (
+            capsys.readouterr().out.count("note: embeddings are compared at the length they have; a training") == said
+        )
+    assert main([*save_files(tmp_path)]) == 0  # nobody knows where those are from
+    assert "note" not in capsys.readouterr().out
+
+
 def spoil_centroids(folder):
     (folder / "gallery" / "gallery.json").write_text('{"pid_from": "parent"}')
 
@@ -248,6 +266,27 @@ def spoil_file(folder):
     (folder / "gallery" / "pids.npy").write_text("text")
 
 
+def spoil_archive(folder):
+    (folder / "gallery" / "pids.npy").write_bytes(b"PK\x03\x04 no archive")
+
+
+def spoil_kind(folder):
+    with (folder / "gallery" / "pids.npy").open("wb") as stream:
+        np.savez(stream, pids=PIDS)
+
+
+def spoil_about(folder):
+    (folder / "gallery" / "gallery.json").write_text('{"pid_from": ')
+
+
+def spoil_embedder(folder):
+    (folder / "gallery" / "gallery.json").write_text('{"embedder": [1]}')
+
+
+def spoil_paths(folder):
+    np.save(folder / "gallery" / "paths.npy", np.arange(38))
+
+
 def spoil_dimension(folder):
     np.save(folder / "gallery" / "embeddings.npy", FEATS[GALLERY][:, :3])
 
@@ -258,6 +297,11 @@ def spoil_dimension(folder):
         (spoil_centroids, "gallery holds centroids of identities (gallery.json: pid_from 'parent')"),
         (spoil_pids, "gallery lacks pids.npy; it holds embeddings.npy, camids.npy, paths.npy. create_embeddings.py"),
         (spoil_file, "pids.npy cannot be read as a .npy file of numbers or text"),
+        (spoil_archive, "pids.npy cannot be read as a .npy file of numbers or text"),
+        (spoil_kind, "pids.npy cannot be read as a .npy file of numbers or text (it is an .npz file)"),
+        (spoil_about, "gallery.json is damaged (Expecting value"),
+        (spoil_embedder, "gallery.json is damaged (not an object), so nothing tells which model made the gallery"),
+        (spoil_paths, "gallery: paths have the shape [38] of int64; expected text [N]."),
         (spoil_dimension, "dimensions"),
         (spoil_description, "gallery.json is damaged (Unterminated string"),
         (spoil_embedder, "gallery.json is damaged (not an object), so nothing tells which network made the embeddings"),

@@ -1,13 +1,22 @@
 """Files that are there whole or not at all, and the folder that a run writes to."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from utils.errors import CheckpointError, UserError
-from utils.files import output_folder, replacing, require_writable, write_bytes, write_text, written_whole
+from utils.files import (
+    content_digest,
+    output_folder,
+    replacing,
+    require_writable,
+    write_bytes,
+    write_text,
+    written_whole,
+)
 
 WAYS = [replacing, written_whole]
 
@@ -111,3 +120,9 @@ def test_a_folder_that_cannot_be_written_names_the_key(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=rf"OUTPUT_DIR: cannot write to '.*{name}' \((File exists|Not a directory)\)"):
         require_writable(tmp_path / name, "OUTPUT_DIR")
+
+
+def test_digest(tmp_path):
+    (tmp_path / "a").write_bytes(b"content")
+    assert content_digest(tmp_path / "a") == hashlib.sha256(b"content").digest()
+    assert content_digest(tmp_path / "no") == b""

@@ -1,6 +1,5 @@
-"""Versions, the command line and digests of files."""
+"""Versions and the command line."""
 
-import hashlib
 import json
 import platform
 import shlex
@@ -8,7 +7,7 @@ import shlex
 import torch
 
 from tests.launch import run_code
-from utils.origin import file_digest, versions
+from utils.origin import versions
 
 
 def test_versions():
@@ -21,11 +20,6 @@ def test_versions():
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
     monkeypatch.setattr("utils.origin.PACKAGES", ("no-such-package",))
     assert versions()["no-such-package"] is None
-
-
-def test_digest(tmp_path):
-    (tmp_path / "a").write_bytes(b"content")
-    assert file_digest(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
 
 
 IN_ANOTHER_PROCESS = """

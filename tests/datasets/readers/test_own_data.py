@@ -308,6 +308,52 @@ def test_folders_tell_what_they_pass_over(tmp_path, read):
     assert "2 image(s) in folders below" in deeper
 
 
+@pytest.mark.parametrize("where", ["train/ann/up", "train/ann/deep/up", "train/loop"])
+@pytest.mark.parametrize("target", [".", "train", ".."])
+def test_links_to_folders_above_bring_no_images_of_others(tmp_path, read, where, target):
+    root = write_tree(tmp_path / "data", ["train/ann/1.jpg", "train/bob/1.jpg", "query/cid/1.jpg", "gallery/cid/2.jpg"])
+    link = root / where
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(root / target)
+    module = read("folder", root)
+    assert [len(images) for images in parsed(module)] == [2, 1, 1]
+    (note,) = notes_of(module)
+    assert f"1 link to a folder above it ({link})" in note
+
+
+def test_a_link_that_leads_back_by_another_folder_ends_there(tmp_path, read):
+    root = write_tree(tmp_path / "data", ["train/ann/1.jpg", "query/cid/1.jpg", "gallery/cid/2.jpg"])
+    write_image(tmp_path / "more" / "2.jpg")
+    (root / "train" / "ann" / "far").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "back").symlink_to(root / "train" / "ann")
+    module = read("folder", root)
+    assert [Path(sample[0]).name for sample in module.train_list] == ["1.jpg", "2.jpg"]
+    assert f"1 link to a folder above it ({root / 'train/ann/far/back'})" in notes_of(module)[0]
+
+
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path, read):
+    root = write_tree(tmp_path, ["train/ann/1.jpg", "query/cid/1.jpg", "gallery/cid/2.jpg"])
+    (root / "train" / "ann" / "me").symlink_to("me")
+    (root / "train" / "ann" / "gone").symlink_to("nowhere")
+    assert notes_of(read("folder", root)) == [
+        f"Passed over in {root}: 2 files that are not images by their suffix (such as {root / 'train/ann/gone'})."
+    ]
+
+
+def test_images_that_are_named_twice_are_told(tmp_path, read):
+    path = write_csv(tmp_path / "list.csv")
+    assert notes_of(read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))) == []
+    # Once in each of two splits is another matter.
+    write_csv(
+        path, [*ROWS, ROWS[-1], ROWS[0], ("a/1.jpg", "other", "train", "door"), ("q/1.jpg", "cid", "gallery", "2")]
+    )
+    module = read("csv", DEFAULT_ROOT_DIR, "DATASETS.CSV_PATH", str(path))
+    assert notes_of(module) == [
+        f"{path}: 2 images are in one split more than once (such as {tmp_path / 'a/1.jpg'}); each row counts."
+    ]
+    assert [len(images) for images in parsed(module)] == [5, 1, 4]
+
+
 def test_pid_minus_one_is_junk_in_folders(tmp_path, read):
     names = [f"{split}/-1/{split}_junk.jpg" for split in ("train", "query", "gallery")]
     write_tree(tmp_path, [*names, "train/3/a_c1.jpg", "query/5/b_c1.jpg", "gallery/5/c_c2.jpg", "gallery/0/d_c2.jpg"])

@@ -558,7 +558,7 @@ def test_labels_survive_an_interruption(embed, files, tmp_path):
     """An image twice, with two labels, where the run stops between both."""
     images = labelled(files)
     images.paths.append(images.paths[0])
-    images.labels.append((77, 5))
+    images.labels.append((-5, 5))
     (files / "s_7.png").write_bytes(b"bad")
     with pytest.raises(UserError, match="--resume"):
         embed(images)
@@ -587,6 +587,28 @@ def test_labels_are_there_when_the_end_was_interrupted(embed, files, tmp_path, m
     assert not (tmp_path / "out/paths.npy").exists()
     embed(images, resume=True)
     assert_labels(tmp_path / "out", images)
+
+
+def test_no_labels_stand_beside_the_rows_of_another_gallery(embed, files, tmp_path, monkeypatch):
+    """Whoever reads embeddings and labels alone must not find those of two galleries, wherever the run was killed."""
+    old, new = labelled(files), labelled(files, order=-1)
+    folder, steps = tmp_path / "out", []
+    write_labels = EmbeddingRun._write_labels
+
+    def look(self):
+        steps.append([(folder / name).exists() for name in ("pids.npy", "camids.npy")])
+        write_labels(self)
+
+    def replace(path, parts, replace=gallery_module._replace):
+        steps.append([path.name, *((folder / name).exists() for name in ("pids.npy", "camids.npy"))])
+        replace(path, parts)
+
+    embed(old)
+    monkeypatch.setattr(EmbeddingRun, "_write_labels", look)
+    monkeypatch.setattr(gallery_module, "_replace", replace)
+    embed(new)
+    assert steps[-5:-2] == [[False, False], ["camids.npy", False, False], ["pids.npy", False, True]]
+    assert_labels(folder, new)
 
 
 def test_a_run_with_other_labels_is_not_continued(embed, files):

@@ -1,5 +1,6 @@
 """Results that are left out: the query itself, and images from its own camera; the next ones take their places."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_max_distance(files, embeddings, topk):
             wanted = [i for i in allowed if distances[number, i] <= limit]
             assert row[row >= 0].tolist() == wanted[: topk or None]
         assert 0 < (found.indices >= 0).sum() < NUM_QUERY * (topk or NUM_GALLERY // 2)
+        found = search(query, gallery, replace(options, max_distance=1e4), exclusion=exclusion)
+        assert found.left_out.endswith("; 30 of 30 queries have no other result")  # that is near enough
 
 
 def test_more_is_asked_for_only_where_too_little_is_left(files, embeddings, monkeypatch):
@@ -154,3 +157,42 @@ def test_files_that_are_gone_are_known_by_path(files, embeddings, tmp_path):
         "results left out: 30 of the query itself; copies under other names are not recognised where a file is "
         f"missing, such as {moved[0]}"
     )
+
+
+LINE = np.arange(8, dtype=np.float32)[:, None] + 1  # distances from 0: 1, 4, 9, ...
+
+
+@pytest.mark.parametrize("index", ["exact", "faiss:flat"])
+@pytest.mark.parametrize(
+    ("topk", "limit", "found", "left_out"),
+    [
+        (1, None, [1], 1),  # what is left out behind the last result does not count
+        (2, None, [1, 3], 2),
+        (2, 9.5, [1, -1], 2),  # nor what is too far anyway
+        (0, 20, [1, 3], 2),
+        (0, 0.5, [], 0),
+    ],
+)
+def test_only_what_would_have_been_a_result_counts(index, topk, limit, found, left_out):
+    names = [str(number) for number in range(8)]
+    exclusion = Exclusion(["q"], names, cameras=(["a"], ["a", "b"] * 3 + ["a", "a"]))
+    query = np.zeros((1, 1), np.float32)
+    result = search(query, LINE, SearchOptions(index, topk=topk, max_distance=limit), exclusion=exclusion)
+    row = result.indices[0]
+    assert row[row >= 0].tolist() == [item for item in found if item >= 0]
+    counted = int(result.left_out.split(": ")[1].split()[0]) if left_out else 0
+    assert (counted, "results left out: none" in result.left_out) == (left_out, left_out == 0)
+
+
+def test_no_more_is_asked_for_beyond_the_greatest_distance():
+    asked = []
+    line = np.arange(1, 101, dtype=np.float32)[:, None]
+
+    def find(part, count):
+        asked.append(count)
+        result = search(part, line, SearchOptions(topk=count))
+        return result.indices, result.distances
+
+    exclusion = Exclusion(["q"], ["x"] * 100, cameras=(["a"], ["a"] * 100))
+    found, _ = exclusion.nearest(find, np.zeros((1, 1), np.float32), 2, 100, max_distance=50)
+    assert (asked, found.tolist()) == ([10], [[-1, -1]])
