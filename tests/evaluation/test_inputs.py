@@ -274,6 +274,10 @@ def spoil_file(folder):
     (folder / "gallery" / "pids.npy").write_text("text")
 
 
+def empty_file(folder):
+    (folder / "gallery" / "pids.npy").write_bytes(b"")
+
+
 def spoil_dimension(folder):
     np.save(folder / "gallery" / "embeddings.npy", FEATS[GALLERY][:, :3])
 
@@ -284,6 +288,7 @@ def spoil_dimension(folder):
         (spoil_centroids, "gallery holds centroids of identities (gallery.json: pid_from 'parent')"),
         (spoil_pids, "gallery lacks pids.npy; it holds embeddings.npy, camids.npy, paths.npy. create_embeddings.py"),
         (spoil_file, "pids.npy cannot be read as a .npy file of numbers or text"),
+        (empty_file, "pids.npy cannot be read as a .npy file of numbers or text"),
         (spoil_dimension, "dimensions"),
     ],
 )
