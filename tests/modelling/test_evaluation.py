@@ -157,6 +157,14 @@ def test_own_images_of_another_set_are_looked_for_again(caplog):
         assert not found.has_cameras
 
 
+def test_own_images_may_be_kept():
+    retrieval = RetrievalSet.of_rows(EMBEDDINGS, PIDS, CAMIDS, 2, FILES)
+    cfg = centroid_cfg()
+    cfg.merge_from_list(["TEST.SELF_MATCH", "keep"])
+    kept = OwnImages().leave_out(retrieval, cfg, "test", None)
+    assert (kept.has_cameras, kept.self_matches) == (True, None)
+
+
 def test_names_of_the_data_set_reach_the_table(caplog, tmp_path):
     model = CTLModel(centroid_cfg(use_centroids=False), num_query=2, num_classes=2)
     model.hparams.OUTPUT_DIR = str(tmp_path)
