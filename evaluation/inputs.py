@@ -1,7 +1,7 @@
 """What ``python -m evaluation`` reads: .npz files, and folders that create_embeddings.py wrote."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from evaluation.distance_blocks import as_embeddings
+from evaluation.notes import own_images_note
 from evaluation.retrieval import RetrievalSet
-from evaluation.self_matches import SelfMatches, find_self_matches
+from evaluation.self_matches import find_self_matches
 from utils.errors import MissingPathError, UserError
 from utils.files import content_digest
 from utils.galleries import read_about, read_array
@@ -56,7 +57,11 @@ def read_input(path: str, ignore_cameras: bool = False) -> Input:
         ...     sorted(read_input(f"{folder}/q.npz").arrays)
         ['camids', 'embeddings', 'pids']
     """
-    return _read_folder(Path(path)) if Path(path).is_dir() else _read_file(path, ignore_cameras)
+    found = _read_folder(Path(path)) if Path(path).is_dir() else _read_file(path, ignore_cameras)
+    for name, array in found.arrays.items():
+        if array.dtype.kind == "S":  # text all the same, of one byte a letter
+            found.arrays[name] = np.char.decode(array, "utf-8", "surrogateescape")
+    return found
 
 
 def _read_file(path: str, ignore_cameras: bool) -> Input:
@@ -152,18 +157,23 @@ def combine(
         sides.append(_without_junk(side, name, columns, pid_names, notes))
     (q, q_pids, q_camids, q_paths), (g, g_pids, g_camids, g_paths) = sides
     names = Names(pid_names, camera_names)
-    own = None if has_cameras else _own_images(q_paths, g_paths, self_match, notes)
+    retrieval = RetrievalSet(q, g, q_pids, g_pids, q_camids, g_camids, q_paths, g_paths, names, has_cameras)
     if has_cameras and self_match is not None:
         notes.append(f"--self-match {self_match} has no effect: the same-camera filter decides.")
-    retrieval = RetrievalSet(q, g, q_pids, g_pids, q_camids, g_camids, q_paths, g_paths, names, has_cameras, own)
+    elif not has_cameras and self_match != "keep":
+        retrieval = _without_own_images(retrieval, notes)
     return retrieval, notes
 
 
 def _paths(side: Input) -> list[str] | None:
     paths = side.arrays.get("paths")
-    if paths is not None and (paths.ndim != 1 or paths.dtype.kind != "U"):
-        raise UserError(f"{side.path}: paths have the shape {list(paths.shape)} of {paths.dtype}; expected text [N].")
-    return None if paths is None else paths.tolist()
+    if paths is None:
+        return None
+    if paths.ndim != 1 or paths.dtype.kind != "U":
+        raise UserError(
+            f"{side.path}: paths are {paths.dtype} of shape {list(paths.shape)}; expected text, one for each image."
+        )
+    return list(paths.tolist())
 
 
 def _no_cameras(q_pids: Any, g_pids: Any) -> tuple[Any, Any]:
@@ -211,23 +221,16 @@ def _without_junk(
     return embeddings[torch.from_numpy(kept).to(embeddings.device)], pids[kept], np.asarray(camids)[kept], paths
 
 
-def _own_images(
-    q_paths: list[str] | None, g_paths: list[str] | None, self_match: str | None, notes: list[str]
-) -> SelfMatches | None:
-    if self_match == "keep":
-        return None
-    if q_paths is None or g_paths is None:
+def _without_own_images(retrieval: RetrievalSet, notes: list[str]) -> RetrievalSet:
+    if retrieval.q_paths is None or retrieval.g_paths is None:
         notes.append(
             "queries and gallery are not compared, since not both have paths: a query that the gallery holds finds "
             "itself."
         )
-        return None
-    found = find_self_matches(q_paths, g_paths)
+        return retrieval
+    found = find_self_matches(retrieval.q_paths, retrieval.g_paths)
     if not found.count:
-        return None
-    notes.append(
-        f"the gallery holds {found.count} of the {len(q_paths)} queries themselves, as the same file or a copy of it "
-        f"(the first is {q_paths[found.first]}); they are left out of the queries' own rankings (--self-match keep: "
-        "they count)."
-    )
-    return found
+        return retrieval
+    retrieval = replace(retrieval, self_matches=found)
+    notes.append(own_images_note(retrieval, "--self-match keep"))
+    return retrieval

@@ -60,6 +60,32 @@ def caveat_of(retrieval: RetrievalSet, options: RankingOptions) -> str:
     return ""
 
 
+def own_images_note(retrieval: RetrievalSet, way_back: str) -> str:
+    """What is said where the gallery holds queries themselves; ``way_back`` is the setting that counts them.
+
+    Example:
+        >>> import numpy as np
+        >>> from evaluation.self_matches import SelfMatches
+        >>> own = SelfMatches(queries=np.array([0]), gallery=np.array([0, -1]))
+        >>> files = {"q_paths": ["a.jpg"], "g_paths": ["a.jpg", "b.jpg"]}
+        >>> images = RetrievalSet([[1.0]], [[1], [0.2]], [7], [9, 7], [0], [0, 0], **files, self_matches=own)
+        >>> own_images_note(images, "keep").rpartition("; ")[2]
+        'of 1 of them the gallery has another identity, under which it stays a wrong result.'
+    """
+    own, paths = retrieval.self_matches, retrieval.q_paths
+    assert own is not None and paths is not None
+    note = (
+        f"the gallery holds {own.count} of the {len(paths)} queries themselves, as the same file or a copy of it (the "
+        f"first is {paths[own.first]}); they are left out of the queries' own rankings ({way_back}: they count)"
+    )
+    held = set(zip(own.gallery.tolist(), retrieval.g_pids.tolist(), strict=True))
+    labelled = zip(own.queries.tolist(), retrieval.q_pids.tolist(), strict=True)
+    conflicts = sum(group >= 0 and (group, pid) not in held for group, pid in labelled)
+    if conflicts:
+        note += f"; of {conflicts} of them the gallery has another identity, under which it stays a wrong result"
+    return f"{note}."
+
+
 def no_valid_query(retrieval: RetrievalSet) -> str:
     """The message for a set none of whose queries has a match.
 

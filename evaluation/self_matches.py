@@ -57,7 +57,7 @@ def find_self_matches(q_paths: Sequence[AnyPath], g_paths: Sequence[AnyPath]) ->
     size that occurs among both queries and gallery are read.
 
     Args:
-        q_paths, g_paths: M and N image files, which need not exist.
+        q_paths, g_paths: M and N image files, which need not exist; "" is a file that nobody knows.
 
     Example:
         >>> find_self_matches(["a/1.jpg", "a/2.jpg"], ["b/1.jpg", "./a/2.jpg"]).gallery.tolist()
@@ -71,13 +71,15 @@ def find_self_matches(q_paths: Sequence[AnyPath], g_paths: Sequence[AnyPath]) ->
     with ThreadPoolExecutor() as pool:
         content = dict(zip(read, pool.map(content_digest, read), strict=True))
     keys = [[content.get(place) or place for place in places] for places in (own, there)]
-    held = set(keys[1])
+    held = set(keys[1]) - {""}
     number = {key: i for i, key in enumerate(dict.fromkeys(key for key in keys[0] if key in held))}
     return SelfMatches(*(np.array([number.get(key, -1) for key in side], dtype=np.int64) for side in keys))
 
 
 def _place(path: AnyPath, real_folder: Callable[[str], str]) -> str:
     # Only folders are resolved, once each: a link to a file is found by its content.
+    if not path:
+        return ""
     head, tail = os.path.split(os.fspath(path))
     return os.path.join(real_folder(head), tail)  # noqa: PTH118 - for 100,000 paths
 

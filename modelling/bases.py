@@ -30,7 +30,8 @@ from config.validate import check_keys
 from datasets.loading import BaseDatasetLabelled
 from evaluation.centroid_protocols import create_centroids
 from evaluation.metrics import evaluate, metrics_dict
-from evaluation.retrieval import TOPK_RANKS, EvalResult, RetrievalSet
+from evaluation.notes import caveat_of
+from evaluation.retrieval import TOPK_RANKS, EvalResult, RankingOptions, RetrievalSet
 from evaluation.tables import describe as describe_result
 from losses.center_loss import CenterLoss
 from losses.centroid_triplet_loss import create_masks_train
@@ -64,7 +65,7 @@ from modelling.origin import describe_origin, epochs_in, network_origin
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
-from utils.labels import Names
+from utils.labels import Cameras, Names
 from utils.origin import origin, versions
 
 __all__ = ["ModelBase", "merge_hparams", "weights_init_classifier", "weights_init_kaiming"]
@@ -584,8 +585,11 @@ class ModelBase(LightningModule):
         retrieval = RetrievalSet.of_rows(embeddings, labels, camids[: len(embeddings)], self.hparams.num_query)
         result = evaluate(retrieval, ranking_options(self.hparams, "instance"))
         if is_first_process():
-            ranks = "".join(f"Rank-{k}: {value:.1%}\n" for k, value in result.topk.items())
-            sys.stdout.write(f"mAP: {result.mAP:.1%}\n{ranks}")
+            # Only centroids of the published protocol have sets of cameras.
+            single = Cameras("camids", retrieval.g_camids, retrieval.num_gallery).single
+            caveat = "" if single else f"  ({caveat_of(retrieval, RankingOptions(protocol='centroid'))})"
+            numbers = {"mAP": result.mAP} | {f"Rank-{k}": value for k, value in result.topk.items()}
+            sys.stdout.write("".join(f"{name}: {value:.1%}{caveat}\n" for name, value in numbers.items()))
         if self._trainer is not None:
             self._log_epoch(metrics_dict(result))
 

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from datasets.loading import UNREADABLE
 from evaluation.metrics import evaluate
+from evaluation.notes import own_images_note
 from evaluation.pages import write_index
 from evaluation.ranked_images import rank_for_display, render_rankings
 from evaluation.rerank import QueryExpansion, Rerank
@@ -87,11 +88,8 @@ class OwnImages:
             found = find() if processes is None else of_first_process(find)  # one process reads the files
             self._files, self._found = files, found if found.count else None
             if self._found is not None:
-                rank_zero_info(
-                    "%s: the gallery holds %d of the %d queries themselves, as the same file or a copy of it (the "
-                    "first is %s); they are left out of the queries' own rankings (TEST.SELF_MATCH keep: they count).",
-                    *(stage, found.count, retrieval.num_query, retrieval.q_paths[found.first]),
-                )
+                note = own_images_note(replace(retrieval, self_matches=found), "TEST.SELF_MATCH keep")
+                rank_zero_info("%s: %s", stage, note)
         return self._found
 
 

@@ -16,7 +16,7 @@ def epochs_in(checkpoint: Mapping[str, Any]) -> int | None:
 def network_origin(model: Any) -> dict[str, Any]:
     """The weights of a ModelBase with a Trainer, where they come from, and how images reach them.
 
-    ``weights``, ``dimension``, ``size``, ``mean`` and ``std`` are what gallery.json says of the same network.
+    From ``weights`` on, names and values are those in the gallery.json of the same network.
     """
     hparams, trainer = model.hparams, model.trainer
     trained = trainer.fit_loop.epoch_progress.current.ready
@@ -33,6 +33,7 @@ def network_origin(model: Any) -> dict[str, Any]:
         "size": list(hparams.INPUT.SIZE_TEST),
         "mean": list(hparams.INPUT.PIXEL_MEAN),
         "std": list(hparams.INPUT.PIXEL_STD),
+        "exif_orientation": bool(hparams.INPUT.EXIF_ORIENTATION),
     }
 
 

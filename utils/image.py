@@ -37,10 +37,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION, _SHORT = 0x0112, 3  # the tag, and its type
+_ORIENTATION = 0x0112
 
-# One open file may be given twice, and two threads must not move its position at the same time.
-_OPEN_FILES = threading.Lock()
+# One open file, or one image that Pillow has not decoded yet, may be given twice, and two threads must not read it at
+# the same time.
+_LOCKS = tuple(threading.Lock() for _ in range(64))
 
 
 def pil_loader(path: ImageFile, exif_orientation: bool = True) -> Image.Image:
@@ -95,6 +96,7 @@ def read_jpeg_comment(path: str | PathLike[str]) -> bytes:
 
 def to_rgb(image: Image.Image, exif_orientation: bool = True) -> Image.Image:
     """Convert an open image to RGB, as :func:`pil_loader` does for a file; the given one is not changed."""
+    _decode(image)
     rgb = _in_8_bits(image).convert("RGB")
     turn = _TURNS.get(read_orientation(image)) if exif_orientation else None  # once decoded: see read_image_size
     if turn is None:
@@ -121,10 +123,23 @@ def read_orientation(image: Image.Image) -> int:
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
         for entry in range(count):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * entry)
-            if tag == _ORIENTATION:
-                return value if kind == _SHORT and value in _TURNS else 1
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * entry)
+            if tag == _ORIENTATION:  # of whatever type it says it is: some cameras write 32 bits, and cv2 reads these
+                return value if value in _TURNS else 1
     return 1
+
+
+def _decode(image: Any) -> None:
+    """Load the pixels of an image that is open but not read."""
+    with _lock_of(image):
+        name = getattr(image, "filename", "")
+        if name:
+            image.filename = ""  # Pillow maps files of known names into memory, and garbles TIFF files that are turned
+        try:
+            image.load()
+        finally:
+            if name:
+                image.filename = name
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
@@ -175,7 +190,7 @@ def _opened(source: ImageFile) -> Iterator[Image.Image]:
 def _bytes_of(source: Any) -> bytes | bytearray | memoryview:
     if isinstance(source, bytes | bytearray | memoryview):
         return source
-    with _OPEN_FILES:
+    with _lock_of(source):
         if hasattr(source, "seekable") and source.seekable():
             source.seek(0)
         content = source.read()
@@ -184,6 +199,10 @@ def _bytes_of(source: Any) -> bytes | bytearray | memoryview:
             f"{_name_of(source)} gives {type(content).__name__} when read; expected bytes: open files with mode 'rb'."
         )
     return content
+
+
+def _lock_of(source: Any) -> threading.Lock:
+    return _LOCKS[(id(source) >> 4) % len(_LOCKS)]
 
 
 def _name_of(source: Any) -> str:

@@ -85,7 +85,7 @@ def _is_one(images: Any) -> bool:
 
 
 def _is_file(source: Any) -> bool:
-    return isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")
+    return isinstance(source, bytes | bytearray | memoryview) or callable(getattr(source, "read", None))
 
 
 def _is_normalised(image: Any) -> bool:

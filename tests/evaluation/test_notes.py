@@ -54,6 +54,8 @@ def test_metrics_json_says_so_first(two_cameras, tmp_path):
     assert document["caveat"] == f"mAP and Top-k are {INFLATED}."
     assert list(document["protocols"]) == ["centroid_strict", "centroid"]
     assert document["protocols"]["centroid"]["note"].endswith(f"The scores are {INFLATED}.")
+    other_way_round = write_evaluation(tmp_path, [published, strict], two_cameras)[0].read_text()
+    assert json.loads(other_way_round)["caveat"] == document["caveat"]
     # mAP is that of single images here.
     instance = evaluate(two_cameras)
     document = json.loads(write_evaluation(tmp_path, [strict, published, instance], two_cameras)[0].read_text())

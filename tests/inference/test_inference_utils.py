@@ -187,6 +187,15 @@ def test_folders_without_images(tmp_path, cfg, model, pictures, path):
         make_inference_data_loader(cfg, path(pictures), ImageFolderWithPaths)
 
 
+@pytest.mark.parametrize("chosen", [None, lambda path: path.endswith(".jpg")])
+def test_files_passed_over_are_said_unless_the_caller_chooses(tmp_path, caplog, chosen):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a" / "1.jpg")
+    (tmp_path / "a" / "notes.txt").write_text("text")
+    assert len(ImageFolderWithPaths(tmp_path, is_valid_file=chosen)) == 1
+    assert ("notes.txt" in caplog.text) == (chosen is None)
+
+
 def test_a_missing_folder_is_an_error_whatever_the_class(cfg):
     for path in ("nowhere", ""):
         with pytest.raises(MissingPathError, match=f"'{path}' does not exist"):

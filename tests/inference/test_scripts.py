@@ -525,10 +525,6 @@ def test_cameras_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
         ((*given, "--other-cameras", "--camid-from", "_c(1)"), "a_0.png: --camid-from '_c(1)' finds no camera in 'a_"),
         ((*given, "--other-cameras", "--camid-from", "_c("), "--camid-from '_c(' is not a regular expression"),
         ((*given, "--other-cameras", "--camid-from", "no.csv"), "no.csv does not exist"),
-        (
-            (*given, "--other-cameras", "--camid-from", twice),
-            f"twice.csv, line 11: {pictures / names[5]} has the cameras '2' and '3'; keep one.",
-        ),
         ((*given, "--other-cameras"), "--other-cameras and --camid-from need each other"),
         ((*given, "--camid-from", "_c(1)"), "--other-cameras and --camid-from need each other"),
         ((*of_people, "--exclude-self"), "--exclude-self needs a gallery of images, but"),

@@ -89,28 +89,29 @@ class Files(BaseDatasetLabelled):
 
     names = Names({0: "Ann"}, {})
 
-    def __init__(self, files):
+    def __init__(self, files, camids=CAMIDS):
         self.data = [(file,) for file in files]
+        self.camids = camids
         self.images = EMBEDDINGS[[0, 1, 0, 3]]
 
     def __len__(self):
         return 4
 
     def __getitem__(self, i):
-        return self.images[i], int(PIDS[i]), int(CAMIDS[i]), i
+        return self.images[i], int(PIDS[i]), int(self.camids[i]), i
 
 
 FILES = ["q/0.jpg", "q/1.jpg", "q/0.jpg", "g/1.jpg"]
 
 
-def validate(caplog, files=FILES, times=1, **facts):
+def validate(caplog, files=FILES, times=1, camids=CAMIDS, **facts):
     model = CTLModel(centroid_cfg(use_centroids=False), num_query=2, num_classes=2, **facts)
     model.backbone, metrics = Given(), MetricRecorder()
     options = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "enable_progress_bar": False}
     caplog.set_level("INFO")
     trainer = Trainer(logger=metrics, **options)
     for _ in range(times):
-        trainer.validate(model, DataLoader(Files(files), batch_size=4), verbose=False)
+        trainer.validate(model, DataLoader(Files(files, camids), batch_size=4), verbose=False)
     return model, metrics.records
 
 
@@ -125,16 +126,23 @@ def test_own_images_are_left_out_and_said_once_where_there_are_no_cameras(caplog
 
 
 def test_data_with_cameras_is_not_compared(caplog):
-    validate(caplog)
+    validate(caplog, camids=[0, 1, 1, 0])
     assert "the gallery holds" not in caplog.text
     assert "single images (2 queries against 2 items)" in caplog.text
+
+
+def test_cameras_that_filter_nothing_are_as_good_as_none(caplog):
+    """As in the fashion sets: all queries have one camera, and the gallery another one."""
+    validate(caplog)
+    assert caplog.text.count(SAID) == 1
+    assert "single images (1 queries against 2 items, 1 without a match left out)" in caplog.text
 
 
 def test_no_own_images_and_unknown_files_say_nothing(caplog):
     validate(caplog, files=["a", "b", "c", "d"], has_cameras=False)
     assert "the gallery holds" not in caplog.text
     retrieval = RetrievalSet.of_rows(EMBEDDINGS, PIDS, CAMIDS, 2)
-    assert OwnImages().of(retrieval, "test", None) is None
+    assert OwnImages().leave_out(retrieval, centroid_cfg(), "test", None).self_matches is None
 
 
 def test_own_images_of_another_set_are_looked_for_again(caplog):
@@ -143,8 +151,18 @@ def test_own_images_of_another_set_are_looked_for_again(caplog):
     first, second = (
         RetrievalSet.of_rows(EMBEDDINGS, PIDS, CAMIDS, 2, files) for files in (FILES, ["a", "b", "c", "b"])
     )
-    assert own.of(first, "validation", None).queries.tolist() == [0, -1]
-    assert own.of(second, "validation", None).queries.tolist() == [-1, 0]
+    for retrieval, queries in ((first, [0, -1]), (second, [-1, 0])):
+        found = own.leave_out(retrieval, centroid_cfg(), "validation", None)
+        assert found.self_matches.queries.tolist() == queries
+        assert not found.has_cameras
+
+
+def test_own_images_may_be_kept():
+    retrieval = RetrievalSet.of_rows(EMBEDDINGS, PIDS, CAMIDS, 2, FILES)
+    cfg = centroid_cfg()
+    cfg.merge_from_list(["TEST.SELF_MATCH", "keep"])
+    kept = OwnImages().leave_out(retrieval, cfg, "test", None)
+    assert (kept.has_cameras, kept.self_matches) == (True, None)
 
 
 def test_names_of_the_data_set_reach_the_table(caplog, tmp_path):
@@ -155,3 +173,19 @@ def test_names_of_the_data_set_reach_the_table(caplog, tmp_path):
     Trainer(logger=False, **options).validate(model, DataLoader(Files(FILES), batch_size=4), verbose=False)
     rows = list(csv.DictReader((tmp_path / "evaluation" / "per_query.csv").read_text().splitlines()))
     assert [row["pid"] for row in rows] == ["Ann", "1"]
+
+
+# ------------------------------------------------------------------------------------------------ a loop of one's own
+
+
+def test_the_numbers_of_published_centroids_are_called_inflated_in_each_line(capsys):
+    model = CTLModel(centroid_cfg(), num_query=2, num_classes=2)
+    images = torch.cat((EMBEDDINGS, EMBEDDINGS[2:])), torch.cat((PIDS, PIDS[2:])), torch.tensor([0, 1, 1, 0, 1, 0])
+    model.get_val_metrics(*images)
+    assert "inflated" not in capsys.readouterr().out
+    for respect_camids in (True, False):
+        model.get_val_metrics(*model.validation_create_centroids(*images, respect_camids))
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("mAP: 100.0%")
+        assert len(lines) == 6
+        assert [("  (inflated by the published code's" in line) for line in lines] == [respect_camids] * 6

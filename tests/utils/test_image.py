@@ -145,8 +145,16 @@ def test_other_modes_are_turned(tmp_path, mode):
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = 6
-    image.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(np.asarray(pil_loader(tmp_path / "turned.png"))[..., 1], UPRIGHT[6](grey))
+    for suffix in (".png", ".tif"):  # Pillow garbles TIFF files of these modes that it maps into memory
+        path = tmp_path / f"turned{suffix}"
+        image.save(path, exif=exif)
+        found = pil_loader(path)
+        np.testing.assert_array_equal(np.asarray(found)[..., 1], UPRIGHT[6](grey))
+        assert pil_loader(path.read_bytes()).tobytes() == found.tobytes()
+        assert read_image_size(path) == found.size
+        with Image.open(path) as opened:
+            assert to_rgb(opened).tobytes() == found.tobytes()
+            assert opened.filename == str(path)
 
 
 def _tiff_header(order, *entries):
@@ -163,7 +171,8 @@ def _tiff_header(order, *entries):
         (_tiff_header(">", (0x0112, 3, 1, 6))[6:], 6),
         (_tiff_header("<", (0x0112, 3, 1, 0)), 1),
         (_tiff_header("<", (0x0112, 3, 1, 9)), 1),
-        (_tiff_header("<", (0x0112, 2, 1, 6)), 1),  # text rather than a number
+        (_tiff_header("<", (0x0112, 4, 1, 6)), 6),  # 32 bits
+        (_tiff_header("<", (0x0112, 2, 2, ord("6"))), 1),  # text rather than a number
         (_tiff_header("<", (0x0111, 3, 1, 6)), 1),
         (_tiff_header("<", (0x0112, 3, 1, 6))[:20], 1),
         (_tiff_header("<", (0x0112, 3, 1, 6)).replace(b"II", b"XX"), 1),
@@ -228,6 +237,24 @@ def test_bytes_and_open_files(tmp_path):
     shared = _Slow(data)
     with ThreadPoolExecutor(8) as pool:  # one file, given many times
         assert set(pool.map(lambda _: pil_loader(shared).tobytes(), range(32))) == {expected}
+
+
+def test_one_image_that_is_not_read_yet_in_many_threads(tmp_path):
+    path = save_turned(tmp_path / "turned.jpg", 6)
+    with Image.open(path) as image:
+        load, inside = image.load, []
+
+        def slow_load():
+            if image.tile:  # it is not read yet
+                inside.append(None)
+                time.sleep(0.001)
+                assert len(inside) == 1
+            return load()
+
+        image.load = slow_load
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(lambda _: to_rgb(image).tobytes(), range(32))) == {pil_loader(path).tobytes()}
+    assert len(inside) == 1
 
 
 def test_bytes_and_open_files_that_are_no_images(tmp_path):

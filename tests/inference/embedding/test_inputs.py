@@ -1,6 +1,7 @@
 """Everything that stands for an image: taken as the file of such an image is, or named with its place if it is none."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +137,7 @@ def test_pixels_of_each_orientation(tmp_path):
         (Image.new("RGB", (0, 7)), "an image without pixels: a PIL image of 0 x 7 pixels"),
         (Image.new("L", (7, 0)), "an image without pixels: a PIL image of 7 x 0 pixels"),
         (None, NONE),
+        (SimpleNamespace(read=5), "cannot embed a SimpleNamespace; expected a path"),
         (3, "cannot embed a int; expected a path, an open file or its bytes, a PIL image, an array of uint8"),
         (np.zeros((4, 4, 2), np.uint8), r"cannot embed a ndarray of uint8 with shape \[4, 4, 2\]"),
         (np.zeros((4, 4, 3), np.uint16), r"cannot embed a ndarray of uint16 with shape \[4, 4, 3\]"),
