@@ -200,5 +200,8 @@ def _list(keys: list[str], values: dict[str, object]) -> str:
 
 def _also_missing(keys: list[str], values: dict[str, object]) -> str:
     path = str(values["MODEL.PRETRAIN_PATH"])
-    is_missing = keys == ["MODEL.PRETRAIN_PATH"] and not Path(path).exists()
-    return "; nor is there such a file" if is_missing else ""
+    if keys != ["MODEL.PRETRAIN_PATH"]:
+        return ""
+    if is_auto(path):
+        return "; MODEL.RESUME_TRAINING True continues the newest checkpoint"
+    return "" if Path(path).exists() else "; nor is there such a file"

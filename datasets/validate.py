@@ -144,7 +144,7 @@ def _tables(module: "ReidDataModule", splits: "Splits") -> list[str]:
     if not splits.has_cameras:
         tables.append(NO_CAMERAS)
     if any(name != str(camid) for camid, name in splits.names.cameras.items()):
-        listed = ", ".join(f"{camid} {name}" for camid, name in sorted(splits.names.cameras.items()))
+        listed = ", ".join(f"{camid} = {name}" for camid, name in sorted(splits.names.cameras.items()))
         tables.append(f"names of the cameras, by camid: {listed}")
     if not module.one_numbering:
         tables.append("Identities of training and test are not compared: they are numbered separately.")

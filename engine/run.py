@@ -243,7 +243,7 @@ def _validate_before(
 ) -> None:
     """One validation of the network as it starts, which leaves the training that follows as it would be without it."""
     if start.kind not in (Start.FRESH, Start.FROM_WEIGHTS):
-        rank_zero_info("TEST.BEFORE_TRAINING: nothing to do, since this run does not start a training.")
+        rank_zero_info("TEST.BEFORE_TRAINING True has no effect: this run continues a training, or only tests.")
         return
     model.before_training = True
     with isolate_rng(include_cuda=False):  # a validation draws nothing there

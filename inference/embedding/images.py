@@ -171,8 +171,8 @@ def holds_images(path: str | os.PathLike[str]) -> bool:
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a file is an image by its suffix."""
-    return path.lower().endswith(IMAGE_SUFFIXES)
+    """Whether a file is an image by its suffix; macOS writes ._name beside name, which is none."""
+    return path.lower().endswith(IMAGE_SUFFIXES) and not os.path.basename(path).startswith("._")  # noqa: PTH119
 
 
 def _images_among(folder: str, names: Any) -> list[str]:

@@ -91,6 +91,13 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         {"TEST.ONLY_TEST": True},
     ),
     (
+        {"MODEL.PRETRAIN_PATH": "auto", "MODEL.PRETRAINED": False},
+        CPU,
+        "MODEL.PRETRAIN_PATH auto has no effect: MODEL.PRETRAINED, MODEL.RESUME_TRAINING and TEST.ONLY_TEST are "
+        "False; MODEL.RESUME_TRAINING True continues the newest checkpoint.",
+        {"MODEL.RESUME_TRAINING": True},
+    ),
+    (
         {"MODEL.PRETRAIN_HEAD": True, "MODEL.PRETRAINED": False},
         CPU,
         "MODEL.PRETRAIN_HEAD True has no effect: the run starts no training from weights (MODEL.PRETRAINED).",

@@ -116,7 +116,9 @@ def test_a_continued_run_has_no_number_before_training(tiny_cfg, tmp_path, caplo
     with caplog.at_level("INFO"):
         (metrics,) = run_main(tiny_cfg(**resume), CTLModel, "run")
     assert "before training" not in metrics
-    assert caplog.text.count("TEST.BEFORE_TRAINING: nothing to do, since this run does not start a training.") == 1
+    assert (
+        caplog.text.count("TEST.BEFORE_TRAINING True has no effect: this run continues a training, or only tests.") == 1
+    )
 
 
 def test_scripts_resume_and_test_on_another_data_set(run_script, tiny, tmp_path, other_toy):

@@ -383,7 +383,7 @@ def test_a_table_is_named_and_its_names_are_kept(tmp_path, capsys):
     assert run(tmp_path, "DATASETS.NAMES", "csv", "DATASETS.CSV_PATH", path, "DATASETS.ROOT_DIR", "") == 0
     output = capsys.readouterr().out
     assert output.startswith(f"csv (DATASETS.CSV_PATH {path}, relative paths from {tmp_path})\n")
-    assert "names of the cameras, by camid: 0 cam0, 1 cam1\n" in output
+    assert "names of the cameras, by camid: 0 = cam0, 1 = cam1\n" in output
     assert "train: images by camera\n  cam0        3 ###" in output
     text = (tmp_path / "out" / "report.txt").read_text()
     for part in (

@@ -234,7 +234,7 @@ def test_which_files_of_a_folder_count(pictures, tmp_path):
 def mixed(tmp_path):
     """A folder with images of many suffixes, other files, what programs write, and images below it."""
     folder = tmp_path / "mixed"
-    names = ("a.jpg", "b.JFIF", "c.gif", "d.Jpe", "e.webp", "sub/f.png", "sub/deep/g.bmp", ".hidden/h.png")
+    names = ("a.jpg", "b.JFIF", "c.gif", "d.Jpe", "e.webp", "sub/f.png", "sub/deep/g.bmp", ".hidden/h.png", "._a.jpg")
     for number, name in enumerate(names):
         path = draw_picture(tmp_path / "drawn.png", number)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
