@@ -109,7 +109,8 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
     check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
     data = _read_data(cfg, start)
     cfg = _settle_cameras(cfg, data.has_cameras)
-    has_own = method.configure_optimizers is not ModelBase.configure_optimizers
+    ours = ModelBase.configure_optimizers
+    has_own = getattr(method, "configure_optimizers", ours) is not ours  # a function that makes models has none
     _warn(start.describe_differences(cfg, f"{method.__name__}.configure_optimizers" if has_own else ""))
     model = _build_model(cfg, method, start, data, run)
     loggers = build_loggers(cfg, logger_save_dir, start.version)
