@@ -466,7 +466,7 @@ def test_boxes_of_several_identities_in_one_coco_image_are_not_cut_out_and_that_
     rows = json.loads(path.read_text())
     name = {image["id"]: image["file_name"] for image in rows["images"]}[rows["annotations"][0]["image_id"]]
     train = str(coco / "train_reid.json")
-    (note,) = init_dataset("df1", cfg=make_cfg(coco, "DATASETS.JSON_TRAIN_PATH", train)).read_splits().notes
+    note, *_ = init_dataset("df1", cfg=make_cfg(coco, "DATASETS.JSON_TRAIN_PATH", train)).read_splits().notes
     text = "2 boxes of images that have several identities, which are read whole (such as "
     assert f"{text}{coco / 'query' / name})" in note
 

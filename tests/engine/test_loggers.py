@@ -116,7 +116,7 @@ def test_a_place_that_takes_no_records_is_said_in_one_line_at_the_start(kind, tm
 def test_such_a_place_ends_the_run_with_on_error_stop(kind, tmp_path, monkeypatch, caplog):
     with broken(kind, tmp_path, monkeypatch) as (uri, reason):
         shown = uri.replace("u:secret", "***")
-        line = f"MLflow at {shown} accepts no records ({reason}), and LOGGING.ON_ERROR is 'stop': mend that, or "
+        line = f"MLflow at {shown} accepts no records ({reason}), and LOGGING.ON_ERROR is 'stop': fix it, or "
         with pytest.raises(UserError, match=re.escape(line)):
             build_loggers(cfg_for(tmp_path, **{"LOGGING.MLFLOW_URI": uri, "LOGGING.ON_ERROR": "stop"}), "name")
     assert not caplog.records
