@@ -231,4 +231,4 @@ def test_spawned_processes_train_and_test(tiny, tmp_path):
     (events,) = (tmp_path / "out/run").glob("version_*")  # of training and of test
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
-    assert {"epoch_seconds", "strict_mAP"} <= set(accumulator.Tags()["scalars"])
+    assert {"epoch_seconds", "test_centroids/strict_mAP"} <= set(accumulator.Tags()["scalars"])
