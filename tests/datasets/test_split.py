@@ -232,6 +232,7 @@ def test_names_that_a_table_cannot_hold(tmp_path, capsys):
         (images / name).rename(images / "0001")
 
 
+@pytest.mark.slow
 def test_force_and_the_program_itself(tmp_path):
     images, out = draw_folders(tmp_path / "crops"), tmp_path / "data.csv"
     out.write_text("mine")

@@ -43,6 +43,7 @@ def run(run_script, tiny, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_a_run_that_goes_on_and_a_test(run, tmp_path):
     whole = run(**{"LOGGING.MLFLOW": True})
     check(
@@ -72,6 +73,7 @@ def test_two_processes(run):
     check(done, SEED, DATA, DEVICE, start, VALIDATION, ONLY_ONE, TEST, PLACES)
 
 
+@pytest.mark.slow
 def test_a_folder_that_takes_no_database_costs_one_line(run, tmp_path):
     """Two minutes of retries and 199 lines of MLflow's once. A file where the folder should be stops root as well."""
     (tmp_path / "taken").write_text("")

@@ -215,6 +215,7 @@ def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_c
     assert rates == [(4, pytest.approx(1e-5)), (5, pytest.approx(1e-6))]
 
 
+@pytest.mark.slow
 def test_weights_of_a_backbone_are_tested_as_they_are(run_script, tiny, tiny_cfg, tmp_path):
     """ImageNet weights, as for a comparison: a real program, with the metrics of the same weights before training."""
     weights = tmp_path / "resnet18.pth"

@@ -76,6 +76,7 @@ def test_ctl_script_writes_checkpoints_tensorboard_and_mlflow(run_script, tiny, 
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "lr")] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_number_before_training_changes_nothing_else(tiny_cfg, tmp_path):
     """Metrics at step -1 of every logger; weights, optimisers, metrics and the best epoch are as without it."""
     draws = []

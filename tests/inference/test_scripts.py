@@ -277,6 +277,7 @@ def test_orientation_of_images_follows_the_configuration(embedder, legacy_checkp
         assert json.loads((out / "gallery.json").read_text())["embedder"]["exif_orientation"] is upright
 
 
+@pytest.mark.slow
 def test_what_is_passed_over_is_said_once(pictures, legacy_checkpoint, tmp_path):
     """By the real program, in whose folder its own results lie as well."""
     (pictures / "a_0.png").rename(pictures / "a_0.GIF")
@@ -462,6 +463,7 @@ def results_of(folder):
     return {line["query"]: line["results"] for line in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_the_query_and_its_camera_are_left_out(gallery, recorded_images, legacy_checkpoint, tmp_path):
     """The gallery's own images as queries, by the real program: without the options each finds itself first."""
     root = recorded_images / "bounding_box_test"
@@ -535,6 +537,7 @@ def test_cameras_of_a_table(pictures, legacy_checkpoint, tmp_path, capsys):
         assert message in line
 
 
+@pytest.mark.slow
 def test_the_line_at_the_end_says_what_the_contact_sheet_leaves_out(gallery, pictures, legacy_checkpoint, tmp_path):
     """By the real program, which says but once what it passes over although it lists the queries twice."""
     given = ["--gallery_data", gallery, "--html", "--exclude-self", *keys(pictures, legacy_checkpoint, tmp_path)]
@@ -548,6 +551,7 @@ def test_the_line_at_the_end_says_what_the_contact_sheet_leaves_out(gallery, pic
     assert done.stderr.splitlines()[-1] == f"7 queries against 395: {files}"
 
 
+@pytest.mark.slow
 def test_weights_of_a_backbone_give_its_pooled_features_and_say_so(model, pictures, tmp_path):
     """create_embeddings.py, a real program, with ImageNet weights; and the Embedder with the same file."""
     path = tmp_path / "resnet18.pth"
