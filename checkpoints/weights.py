@@ -66,7 +66,7 @@ def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
         tensors have the names and shapes of the network's.
     """
     found = [
-        (count, not _HELPERS & set(f"{place}.{prefix}".split(".")), place, prefix, tensors)
+        (count, not _is_helper(place, prefix), place, prefix, tensors)
         for place, tensors in _dictionaries(content)
         for prefix, count in _prefixes(tensors, own).items()
     ]
@@ -117,7 +117,7 @@ def describe(content: Mapping[str, Any]) -> str:
     """Describe what a loaded file holds: "a CTL checkpoint of resnet18", "torchvision resnet50 weights", ..."""
     state = state_dict_of(content)
     found = list(_networks(content))
-    network, place, prefix = min(found, key=_is_helper, default=(None, "", ""))
+    network, place, prefix = min(found, key=lambda one: _is_helper(*one[1:]), default=(None, "", ""))
     is_whole = "fc_query.weight" in state or "hyper_parameters" in content
     if any(key.startswith("backbone.") for key in state) and is_whole:
         return f"a CTL checkpoint of {network or 'an unknown network'}"
@@ -191,8 +191,8 @@ def _networks(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
                 yield network, place, match[1]
 
 
-def _is_helper(found: tuple[str, str, str]) -> bool:
-    return bool(_HELPERS & set(".".join(found[1:]).split(".")))
+def _is_helper(place: str, prefix: str) -> bool:
+    return bool(_HELPERS & set(f"{place}.{prefix}".split(".")))
 
 
 def _describe_network(network: str, place: str, prefix: str) -> str:

@@ -290,10 +290,12 @@ def test_avif_without_support_is_named(tmp_path, monkeypatch):
         pil_loader(path)
 
 
-@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+# Of a Pillow without AVIF, the test above says what becomes of such a file.
+READABLE = [suffix for suffix in IMAGE_SUFFIXES if suffix != ".avif" or features.check("avif")]
+
+
+@pytest.mark.parametrize("suffix", READABLE)
 def test_every_suffix_is_one_that_pillow_knows(tmp_path, suffix):
-    if suffix == ".avif" and not features.check("avif"):
-        pytest.skip("this Pillow lacks AVIF")
     mode = "L" if suffix == ".pgm" else "RGB"
     Image.new(mode, (16, 24), 255 if mode == "L" else "white").save(tmp_path / f"a{suffix}")
     assert np.asarray(pil_loader(tmp_path / f"a{suffix}")).min() > 250

@@ -53,8 +53,6 @@ def test_copies_and_pickles(used, pictures):
 
 
 def test_a_copy_lays_out_its_weights_for_the_same_first_batch(used, monkeypatch):
-    if not fuses(torch.float32):
-        pytest.skip("this torch or CPU does not put ReLUs into convolutions")
     asked = []
     original = inference.embedding.folding.pack_convolution
     monkeypatch.setattr(
@@ -62,7 +60,7 @@ def test_a_copy_lays_out_its_weights_for_the_same_first_batch(used, monkeypatch)
     )
     used_copy = pickle.loads(pickle.dumps(used))
     used_copy.embed(np.zeros((8, 4, 3), np.uint8))
-    assert asked and {shape[0] for shape in asked} == {3}
+    assert {shape[0] for shape in asked} == ({3} if fuses(torch.float32) else set())  # where ReLUs join convolutions
 
 
 def test_workers_of_a_loader(embedder, pictures):
