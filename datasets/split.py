@@ -100,6 +100,7 @@ def _run(args: argparse.Namespace) -> str:
     from datasets.bases import NO_CAMERAS
     from datasets.counts import statistics_table
     from datasets.notes import PassedOver
+    from datasets.readers.identity_folders import deeper_note
     from datasets.readers.numbering import SUBSETS, build_splits
 
     out, images = Path(args.out), Path(args.images)
@@ -118,6 +119,8 @@ def _run(args: argparse.Namespace) -> str:
     per_query = Counter(Counter(image.pid for image in division.query).values())
     shares = ", ".join(f"{number} with {count}" for count, number in sorted(per_query.items()))
     lines.append(f"queries: {len(division.query)} of {per_query.total()} identities ({shares})")
+    if args.by == "folder" and args.camera_from == "name":
+        lines += deeper_note(images, entries, 1, "give --camera-from folder")
     return "\n".join([*lines, *division.notes, *passed.notes(), f"written: {out}"])
 
 

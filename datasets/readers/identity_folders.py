@@ -1,6 +1,7 @@
 """The user's own data in folders: ROOT_DIR/{train, query, gallery}/<identity>/<images>."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from datasets.bases import ReidDataModule, Splits
@@ -87,22 +88,26 @@ class OwnFolder(ReidDataModule):
                 text = f"Folder {folder} holds no images; expected files such as 0002/anything_c1.jpg in it."
                 raise UserError(" ".join((text, *passed.notes())))
         splits = build_splits(entries, str(root), only_test, passed)
-        return splits._replace(notes=splits.notes + _deeper_note(root, entries, camera_from))
+        if camera_from == "folder":
+            return splits
+        images = (image for subset in SUBSETS for image in entries[subset])
+        return splits._replace(notes=splits.notes + deeper_note(root, images, 2, "set DATASETS.CAMERA_FROM folder"))
 
 
-def _deeper_note(root: Path, entries: dict[str, list[Entry]], camera_from: str) -> tuple[str, ...]:
-    """Say that folders below those of the identities are read, where nobody asked for that."""
-    levels = 3  # subset, identity, file
-    deeper = [
-        image.path
-        for images in entries.values()
-        for image in images
-        if camera_from == "name" and len(Path(image.path).relative_to(root).parts) > levels
-    ]
+def deeper_note(root: Path, images: Iterable[Entry], levels: int, way_out: str) -> tuple[str, ...]:
+    """Say that folders below those of the identities were read; nothing if there are none.
+
+    Args:
+        root: the folder that was read.
+        images: all images in it.
+        levels: folders between ``root`` and an image that lies in the folder of its identity, that one included.
+        way_out: the setting by which such a folder is a camera.
+    """
+    deeper = [image.path for image in images if len(Path(image.path).relative_to(root).parts) > levels + 1]
     if not deeper:
         return ()
     text = (
         f"{root}: {len(deeper)} image(s) in folders below those of the identities are read as images of the identity "
-        f"(such as {deeper[0]}); if these folders are cameras, set DATASETS.CAMERA_FROM folder."
+        f"(such as {deeper[0]}); if these folders are cameras, {way_out}."
     )
     return (Note(text, deeper),)

@@ -318,6 +318,29 @@ def test_junk_goes_to_the_gallery(junk):
     assert "5 images of identity -1: in gallery, neither match nor distractor." in found.notes
 
 
+def test_deeper_folders_are_read_and_that_is_said(tmp_path, capsys):
+    """As people of their folder or, where it is asked for, as images of a camera."""
+    images = draw_folders(tmp_path / "crops", cameras=False)
+    first = min(images.glob("*/*.png"))
+    first.parent.joinpath("old").mkdir()
+    moved = first.rename(first.parent / "old" / first.name)
+    given = [str(images), "--by", "folder", "--out", str(tmp_path / "data.csv")]
+    split.main(given)
+    line = (
+        f"{images}: 1 image(s) in folders below those of the identities are read as images of the identity (such as "
+        f"{moved}); if these folders are cameras, give --camera-from folder."
+    )
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+    pids = {tmp_path / row["path"]: row["pid"] for row in read(tmp_path / "data.csv")}
+    assert pids[moved] == moved.parent.parent.name
+    for number, path in enumerate(sorted(images.glob("*/*.png"))):
+        camera = path.parent / f"cam{number % 2}"
+        camera.mkdir(exist_ok=True)
+        path.rename(camera / path.name)
+    split.main([*given, "--camera-from", "folder", "--force"])
+    assert "folders below" not in capsys.readouterr().out
+
+
 def test_a_camera_that_the_table_cannot_give_back_is_refused(tmp_path, capsys):
     for number, camera in enumerate(("door", "door ", "door", "door ")):
         write_image(tmp_path / "images" / f"p{number // 2}" / camera / f"{number}.png", number)
