@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import methodcaller
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -26,6 +25,7 @@ from pytorch_lightning.loggers.logger import DummyExperiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from utils.addresses import without_passwords
+from utils.files import try_folder
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -196,7 +196,7 @@ def _check_database(path: str) -> None:
         return
     import sqlite3
 
-    _check_folder(Path(path).parent)
+    try_folder(Path(path).parent)
     if Path(path).exists():
         connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
         try:
@@ -204,16 +204,6 @@ def _check_database(path: str) -> None:
             connection.execute("ROLLBACK")
         finally:
             connection.close()
-
-
-def _check_folder(folder: Path) -> None:
-    """Create a folder, and raise an OSError that names it if no file can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def _open_databases_at_once() -> None:
@@ -262,7 +252,7 @@ class SafeTensorBoardLogger(TensorBoardLogger):
 
     def check(self) -> None:
         """Raise an OSError if the folder cannot be created or written to."""
-        _check_folder(Path(self.log_dir))
+        try_folder(Path(self.log_dir))
 
     def start(self) -> None:
         """The same, and open the event file."""

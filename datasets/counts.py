@@ -111,11 +111,6 @@ def find_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> li
     return [sample for sample in query if not cameras_of[sample[1]] - {sample[2]}]
 
 
-def count_unmatched(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> int:
-    """The number of queries that :func:`find_unmatched` finds."""
-    return len(find_unmatched(query, gallery))
-
-
 def find_evaluation_problem(query: Sequence[Labelled], gallery: Sequence[Labelled]) -> str | None:
     """Say why no query can be scored: gallery images of the query's own identity and camera do not count as matches.
 
@@ -128,7 +123,7 @@ def find_evaluation_problem(query: Sequence[Labelled], gallery: Sequence[Labelle
     Returns:
         What is wrong and what follows from it, or None if at least one query has a match.
     """
-    if count_unmatched(query, gallery) < len(query):
+    if len(find_unmatched(query, gallery)) < len(query):
         return None
     if not {image[1] for image in query} & {image[1] for image in gallery}:
         return (

@@ -97,15 +97,23 @@ def require_writable(folder: StrPath, named_by: str) -> Path:
         UserError: the folder cannot be created or written to.
     """
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
+        try_folder(folder)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"{named_by}: cannot write to {os.fspath(folder)!r} ({reason}); choose a folder that you may write to."
         ) from error
     return Path(folder)
+
+
+def try_folder(folder: StrPath) -> None:
+    """Create a folder, and raise an OSError that names it if no file can be written there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
 
 
 def content_digest(path: StrPath) -> bytes:

@@ -21,7 +21,7 @@ from datasets.checking.checks import (
     images_per_identity,
 )
 from datasets.checking.scan import ImageFacts, scan_images
-from datasets.counts import Published, count, count_unmatched, find_evaluation_problem
+from datasets.counts import Published, count, find_evaluation_problem, find_unmatched
 from datasets.validate import configured_world_size, main
 from tests.datasets.conftest import write_folders, write_image
 from tests.launch import forbid_modules, run_module
@@ -60,7 +60,7 @@ label = st.tuples(st.just("x.jpg"), st.integers(0, 3), st.integers(0, 2))
 @given(st.lists(label, min_size=1, max_size=6), st.lists(label, min_size=1, max_size=6), st.sets(st.integers(0, 5)))
 def test_labels_are_checked_as_a_plain_loop_does(query, gallery, trained):
     unmatched = sum(not any(g[1] == q[1] and g[2] != q[2] for g in gallery) for q in query)
-    assert count_unmatched(query, gallery) == unmatched
+    assert len(find_unmatched(query, gallery)) == unmatched
     assert (find_evaluation_problem(query, gallery) is not None) is (unmatched == len(query))
     for one_numbering in (True, False):
         findings = check_labels(trained, query, gallery, one_numbering)
