@@ -1,10 +1,15 @@
-"""Installs the packages and the two training modules, so that programs anywhere can import them."""
+"""Builds the wheel, one package with all modules below it (see scripts/one_package.py), and installs it."""
 
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+from centroids_reid.commands import PROGRAMS, attribute
+from scripts.one_package import BuildPackage, InstallEditable, package_folders
 
 
 def requirements(name: str) -> list[str]:
@@ -13,6 +18,10 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+# Embedding, search and evaluation need no trackers; opencv is for programs of the original.
+CLONE = requirements("requirements.txt")
+TRAIN = [line for line in CLONE if line.startswith(("mlflow", "tensorboard"))]
+BASE = [line for line in CLONE if line not in TRAIN and not line.startswith("opencv")]
 # Indexes for large galleries and an embedded vector store; the exchange format of networks, its exporter and runtime.
 FAISS = ["faiss-cpu>=1.8"]
 MILVUS = ["milvus-lite>=3.2.2", "pymilvus>=2.6.17"]
@@ -21,7 +30,7 @@ EXPORT = ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.1"]
 PARQUET = ["pyarrow>=15"]
 # Weights that other code bases save in this format.
 SAFETENSORS = ["safetensors>=0.4"]
-DEV = requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS
+DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS
 
 setup(
     name="centroids-reid",
@@ -31,14 +40,21 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(exclude=("tests", "tests.*", "benchmarks", "benchmarks.*")),
-    py_modules=["train_ctl_model", "train_base_model"],
-    install_requires=requirements("requirements.txt"),
+    packages=list(package_folders()),
+    package_dir=package_folders(),
+    package_data={"centroids_reid": ["py.typed"], "centroids_reid.configs": ["*.yml"]},
+    cmdclass={"build_py": BuildPackage, "editable_wheel": InstallEditable},
+    entry_points={
+        "console_scripts": [f"{name} = centroids_reid.commands:{attribute(name)}" for name in PROGRAMS],
+    },
+    install_requires=BASE,
     extras_require={
+        "train": TRAIN,
         "search": FAISS + MILVUS,
         "export": EXPORT,
         "parquet": PARQUET,
         "safetensors": SAFETENSORS,
+        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS,
         "dev": DEV + MILVUS,
         "dev-without-milvus": DEV,  # see requirements-floor.txt
     },

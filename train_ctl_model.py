@@ -10,7 +10,7 @@ from config.cli import build_parser, clean_exit, parse_args
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and a wrong option are answered at once
     with clean_exit():
-        _, CONFIG = parse_args(build_parser(__doc__))
+        _, CONFIG = parse_args(build_parser(__doc__, prog="python train_ctl_model.py"))
 
 from engine.run import run_script
 from losses.centroid_triplet_loss import CentroidTripletLoss

@@ -4,7 +4,6 @@ mlflow is imported when the first records are delivered, after the first epoch. 
 milliseconds, what would keep the records from being delivered; ``start`` leaves nothing to be found out later.
 """
 
-import importlib.util
 import logging
 import os
 import socket
@@ -26,6 +25,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from utils.addresses import without_passwords
 from utils.files import try_folder
+from utils.optional import installation, is_installed
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -76,8 +76,10 @@ class SafeMLFlowLogger(Logger):
 
         A database of another version of MLflow, or a server that wants a password, is found only by :meth:`start`.
         """
-        if importlib.util.find_spec("mlflow") is None:
-            raise ModuleNotFoundError("the package mlflow is not installed: pip install mlflow")
+        if not is_installed("mlflow"):
+            raise ModuleNotFoundError(
+                f"the package mlflow is not installed: {installation('train')}, or set LOGGING.MLFLOW False"
+            )
         if self.tracking_uri.startswith(SQLITE):
             _check_database(self.tracking_uri.removeprefix(SQLITE).partition("?")[0])
         elif self.tracking_uri.startswith(SERVERS) and not getproxies():

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from yacs.config import CfgNode
@@ -28,23 +29,27 @@ class _ConfigArgumentParser(argparse.ArgumentParser):
     examples: Sequence[str] = ()
 
     def format_help(self) -> str:
-        examples = "".join(f"  python {self.prog} {example}\n" for example in self.examples)
+        examples = "".join(f"  {self.prog} {example}\n" for example in self.examples)
         return f"{super().format_help()}\nexamples:\n{examples}\n{format_reference()}"
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (--help lists the options)\n")
 
 
-def build_parser(description: str, examples: Sequence[str] = _EXAMPLES) -> argparse.ArgumentParser:
+def build_parser(
+    description: str, examples: Sequence[str] = _EXAMPLES, prog: str | None = None
+) -> argparse.ArgumentParser:
     """Build a parser with ``--config_file`` and any number of KEY VALUE pairs, for :func:`parse_args`.
 
     Scripts may add options that take a fixed number of values or none, but no positional arguments.
 
     Args:
         description: one sentence about the script.
-        examples: what follows the script's name in the examples of ``--help``.
+        examples: what follows the command in the examples of ``--help``.
+        prog: the command that starts the script; None for ``python`` and the file that runs.
     """
-    parser = _ConfigArgumentParser(description=description, allow_abbrev=False)
+    prog = prog or f"python {Path(sys.argv[0]).name}"
+    parser = _ConfigArgumentParser(prog=prog, description=description, allow_abbrev=False)
     parser.examples = examples
     parser.add_argument(
         "--config_file", "--config-file", default="", metavar="PATH", help="YAML file that overrides defaults"

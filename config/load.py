@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -18,6 +19,11 @@ from config.origins import COMMAND_LINE, FILE, note_origin
 from config.paths import expand_path, expand_paths
 from config.validate import OPTIONAL_NUMBERS, check_config
 from utils.errors import ConfigError
+from utils.launched import is_launched_first
+
+log = logging.getLogger(__name__)
+
+OWN_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[Any] = ()) -> CfgNode:
@@ -41,11 +47,28 @@ def load_config(config_file: str | os.PathLike[str] = "", opts: Sequence[Any] = 
     config = cfg.clone()
     config.defrost()
     if os.fspath(config_file):
-        _merge_yaml(config, Path(expand_path(os.fspath(config_file), "--config_file")))
+        _merge_yaml(config, find_config_file(os.fspath(config_file)))
     _merge_pairs(config, opts)
     expand_paths(config)
     check_config(config)
     return config
+
+
+def find_config_file(name: str) -> Path:
+    """The file that ``--config_file`` names: one that exists, else one of the project's own configs/.
+
+    Those are found as ``256_resnet50.yml`` and as ``configs/256_resnet50.yml``, in whatever folder a program runs.
+
+    Raises:
+        ConfigError: the name has an environment variable that is not set.
+    """
+    path = Path(expand_path(name, "--config_file"))
+    own = OWN_CONFIGS / path.name
+    if path.exists() or path not in (Path(own.name), Path(OWN_CONFIGS.name, own.name)) or not own.is_file():
+        return path
+    if is_launched_first():
+        log.warning("--config_file %s: taken from %s, since there is no such file in %s.", name, own.parent, Path.cwd())
+    return own
 
 
 def _merge_pairs(config: CfgNode, opts: Sequence[Any]) -> None:
@@ -84,7 +107,10 @@ def _merge_yaml(config: CfgNode, path: Path) -> None:
             _assign(config, key, value, where)
             note_origin(config, key, FILE)
     except FileNotFoundError:
-        raise ConfigError(f"Config file {path} does not exist (looked in {Path.cwd()}).") from None
+        own = ", ".join(sorted(file.name for file in OWN_CONFIGS.glob("*.yml")))
+        raise ConfigError(
+            f"Config file {path} does not exist (looked in {Path.cwd()}); the project's own are {own or 'missing'}."
+        ) from None
     except OSError as error:
         raise ConfigError(f"Config file {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:

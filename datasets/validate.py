@@ -42,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: status 2 for a command line or configuration that cannot be used.
     """
-    parser = build_parser(_DESCRIPTION, _EXAMPLES)
-    parser.prog = "-m datasets.validate"
-    parser.usage = "python -m datasets.validate [--config_file PATH] [--out DIR] [--world-size N] [KEY VALUE ...]"
+    parser = build_parser(_DESCRIPTION, _EXAMPLES, "python -m datasets.validate")
     parser.add_argument("--out", metavar="DIR", default="", help="folder of the report (default: OUTPUT_DIR)")
     parser.add_argument(
         "--world-size",

@@ -15,6 +15,7 @@ from utils.addresses import without_passwords
 from utils.distributed import is_first_process
 from utils.errors import UserError
 from utils.files import require_writable
+from utils.optional import installation, is_installed
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ def build_loggers(cfg: CfgNode, name: str, version: str | None = None) -> list[L
     One that cannot record the run says so in a line, and the run goes on without it.
 
     Raises:
-        UserError: MLflow rejects the address in LOGGING.MLFLOW_URI or MLFLOW_TRACKING_URI, the folder cannot be written
-            to, in which a training also leaves its checkpoints; or with LOGGING.ON_ERROR "stop", one of the two cannot
-            record the run.
+        UserError: TensorBoard is not installed; MLflow rejects the address in LOGGING.MLFLOW_URI or
+            MLFLOW_TRACKING_URI; the folder cannot be written to, in which a training also leaves its checkpoints; or
+            with LOGGING.ON_ERROR "stop", one of the two cannot record the run.
     """
+    if not any(map(is_installed, ("tensorboard", "tensorboardX"))):
+        raise UserError(f"A run writes event files of TensorBoard, which is not installed: {installation('train')}")
     board = SafeTensorBoardLogger(cfg.LOG_DIR, name=name, version=version, default_hp_metric=False)
     board.version  # noqa: B018 - fixes the folder, or each spawned process would choose its own
     loggers: list[Logger] = [board]

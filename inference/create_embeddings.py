@@ -39,7 +39,9 @@ EXAMPLES = (
 def parser() -> argparse.ArgumentParser:
     """The options of this script."""
     options = build_parser(
-        "Embed a folder of images, one image, or images of a data set, with a trained model.", EXAMPLES
+        "Embed a folder of images, one image, or images of a data set, with a trained model.",
+        EXAMPLES,
+        "python inference/create_embeddings.py",
     )
     add_input_arguments(options)
     options.add_argument(

@@ -38,7 +38,11 @@ EXAMPLES = (
 
 def parser() -> argparse.ArgumentParser:
     """The options of this script."""
-    options = build_parser("Find the gallery images most similar to a folder of query images, or to one.", EXAMPLES)
+    options = build_parser(
+        "Find the gallery images most similar to a folder of query images, or to one.",
+        EXAMPLES,
+        "python inference/get_similar.py",
+    )
     options.add_argument(
         "--gallery_data",
         "--gallery-data",

@@ -757,7 +757,9 @@ def summary(out: Path, subsets: dict[str, list[Shot]], seconds: float) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python scripts/make_toy_dataset.py", description=(__doc__ or "").split("\n\n")[0]
+    )
     add, default = parser.add_argument, Options()
     add("out", metavar="OUT", type=Path, help="folder to write to, later DATASETS.ROOT_DIR")
     add("--ids", type=int, default=default.ids, help="number of identities (default %(default)s)")
@@ -806,7 +808,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         subsets = make_toy_dataset(args.out, options, args.force)
     except UserError as error:
-        print(f"make_toy_dataset.py: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(summary(args.out, subsets, time.perf_counter() - start))
     return 0

@@ -12,6 +12,7 @@ from tests.support import ROOT
 LEVELS = (
     ("benchmarks", "examples"),
     ("scripts",),
+    ("centroids_reid",),
     ("train_ctl_model", "train_base_model"),
     ("engine",),
     ("inference",),

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.launched import is_launched_first
 
 T = TypeVar("T")
 
@@ -48,10 +49,7 @@ def is_first_process() -> bool:
     """Whether this is the run's first process, the one that writes; works before the process group exists."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
-    if "RANK" in os.environ:  # torchrun
-        return int(os.environ["RANK"]) == 0
-    # Lightning sets LOCAL_RANK and NODE_RANK for the processes it starts; SLURM numbers those of the whole job.
-    return all(int(os.environ.get(name) or 0) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    return is_launched_first()
 
 
 def find_launcher() -> tuple[str, int] | None:

@@ -1,6 +1,6 @@
 """Packages that only some features need."""
 
-import importlib
+import importlib.util
 from typing import Any
 
 from utils.errors import UserError
@@ -22,5 +22,15 @@ def require(module: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{purpose} needs the package {module.partition('.')[0]}, which cannot be imported ({error}): "
-            f"pip install 'centroids-reid[{extra}]'"
+            f"{installation(extra)}"
         ) from error
+
+
+def is_installed(module: str) -> bool:
+    """Whether a top-level module can be found; it is not imported."""
+    return importlib.util.find_spec(module) is not None
+
+
+def installation(extra: str) -> str:
+    """The command that installs an extra of this project."""
+    return f"pip install 'centroids-reid[{extra}]'"

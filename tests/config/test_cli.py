@@ -217,7 +217,7 @@ def test_help_shows_usage_every_key_and_examples_in_under_a_second(stub: Path) -
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("usage: train_stub.py")
+    assert result.stdout.startswith("usage: python train_stub.py")
     assert "python train_stub.py --config_file configs/256_resnet50.yml" in result.stdout
     words = " ".join(result.stdout.split())
     for section in read_reference():

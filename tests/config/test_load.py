@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from config import cfg
 from config.flatten import flatten_config
 from config.load import load_config, nearest_key
-from tests.support import GOLDEN
+from tests.support import GOLDEN, ROOT
 from utils.errors import ConfigError
 
 KEYS = list(flatten_config(cfg))
@@ -248,8 +248,41 @@ def test_wrong_files_are_named_with_their_line(tmp_path: Path, text: str, words:
         assert str(path) in message
 
 
-def test_a_missing_file_a_folder_and_a_binary_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["toy_resnet18_cpu.yml", "configs/toy_resnet18_cpu.yml"])
+def test_configs_of_the_project_are_found_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name).MODEL.NAME == "resnet18"
+    (line,) = caplog.messages
+    assert line == f"--config_file {name}: taken from {ROOT / 'configs'}, since there is no such file in {tmp_path}."
+    caplog.clear()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    load_config(name)
+    assert not caplog.messages  # the first process has said it
+
+
+def test_a_file_of_the_user_comes_before_one_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("toy_resnet18_cpu.yml").write_text("MODEL: {NAME: resnet34}")
+    assert load_config("toy_resnet18_cpu.yml").MODEL.NAME == "resnet34"
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["mine/toy_resnet18_cpu.yml", "../configs/toy_resnet18_cpu.yml", "configs/no.yml"])
+def test_no_other_name_stands_for_a_config_of_the_project(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
+        load_config(name)
+
+
+def test_a_missing_file_a_folder_and_a_binary_file(tmp_path: Path) -> None:
+    own = "256_resnet50.yml, 320_resnet50_ibn_a.yml, toy_resnet18_cpu.yml"
+    with pytest.raises(ConfigError, match=rf"does not exist \(looked in .*\); the project's own are {own}\.$"):
         load_config(str(tmp_path / "no.yml"))
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)

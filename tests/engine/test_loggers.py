@@ -87,8 +87,11 @@ def broken(kind, folder, monkeypatch):
     elif kind == "a server that is down":
         yield "http://127.0.0.1:1", "[Errno 111] Connection refused"
     elif kind == "mlflow is missing":
-        monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-        yield uri, "the package mlflow is not installed: pip install mlflow"
+        monkeypatch.setattr(tracking, "is_installed", lambda name: False)
+        yield (
+            uri,
+            "the package mlflow is not installed: pip install 'centroids-reid[train]', or set LOGGING.MLFLOW False",
+        )
     elif kind == "a database without its driver":
         monkeypatch.setitem(sys.modules, "psycopg2", None)
         yield "postgresql+psycopg2://u:secret@127.0.0.1:1/runs", "import of psycopg2 halted; None in sys.modules"
