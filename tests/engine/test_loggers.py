@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import SafeMLFlowLogger, SafeTensorBoardLogger, tracking
+from engine import loggers
 from engine.loggers import build_loggers
 from engine.noise import quiet_libraries
 from tests.small import small_config
@@ -123,6 +124,12 @@ def test_such_a_place_ends_the_run_with_on_error_stop(kind, tmp_path, monkeypatc
         with pytest.raises(UserError, match=re.escape(line)):
             build_loggers(cfg_for(tmp_path, **{"LOGGING.MLFLOW_URI": uri, "LOGGING.ON_ERROR": "stop"}), "name")
     assert not caplog.records
+
+
+def test_a_run_without_tensorboard_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "is_installed", lambda name: False)
+    with pytest.raises(UserError, match=r"TensorBoard, which is not installed: pip install 'centroids-reid\[train\]'$"):
+        build_loggers(cfg_for(tmp_path), "name")
 
 
 def test_records_arrive_once_the_database_is_free(tmp_path, monkeypatch):
