@@ -430,32 +430,30 @@ def test_a_subset_of_a_published_set_is_said_to_be_one(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png"])
-def test_half_of_the_queries_with_another_suffix(tmp_path, suffix):
+def test_half_of_the_queries_with_another_suffix(tmp_path, suffix, capsys):
     root = make(tmp_path) / "market1501"
     for path in sorted((root / "query").iterdir())[::2]:
         write_image(path.with_suffix(suffix), int(path.stem.split("_")[2]))
         path.unlink()
     (root / "query" / "list.txt").write_text("")
-    options = ("--out", tmp_path / "out", "DATASETS.ROOT_DIR", tmp_path, "SOLVER.IMS_PER_BATCH", 2)
-    done = run_module("datasets.validate", *options, "DATALOADER.NUM_WORKERS", 0)
-    assert done.returncode == 0, done.stderr
-    assert "query    |      2 |        3 |       2" in done.stdout
+    assert run(tmp_path) == 0
+    said, other = capsys.readouterr()
+    assert "query    |      2 |        3 |       2" in said
     assert (
         f"  warning: Passed over in {root}: 1 file that is not an image by its suffix ({root / 'query/list.txt'}).\n"
         f"    {root / 'query/list.txt'}\n"
-    ) in done.stdout
-    assert done.stderr == ""
+    ) in said
+    assert not other
 
 
-def test_a_camera_of_two_digits_is_an_error_that_names_the_way_out(tmp_path):
+def test_a_camera_of_two_digits_is_an_error_that_names_the_way_out(tmp_path, capsys):
     root = make(tmp_path) / "market1501"
     path = write_image(root / "bounding_box_test" / "0011_c10s1_000000_00.jpg")
-    done = run_module("datasets.validate", "--out", tmp_path / "out", "DATASETS.ROOT_DIR", tmp_path)
-    assert done.returncode == 1
+    assert run(tmp_path) == 1
     assert (
         f"errors: 1\n  error: {path}: camera 10 is out of range; expected 1 to 6. For data of your own use "
         "DATASETS.NAMES folder or csv, which take any identities and cameras.\n"
-    ) in done.stdout
+    ) in capsys.readouterr().out
 
 
 def test_merged_training_sets(tmp_path, capsys):
