@@ -1,5 +1,6 @@
 """The built package, and environments that hold it and what pip would install beside it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,12 @@ class Environment:
         """A command of the environment, such as python or ctl-train; in ``cwd``, where it finds the user's modules."""
         options = {"timeout": SECONDS, "cwd": self.folder, **options}
         return run_command(self.folder / "bin" / command, *arguments, **options, env=self.crowd)
+
+    def paste(self, block: str, **options: Any) -> None:
+        """Run a block of shell commands of a page."""
+        path = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+        done = run_command("bash", "-euc", block, timeout=SECONDS, env=self.crowd | path, **options)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def expect(self, *command: Any, status: int = 0, **options: Any) -> str:
         """What a command writes, stdout before stderr, once it has ended with a status."""

@@ -12,8 +12,9 @@ import torch
 from checkpoints.plain import to_plain
 from inference import Embedder
 from tests.centroids_reid.conftest import pip, read_archive
+from tests.docs.test_commands import BLOCKS
 from tests.launch import run_command
-from tests.small import small_config, small_options
+from tests.small import small_config
 from tests.support import ROOT
 from train_ctl_model import CTLModel
 
@@ -159,30 +160,22 @@ def gallery(slim, data, checkpoint, tmp_path_factory):
     return folder
 
 
-def test_a_researcher_trains_resumes_and_exports(install, data, tmp_path):
-    """Two processes on the CPU, then one epoch more in a single one; the repository reads what they wrote."""
+def test_a_researcher_trains_resumes_and_exports(install, tmp_path):
+    """What the page on installation says; one epoch more, in two processes; and what the repository reads of it."""
     full = install("train", "export")
-    options = small_options(**{"DATASETS.ROOT_DIR": data, "OUTPUT_DIR": "out"})
-    common = ("--config_file", "toy_resnet18_cpu.yml", *options)
-    two = ("GPU_IDS", "[0,1]", "SOLVER.DIST_BACKEND", "ddp_cpu", "SOLVER.IMS_PER_BATCH", 2)
-    said = full.expect("ctl-train", *common, *two, cwd=tmp_path)
-    assert said.count("taken from") == 1 and "MEMBER: 2/2" in said
-    said = full.expect(
-        "ctl-train",
-        *common,
-        "SOLVER.MAX_EPOCHS",
-        3,
-        "MODEL.PRETRAIN_PATH",
-        "auto",
-        "LOGGING.MLFLOW",
-        True,
-        cwd=tmp_path,
-    )
-    newest = tmp_path / "out" / "train_ctl_model" / "version_0" / "auto_checkpoints" / "epoch=2.ckpt"
-    assert newest.is_file() and (tmp_path / "mlflow.db").is_file()
-    full.expect("ctl-export", newest, "model.onnx", "--format", "onnx", cwd=tmp_path)
+    (block,) = [block for block in BLOCKS["docs/INSTALL.md"] if "ctl-train" in block.text and block.language == "sh"]
+    full.paste(block.text, cwd=tmp_path)
+    assert (tmp_path / "logs" / "gallery" / "embeddings.npy").is_file() and (tmp_path / "mlflow.db").is_file()
+
+    more = ("SOLVER.MAX_EPOCHS", 7, "MODEL.PRETRAIN_PATH", "auto", "LOGGING.MLFLOW", False)
+    two = ("GPU_IDS", "[0,1]", "SOLVER.DIST_BACKEND", "ddp_cpu", "SOLVER.IMS_PER_BATCH", 4)
+    common = ("--config_file", "toy_resnet18_cpu.yml", "DATASETS.ROOT_DIR", "data/toy", "OUTPUT_DIR", "logs/toy")
+    said = full.expect("ctl-train", *common, *more, *two, cwd=tmp_path)
+    assert said.count("--config_file toy_resnet18_cpu.yml: taken from ") == 1 and "MEMBER: 2/2" in said
+    newest = tmp_path / "logs" / "toy" / "train_ctl_model" / "version_0" / "auto_checkpoints" / "epoch=6.ckpt"
     model = CTLModel.load_from_checkpoint(newest)
-    assert model.hparams.SOLVER.MAX_EPOCHS == 3
+    assert model.hparams.SOLVER.MAX_EPOCHS == 7
+    full.expect("ctl-export", newest, "model.onnx", "--format", "onnx", cwd=tmp_path)
 
 
 def test_uninstalling_leaves_nothing(slim):
