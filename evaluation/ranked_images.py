@@ -1,5 +1,7 @@
 """Strips of ranked results: a query, then its nearest gallery images, framed in green if right and red if wrong."""
 
+import io
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from evaluation.distance_blocks import block_height
@@ -21,10 +23,10 @@ from utils.files import write_bytes
 from utils.image import pil_loader
 from utils.labels import BoolArray, IntArray
 
-PixelArray = NDArray[np.uint8]  # [height, width, 3], channels blue, green, red
 AnyPath = str | PathLike[str]
+Colour = tuple[int, int, int]  # red, green, blue
 
-GREEN, RED, BLACK = (0, 255, 0), (0, 0, 255), (0, 0, 0)  # blue, green, red
+GREEN, RED, BLACK, WHITE = (0, 255, 0), (255, 0, 0), (0, 0, 0), (255, 255, 255)
 _ROWS_AT_ONCE = 64  # rows of distances copied and searched at a time
 _GAP = 4  # pixels between two results
 _CACHED = 256  # scaled gallery images kept in memory, since an image appears in many rankings
@@ -183,36 +185,32 @@ def render_rankings(
     taken: set[str] = set()
     written = {}
     for ranking in rankings:
-        results = [
-            _framed(scaled(gallery_paths[image]), border, GREEN if right else RED)
-            for image, right in zip(ranking.images.tolist(), ranking.right.tolist(), strict=True)
-        ]
         query_path = query_paths[ranking.query]
-        strip = _strip(_framed(_scaled(query_path, inner, exif_orientation), border, BLACK), results, longest)
+        results = zip(ranking.images.tolist(), ranking.right.tolist(), strict=True)
+        cells = [(_scaled(query_path, inner, exif_orientation), BLACK)]
+        cells += [(scaled(gallery_paths[image]), GREEN if right else RED) for image, right in results]
+        encoded = io.BytesIO()
+        # Run lengths alone make files as small as Pillow's default does, in a fifth to a half of the time.
+        _strip(cells, longest, border).save(encoded, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
         name = _unique(Path(query_path).stem, ranking.query, taken)
-        encoded = cv2.imencode(".png", strip)[1].tobytes()  # cv2.imwrite does not take every file name on every system
-        written[ranking.query] = write_bytes(Path(output_dir) / f"{name}.png", encoded)
+        written[ranking.query] = write_bytes(Path(output_dir) / f"{name}.png", encoded.getvalue())
     return written
 
 
-def _scaled(path: AnyPath, inner: tuple[int, int], exif_orientation: bool) -> PixelArray:
-    image = cv2.cvtColor(np.asarray(pil_loader(path, exif_orientation)), cv2.COLOR_RGB2BGR)
-    shrinks = image.shape[1] > inner[0] or image.shape[0] > inner[1]
-    return cv2.resize(image, inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
+def _scaled(path: AnyPath, inner: tuple[int, int], exif_orientation: bool) -> Image.Image:
+    image = pil_loader(path, exif_orientation)
+    shrinks = image.width > inner[0] or image.height > inner[1]
+    return image.resize(inner, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
 
 
-def _framed(image: PixelArray, border: int, colour: tuple[int, int, int]) -> PixelArray:
-    sides = (border, border, border, border)
-    return cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
-
-
-def _strip(query: PixelArray, results: list[PixelArray], longest: int) -> PixelArray:
-    height, width = query.shape[:2]
-    strip = np.full((height, width + longest * (width + _GAP) + 2 * _GAP, 3), 255, dtype=np.uint8)
-    strip[:, :width] = query
-    for i, result in enumerate(results):
-        left = width + 3 * _GAP + i * (width + _GAP)
-        strip[:, left : left + width] = result
+def _strip(cells: list[tuple[Image.Image, Colour]], longest: int, border: int) -> Image.Image:
+    """Draw images of one size, each in a frame of its colour, with room for the query and ``longest`` results."""
+    width, height = (side + 2 * border for side in cells[0][0].size)
+    strip = Image.new("RGB", (width + longest * (width + _GAP) + 2 * _GAP, height), WHITE)
+    for i, (image, colour) in enumerate(cells):
+        left = i * (width + _GAP) + (2 * _GAP if i else 0)  # the results stand apart from the query
+        strip.paste(colour, (left, 0, left + width, height))
+        strip.paste(image, (left + border, border))
     return strip
 
 

@@ -120,9 +120,9 @@ def test_light_modules_stay_light(statement):
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        ("inference.embedding.embedder inference.galleries.creation inference.searching.search", "engine mlflow"),
-        ("inference.command_line inference.embedding.exporting", "engine scripts mlflow faiss onnx onnxruntime"),
-        ("train_ctl_model engine.run", "mlflow tensorboard onnx faiss pandas"),
+        ("inference.embedding.embedder inference.galleries.creation inference.searching.search", "engine mlflow cv2"),
+        ("inference.command_line inference.embedding.exporting", "engine scripts mlflow cv2 faiss onnx onnxruntime"),
+        ("train_ctl_model engine.run", "mlflow tensorboard cv2 onnx faiss pandas"),
         ("evaluation.metrics evaluation.tables", "pytorch_lightning mlflow cv2"),
         ("losses.centroid_triplet_loss", "pytorch_lightning torchvision mlflow cv2"),
     ],
@@ -136,6 +136,41 @@ def test_what_is_not_used_is_not_imported(modules, forbidden):
     found = imported(modules.split())
     # Lightning and torch import more or less of other packages, depending on their version.
     assert not found or found <= imported(("torch", "torchvision", "pytorch_lightning")) - {"pytorch_lightning"}
+
+
+def test_every_module_can_be_imported_without_what_only_some_runs_need():
+    """Doors and programs too. OpenCV serves the tests alone; a run may log to neither MLflow nor TensorBoard."""
+    code = """if True:
+        import importlib, sys, traceback
+        names, missing = sys.argv[1:], sys.argv[-3:]
+
+        class Missing:
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                if name.partition(".")[0] in missing:  # as where it is not installed: who can do without it goes on
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, Missing)
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                traceback.print_exc()
+                print(name)
+    """
+    missing = ["cv2", "mlflow", "tensorboard"]
+    done = run_code(code, *MODULES, *missing)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == missing, done.stderr
+
+
+def test_opencv_is_not_used():
+    """Also not by an import that is made when a function runs."""
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert "cv2" not in {name.partition(".")[0] for name in names}, f"{module}, line {node.lineno}"
 
 
 @pytest.mark.parametrize("script", [f"{name}.py" for name in PROGRAMS])

@@ -7,8 +7,6 @@ Normalize do, bit for bit.
 
 from collections.abc import Sequence
 
-import cv2
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,9 +27,9 @@ def resize_to_planes(image: Image.Image, size: Sequence[int]) -> Tensor:
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    planes = np.empty((3, height, width), np.uint8)
-    cv2.split(np.asarray(image), list(planes))  # takes a quarter of the time of a transposed copy
-    return torch.from_numpy(planes)
+    # Pillow picks out a channel faster than NumPy or torch transpose the whole image.
+    planes = bytearray().join(image.tobytes("raw", channel) for channel in "RGB")
+    return torch.frombuffer(planes, dtype=torch.uint8).view(3, height, width)
 
 
 class ResizedPlanes:

@@ -2,6 +2,7 @@
 
 import random
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchvision import transforms as tv
 from config import cfg as shared_cfg
 from datasets.transforms import RandomErasing, ReidTransforms
 from datasets.transforms.build import input_size
+from datasets.transforms.pixels import resize_to_planes
 from tests.small import small_config
 from tests.support import assert_close, golden
 
@@ -72,6 +74,17 @@ def test_pixels_and_draws_are_those_of_torchvision(file, size, padding, is_train
     assert torch.equal(outputs[0], outputs[2])
     assert outputs[0].is_contiguous()
     assert torch.equal(outputs[1], outputs[3])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (256, 128), (320, 320), (1, 70_000)])
+def test_planes_are_those_that_opencv_splits(size):
+    """Also where a channel is larger than the 64 KiB that Pillow hands out at a time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    planes = resize_to_planes(Image.fromarray(pixels), size)
+    assert (planes.dtype, planes.shape, planes.is_contiguous()) == (torch.uint8, (3, *size), True)
+    np.testing.assert_array_equal(planes, cv2.split(pixels))
+    planes.add_(1)  # a user's transform may write to them
+    np.testing.assert_array_equal(planes, pixels.transpose(2, 0, 1) + np.uint8(1))
 
 
 def test_a_picture_in_planes_is_resized_already():

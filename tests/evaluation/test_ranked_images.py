@@ -1,5 +1,6 @@
 """Pictures of rankings: which results, which frames, which files."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -130,6 +131,42 @@ def test_pictures(files):
     assert (middle == (90, 90, 60)).all(-1).sum() == (middle == (90, 90, 20)).all(-1).sum() > width // 2
     shapes = {np.asarray(Image.open(path)).shape for path in written.values()}
     assert shapes == {picture.shape}
+
+
+def drawn_inside(pixels, folder):
+    """What a strip of SIZE shows of an image: of the query, and of the result, which must be the same."""
+    Image.fromarray(pixels).save(folder / "x.png")
+    files = [folder / "x.png"]
+    (strip,) = render_rankings([ranking(0, [0], [True])], files, files, folder / "out", SIZE).values()
+    (height, width), frame, gaps = SIZE, 2, 12
+    rows = np.asarray(Image.open(strip))[frame : height - frame]
+    query, result = (rows[:, left + frame : left + width - frame] for left in (0, width + gaps))
+    np.testing.assert_array_equal(query, result)
+    return query.astype(int)
+
+
+@pytest.mark.parametrize(
+    ("file", "method"),
+    [
+        *(((88, 40), cv2.INTER_AREA), ((132, 80), cv2.INTER_AREA), ((44, 20), None)),
+        *(((22, 10), cv2.INTER_LINEAR), ((22, 20), cv2.INTER_LINEAR), ((44, 10), cv2.INTER_LINEAR)),
+    ],
+)
+def test_images_are_scaled_as_by_opencv(tmp_path, file, method):
+    """Within a grey level: means of whole pixels where images shrink, lines between pixels where they grow."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*file, 3), dtype=np.uint8)
+    expected = pixels if method is None else cv2.resize(pixels, (20, 44), interpolation=method)
+    assert abs(drawn_inside(pixels, tmp_path) - expected).max() <= (method is not None)
+
+
+def test_an_image_that_shrinks_in_one_direction_alone_is_averaged(tmp_path):
+    """The longer side shows means of two pixels, the shorter one shows each pixel twice."""
+    pixels = np.random.default_rng(0).integers(0, 256, (88, 10, 3), dtype=np.uint8)
+    expected = (pixels[::2].astype(float) + pixels[1::2]) / 2
+    assert abs(drawn_inside(pixels, tmp_path) - expected.repeat(2, axis=1)).max() <= 1
+    pixels = pixels.reshape(22, 40, 3)
+    expected = (pixels[:, ::2].astype(float) + pixels[:, 1::2]) / 2
+    assert abs(drawn_inside(pixels, tmp_path) - expected.repeat(2, axis=0)).max() <= 1
 
 
 @pytest.mark.parametrize("upright", [True, False])
