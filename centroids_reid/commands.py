@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from runpy import run_module
-from typing import Any
 
 # command -> module in this package; setup.py makes a script of each, which asks for the attribute below.
 PROGRAMS = {
@@ -24,8 +23,13 @@ def attribute(command: str) -> str:
     return command.replace("-", "_")
 
 
-def __getattr__(name: str) -> Callable[[], Any]:
+def __getattr__(name: str) -> Callable[[], None]:
     for command, module in PROGRAMS.items():
         if name == attribute(command):
-            return partial(run_module, f"{__package__}{module}", run_name="__main__", alter_sys=True)
+            return partial(_run, f"{__package__}{module}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _run(module: str) -> None:
+    """Run a module as the main one, whose own exit status is that of the command."""
+    run_module(module, run_name="__main__", alter_sys=True)

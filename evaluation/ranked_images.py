@@ -198,9 +198,7 @@ def render_rankings(
 
 
 def _scaled(path: AnyPath, inner: tuple[int, int], exif_orientation: bool) -> Image.Image:
-    image = pil_loader(path, exif_orientation)
-    shrinks = image.width > inner[0] or image.height > inner[1]
-    return image.resize(inner, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
+    return pil_loader(path, exif_orientation).resize(inner, Image.Resampling.BILINEAR)  # as the network's images are
 
 
 def _strip(cells: list[tuple[Image.Image, Colour]], longest: int, border: int) -> Image.Image:

@@ -145,5 +145,5 @@ def link(name: str, packages: Path) -> None:
     found = distribution(name)
     for top in {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}:
         target = Path(str(found.locate_file(top)))
-        if not (packages / top).exists():
+        if not (packages / top).exists() and target.suffix != ".pth":
             (packages / top).symlink_to(target)
