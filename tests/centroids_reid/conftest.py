@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -91,14 +92,19 @@ def install(wheel, tmp_path_factory):
         crowd.mkdir()
         # Each ends the program that imports it. Packages that ours shares an environment with have such names.
         environment = Environment(folder, forbid_modules(crowd, *{name.partition(".")[0] for name in root_modules()}))
-        done = run_command(sys.executable, "-m", "venv", "--without-pip", folder)
-        assert done.returncode == 0, done.stderr
-        for name in sorted(closure(wheel, extras)):
-            link(name, environment.packages)
+        fill(environment, closure(wheel, extras))
         pip(environment, "install", "--no-deps", "--no-index", wheel)
         return environment
 
     return make
+
+
+def fill(environment: Environment, names: Iterable[str]) -> None:
+    """Make an environment of distributions that are installed here."""
+    done = run_command(sys.executable, "-m", "venv", "--without-pip", environment.folder)
+    assert done.returncode == 0, done.stderr
+    for name in sorted(names):
+        link(name, environment.packages)
 
 
 def pip(environment: Environment, *arguments: Any) -> None:
