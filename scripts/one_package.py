@@ -98,8 +98,8 @@ def rewrite(source: str, modules: Collection[str], file: str = "a module") -> st
     """
     tree = ast.parse(source)
     lines = source.encode().splitlines(keepends=True)
-    for line, column, text in sorted(_insertions(tree, lines, modules, file), reverse=True):
-        lines[line - 1] = lines[line - 1][:column] + text + lines[line - 1][column:]
+    for line, column in sorted(_places(tree, lines, modules, file), reverse=True):
+        lines[line - 1] = lines[line - 1][:column] + PREFIX.encode() + lines[line - 1][column:]
     text = _COMMAND.sub(lambda match: _command(match, modules), b"".join(lines).decode())
     dotted = "|".join(re.escape(name) for name in modules if "." in name)
     text = re.sub(rf"(?<![\w./])(?=(?:{dotted})\b)", PREFIX, text)
@@ -108,22 +108,20 @@ def rewrite(source: str, modules: Collection[str], file: str = "a module") -> st
     return text
 
 
-def _insertions(
-    tree: ast.AST, lines: list[bytes], modules: Collection[str], file: str
-) -> Iterator[tuple[int, int, bytes]]:
-    """Line, column and what the imports of other modules lack there."""
+def _places(tree: ast.AST, lines: list[bytes], modules: Collection[str], file: str) -> Iterator[tuple[int, int]]:
+    """Line and column where imports of other modules lack the prefix."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and not node.level and node.module and _is_ours(node.module, modules):
             column = node.col_offset + len(b"from ")
             if not lines[node.lineno - 1][column:].startswith(node.module.encode()):
                 raise ValueError(f"{file}, line {node.lineno}: expected 'from {node.module}' with one space.")
-            yield node.lineno, column, PREFIX.encode()
+            yield node.lineno, column
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if _is_ours(alias.name, modules):
                     if alias.asname is None:
                         raise ValueError(f"{file}, line {node.lineno}: expected 'import {alias.name} as ...'.")
-                    yield alias.lineno, alias.col_offset, PREFIX.encode()
+                    yield alias.lineno, alias.col_offset
 
 
 def _is_ours(name: str, modules: Collection[str]) -> bool:

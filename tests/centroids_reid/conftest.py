@@ -92,7 +92,8 @@ def install(wheel, tmp_path_factory):
         crowd.mkdir()
         # Each ends the program that imports it. Packages that ours shares an environment with have such names.
         environment = Environment(folder, forbid_modules(crowd, *{name.partition(".")[0] for name in root_modules()}))
-        fill(environment, closure(wheel, extras))
+        # Lightning 2.1 imports setuptools and does not ask for it.
+        fill(environment, closure(wheel, extras) | {"setuptools"})
         pip(environment, "install", "--no-deps", "--no-index", wheel)
         return environment
 

@@ -43,13 +43,13 @@ def test_the_image_holds_the_package_and_nothing_else(built, wheel, tmp_path):
     environment = Environment(tmp_path / "environment", {})
     fill(environment, names | {"pip", "setuptools"})
     write_program(environment.folder / "bin" / "pip", 'exec "$(dirname "$0")/python" -m pip "$@"\n')
-    if environment.run("pip", "check").returncode:
-        pytest.skip("make test-floor installs versions that rule each other out; pip would not")
+    # The versions of make test-floor rule each other out, mlflow's among them, so that pip would not install the extra.
+    text = DOCKERFILE.replace(extras, "") if environment.run("pip", "check").returncode else DOCKERFILE
 
     context, stages = tmp_path / "context", tmp_path / "stages"
     shutil.copytree(built.parent / "clone", context)
-    for name in ("Dockerfile", ".dockerignore"):
-        shutil.copy(ROOT / name, context)
+    (context / "Dockerfile").write_text(text)
+    shutil.copy(ROOT / ".dockerignore", context)
     for name in STRAY:
         (context / name).parent.mkdir(parents=True, exist_ok=True)
         (context / name).touch()
