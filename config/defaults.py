@@ -21,8 +21,17 @@ _C.MODEL = CfgNode()
 # Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a, resnet101_ibn_a or resnet152_ibn_a; or a
 # network of your own, as package.module:name of the function or class that builds it.
 _C.MODEL.NAME = "resnet50"
-# Dimension of the embedding: 512 for resnet18 and resnet34, 2048 for the other ResNets.
+# Width of what the backbone gives: 512 for resnet18 and resnet34, 2048 for the other ResNets; 0 takes the network's
+# own.
 _C.MODEL.BACKBONE_EMB_SIZE = 2048
+# How a feature map or tokens become one vector: avg, max, gem (generalised mean with a learned exponent), avgmax (half
+# the sum of average and maximum), or token (the class token of a transformer).
+_C.MODEL.POOLING = "avg"
+# Reduce the pooled vector to this dimension by a linear layer, before losses and BN neck; 0 leaves it as it is.
+_C.MODEL.EMBED_DIM = 0
+# What validation, inference and export take as the embedding: what comes after the BN neck, or what goes into it
+# (before). A checkpoint's value is used where nobody sets another.
+_C.MODEL.NECK_FEAT = "after"
 # Stride of the last stage: 1 keeps its feature map as large as that of the stage before, 2 halves it.
 _C.MODEL.LAST_STRIDE = 1
 # Start the backbone from the weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).

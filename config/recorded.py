@@ -14,9 +14,11 @@ from utils.addresses import without_passwords
 from utils.errors import CheckpointError, ConfigError
 
 # What the weights were trained for. They fit other values as well, and then give other numbers.
-SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION")
+SCALING_IN_TESTS = (
+    *("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION", "MODEL.NECK_FEAT"),
+)
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
-NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE")
+NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.POOLING", "MODEL.EMBED_DIM")
 # What optimisers are built from.
 OPTIMISATION = (
     *("SOLVER.OPTIMIZER_NAME", "SOLVER.BASE_LR", "SOLVER.CENTER_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),

@@ -90,6 +90,7 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
     if isinstance(devices, list) and len(devices) > 1:
         logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)
     cfg = adopt(cfg, model.hparams)
+    model.hparams.MODEL.NECK_FEAT = cfg.MODEL.NECK_FEAT
     embedder = Embedder(
         model,
         device,

@@ -8,27 +8,31 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from modelling.backbones import BACKBONES, check_feature_map, get_backbone
+from modelling.backbones import BACKBONES, find_width, get_backbone
 from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file, starts_from_weights
+from modelling.pooling import POOLINGS, TOKEN, Reduction, pool
 from utils.errors import UserError
 
 __all__ = ["Baseline", "load_imagenet_weights", "weights_init_classifier", "weights_init_kaiming"]
 
 
 class Baseline(nn.Module):
-    """A ResNet followed by global average pooling.
+    """A network, the pooling of what it returns, and a reduction if there is one.
 
-    ``in_planes`` is the number of channels of its feature map (D), ``model_name`` is MODEL.NAME.
+    ``in_planes`` is the width before the reduction (D), ``embedding_size`` that after it (E), and ``model_name`` is
+    MODEL.NAME.
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
-            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and TEST.ONLY_TEST are read.
+            LAST_STRIDE, POOLING, EMBED_DIM, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and
+            TEST.ONLY_TEST are read.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
     Raises:
         UnknownNameError: there is no network MODEL.NAME.
-        UserError: a network of the user's own gives no feature map, or one of another size.
+        UserError: a network that is not of this project gives something else than a map, tokens or vectors, or has
+            another width than MODEL.BACKBONE_EMB_SIZE; MODEL.POOLING does not fit what the network gives.
         MissingPathError, CheckpointError: as for :func:`load_imagenet_weights`.
     """
 
@@ -37,11 +41,17 @@ class Baseline(nn.Module):
         model = cfg.MODEL
         network = get_backbone(model.NAME)
         self.model_name: str = model.NAME
-        self.in_planes: int = network.embedding_size or model.BACKBONE_EMB_SIZE
         self.base = network.build(model.LAST_STRIDE)
-        if model.NAME not in BACKBONES:
-            check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
-        self.gap = nn.AdaptiveAvgPool2d(1)
+        self.pooling: str = model.POOLING
+        self.gap = POOLINGS[self.pooling]()
+        if model.NAME in BACKBONES and self.pooling != TOKEN:
+            self.in_planes: int = network.embedding_size
+        else:
+            self.in_planes = find_width(self, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
+        self.embedding_size: int = model.EMBED_DIM or self.in_planes
+        self.reduction: nn.Module = nn.Identity()
+        if model.EMBED_DIM:
+            self.reduction = Reduction(self.in_planes, model.EMBED_DIM)
         self.channels_last = False
         if load_weights and starts_from_weights(cfg):
             load_imagenet_weights(self.base, model.PRETRAIN_PATH, model.NAME, model.PRETRAIN_MIN_SHARE)
@@ -75,11 +85,18 @@ class Baseline(nn.Module):
         """Load a file of weights into the backbone; see :func:`modelling.backbones.imagenet.load_weights_file`."""
         load_weights_file(self.base, path, self.model_name)
 
+    def pool(self, output: Tensor) -> Tensor:
+        """What the network returned -> vectors [B, D]; see :func:`modelling.pooling.pool`."""
+        pooled = pool(output, self.pooling, self.gap, getattr(self.base, "num_prefix_tokens", 0))
+        after = getattr(self.base, "after_pooling", None)  # a part of the network that works on vectors
+        return pooled if after is None else after(pooled)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""
-        feature_map = self.base(x.contiguous(memory_format=self.memory_format))
-        # Autocast computes the map in half precision; its mean needs the digits that tell close images apart.
-        return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
+        """Images [B, 3, H, W] floating -> what the network returns, a map [B, D, H', W'] or tokens; and [B, E]."""
+        output = self.base(x.contiguous(memory_format=self.memory_format))
+        # Autocast computes the map in half precision; what follows needs the digits that tell close images apart.
+        pooled = self.pool(output.to(x.dtype))
+        return output, self.reduction(pooled)
 
 
 def weights_init_kaiming(module: nn.Module) -> None:

@@ -124,8 +124,8 @@ class ModelBase(LightningModule):
             raise UserError("num_classes is missing: give the number of training identities, num_classes=N.")
         if hparams.SOLVER.USE_AUTOMATIC_OPTIM:
             raise UserError("SOLVER.USE_AUTOMATIC_OPTIM True is not supported: the centres need a step of their own.")
-        width = hparams.MODEL.BACKBONE_EMB_SIZE
         self.backbone = Baseline(hparams, load_weights=load_imagenet)
+        width = hparams.MODEL.EMBED_DIM or hparams.MODEL.BACKBONE_EMB_SIZE or self.backbone.embedding_size
         self.backbone.choose_computation(
             channels_last=hparams.MODEL.CHANNELS_LAST, grad_checkpoint=hparams.MODEL.GRAD_CHECKPOINT
         )
@@ -467,9 +467,13 @@ class ModelBase(LightningModule):
             return self.fc_query(self.bn(features))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embeddings as validation and inference use them: the BN neck's output, [B, 3, H, W] -> [B, D]."""
+        """Embeddings as validation, inference and export use them, [B, 3, H, W] -> [B, D].
+
+        They are the BN neck's output, or with MODEL.NECK_FEAT "before" what goes into it. A subclass may override it;
+        it finds its own modules and ``hparams`` there, and no Trainer.
+        """
         _, features = self.backbone(images)
-        return self.bn(features)
+        return self.bn(features) if self.hparams.MODEL.NECK_FEAT == "after" else features
 
     def forward(self, x: Tensor) -> Tensor:
         """The same as :meth:`embed`."""
@@ -618,21 +622,37 @@ class ModelBase(LightningModule):
         if example_inputs is None:
             example_inputs = torch.zeros(1, 3, *self.hparams.INPUT.SIZE_TEST, device=self.device)
         with _in_eval_mode(self), torch.no_grad():
-            traced = torch.jit.trace(_EmbeddingPath(self), example_inputs, **kwargs)
+            traced = torch.jit.trace(EmbeddingPath(self), example_inputs, **kwargs)
         if file_path is not None:
             torch.jit.save(traced, file_path)
         return traced
 
 
-class _EmbeddingPath(nn.Module):
-    """The forward pass of a model without the rest of it, which cannot be traced outside a Trainer."""
+class EmbeddingPath(nn.Module):
+    """A model's way from images to embeddings, :meth:`ModelBase.embed`, without the rest of it.
+
+    A whole model can neither be traced nor copied while it is in a Trainer.
+
+    Args:
+        model: its modules are shared, not copied.
+    """
 
     def __init__(self, model: ModelBase) -> None:
         super().__init__()
-        self.backbone, self.bn = model.backbone, model.bn
+        self.hparams = model.hparams
+        self.method = type(model).embed
+        for name, module in model.named_children():
+            if name in ("backbone", "bn") or self.is_overridden:
+                self.add_module(name, module)
+
+    @property
+    def is_overridden(self) -> bool:
+        """Whether the model's class computes embeddings in a way of its own."""
+        return self.method is not ModelBase.embed
 
     def forward(self, images: Tensor) -> Tensor:
-        return ModelBase.embed(self, images)  # type: ignore[arg-type]
+        """Images [B, 3, H, W] floating -> embeddings [B, D]."""
+        return self.method(self, images)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -29,12 +29,19 @@ def network_origin(model: Any) -> dict[str, Any]:
         "run": str(folders[0]) if trained and folders else None,
         "epochs": trained or model.loaded_epochs,
         "weights": digest_of({"backbone": model.backbone, "bn": model.bn}),
-        "dimension": hparams.MODEL.BACKBONE_EMB_SIZE,
+        "dimension": model.bn.num_features,
         "size": list(hparams.INPUT.SIZE_TEST),
         "mean": list(hparams.INPUT.PIXEL_MEAN),
         "std": list(hparams.INPUT.PIXEL_STD),
         "exif_orientation": bool(hparams.INPUT.EXIF_ORIENTATION),
+        **embedding_settings(hparams),
     }
+
+
+def embedding_settings(hparams: Any) -> dict[str, Any]:
+    """What embeddings depend on besides weights and images, where it is not the default."""
+    settings = {"pooling": hparams.MODEL.POOLING, "neck_feat": hparams.MODEL.NECK_FEAT}
+    return {name: value for name, value in settings.items() if value not in ("avg", "after")}
 
 
 def describe_origin(network: Mapping[str, Any], versions: Mapping[str, Any]) -> str:

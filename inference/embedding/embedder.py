@@ -14,7 +14,7 @@ from torch import Tensor
 from checkpoints.digest import digest_of
 from config.defaults import _C as DEFAULTS
 from datasets.transforms.pixels import normalise
-from inference.embedding.folding import FoldedNetwork
+from inference.embedding.folding import inference_network
 from inference.embedding.images import find_images, read_batches
 from inference.embedding.inputs import as_sequence
 from inference.embedding.progress import Progress
@@ -22,6 +22,7 @@ from modelling.backbones import get_backbone
 from modelling.bases import ModelBase
 from modelling.from_weights import model_of_weights
 from modelling.hyperparameters import merge_hparams
+from modelling.origin import embedding_settings
 from utils.devices import count_cpus, find_device, inference_dtype
 from utils.errors import NotACtlCheckpointError, UserError
 
@@ -41,8 +42,8 @@ class EmbeddedBatch:
 class Embedder:
     """A trained model that embeds images; the numbers are those of ``model(images)`` up to rounding.
 
-    Batch norm is folded into the convolutions (see :mod:`inference.embedding.folding`), and images are decoded while
-    the network computes. The given model is copied and not modified.
+    Batch norm is folded into the convolutions of a ResNet of this project (see :mod:`inference.embedding.folding`), and
+    images are decoded while the network computes. The given model is copied and not modified.
 
     Args:
         model: a model of this project.
@@ -58,6 +59,7 @@ class Embedder:
     Attributes:
         exif_orientation: whether images are turned upright as their EXIF data says: INPUT.EXIF_ORIENTATION of the
             model; may be set.
+        dimension: length of an embedding (D).
 
     Raises:
         UserError: the device does not exist, or the precision is unknown or not supported by the device.
@@ -99,7 +101,9 @@ class Embedder:
             )
         if not all(len(v) == 3 and np.isfinite(v).all() for v in (self.mean, self.std)) or min(self.std) <= 0:
             raise UserError(f"mean is {self.mean}, std {self.std}; expected three numbers each, of std above 0.")
-        self.network = FoldedNetwork(model.backbone, model.bn, self.dtype, self.device).eval()
+        self.network = inference_network(model, self.dtype, self.device)
+        self.dimension = model.bn.num_features
+        self.settings = embedding_settings(model.hparams)
         self.weights_digest = digest_of({"backbone": model.backbone, "bn": model.bn})
         self._mean, self._std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
 
@@ -138,13 +142,11 @@ class Embedder:
         return cls(model, device, precision, **kw)
 
     @property
-    def dimension(self) -> int:
-        """Length of an embedding (D)."""
-        return len(self.network.scale)
-
-    @property
     def identity(self) -> dict[str, Any]:
-        """What embeddings must share to be comparable: weights, image size, scaling, orientation, precision."""
+        """What embeddings must share to be comparable: weights, image size, scaling, orientation, precision.
+
+        A pooling other than the average, and embeddings from before the neck, are named too.
+        """
         return {
             "weights": self.weights_digest,
             "dimension": self.dimension,
@@ -153,6 +155,7 @@ class Embedder:
             "std": list(self.std),
             "exif_orientation": self.exif_orientation,
             "dtype": str(self.dtype).removeprefix("torch."),
+            **self.settings,
         }
 
     def embed(self, images: Any, batch_size: int | None = None) -> Embeddings:

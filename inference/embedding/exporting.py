@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datasets.transforms.build import eval_transforms
-from modelling.bases import ModelBase
+from modelling.backbones.resnet import ResNet
+from modelling.bases import EmbeddingPath, ModelBase
+from modelling.origin import embedding_settings
 from utils.compat import ONNX_NEEDS_ONNXSCRIPT, export_onnx, export_program, program_module
 from utils.distances import normalize
 from utils.errors import UnknownNameError, UserError
@@ -34,20 +36,19 @@ _IMAGES = 4  # images of noise, and as many of smooth colours and white, on whic
 
 
 class EmbeddingNetwork(nn.Module):
-    """Images to embeddings: backbone, pooling, BN neck, and optional scaling to unit length."""
+    """Images to embeddings: :class:`~modelling.bases.EmbeddingPath`, and optional scaling to unit length."""
 
     def __init__(self, model: ModelBase, unit: bool) -> None:
         super().__init__()
-        self.backbone, self.bn, self.unit = model.backbone, model.bn, unit
-        self.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime decides
-        if hasattr(self.backbone.base, "fc"):
-            del self.backbone.base.fc  # never used
+        self.path, self.unit = EmbeddingPath(model), unit
+        model.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime decides
+        if isinstance(model.backbone.base, ResNet) and hasattr(model.backbone.base, "fc"):
+            del model.backbone.base.fc  # never used
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised as the metadata says -> [B, D]."""
-        _, features = self.backbone(images)
-        embeddings = self.bn(features)
+        embeddings = self.path(images)
         return normalize(embeddings) if self.unit else embeddings
 
 
@@ -168,7 +169,8 @@ def _metadata(
         "pixel_range": [0.0, 1.0],  # before mean and std
         "pixel_mean": [float(value) for value in options.INPUT.PIXEL_MEAN],
         "pixel_std": [float(value) for value in options.INPUT.PIXEL_STD],
-        "embedding_size": int(options.MODEL.BACKBONE_EMB_SIZE),
+        "embedding_size": model.bn.num_features,
+        **embedding_settings(options),
         "normalized": unit,
         "network": options.MODEL.NAME,
         "source": checkpoint.name,

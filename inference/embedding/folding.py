@@ -1,7 +1,8 @@
 """The network of a trained model as inference runs it: the same function with fewer passes over memory.
 
 Batch norm is folded into the convolutions before it, the BN neck into a scale and a shift. On a CPU the ReLUs and
-residual sums go into the convolutions as well, if torch's oneDNN supports it.
+residual sums go into the convolutions as well, if torch's oneDNN supports it. What is not known to be foldable runs as
+it is.
 """
 
 import copy
@@ -16,43 +17,101 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import IBN
 from modelling.baseline import Baseline
+from modelling.bases import EmbeddingPath, ModelBase
 from utils.compat import pack_convolution
+
+MAX_ERROR = 1e-3  # of a folded network, as a share of the largest number of an embedding
+
+
+def inference_network(model: ModelBase, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """A network from normalised images [B, 3, H, W] to embeddings [B, D] float32 (float64 if ``dtype`` is that).
+
+    A ResNet of this project is folded, if a try on one image shows that this changes nothing; others run as they are.
+
+    Args:
+        model: not modified; the result shares nothing with it.
+        dtype: type of the convolutions and feature maps.
+        device: where to compute.
+    """
+    path = EmbeddingPath(model)
+    if path.is_overridden or not isinstance(getattr(model.backbone, "base", None), ResNet):
+        return PlainNetwork(path, dtype, device).eval()
+    neck = model.bn if model.hparams.MODEL.NECK_FEAT == "after" else None
+    if not _agrees(path, FoldedNetwork(model.backbone, neck, torch.float32, torch.device("cpu"))):
+        return PlainNetwork(path, dtype, device).eval()
+    return FoldedNetwork(model.backbone, neck, dtype, device).eval()
+
+
+def _agrees(path: EmbeddingPath, folded: nn.Module) -> bool:
+    """Whether both give one embedding of a small image of noise, up to the rounding of many layers."""
+    copied = copy.deepcopy(path).cpu().float().eval()
+    image = torch.randn(1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, found = copied(image), folded.eval()(image)
+    error = (expected - found).abs().amax() / expected.abs().amax().clamp(min=1e-12)
+    return bool(error <= MAX_ERROR)
+
+
+class PlainNetwork(nn.Module):
+    """Images to embeddings as the model computes them; in half precision under autocast.
+
+    Args:
+        path: copied.
+        dtype: as for :func:`inference_network`.
+        device: where to compute.
+    """
+
+    def __init__(self, path: EmbeddingPath, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.wide = torch.promote_types(dtype, torch.float32)
+        self.path = copy.deepcopy(path).requires_grad_(False).to(device, self.wide)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] floating -> embeddings [B, D]."""
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != self.wide):
+            return self.path(x.to(self.wide)).to(self.wide)
 
 
 class FoldedNetwork(nn.Module):
     """Images to embeddings, equal to ``bn(backbone(images))`` in eval mode up to rounding.
 
-    Pooling and BN neck are computed in float32 (in float64 if ``dtype`` is that), whatever the convolutions use.
+    Pooling and what follows are computed in float32 (in float64 if ``dtype`` is that), whatever the convolutions use.
 
     Args:
         backbone: not modified; the copy in here shares nothing with it.
-        bn: the BN neck.
+        bn: the BN neck; None for the embeddings that would go into it.
         dtype: type of the convolutions and feature maps.
         device: where to compute.
     """
 
-    def __init__(self, backbone: Baseline, bn: nn.BatchNorm1d, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, backbone: Baseline, bn: nn.BatchNorm1d | None, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.scale: Tensor
         self.shift: Tensor
         self.dtype = dtype
         self.wide = torch.promote_types(dtype, torch.float32)
-        base = fold_batch_norm(copy.deepcopy(backbone.base).eval().requires_grad_(False))
-        base = base.to(device).to(memory_format=torch.channels_last)
+        self.backbone = copy.deepcopy(backbone).eval().requires_grad_(False).to(device, self.wide)
+        base = fold_batch_norm(self.backbone.base).to(memory_format=torch.channels_last)
         for module in base.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(dtype)
         if device.type == "cpu" and fuses(dtype):
             base = fuse_activations(base)
-        self.base = base
-        scale, shift = _affine(bn)
+        self.backbone.base = base
+        width = backbone.embedding_size
+        scale, shift = (torch.ones(width), torch.zeros(width)) if bn is None else _affine(bn)
         self.register_buffer("scale", scale.to(device, self.wide))
         self.register_buffer("shift", shift.to(device, self.wide))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] floating -> embeddings [B, D] float32 (or float64)."""
-        x = x.to(dtype=self.dtype, memory_format=torch.channels_last)
-        return torch.addcmul(self.shift, self.base(x).mean((2, 3), dtype=self.wide), self.scale)
+        output = self.backbone.base(x.to(dtype=self.dtype, memory_format=torch.channels_last))
+        if self.backbone.pooling == "avg":
+            pooled = output.mean((2, 3), dtype=self.wide)
+        else:
+            pooled = self.backbone.pool(output.to(self.wide))
+        return torch.addcmul(self.shift, self.backbone.reduction(pooled), self.scale)
 
 
 def fold_batch_norm(base: nn.Module) -> nn.Module:

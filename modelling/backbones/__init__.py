@@ -92,33 +92,32 @@ def _own_backbone(build: Build, embedding_size: int) -> Backbone:
     return Backbone(checked, embedding_size)
 
 
-def check_feature_map(network: nn.Module, name: str, image_size: Sequence[int], embedding_size: int) -> None:
-    """Raise unless a network of the user's own gives feature maps of MODEL.BACKBONE_EMB_SIZE channels.
+def find_width(baseline: Any, name: str, image_size: Sequence[int], embedding_size: int) -> int:
+    """The width of the vectors that a network's output is pooled to, from one black image.
 
     Args:
-        network: the network; it computes the map of one black image.
+        baseline: a :class:`modelling.baseline.Baseline` with its network and pooling.
         name: MODEL.NAME, for messages.
         image_size: height and width of the image.
-        embedding_size: MODEL.BACKBONE_EMB_SIZE.
+        embedding_size: MODEL.BACKBONE_EMB_SIZE; 0 takes any width.
 
     Raises:
-        UserError: the output is no map, or has another number of channels; the message gives its shape.
+        UserError: the output is no map, tokens or vectors, or has another width; the message gives its shape.
     """
+    network = baseline.base
     was_training = network.training
     with torch.no_grad():
-        found = network.eval()(torch.zeros(1, 3, *image_size))
+        output = network.eval()(torch.zeros(1, 3, *image_size))
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if not isinstance(output, Tensor) or not 2 <= output.dim() <= 4:
+            raise UserError(
+                f"MODEL.NAME {name} turns an image [1, 3, {image_size[0]}, {image_size[1]}] into {shape}; expected a "
+                "feature map [1, D, h, w], tokens [1, N, D] or a vector [1, D]: leave out its classifier."
+            )
+        width = baseline.pool(output).shape[1]
     network.train(was_training)
-    shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if not isinstance(found, Tensor) or found.dim() != 4:
-        raise UserError(
-            f"MODEL.NAME {name} turns an image [1, 3, {image_size[0]}, {image_size[1]}] into {shape}; expected a "
-            "feature map [1, D, h, w]: leave out its pooling and classifier."
-        )
-    if found.shape[1] != embedding_size:
-        raise UserError(
-            f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {found.shape[1]}: "
-            f"set MODEL.BACKBONE_EMB_SIZE {found.shape[1]}."
-        )
+    _require_size(embedding_size, width, name)
+    return width
 
 
 def check_embedding_size(name: str, embedding_size: int) -> None:
@@ -131,9 +130,13 @@ def check_embedding_size(name: str, embedding_size: int) -> None:
         UnknownNameError: as for get_backbone.
         UserError: the sizes differ; the message gives the right one.
     """
-    right = get_backbone(name).embedding_size
-    if right and embedding_size != right:
+    _require_size(embedding_size, get_backbone(name).embedding_size, name)
+
+
+def _require_size(told: int, right: int, name: str) -> None:
+    """Raise if MODEL.BACKBONE_EMB_SIZE is another than the network's width; 0 stands for "not known" in both."""
+    if told and right and told != right:
         raise UserError(
-            f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {right}: "
-            f"set MODEL.BACKBONE_EMB_SIZE {right}."
+            f"MODEL.BACKBONE_EMB_SIZE is {told}, but {name} gives embeddings of size {right}: "
+            f"set MODEL.BACKBONE_EMB_SIZE {right}, or 0 for the network's own size."
         )

@@ -293,7 +293,7 @@ def test_a_missing_file_a_folder_and_a_binary_file(tmp_path: Path) -> None:
 
 RULES = [
     ("MODEL.LAST_STRIDE", "3", "1, 2"),
-    ("MODEL.BACKBONE_EMB_SIZE", "0", "1 or more"),
+    ("MODEL.BACKBONE_EMB_SIZE", "-1", "0 or more"),
     ("INPUT.SIZE_TRAIN", "[256]", "two integers"),
     ("INPUT.SIZE_TEST", "[256, 0]", "two integers"),
     ("INPUT.PROB", "1.5", "0 to 1"),

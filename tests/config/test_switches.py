@@ -41,6 +41,7 @@ WITHOUT_SWITCH = {
     **dict.fromkeys(
         (
             *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.USE_CENTROIDS"),
+            *("MODEL.POOLING", "MODEL.EMBED_DIM", "MODEL.NECK_FEAT"),
             *(
                 "MODEL.CHANNELS_LAST",
                 "INPUT.EXIF_ORIENTATION",
