@@ -63,6 +63,8 @@ class BuildPackage(build_py):
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """The modules of a folder; those of the root belong to the package itself."""
         found = super().find_package_modules(package, package_dir)
+        if self.editable_mode:
+            return found
         if package == PACKAGE:
             found += [(package, name, f"{name}.py") for name in MODULES]
         return [module for module in found if module[1] not in LEFT_OUT]
@@ -96,7 +98,7 @@ def rewrite(source: str, modules: Collection[str], file: str = "a module") -> st
     Raises:
         ValueError: an import that cannot be rewritten, or a text that cannot be told from code.
     """
-    tree = ast.parse(source)
+    tree = ast.parse(source, file)
     lines = source.encode().splitlines(keepends=True)
     for line, column in sorted(_places(tree, lines, modules, file), reverse=True):
         lines[line - 1] = lines[line - 1][:column] + PREFIX.encode() + lines[line - 1][column:]

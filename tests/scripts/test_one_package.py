@@ -80,3 +80,8 @@ def test_no_module_of_the_package_imports_another_by_its_bare_name():
                 count += sum(name.startswith(PREFIX) for name in names)
                 assert not any(_is_ours(name, modules) for name in names), file
     assert count > 500
+
+
+def test_a_file_that_is_not_python_is_named():
+    with pytest.raises(SyntaxError, match=r"\(somewhere\.py, line 1\)"):
+        rewrite("def f(:\n", MODULES, "somewhere.py")
