@@ -57,7 +57,7 @@ def add_names() -> None:
     for room in sorted(path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in NOT_IMPORTED):
         found = find_spec(room.name)
         # A folder without __init__.py has no origin.
-        place = found and (found.origin or next(iter(found.submodule_search_locations or ()), None))
+        place = (found.origin or next(iter(found.submodule_search_locations or ()), None)) if found else None
         if place is None or not Path(place).resolve().is_relative_to(room):
             raise ImportError(
                 f"{room} is a part of {__package__}, but Python finds another module {room.name} first: "
