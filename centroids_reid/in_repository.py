@@ -56,10 +56,12 @@ def add_names() -> None:
     """
     for room in sorted(path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in NOT_IMPORTED):
         found = find_spec(room.name)
-        if found is None or found.origin is None or not Path(found.origin).is_relative_to(room):
+        # A folder without __init__.py has no origin.
+        place = (found.origin or next(iter(found.submodule_search_locations or ()), None)) if found else None
+        if place is None or not Path(place).resolve().is_relative_to(room):
             raise ImportError(
                 f"{room} is a part of {__package__}, but Python finds another module {room.name} first: "
-                f"{found and found.origin}. Put {ROOT} first in PYTHONPATH; or install the wheel, whose modules have "
+                f"{place}. Put {ROOT} first in PYTHONPATH; or install the wheel, whose modules have "
                 "no such names, instead of the repository (docs/INSTALL.md)."
             )
     sys.meta_path.insert(0, SecondNames())  # before the finder that would load the same files once more

@@ -64,7 +64,10 @@ def find_config_file(name: str) -> Path:
     """
     path = Path(expand_path(name, "--config_file"))
     own = OWN_CONFIGS / path.name
-    if path.exists() or path not in (Path(own.name), Path(OWN_CONFIGS.name, own.name)) or not own.is_file():
+    # lexists: a link to a file that is gone is the user's own. Neither call raises for a name that no file can have.
+    if os.path.lexists(path) or path not in (Path(own.name), Path(OWN_CONFIGS.name, own.name)):
+        return path
+    if not os.path.isfile(own):  # noqa: PTH113
         return path
     if is_launched_first():
         log.warning("--config_file %s: taken from %s, since there is no such file in %s.", name, own.parent, Path.cwd())

@@ -112,7 +112,7 @@ SWITCHES = (
         ("SOLVER.CENTROID_CONTRASTIVE_WEIGHT",),
         (),
         lambda _, facts: bool(facts.losses) and "centroid_triplet" not in facts.losses,
-        "this model has no triplet loss with centroids; train_ctl_model.py has",
+        "this model has no triplet loss with centroids; CTLModel has",
     ),
     Switch(
         ("SOLVER.GATHER_NEGATIVES",),

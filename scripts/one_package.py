@@ -23,7 +23,12 @@ from centroids_reid.commands import PROGRAMS
 PACKAGE = "centroids_reid"
 PREFIX = f"{PACKAGE}."
 ROOT = Path(__file__).resolve().parent.parent
-# Beside the packages: modules of the root, and a folder without modules.
+# The packages of the root, and beside them modules, and a folder without modules. A clone may hold more, of its
+# user's own, which stays out.
+PACKAGES = (
+    *("callbacks", "checkpoints", "config", "datasets", "engine", "evaluation", "inference", "losses", "modelling"),
+    *("scripts", "solver", "utils"),
+)
 MODULES = ("train_base_model", "train_ctl_model")
 CONFIGS = "configs"
 # For the work on the repository.
@@ -34,7 +39,7 @@ _COMMAND = re.compile(r"python3? (?:-m (?P<module>\w+(?:\.\w+)*)|(?P<file>[\w/]+
 
 def root_packages() -> list[str]:
     """The packages of the repository, by the names that they have there."""
-    return find_packages(str(ROOT), exclude=("tests", "tests.*", "benchmarks", "benchmarks.*"))
+    return find_packages(str(ROOT), include=[f"{name}{below}" for name in (PACKAGE, *PACKAGES) for below in ("", ".*")])
 
 
 def package_folders() -> dict[str, str]:
@@ -63,15 +68,18 @@ class BuildPackage(build_py):
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """The modules of a folder; those of the root belong to the package itself."""
         found = super().find_package_modules(package, package_dir)
+        if self.editable_mode:
+            return found
         if package == PACKAGE:
             found += [(package, name, f"{name}.py") for name in MODULES]
-        return [module for module in found if module[1] not in LEFT_OUT]
+        return [module for module in found if module[1] not in LEFT_OUT and module[1].isidentifier()]
 
     def build_module(self, module: str, module_file: str, package: str) -> object:
         """Copy a module, rewritten."""
         copied = super().build_module(module, module_file, package)
         file = Path(self.get_module_outfile(self.build_lib, package.split("."), module))
-        file.write_text(rewrite(file.read_text(encoding="utf-8"), root_modules(), module_file), encoding="utf-8")
+        text = rewrite(file.read_text(encoding="utf-8"), root_modules(), module_file)
+        file.write_text(text, encoding="utf-8", newline="\n")
         return copied
 
 
@@ -96,7 +104,7 @@ def rewrite(source: str, modules: Collection[str], file: str = "a module") -> st
     Raises:
         ValueError: an import that cannot be rewritten, or a text that cannot be told from code.
     """
-    tree = ast.parse(source)
+    tree = ast.parse(source, file)
     lines = source.encode().splitlines(keepends=True)
     for line, column in sorted(_places(tree, lines, modules, file), reverse=True):
         lines[line - 1] = lines[line - 1][:column] + PREFIX.encode() + lines[line - 1][column:]
@@ -122,6 +130,10 @@ def _places(tree: ast.AST, lines: list[bytes], modules: Collection[str], file: s
                     if alias.asname is None:
                         raise ValueError(f"{file}, line {node.lineno}: expected 'import {alias.name} as ...'.")
                     yield alias.lineno, alias.col_offset
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
+            if name in PACKAGES:  # below these, names in texts get the prefix
+                raise ValueError(f"{file}, line {node.lineno}: expected 'import {name} as ...'.")
 
 
 def _is_ours(name: str, modules: Collection[str]) -> bool:

@@ -11,4 +11,4 @@ def __getattr__(name: str) -> Any:
         from solver import build
 
         return getattr(build, name)
-    raise AttributeError(f"module 'solver' has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,8 @@
 """Packages that only some features need."""
 
 import importlib.util
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
@@ -32,5 +34,9 @@ def is_installed(module: str) -> bool:
 
 
 def installation(extra: str) -> str:
-    """The command that installs an extra of this project."""
+    """The command that installs an extra of this project; in a clone that is not installed, from the clone's folder."""
+    try:
+        version("centroids-reid")
+    except PackageNotFoundError:
+        return f"pip install -e '{Path(__file__).resolve().parent.parent}[{extra}]'"
     return f"pip install 'centroids-reid[{extra}]'"

@@ -1,6 +1,7 @@
 """The names of the installed package, as programs beside the repository's sources see them."""
 
 import importlib
+from textwrap import dedent
 
 import pytest
 
@@ -69,6 +70,27 @@ def test_another_package_of_the_same_name_that_comes_first_is_named(tmp_path):
         f"ImportError: {ROOT}/datasets is a part of centroids_reid, but Python finds another module datasets first: "
         f"{tmp_path}/datasets/__init__.py. Put {ROOT} first in PYTHONPATH; or install the wheel"
     )
+
+
+def test_the_repository_is_reached_by_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT)
+    path = {"PYTHONPATH": f"{tmp_path / 'link'}"}
+    done = run_code("from centroids_reid import cfg; print(cfg.MODEL.NAME)", cwd=tmp_path, env=path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_without_modules_that_comes_first_is_named(tmp_path):
+    (tmp_path / "callbacks").mkdir()
+    code = """
+        import sys
+        from importlib.machinery import PathFinder
+        import centroids_reid.in_repository as names
+        sys.path[:] = [sys.argv[1]]
+        sys.meta_path[:] = [PathFinder]
+        names.add_names()
+    """
+    done = run_code(dedent(code), tmp_path, cwd=tmp_path, env=REPOSITORY_FIRST)
+    assert f"another module callbacks first: {tmp_path}/callbacks. Put" in done.stderr, done.stderr
 
 
 def test_a_module_runs_as_a_program(tmp_path):

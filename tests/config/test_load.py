@@ -280,6 +280,20 @@ def test_no_other_name_stands_for_a_config_of_the_project(
         load_config(name)
 
 
+def test_a_link_of_the_user_to_a_file_that_is_gone_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("toy_resnet18_cpu.yml").symlink_to("gone.yml")
+    with pytest.raises(ConfigError, match=r"toy_resnet18_cpu\.yml does not exist"):
+        load_config("toy_resnet18_cpu.yml")
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        load_config(f"{'x' * 300}.yml")
+
+
 def test_a_missing_file_a_folder_and_a_binary_file(tmp_path: Path) -> None:
     own = "256_resnet50.yml, 320_resnet50_ibn_a.yml, toy_resnet18_cpu.yml"
     with pytest.raises(ConfigError, match=rf"does not exist \(looked in .*\); the project's own are {own}\.$"):

@@ -199,7 +199,7 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         {"SOLVER.CENTROID_CONTRASTIVE_WEIGHT": 2},
         Facts(losses=("query_xent",)),
         "SOLVER.CENTROID_CONTRASTIVE_WEIGHT 2.0 has no effect: this model has no triplet loss with centroids; "
-        "train_ctl_model.py has.",
+        "CTLModel has.",
         Facts(losses=("query_xent", "centroid_triplet")),
     ),
     (

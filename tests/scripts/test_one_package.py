@@ -2,8 +2,9 @@ import ast
 
 import pytest
 
-from scripts.one_package import PREFIX, ROOT, _is_ours, package_folders, rewrite, root_modules
+from scripts.one_package import PACKAGE, PACKAGES, PREFIX, ROOT, _is_ours, package_folders, rewrite, root_modules
 from tests.support import ROOT as REPOSITORY
+from tests.test_imports import LEVEL_OF, PROGRAMS
 
 MODULES = ("config", "config.load", "datasets", "datasets.bases", "evaluation", "utils", "train_ctl_model")
 
@@ -58,6 +59,7 @@ def test_rewriting_again_changes_nothing():
     [
         ("import config.load", r"somewhere, line 1: expected 'import config.load as ...'"),
         ("x = 1\nimport config", r"somewhere, line 2: expected 'import config as ...'"),
+        ("import importlib\nimportlib.import_module('config')", r"somewhere, line 2: expected 'import config as ...'"),
         ("from  config import cfg", r"somewhere, line 1: expected 'from config' with one space"),
         ("config = f()\nconfig.load()", r"somewhere: a variable with an attribute reads like the name of a module"),
     ],
@@ -80,3 +82,12 @@ def test_no_module_of_the_package_imports_another_by_its_bare_name():
                 count += sum(name.startswith(PREFIX) for name in names)
                 assert not any(_is_ours(name, modules) for name in names), file
     assert count > 500
+
+
+def test_a_file_that_is_not_python_is_named():
+    with pytest.raises(SyntaxError, match=r"\(somewhere\.py, line 1\)"):
+        rewrite("def f(:\n", MODULES, "somewhere.py")
+
+
+def test_the_packages_are_those_of_the_order_of_imports():
+    assert {*PACKAGES, *PROGRAMS, PACKAGE} == set(LEVEL_OF) - {"benchmarks", "examples"}

@@ -123,6 +123,7 @@ def launched(monkeypatch):
         ({}, True, None),
         ({"TORCHELASTIC_RUN_ID": "a", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, True, ("torchrun", 4)),
         ({"TORCHELASTIC_RUN_ID": "a", "RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, False, ("torchrun", 4)),
+        ({"RANK": ""}, True, None),
         ({"LOCAL_RANK": "0", "NODE_RANK": "0", "WORLD_SIZE": "2"}, True, None),  # Lightning starts its own
         ({"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}, False, None),
         ({"NODE_RANK": "1"}, False, None),
