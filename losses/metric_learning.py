@@ -107,8 +107,8 @@ def _find_class(module: Any, name: str, where: str, ending: str = "") -> Any:
 def _parameters(cls: type) -> dict[str, Parameter]:
     """The named parameters of a class, also those that its constructor passes on to its bases."""
     found: dict[str, Parameter] = {}
-    for each in cls.__mro__:
-        _, *parameters = signature(each.__init__).parameters.values()
+    for constructor in (vars(each)["__init__"] for each in cls.__mro__ if "__init__" in vars(each)):
+        _, *parameters = signature(constructor).parameters.values()
         found = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | found
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
