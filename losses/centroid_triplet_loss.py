@@ -116,8 +116,12 @@ class CentroidTripletLoss(nn.Module):
             )
         layout = batch_layout(labels, is_real) if layout is None else layout
         images, pids = layout.by_identity(features).float(), layout.by_identity(labels)[:, 0]  # [U, K, D], [U]
+        return self._average_over_rounds(images, pids, _real_entries(layout, is_real), own)
 
-        centroids, valid = leave_one_out_centroids(images, _real_entries(layout, is_real))  # [U, K, D], [U, K]
+    def _average_over_rounds(
+        self, images: Tensor, pids: Tensor, real: Tensor | None, own: slice | None
+    ) -> CentroidTripletResult:
+        centroids, valid = leave_one_out_centroids(images, real)  # [U, K, D], [U, K]
         taking_part = _has_two_identities(pids, valid)  # [K] rounds
         chosen = valid & taking_part  # [U, K]
         # Round k holds the k-th image of each identity as queries, then the centroids of the other images.
