@@ -30,7 +30,9 @@ EXPORT = ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.1"]
 PARQUET = ["pyarrow>=15"]
 # Weights that other code bases save in this format.
 SAFETENSORS = ["safetensors>=0.4"]
-DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS
+# Further losses for LOSSES.EXTRA.
+LOSSES = ["pytorch-metric-learning>=2.0"]
+DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS + LOSSES
 
 setup(
     name="centroids-reid",
@@ -54,7 +56,8 @@ setup(
         "export": EXPORT,
         "parquet": PARQUET,
         "safetensors": SAFETENSORS,
-        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS,
+        "losses": LOSSES,
+        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS + LOSSES,
         "dev": DEV + MILVUS,
         "dev-without-milvus": DEV,  # see requirements-floor.txt
     },

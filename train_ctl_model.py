@@ -12,10 +12,14 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and a wro
     with clean_exit():
         _, CONFIG = parse_args(build_parser(__doc__, prog="python train_ctl_model.py"))
 
+from torch import Tensor
+
 from engine.run import run_script
-from losses.centroid_triplet_loss import CentroidTripletLoss
-from losses.layout import batch_layout
+from losses.centroid_triplet_loss import CentroidTripletLoss, CentroidTripletResult
+from losses.gathered_triplet import gathered_centroid_loss
+from losses.layout import BatchLayout, batch_layout
 from modelling.bases import ModelBase, is_own_model
+from utils.distributed import running_processes
 
 
 class CTLModel(ModelBase):
@@ -26,7 +30,7 @@ class CTLModel(ModelBase):
 
     def __init__(self, cfg: Any = None, test_dataloader: Any = None, **kwargs: Any) -> None:
         super().__init__(cfg, test_dataloader, **kwargs)
-        self.centroid_loss = CentroidTripletLoss(self.hparams.SOLVER.MARGIN, self.hparams.SOLVER.DISTANCE_FUNC)
+        self.centroid_loss = CentroidTripletLoss(self.contrastive_loss.margin, self.hparams.SOLVER.DISTANCE_FUNC)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Work out the layout of a training batch while it is on the CPU, so that no step waits for the accelerator.
@@ -37,6 +41,17 @@ class CTLModel(ModelBase):
             return batch
         _, labels, _, is_real = batch
         return *batch, batch_layout(labels, is_real, self.device)
+
+    def centroid_triplet(
+        self, features: Tensor, labels: Tensor, is_real: Tensor, layout: BatchLayout
+    ) -> CentroidTripletResult:
+        """Centroid triplet loss of the batch; SOLVER.GATHER_NEGATIVES mines across the batches of all processes.
+
+        Args and Returns: as for CentroidTripletLoss.
+        """
+        if self.hparams.SOLVER.GATHER_NEGATIVES and running_processes() is not None:
+            return gathered_centroid_loss(self.centroid_loss, features, labels, is_real)
+        return self.centroid_loss(features, labels, is_real, layout)
 
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> dict[str, Any]:
         """One step on P identities with K images each; is_real is False for images that only pad an identity."""
@@ -51,7 +66,7 @@ class CTLModel(ModelBase):
         query_center = self.center_loss(real_features, real_labels)
         query_xent = self.xent(self.classify(real_features), real_labels)
 
-        centroid = self.centroid_loss(features, labels, is_real, layout)
+        centroid = self.centroid_triplet(features, labels, is_real, layout)
 
         losses = {
             "query_xent": solver.QUERY_XENT_WEIGHT * query_xent,

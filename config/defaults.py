@@ -148,8 +148,11 @@ _C.SOLVER.BASE_LR = 1e-4
 _C.SOLVER.MIN_LR = 0.0
 # Accepted, unused.
 _C.SOLVER.MOMENTUM = 0.9
-# Margin of the triplet losses, 0 or more; None uses the soft margin, log(1 + exp(positive - negative)).
+# Margin of the triplet losses, 0 or more; None uses the soft margin, as SOFT_MARGIN does.
 _C.SOLVER.MARGIN = 0.5
+# Triplet losses between images and between images and centroids: the soft margin, log(1 + exp(positive - negative)), in
+# place of MARGIN.
+_C.SOLVER.SOFT_MARGIN = False
 # Distance between embeddings: euclidean or cosine. Rankings with euclidean use its square.
 _C.SOLVER.DISTANCE_FUNC = "euclidean"
 # Accepted, unused.
@@ -186,8 +189,9 @@ _C.SOLVER.EVAL_PERIOD = 5
 _C.SOLVER.IMS_PER_BATCH = 64
 # How several devices or machines train together: ddp, ddp_spawn, or ddp_cpu (ddp on the CPU).
 _C.SOLVER.DIST_BACKEND = "ddp"
-# With several processes: the triplet loss between images takes positives and negatives from the batches of all
-# processes (True), or only from its own (False). The other losses always use their own batch.
+# With several processes: the triplet losses, between images and between images and centroids, take positives and
+# negatives from the batches of all processes (True), or only from their own (False). The other losses always use their
+# own batch.
 _C.SOLVER.GATHER_NEGATIVES = False
 # Weight of the classification loss (cross-entropy with label smoothing), 0 or more.
 _C.SOLVER.QUERY_XENT_WEIGHT = 1.0
@@ -198,11 +202,17 @@ _C.SOLVER.CENTROID_CONTRASTIVE_WEIGHT = 1.0
 # False only: the training steps call their two optimisers themselves.
 _C.SOLVER.USE_AUTOMATIC_OPTIM = False
 
-# Losses of your own, added to those of the model.
+# Losses that are added to those of the model.
 _C.LOSSES = CfgNode()
-# Names of losses: registered by a program (losses.extra.register_loss), or package.module:name of the class or function
-# that builds one. Each is computed from the features and labels of the batch and logged under its own name.
+# Names of losses. Of the package pytorch-metric-learning (extra "losses"): arcface, circle, contrastive, cosface,
+# multi_similarity, ntxent, proxy_anchor, proxy_nca, subcenter_arcface, supcon, or pml:Class for any other of its
+# classes. Of your own: registered by a program (losses.extra.register_loss), or package.module:name of the class or
+# function that builds one. Each is computed from the features and labels of the batch and logged under its own name.
 _C.LOSSES.EXTRA = []
+# Their arguments, a dictionary for each in the same order, such as [{m: 0.25, gamma: 128}, {}] in a file and
+# "[{'m': 0.25, 'gamma': 128}, {}]" on the command line; empty: none for any. The number of identities and the size of
+# the embedding are passed on their own.
+_C.LOSSES.EXTRA_ARGS = []
 # Their weights, 0 or more, in the same order; empty: 1 for each.
 _C.LOSSES.EXTRA_WEIGHTS = []
 

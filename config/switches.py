@@ -106,6 +106,11 @@ SWITCHES = (
         ("SOLVER.LR_SCHEDULER_NAME",),
         lambda cfg, _: cfg.SOLVER.LR_SCHEDULER_NAME != "multistep_lr",
     ),
+    Switch(
+        ("SOLVER.MARGIN",),
+        ("SOLVER.SOFT_MARGIN",),
+        lambda cfg, _: cfg.SOLVER.SOFT_MARGIN and cfg.SOLVER.MARGIN is not None,
+    ),
     Switch(("SOLVER.WARMUP_EPOCHS",), ("SOLVER.USE_WARMUP_LR",), lambda cfg, _: not cfg.SOLVER.USE_WARMUP_LR),
     Switch(("SOLVER.CENTER_LR",), ("SOLVER.CENTER_LOSS_WEIGHT",), lambda cfg, _: cfg.SOLVER.CENTER_LOSS_WEIGHT == 0),
     Switch(

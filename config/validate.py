@@ -88,12 +88,12 @@ OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
 NEW_KEYS = (
     *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM", "DATASETS.CSV_PATH"),
     *("DATASETS.ON_ERROR", "INPUT.EXIF_ORIENTATION", "LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI"),
-    *("LOGGING.ON_ERROR", "LOSSES.EXTRA", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE"),
-    *("MODEL.EMBED_DIM", "MODEL.GRAD_CHECKPOINT", "MODEL.NECK_FEAT", "MODEL.POOLING", "MODEL.PRETRAIN_HEAD"),
-    *("MODEL.PRETRAIN_MIN_SHARE", "SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR", "TEST.BEFORE_TRAINING"),
-    *("TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
-    *("TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH", "TRAINER.NUM_NODES", "TRAINER.PRECISION"),
-    *("TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
+    *("LOGGING.ON_ERROR", "LOSSES.EXTRA", "LOSSES.EXTRA_ARGS", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST"),
+    *("MODEL.COMPILE", "MODEL.EMBED_DIM", "MODEL.GRAD_CHECKPOINT", "MODEL.NECK_FEAT", "MODEL.POOLING"),
+    *("MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE", "SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR"),
+    *("SOLVER.SOFT_MARGIN", "TEST.BEFORE_TRAINING", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1"),
+    *("TEST.RERANK_K2", "TEST.RERANK_LAMBDA", "TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH"),
+    *("TRAINER.NUM_NODES", "TRAINER.PRECISION", "TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
 )
 
 
@@ -125,11 +125,12 @@ def check_config(config: CfgNode) -> None:
         )
     if values.get("MODEL.COMPILE") and values.get("MODEL.GRAD_CHECKPOINT"):
         raise ConfigError("MODEL.COMPILE and MODEL.GRAD_CHECKPOINT are both True; choose one.")
-    names, weights = values.get("LOSSES.EXTRA", []), values.get("LOSSES.EXTRA_WEIGHTS", [])
-    if weights and len(weights) != len(names):
-        raise ConfigError(
-            f"LOSSES.EXTRA_WEIGHTS is {weights}, but LOSSES.EXTRA is {names}; expected a weight for each loss, or none."
-        )
+    names = values.get("LOSSES.EXTRA", [])
+    for key, what in (("LOSSES.EXTRA_WEIGHTS", "a weight"), ("LOSSES.EXTRA_ARGS", "a dictionary")):
+        if values.get(key) and len(values[key]) != len(names):
+            raise ConfigError(
+                f"{key} is {values[key]}, but LOSSES.EXTRA is {names}; expected {what} for each loss, or none."
+            )
     for key in ("SOLVER.MONITOR_METRIC_NAME", "DATASETS.NAMES"):
         if values.get(key) == "":
             raise ConfigError(f"{key} is empty; expected a name.")
@@ -197,6 +198,11 @@ def _check_list(key: str, value: Any) -> None:
     elif key == "LOSSES.EXTRA":
         if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
             raise ConfigError(f"{key} is {value}; expected a list of different names.")
+    elif key == "LOSSES.EXTRA_ARGS":
+        if not all(isinstance(given, dict) and all(isinstance(name, str) for name in given) for given in value):
+            raise ConfigError(
+                f"{key} is {value}; expected a dictionary of arguments for each loss, such as [{{'m': 0.25}}, {{}}]."
+            )
     elif key == "LOSSES.EXTRA_WEIGHTS":
         if not all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in value):
             raise ConfigError(f"{key} is {value}; expected numbers of 0 or more.")

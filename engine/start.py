@@ -1,13 +1,14 @@
 """Decide where a run begins: once, before any data is read, in the form of a :class:`StartPoint`."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 from yacs.config import CfgNode
 
 from checkpoints.lightning_1_1 import upgrade_legacy
@@ -124,15 +125,22 @@ class StartPoint:
                 "on the same data set (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
             )
 
-    def check_network(self, keys: Iterable[str], name: str) -> None:
-        """Raise a UserError unless the checkpoint to continue from has exactly the weights ``keys`` of MODEL.NAME."""
+    def check_network(self, weights: Mapping[str, Tensor], name: str) -> None:
+        """Raise a UserError unless the checkpoint to continue from has exactly the weights of MODEL.NAME.
+
+        Those of extra losses must also agree in shape.
+        """
         if self.checkpoint is None:
             return
-        different = self.checkpoint["state_dict"].keys() ^ set(keys)
-        if different and all(key.startswith("extra_losses.") for key in different):
+        stored = self.checkpoint["state_dict"]
+        different, same = stored.keys() ^ weights.keys(), stored.keys() & weights.keys()
+        reshaped = [key for key in same if key.startswith("extra_losses.") and stored[key].shape != weights[key].shape]
+        if (different or reshaped) and all(key.startswith("extra_losses.") for key in different):
+            losses = self.checkpoint["hyper_parameters"].get("LOSSES", {})
+            with_arguments = f" and LOSSES.EXTRA_ARGS {losses.get('EXTRA_ARGS', [])}" if reshaped else ""
             raise UserError(
-                f"{self.path} was trained with LOSSES.EXTRA "
-                f"{self.checkpoint['hyper_parameters'].get('LOSSES', {}).get('EXTRA', [])}: continue with the same."
+                f"{self.path} was trained with LOSSES.EXTRA {losses.get('EXTRA', [])}{with_arguments}: continue with "
+                "the same."
             )
         if different:
             raise UserError(

@@ -11,9 +11,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from losses.layout import BatchLayout, batch_layout, identity_table
-from losses.triplet_loss import hard_example_mining, ranking_loss
+from losses.triplet_loss import ranking_loss
 from utils.centroids import leave_one_out_centroids
 from utils.distances import DistanceFunc, get_loss_dist_func
+from utils.mining import mine_hardest
 
 
 class CentroidTripletResult(NamedTuple):
@@ -78,7 +79,12 @@ class CentroidTripletLoss(nn.Module):
         self.dist_func = get_loss_dist_func(dist_func) if isinstance(dist_func, str) else dist_func
 
     def forward(
-        self, features: Tensor, labels: Tensor, is_real: Tensor | None = None, layout: BatchLayout | None = None
+        self,
+        features: Tensor,
+        labels: Tensor,
+        is_real: Tensor | None = None,
+        layout: BatchLayout | None = None,
+        own: slice | None = None,
     ) -> CentroidTripletResult:
         """Average the batch-hard triplet loss on [queries; centroids] over the rounds.
 
@@ -89,7 +95,11 @@ class CentroidTripletLoss(nn.Module):
             features: [N, D] floating, N >= 1.
             labels: [N] integer identities.
             is_real: [N] bool, False for rows that only pad the batch; None means that all are real.
-            layout: the layout of these labels; None computes it here, which makes the CPU wait for an accelerator.
+            layout: the layout of these labels; None computes it here, which makes the CPU wait for an accelerator. It
+                may split the rows of an identity into several groups: each then has centroids of its own, and all of
+                them are positives of each other.
+            own: the groups of the layout whose images and centroids are anchors, the others being candidates only; None
+                takes all. What disjoint slices give adds up to what all give.
 
         Returns:
             CentroidTripletResult of float32 scalars; all zero, with zero gradients, if every round is skipped.
@@ -106,29 +116,45 @@ class CentroidTripletLoss(nn.Module):
             )
         layout = batch_layout(labels, is_real) if layout is None else layout
         images, pids = layout.by_identity(features).float(), layout.by_identity(labels)[:, 0]  # [U, K, D], [U]
+        return self._average_over_rounds(images, pids, _real_entries(layout, is_real), own)
 
-        centroids, valid = leave_one_out_centroids(images, _real_entries(layout, is_real))  # [U, K, D], [U, K]
+    def _average_over_rounds(
+        self, images: Tensor, pids: Tensor, real: Tensor | None, own: slice | None
+    ) -> CentroidTripletResult:
+        centroids, valid = leave_one_out_centroids(images, real)  # [U, K, D], [U, K]
+        taking_part = _has_two_identities(pids, valid)  # [K] rounds
+        chosen = valid & taking_part  # [U, K]
         # Round k holds the k-th image of each identity as queries, then the centroids of the other images.
-        embeddings = rearrange([images, centroids], "two u k d -> k (two u) d")  # [K, 2U, D]
-        taking_part = valid.sum(0) > 1  # [K]
-        anchors = repeat(valid & taking_part, "u k -> k (two u)", two=2)  # [K, 2U]
-        dist = self.dist_func(embeddings, embeddings)  # [K, 2U, 2U]
-        dist_ap, dist_an = hard_example_mining(dist, pids.repeat(2), valid=anchors)  # [K, 2U]
-        dist_ap, dist_an = dist_ap.where(anchors, 0), dist_an.where(anchors, 0)
+        candidates = rearrange([images, centroids], "two u k d -> k (two u) d")  # [K, 2U, D]
+        is_candidate = repeat(chosen, "u k -> k (two u)", two=2)  # [K, 2U]
+        anchors, is_anchor, anchor_pids, anchor_centroids = candidates, is_candidate, pids, centroids
+        if own is not None:  # V of the U identities
+            anchors = rearrange([images[own], centroids[own]], "two v k d -> k (two v) d")  # [K, 2V, D]
+            is_anchor = repeat(chosen[own], "v k -> k (two v)", two=2)  # [K, 2V]
+            anchor_pids, anchor_centroids = pids[own], centroids[own]
+        dist = self.dist_func(anchors, candidates)  # [K, 2V, 2U]
+        dist_ap, dist_an, *_ = mine_hardest(dist, anchor_pids.repeat(2), pids.repeat(2), is_candidate)  # [K, 2V]
+        dist_ap, dist_an = dist_ap.where(is_anchor, 0), dist_an.where(is_anchor, 0)
 
         rounds = taking_part.sum().clamp(min=1)
-        per_round = anchors.sum(1).clamp(min=1)  # [K]
+        per_round = is_candidate.sum(1).clamp(min=1)  # [K]
 
         def mean_over_rounds(values: Tensor) -> Tensor:
-            return ((values.where(anchors, 0).sum(1) / per_round).sum()) / rounds
+            return ((values.where(is_anchor, 0).sum(1) / per_round).sum()) / rounds
 
-        norms = repeat(torch.linalg.vector_norm(centroids.detach(), dim=-1), "u k -> k (two u)", two=2)  # [K, 2U]
+        norms = repeat(torch.linalg.vector_norm(anchor_centroids.detach(), dim=-1), "v k -> k (two v)", two=2)
         return CentroidTripletResult(
             loss=mean_over_rounds(ranking_loss(dist_ap, dist_an, self.margin)),
             dist_ap=mean_over_rounds(dist_ap.detach()),
             dist_an=mean_over_rounds(dist_an.detach()),
             l2_mean_centroid=mean_over_rounds(norms),
         )
+
+
+def _has_two_identities(pids: Tensor, valid: Tensor) -> Tensor:
+    """[K] bool, True for the columns of valid [U, K] with entries of two different pids [U] at least."""
+    each = pids.unsqueeze(1)  # [U, 1]
+    return each.where(valid, each.min()).amax(0) > each.where(valid, each.max()).amin(0)
 
 
 def _real_entries(layout: BatchLayout, is_real: Tensor) -> Tensor | None:

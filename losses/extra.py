@@ -1,16 +1,19 @@
-"""Losses of the user's own, named in the configuration and added to those of the model."""
+"""Losses that the configuration names, the user's own or a package's, added to those of the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
+from losses.metric_learning import NAMED, PREFIX, build_metric_loss
 from utils.errors import UserError
 from utils.registry import Registry
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Build = Callable[[int, int], Loss]
+Build = Callable[..., Loss]
 
-REGISTRY: Registry[Build] = Registry("LOSSES.EXTRA", "loss", {})
+REGISTRY: Registry[Build] = Registry("LOSSES.EXTRA", "loss", {name: partial(build_metric_loss, name) for name in NAMED})
 
 
 def register_loss(name: str, build: Build) -> None:
@@ -20,12 +23,12 @@ def register_loss(name: str, build: Build) -> None:
 
     Args:
         name: what LOSSES.EXTRA will hold, and the name in the log; registering a name again replaces the loss.
-        build: ``build(num_classes, embedding_size)`` gives the loss, a function or module from features [R, D] floating
-            (before the BN neck) and labels [R] int64 in [0, num_classes) to a scalar. The parameters of a module are
-            trained by the optimiser of the network.
+        build: ``build(num_classes, embedding_size, **arguments)`` gives the loss, a function or module from features
+            [R, D] floating (before the BN neck) and labels [R] int64 in [0, num_classes) to a scalar; the arguments are
+            those in LOSSES.EXTRA_ARGS. The parameters of a module are trained by the optimiser of the network.
 
     Raises:
-        UserError: the name is empty, or holds "+" or ":".
+        UserError: the name is empty, holds "+" or ":", or is one of losses.metric_learning.NAMED.
 
     Example:
         >>> import torch
@@ -42,14 +45,17 @@ class ExtraLosses(nn.Module):
     """The losses that LOSSES.EXTRA names, each multiplied by its weight.
 
     Args:
-        names: registered names, or package.module:name; a loss of the latter kind is logged as ``name``.
+        names: of losses.metric_learning.NAMED, registered names, pml:name or package.module:name; a loss of the last
+            two kinds is logged as ``name``.
         weights: one for each, or none for 1 each.
         num_classes: training identities.
         embedding_size: D.
+        arguments: name -> value for each, or nothing for none.
 
     Raises:
-        UnknownNameError: there is no such loss; the message lists the registered ones.
-        UserError: the module cannot be imported, or two losses would be logged under one name.
+        UnknownNameError: there is no such loss; the message lists the valid names.
+        UserError: the module or package cannot be imported, a loss does not take its arguments, or two losses would be
+            logged under one name.
 
     Example:
         >>> import torch
@@ -59,27 +65,26 @@ class ExtraLosses(nn.Module):
         {'first': tensor(3.5000)}
     """
 
-    def __init__(self, names: Sequence[str], weights: Sequence[float], num_classes: int, embedding_size: int) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        weights: Sequence[float],
+        num_classes: int,
+        embedding_size: int,
+        arguments: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         super().__init__()
         self.weights: dict[str, float] = {}
         self._losses: dict[str, Loss] = {}
         self.was_used = False
-        for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
+        none: list[Mapping[str, Any]] = [{}] * len(names)
+        for name, weight, given in zip(names, weights or [1.0] * len(names), arguments or none, strict=True):
             label = name.rpartition(":")[2]
             if label in self.weights:
                 raise UserError(f"LOSSES.EXTRA {list(names)}: two losses would be logged as {label!r}; rename one.")
             if not label.isidentifier() or hasattr(self, label):
                 raise UserError(f"LOSSES.EXTRA: a loss cannot be called {label!r}; expected a name such as spread.")
-            build = REGISTRY.find(name)
-            try:
-                loss = build(num_classes, embedding_size)
-            except Exception as error:  # anything that the user's code may raise
-                raise UserError(
-                    f"LOSSES.EXTRA {name}: {label}(num_classes, embedding_size) should build a loss, but failed with "
-                    f"{type(error).__name__}: {error}."
-                ) from error
-            if not callable(loss):
-                raise UserError(f"LOSSES.EXTRA {name} built a {type(loss).__name__}; expected a function or module.")
+            loss = _build(name, label, num_classes, embedding_size, given)
             self.weights[label], self._losses[label] = weight, loss
             if isinstance(loss, nn.Module):
                 self.add_module(label, loss)  # its parameters are trained and saved
@@ -103,3 +108,20 @@ class ExtraLosses(nn.Module):
             found = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             raise UserError(f"The loss {name} of LOSSES.EXTRA is {found}; expected a scalar tensor.")
         return loss.reshape(())
+
+
+def _build(name: str, label: str, num_classes: int, embedding_size: int, arguments: Mapping[str, Any]) -> Loss:
+    build = partial(build_metric_loss, name) if name.startswith(PREFIX) else REGISTRY.find(name)
+    try:
+        loss = build(num_classes, embedding_size, **arguments)
+    except UserError:
+        raise
+    except Exception as error:  # anything that the user's code may raise
+        signature = ", ".join(["num_classes", "embedding_size", *(f"{key}={arguments[key]!r}" for key in arguments)])
+        raise UserError(
+            f"LOSSES.EXTRA {name}: {label}({signature}) should build a loss, but failed with "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if not callable(loss):
+        raise UserError(f"LOSSES.EXTRA {name} built a {type(loss).__name__}; expected a function or module.")
+    return loss

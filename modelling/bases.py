@@ -129,7 +129,8 @@ class ModelBase(LightningModule):
         self.backbone.choose_computation(
             channels_last=hparams.MODEL.CHANNELS_LAST, grad_checkpoint=hparams.MODEL.GRAD_CHECKPOINT
         )
-        self.contrastive_loss = TripletLoss(hparams.SOLVER.MARGIN, hparams.SOLVER.DISTANCE_FUNC)
+        margin = None if hparams.SOLVER.SOFT_MARGIN else hparams.SOLVER.MARGIN
+        self.contrastive_loss = TripletLoss(margin, hparams.SOLVER.DISTANCE_FUNC)
         self.xent = CrossEntropyLabelSmooth(num_classes=hparams.num_classes)
         self.center_loss = CenterLoss(num_classes=hparams.num_classes, feat_dim=width)
         self.bn = nn.BatchNorm1d(width)
@@ -137,7 +138,9 @@ class ModelBase(LightningModule):
         self.fc_query = nn.Linear(width, hparams.num_classes, bias=False)
         nn.init.normal_(self.fc_query.weight, std=0.001)
         extra = hparams.LOSSES
-        self.extra_losses = ExtraLosses(extra.EXTRA, extra.EXTRA_WEIGHTS, hparams.num_classes, width)
+        wanted = (extra.EXTRA, extra.EXTRA_WEIGHTS, extra.EXTRA_ARGS)
+        names, weights, arguments = ((), (), ()) if hparams.TEST.ONLY_TEST else wanted  # only training computes them
+        self.extra_losses = ExtraLosses(names, weights, hparams.num_classes, width, arguments)
         taken = {"loss", "l2_mean_centroid", "mINP", *self.metric_names()}
         clash = [name for name in self.extra_losses.weights if name.removeprefix("strict_") in taken]
         if clash:

@@ -12,7 +12,8 @@ from datasets import register_dataset
 from datasets.samplers import EvaluationShard
 from engine.run import run_main
 from evaluation.retrieval import RetrievalSet
-from losses.gathered_triplet import gathered_triplet_loss
+from losses.centroid_triplet_loss import CentroidTripletLoss
+from losses.gathered_triplet import gathered_centroid_loss, gathered_triplet_loss
 from modelling import evaluation
 from modelling.evaluation import evaluate_protocols
 from tests.small import small_config
@@ -117,6 +118,28 @@ def mine_everywhere(counts):
     loss.backward()
     dist.all_reduce(weight.grad)
     return weight.grad / world, loss.detach(), len(dist_ap)
+
+
+def centroid_rows(identities, num_images):
+    """A weight to learn, then rows, labels and which are real of each process; ``identities[rank]`` are its own."""
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(4, 3, generator=generator).requires_grad_()
+    batches = []
+    for own, count in zip(identities, num_images, strict=True):
+        labels = torch.tensor(own).repeat_interleave(count)
+        batches.append((torch.randn(len(labels), 4, generator=generator), labels, torch.arange(len(labels)) % 7 != 5))
+    return weight, batches
+
+
+def centroids_everywhere(identities, num_images, margin, dist_func):
+    """Averaged gradients of a linear network under the gathered centroid loss, with its results on this process."""
+    rank, world = meet()
+    weight, batches = centroid_rows(identities, num_images)
+    rows, labels, real = batches[rank]
+    result = gathered_centroid_loss(CentroidTripletLoss(margin, dist_func), rows @ weight, labels, real)
+    result.loss.backward()
+    dist.all_reduce(weight.grad)
+    return weight.grad / world, torch.stack([value.detach() for value in result])
 
 
 def evaluate_together(cases):

@@ -305,6 +305,17 @@ def test_a_missing_file_a_folder_and_a_binary_file(tmp_path: Path) -> None:
         load_config(tmp_path / "weights.yml")
 
 
+def test_arguments_of_losses_are_dictionaries_in_files_and_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "losses.yml"
+    path.write_text("LOSSES:\n  EXTRA: [circle, supcon]\n  EXTRA_ARGS: [{m: 0.25, gamma: 128}, {}]\n")
+    expected = [{"m": 0.25, "gamma": 128}, {}]
+    given = ["LOSSES.EXTRA", "['circle', 'supcon']", "LOSSES.EXTRA_ARGS", "[{'m': 0.25, 'gamma': 128}, {}]"]
+    for config in (load_config(path), load_config("", given), load_config(path).clone()):
+        assert list(config.LOSSES.EXTRA_ARGS) == expected
+    path.write_text(load_config(path).dump())
+    assert expected == load_config(path).LOSSES.EXTRA_ARGS
+
+
 RULES = [
     ("MODEL.LAST_STRIDE", "3", "1, 2"),
     ("MODEL.BACKBONE_EMB_SIZE", "-1", "0 or more"),
@@ -319,6 +330,10 @@ RULES = [
     ("DATALOADER.NUM_WORKERS", "-2", "-1 or more"),
     ("DATALOADER.SAMPLER", "softmax", "'random_identity'"),
     ("DATALOADER.NUM_INSTANCE", "1", "2 or more"),
+    ("LOSSES.EXTRA_ARGS", "{'m': 0.25}", "a list"),
+    ("LOSSES.EXTRA_ARGS", "['m=0.25']", "expected a dictionary of arguments for each loss, such as [{'m': 0.25}, {}]"),
+    ("LOSSES.EXTRA_ARGS", "[{1: 2}]", "expected a dictionary of arguments for each loss"),
+    ("LOSSES.EXTRA_ARGS", "[{'m': 0.25}]", "but LOSSES.EXTRA is []; expected a dictionary for each loss, or none"),
     ("SOLVER.OPTIMIZER_NAME", "SGD", "'Adam'"),
     ("SOLVER.MAX_EPOCHS", "0", "1 or more"),
     ("SOLVER.BASE_LR", "-1", "0 or more"),

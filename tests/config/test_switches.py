@@ -22,6 +22,7 @@ WITHOUT_SWITCH = {
     "TEST.BEFORE_TRAINING": "engine.run says when there is no training to come",
     "MODEL.KEEP_CAMID_CENTROIDS": "depends on the data; engine.run says it",
     "DATASETS.ROOT_DIR": "csv may need it or not; every other set reads it",
+    "LOSSES.EXTRA_ARGS": "refused by config.validate without LOSSES.EXTRA",
     "LOSSES.EXTRA_WEIGHTS": "refused by config.validate without LOSSES.EXTRA",
     "SOLVER.USE_AUTOMATIC_OPTIM": "has only one allowed value",
     "SOLVER.EVAL_PERIOD": "engine.run warns if it is above MAX_EPOCHS",
@@ -32,7 +33,7 @@ WITHOUT_SWITCH = {
             *("MODEL.COMPILE", "MODEL.GRAD_CHECKPOINT", "INPUT.SIZE_TRAIN", "INPUT.PROB", "INPUT.RE_PROB"),
             *("INPUT.PADDING", "DATALOADER.SAMPLER", "DATALOADER.NUM_INSTANCE"),
             *("DATALOADER.USE_RESAMPLING", "SOLVER.OPTIMIZER_NAME", "SOLVER.MAX_EPOCHS", "SOLVER.BASE_LR"),
-            *("SOLVER.MARGIN", "SOLVER.CENTER_LOSS_WEIGHT", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
+            *("SOLVER.SOFT_MARGIN", "SOLVER.CENTER_LOSS_WEIGHT", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
             *("SOLVER.USE_WARMUP_LR", "SOLVER.MONITOR_METRIC_NAME", "SOLVER.MONITOR_METRIC_MODE"),
             *("SOLVER.IMS_PER_BATCH", "SOLVER.QUERY_XENT_WEIGHT", "SOLVER.QUERY_CONTRASTIVE_WEIGHT", "LOSSES.EXTRA"),
         ),
@@ -201,6 +202,12 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         "SOLVER.CENTROID_CONTRASTIVE_WEIGHT 2.0 has no effect: this model has no triplet loss with centroids; "
         "CTLModel has.",
         Facts(losses=("query_xent", "centroid_triplet")),
+    ),
+    (
+        {"SOLVER.MARGIN": 0.3, "SOLVER.SOFT_MARGIN": True},
+        CPU,
+        "SOLVER.MARGIN 0.3 has no effect: SOLVER.SOFT_MARGIN is True.",
+        {"SOLVER.MARGIN": None},
     ),
     (
         {"SOLVER.GATHER_NEGATIVES": True},

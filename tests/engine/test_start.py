@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from checkpoints.reading import load_checkpoint
 from checkpoints.writing import atomic_save
@@ -111,7 +112,20 @@ def test_data_and_network_of_another_run_are_refused(tmp_path):
         start.check_data(3)
     start.check_network(STATE["state_dict"], "resnet18")
     with pytest.raises(UserError, match="but MODEL.NAME is resnet50"):
-        start.check_network(["another"], "resnet50")
+        start.check_network({"another": torch.zeros(1)}, "resnet50")
+
+
+def test_extra_losses_of_another_shape_are_refused(tmp_path):
+    key = "extra_losses.arcface.loss.W"
+    weights = STATE["state_dict"] | {key: torch.zeros(2, 3)}
+    path = save(tmp_path / "run", 0, 1, LOSSES={"EXTRA": ["arcface"], "EXTRA_ARGS": []})
+    atomic_save(load_checkpoint(path) | {"state_dict": weights}, path)
+    start = find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", str(path)), tmp_path / "run", 0, 0)
+    start.check_network(weights, "resnet18")
+    with pytest.raises(UserError, match=r"LOSSES.EXTRA \['arcface'\]: continue with the same\.$"):
+        start.check_network(STATE["state_dict"], "resnet18")
+    with pytest.raises(UserError, match=r"\['arcface'\] and LOSSES.EXTRA_ARGS \[\]: continue with the same\.$"):
+        start.check_network(weights | {key: torch.zeros(2, 6)}, "resnet18")
 
 
 def test_weights_alone_cannot_be_continued(tmp_path):

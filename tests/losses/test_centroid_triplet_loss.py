@@ -20,9 +20,9 @@ def test_masks_equal_the_recorded(recording):
         assert [row for identity in lists for row in identity] == data[f"lists{i}"].tolist()
 
 
-def plain_loop(features, labels, is_real, margin, dist_func):
-    """The contract word by word: K rounds, one identity after another."""
-    masks, lists = create_masks_train(labels)
+def plain_loop(features, labels, is_real, margin, dist_func, groups=None):
+    """The contract word by word: K rounds, one identity (or group of its rows) after another."""
+    masks, lists = create_masks_train(labels if groups is None else groups)
     losses, aps, ans, norms = [], [], [], []
     for i, mask in enumerate(masks):
         t_i = torch.zeros_like(is_real)
@@ -39,7 +39,7 @@ def plain_loop(features, labels, is_real, margin, dist_func):
                     queries.append(features[rows[i]])
                     centroids.append(centroid)
                     y.append(labels[rows[i]])
-        if len(y) <= 1:
+        if len({int(pid) for pid in y}) <= 1:
             continue
         y = torch.stack(y)
         loss, ap, an = TripletLoss(margin, dist_func)(torch.stack(queries + centroids), torch.cat((y, y)))

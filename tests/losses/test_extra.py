@@ -49,8 +49,35 @@ def test_a_path_is_logged_under_its_last_part_and_only_once():
 
 
 def test_an_unknown_one_lists_the_registered():
-    with pytest.raises(UnknownNameError, match=r"LOSSES.EXTRA is 'circle'; valid names: spread, length; or package"):
-        ExtraLosses(["circle"], [], 10, 2)
+    message = r"LOSSES.EXTRA is 'round'; valid names: arcface, circle, .*, supcon, spread, length; or package"
+    with pytest.raises(UnknownNameError, match=message):
+        ExtraLosses(["round"], [], 10, 2)
+
+
+def test_arguments_reach_the_loss():
+    def build(num_classes, embedding_size, power=1, scale=1):
+        return lambda features, labels: scale * features.pow(power).sum()
+
+    register_loss("power", build)
+    arguments = [{}, {"power": 2, "scale": 10}]
+    found = ExtraLosses(["length", "power"], [], 10, 2, arguments)(FEATURES, LABELS)
+    assert {name: value.item() for name, value in found.items()} == {"length": 6.0, "power": 260.0}
+    with pytest.raises(UserError, match=r"power\(num_classes, embedding_size, pow=2\) should build a loss, .*argument"):
+        ExtraLosses(["power"], [], 10, 2, [{"pow": 2}])
+
+
+def test_what_a_user_error_says_is_passed_on():
+    def build(num_classes, embedding_size):
+        raise UserError("The loss mine needs the file targets.npy.")
+
+    register_loss("mine", build)
+    with pytest.raises(UserError, match=r"^The loss mine needs the file targets.npy\.$"):
+        ExtraLosses(["mine"], [], 10, 2)
+
+
+def test_names_of_the_package_are_taken():
+    with pytest.raises(UserError, match="A loss cannot be registered as 'circle'; expected a name .* none of arcface"):
+        register_loss("circle", Spread)
 
 
 @pytest.mark.parametrize(

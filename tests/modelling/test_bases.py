@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 from checkpoints.reading import load_ctl_checkpoint
 from config import cfg as shared_cfg
 from config.load import load_config
+from losses.centroid_triplet_loss import CentroidTripletLoss
+from losses.layout import batch_layout
 from modelling.bases import merge_hparams
 from tests.small import small_config, small_options
 from tests.support import GOLDEN, ROOT, assert_close, golden
@@ -142,3 +144,31 @@ def test_masks_are_offered_by_the_model():
     masks, lists = CTLModel.create_masks_train(torch.tensor([4, 4, 9, 9]))
     assert masks.tolist() == [[False, True, False, True], [True, False, True, False]]
     assert lists == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_soft"),
+    [
+        ({}, False),
+        ({"SOLVER.SOFT_MARGIN": True}, True),
+        ({"SOLVER.SOFT_MARGIN": True, "SOLVER.MARGIN": 0.9}, True),
+        ({"SOLVER.MARGIN": None}, True),
+    ],
+)
+def test_the_soft_margin_is_that_of_both_triplet_losses(options, is_soft):
+    features, labels = torch.randn(12, 512), torch.arange(12) // 4
+    model = CTLModel(small_config(**options), num_classes=3)
+    loss, dist_ap, dist_an = model.query_triplet(features, labels)
+    gap = dist_ap - dist_an
+    assert_close(loss, (gap.exp().log1p() if is_soft else (gap + 0.5).relu()).mean())
+    found = model.centroid_triplet(features, labels, labels >= 0, batch_layout(labels))
+    assert_close(found.loss, CentroidTripletLoss(None if is_soft else 0.5)(features, labels).loss)
+
+
+def test_a_test_builds_no_extra_losses():
+    """So that it needs neither their code nor their package."""
+    options = {"LOSSES.EXTRA": ["nowhere:Loss", "circle"], "LOSSES.EXTRA_WEIGHTS": [1.0, 2.0]}
+    model = CTLModel(small_config(**options, **{"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.pth"}), num_classes=3)
+    assert not model.extra_losses.weights and list(model.losses_names) == list(CTLModel.losses_names)
+    with pytest.raises(UserError, match="the module nowhere cannot be imported"):
+        CTLModel(small_config(**options), num_classes=3)

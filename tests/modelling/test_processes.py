@@ -15,9 +15,13 @@ IBN = {"MODEL.NAME": "resnet50_ibn_a", "MODEL.BACKBONE_EMB_SIZE": 2048}
         pytest.param("CTLModel", IBN, False, marks=pytest.mark.slow, id="IBN"),
         pytest.param("BaseModel", {}, False, id="baseline"),
         pytest.param("CTLModel", {}, True, id="gathered"),
+        pytest.param("CTLModel", {"SOLVER.QUERY_CONTRASTIVE_WEIGHT": 0.0}, True, id="gathered centroids"),
+        pytest.param("CTLModel", {"LOSSES.EXTRA": ["arcface", "circle"]}, False, id="losses of a package"),
     ],
 )
 def test_gradients_are_the_mean_over_the_processes_and_no_parameter_is_unused(tmp_path, method, options, gather):
+    if "LOSSES.EXTRA" in options:
+        pytest.importorskip("pytorch_metric_learning")
     one, two = run_processes(workers.average_gradients, 2, tmp_path / "run", method, options, gather)
     (found, expected), (other, _) = one, two
     different = 0.0
