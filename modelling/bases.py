@@ -61,6 +61,7 @@ from modelling.lightning_1_1 import (
     wants_outputs,
     warn_of_uncalled,
 )
+from modelling.mirroring import embed_views
 from modelling.origin import describe_origin, epochs_in, network_origin
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
@@ -467,13 +468,13 @@ class ModelBase(LightningModule):
             return self.fc_query(self.bn(features))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embeddings as validation and inference use them: the BN neck's output, [B, 3, H, W] -> [B, D]."""
+        """Embeddings of images as they are: the BN neck's output, [B, 3, H, W] -> [B, D]."""
         _, features = self.backbone(images)
         return self.bn(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same as :meth:`embed`."""
-        return self.embed(x)
+        """Embeddings as validation and inference use them: those of :meth:`embed`, with TEST.FLIP averaged."""
+        return embed_views(self.embed, x, self.hparams.TEST.FLIP)
 
     def validation_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Embed a batch in eval mode and without gradient, also outside a Trainer.
@@ -488,7 +489,7 @@ class ModelBase(LightningModule):
         """
         images, pids, camids, positions = batch
         with _in_eval_mode(self.backbone, self.bn), torch.no_grad():
-            embeddings = self.embed(images)
+            embeddings = embed_views(self.embed, images, self.hparams.TEST.FLIP)
         return {"emb": embeddings, "labels": pids, "camid": camids, "idx": positions}
 
     def test_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
@@ -629,10 +630,10 @@ class _EmbeddingPath(nn.Module):
 
     def __init__(self, model: ModelBase) -> None:
         super().__init__()
-        self.backbone, self.bn = model.backbone, model.bn
+        self.backbone, self.bn, self.flip = model.backbone, model.bn, model.hparams.TEST.FLIP
 
     def forward(self, images: Tensor) -> Tensor:
-        return ModelBase.embed(self, images)  # type: ignore[arg-type]
+        return embed_views(partial(ModelBase.embed, self), images, self.flip)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datasets.transforms.build import eval_transforms
+from datasets.transforms.pixels import ResizedPlanes
 from modelling.bases import ModelBase
+from modelling.mirroring import embed_views
 from utils.compat import ONNX_NEEDS_ONNXSCRIPT, export_onnx, export_program, program_module
 from utils.distances import normalize
 from utils.errors import UnknownNameError, UserError
@@ -34,11 +36,14 @@ _IMAGES = 4  # images of noise, and as many of smooth colours and white, on whic
 
 
 class EmbeddingNetwork(nn.Module):
-    """Images to embeddings: backbone, pooling, BN neck, and optional scaling to unit length."""
+    """Images to embeddings: backbone, pooling, BN neck, the mean with the mirror image if TEST.FLIP is on, and optional
+    scaling to unit length.
+    """
 
     def __init__(self, model: ModelBase, unit: bool) -> None:
         super().__init__()
         self.backbone, self.bn, self.unit = model.backbone, model.bn, unit
+        self.flip = bool(model.hparams.TEST.FLIP)
         self.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime decides
         if hasattr(self.backbone.base, "fc"):
             del self.backbone.base.fc  # never used
@@ -46,9 +51,12 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised as the metadata says -> [B, D]."""
-        _, features = self.backbone(images)
-        embeddings = self.bn(features)
+        embeddings = embed_views(self._embed, images, self.flip)
         return normalize(embeddings) if self.unit else embeddings
+
+    def _embed(self, images: Tensor) -> Tensor:
+        _, features = self.backbone(images)
+        return self.bn(features)
 
 
 def export_checkpoint(
@@ -124,7 +132,8 @@ def _write(format: str, network: nn.Module, *args: Any) -> RunFile:
 def compare(network: nn.Module, run: RunFile, metadata: dict[str, Any]) -> tuple[float, float]:
     """Lowest cosine and largest relative error of ``run`` against the network, on noise, smooth colours and white."""
     height, width = metadata["image_size"]
-    transform = eval_transforms((height, width), metadata["pixel_mean"], metadata["pixel_std"])
+    scaling = metadata["pixel_mean"], metadata["pixel_std"]
+    transform = eval_transforms((height, width), *scaling, metadata["resize_mode"])
     rng = np.random.default_rng(0)
     # A few pixels, enlarged, give smooth areas and edges as in real images; the last image is all white.
     small = [Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)) for _ in range(_IMAGES - 1)]
@@ -153,6 +162,8 @@ def _metadata(
     model: ModelBase, checkpoint: Path, unit: bool, any_batch: bool, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     options = model.hparams
+    image_size = [int(side) for side in size or options.INPUT.SIZE_TEST]
+    resize = ResizedPlanes.of_mode(image_size, options.INPUT.RESIZE, options.INPUT.PIXEL_MEAN)
     with checkpoint.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
@@ -162,13 +173,16 @@ def _metadata(
         "layout": "NCHW",
         "channels": "RGB",
         "dtype": "float32",
-        "image_size": [int(side) for side in size or options.INPUT.SIZE_TEST],  # height, width
+        "image_size": image_size,  # height, width
         "exif_orientation": bool(options.INPUT.EXIF_ORIENTATION),  # whether images are turned upright first
         "resize": "bilinear with antialiasing, as Pillow",
+        "resize_mode": options.INPUT.RESIZE,
+        "border": resize.fill and list(resize.fill),  # red, green, blue of resize_mode "pad", which centres an image
         "pixel_range": [0.0, 1.0],  # before mean and std
         "pixel_mean": [float(value) for value in options.INPUT.PIXEL_MEAN],
         "pixel_std": [float(value) for value in options.INPUT.PIXEL_STD],
         "embedding_size": int(options.MODEL.BACKBONE_EMB_SIZE),
+        "flip": bool(options.TEST.FLIP),  # whether the network averages with the mirror image; it does so itself
         "normalized": unit,
         "network": options.MODEL.NAME,
         "source": checkpoint.name,

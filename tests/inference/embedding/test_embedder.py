@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from datasets.transforms import ReidTransforms
-from datasets.transforms.pixels import Normalise
+from datasets.transforms.pixels import Normalise, ResizedPlanes
 from inference import Embedder
 from inference.embedding.images import find_images, get_all_images, holds_images, read_pixels
 from inference.embedding.loaders import ImageDataset, ImageFolderWithPaths
@@ -60,7 +60,7 @@ def test_everything_that_stands_for_pictures(embedder, paths, expected):
     images, embeddings = expected
     pictures = [pil_loader(path) for path in paths]
     arrays = [np.asarray(picture) for picture in pictures]
-    planes = torch.stack([read_pixels(path, embedder.size) for path in paths])
+    planes = torch.stack([read_pixels(path, ResizedPlanes(embedder.size)) for path in paths])
     same_size = planes.permute(0, 2, 3, 1).contiguous().numpy()
     for given in (paths, tuple(paths), np.array(paths), iter(paths), pictures, arrays, images, list(images)):
         assert_same(embedder.embed(given), embeddings)
@@ -74,7 +74,7 @@ def test_everything_that_stands_for_pictures(embedder, paths, expected):
 
 
 def test_pixels_are_those_of_the_test_transforms(embedder, paths, expected):
-    pixels = torch.stack([read_pixels(path, embedder.size) for path in paths])
+    pixels = torch.stack([read_pixels(path, ResizedPlanes(embedder.size)) for path in paths])
     assert torch.equal(Normalise(embedder.mean, embedder.std)(pixels), expected[0])
     assert_same(embedder.embed_pixels(pixels), expected[1])
 
