@@ -78,13 +78,14 @@ class ReidTransforms:
         if not is_train:
             return eval_transforms(options.SIZE_TEST, mean, std, resize)
         jitter = (options.COLOR_JITTER, options.COLOR_JITTER_PROB)
+        least, greatest = options.RE_AREA
         return transforms.Compose(
             [
                 ResizedPlanes.of_mode(options.SIZE_TRAIN, resize, mean),
                 *colour_transforms(options.RAND_AUGMENT, *jitter, options.GRAY_PROB),
                 RandomFlipAndShift(options.PROB, options.PADDING),
                 Normalise(mean, std),
-                RandomErasing(options.RE_PROB, *options.RE_AREA, mean=mean, mode=options.RE_MODE),
+                RandomErasing(options.RE_PROB, least, greatest, mean=mean, mode=options.RE_MODE),
             ]
         )
 

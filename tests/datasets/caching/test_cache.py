@@ -117,6 +117,16 @@ def test_a_picture_of_another_size_is_another_entry(tmp_path, paths, cache):
         assert torch.equal(small(paths[0]), expect(paths[0], (4, 6)))
 
 
+def test_a_picture_between_borders_is_another_entry(paths, cache):
+    for colour in ((1, 2, 3), (4, 5, 6)):
+        padded = ImageCache(cache.folder, paths, ResizedPlanes((16, 12), colour))
+        stretched = ImageCache(cache.folder, paths, ResizedPlanes((16, 12)))
+        for _ in range(2):
+            assert torch.equal(padded(paths[0]), resize_to_planes(pil_loader(paths[0]), (16, 12), colour))
+            assert torch.equal(stretched(paths[0]), expect(paths[0], (16, 12)))
+    assert cache.entry_of(paths[0]) == ImageCache(cache.folder, [], ResizedPlanes([16, 8])).entry_of(paths[0])
+
+
 @pytest.mark.parametrize("what", ["bytes", "time"])
 def test_a_changed_file_is_decoded_anew(paths, cache, what):
     before = cache(paths[0])
