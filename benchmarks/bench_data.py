@@ -34,6 +34,7 @@ from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.caching.cache import ImageCache  # noqa: E402
 from datasets.caching.folders import disk_folder  # noqa: E402
 from datasets.transforms import RandomErasing, ReidTransforms  # noqa: E402
+from datasets.transforms.pixels import ResizedPlanes  # noqa: E402
 from utils.image import pil_loader  # noqa: E402
 
 # height and width of the files and of the network's input
@@ -83,10 +84,11 @@ def bench_case(case: str, is_train: bool, images: int, repeats: int, memory: str
         for i, path in enumerate(paths):
             drawn_image(i, height, width).save(path, quality=90)
         places = {"ram": shared, "disk": files}
-        warm = {name: ImageCache(disk_folder(f"{place}/warm"), paths, size) for name, place in places.items()}
+        resize = ResizedPlanes(size)
+        warm = {name: ImageCache(disk_folder(f"{place}/warm"), paths, resize) for name, place in places.items()}
 
         def cold(place: str) -> None:
-            run(paths, ImageCache(disk_folder(f"{place}/cold"), paths, size), ours)
+            run(paths, ImageCache(disk_folder(f"{place}/cold"), paths, resize), ours)
 
         functions: dict[str, Callable[[], Any]] = {
             "plain": partial(run, paths, plain_loader, plain),

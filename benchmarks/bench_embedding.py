@@ -39,7 +39,7 @@ from benchmarks.common import (  # noqa: E402
 )
 from config.defaults import _C as DEFAULTS  # noqa: E402
 from datasets.transforms import ReidTransforms  # noqa: E402
-from datasets.transforms.pixels import normalise  # noqa: E402
+from datasets.transforms.pixels import ResizedPlanes, normalise  # noqa: E402
 from inference.embedding.embedder import EmbeddedBatch, Embedder  # noqa: E402
 from inference.embedding.folding import fuses  # noqa: E402
 from inference.embedding.images import read_pixels  # noqa: E402
@@ -86,7 +86,7 @@ def transform(image: Image.Image, cfg: Any) -> Tensor:
 def bench_forward(model: ModelBase, size: Sequence[int], batch: int, repeats: int) -> dict[str, Any]:
     """One batch through the plain model in eval mode, and through the embedder's network."""
     count = max(batch, 16)
-    pixels = torch.stack([read_pixels(drawn_image(100 + i), size) for i in range(count)])[:batch]
+    pixels = torch.stack([read_pixels(drawn_image(100 + i), ResizedPlanes(size)) for i in range(count)])[:batch]
     embedders = {precision: Embedder(model, "cpu", precision, size=size) for precision in PRECISIONS}
     e0 = next(iter(embedders.values()))
     images = normalise(pixels, e0._mean, e0._std)
@@ -123,7 +123,7 @@ def bench_pipeline(
             n: Embedder(model, "cpu", precision, size=size, batch_size=batch, num_workers=n) for n in (0, 1, 2)
         }
         embedder = embedders[0]
-        pixels = torch.stack([read_pixels(path, size) for path in paths])
+        pixels = torch.stack([read_pixels(path, ResizedPlanes(size)) for path in paths])
 
         def forward() -> None:
             for part in pixels.split(batch):
@@ -131,7 +131,7 @@ def bench_pipeline(
 
         def decode() -> None:
             for path in paths:
-                read_pixels(path, size)
+                read_pixels(path, ResizedPlanes(size))
 
         def decode_by_transforms() -> None:
             steps = ReidTransforms(model.hparams).build_transforms(is_train=False)

@@ -63,17 +63,35 @@ _C.MODEL.GRAD_CHECKPOINT = False
 # Continue from the checkpoint MODEL.PRETRAIN_PATH: weights, optimisers, schedule and epoch.
 _C.MODEL.RESUME_TRAINING = False
 
-# Image size and augmentation. Sizes, means and standard deviations that nobody sets are those of the checkpoint that a
-# run tests, continues or embeds with.
+# Image size and augmentation. Sizes, RESIZE, means and standard deviations that nobody sets are those of the checkpoint
+# that a run tests, continues or embeds with.
 _C.INPUT = CfgNode()
 # Height and width of a training image, in pixels.
 _C.INPUT.SIZE_TRAIN = [256, 128]
 # Height and width of a validation, test or inference image, in pixels.
 _C.INPUT.SIZE_TEST = [256, 128]
+# How an image of another shape is brought to that size, everywhere: stretch, or pad: keep its aspect ratio, as large as
+# fits, in the middle, between borders of the colour PIXEL_MEAN.
+_C.INPUT.RESIZE = "stretch"
 # Probability of a horizontal flip in training, 0 to 1.
 _C.INPUT.PROB = 0.5
 # Probability of erasing a random rectangle in training, 0 to 1.
 _C.INPUT.RE_PROB = 0.5
+# What fills the rectangle: mean (the numbers PIXEL_MEAN, in the normalised image) or pixel (noise: for each pixel and
+# channel, from a standard normal distribution).
+_C.INPUT.RE_MODE = "mean"
+# Least and greatest share of the image that the rectangle covers, 0 to 1.
+_C.INPUT.RE_AREA = [0.02, 0.4]
+# Colour jitter in training: how far brightness, contrast and saturation may change (0.2: factors 0.8 to 1.2), and by
+# how much of the colour circle the hue may turn, 0 to 0.5. Empty: none. Colours change before the flip and the border.
+_C.INPUT.COLOR_JITTER = []
+# Probability of that jitter, 0 to 1.
+_C.INPUT.COLOR_JITTER_PROB = 1.0
+# Probability of turning a training image grey, 0 to 1.
+_C.INPUT.GRAY_PROB = 0.0
+# RandAugment (Cubuk et al. 2020) in training, before the colour jitter: number of operations, 1 or more, and their
+# magnitude, 0 to 30. Empty: none.
+_C.INPUT.RAND_AUGMENT = []
 # Mean of each channel (red, green, blue; values 0 to 1), subtracted from every image; also fills erased rectangles.
 _C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]
 # Standard deviation of each channel, above 0; divides every image.
@@ -224,6 +242,10 @@ _C.TEST.IMS_PER_BATCH = 128
 _C.TEST.WEIGHT = ""
 # Scale embeddings to unit length before distances are computed.
 _C.TEST.FEAT_NORM = True
+# In validation, test, inference and exported networks: take as the embedding of an image the mean of its embedding and
+# that of its mirror image, before any scaling to unit length; twice the time. Tests and inference take it from the
+# checkpoint, as they do image sizes.
+_C.TEST.FLIP = False
 # Test the checkpoint MODEL.PRETRAIN_PATH and train nothing.
 _C.TEST.ONLY_TEST = False
 # Data without cameras: leave a query's own image (the same file, or a file of the same content) out of its ranking when

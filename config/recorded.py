@@ -13,9 +13,11 @@ from config.validate import check_value
 from utils.addresses import without_passwords
 from utils.errors import CheckpointError, ConfigError
 
-# What the weights were trained for. They fit other values as well, and then give other numbers.
+# What the weights were trained for, and how their embeddings are made. They fit other values as well, and then give
+# other numbers.
 SCALING_IN_TESTS = (
-    *("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION", "MODEL.NECK_FEAT"),
+    *("INPUT.SIZE_TEST", "INPUT.RESIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION", "TEST.FLIP"),
+    "MODEL.NECK_FEAT",
 )
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
 NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.POOLING", "MODEL.EMBED_DIM")

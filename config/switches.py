@@ -87,6 +87,8 @@ SWITCHES = (
     Switch(("DATASETS.CSV_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("csv",))),
     Switch(("DATASETS.CAMERA_FROM",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("folder",))),
     Switch(("DATASETS.JSON_TRAIN_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, COCO_SETS)),
+    Switch(("INPUT.RE_MODE", "INPUT.RE_AREA"), ("INPUT.RE_PROB",), lambda cfg, _: cfg.INPUT.RE_PROB == 0),
+    Switch(("INPUT.COLOR_JITTER_PROB",), ("INPUT.COLOR_JITTER",), lambda cfg, _: not cfg.INPUT.COLOR_JITTER),
     Switch(("DATALOADER.CACHE_DIR",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE != "disk"),
     Switch(("DATALOADER.CACHE_GB",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE == "none"),
     Switch(

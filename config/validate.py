@@ -12,6 +12,8 @@ from utils.errors import ConfigError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.LAST_STRIDE": (1, 2),
+    "INPUT.RESIZE": ("stretch", "pad"),
+    "INPUT.RE_MODE": ("mean", "pixel"),
     "DATASETS.CAMERA_FROM": ("name", "folder"),
     "DATASETS.ON_ERROR": ("stop", "skip"),
     "DATALOADER.SAMPLER": ("random_identity",),
@@ -43,6 +45,8 @@ MINIMA: dict[str, int] = {
     "MODEL.PRETRAIN_MIN_SHARE": 0,
     "INPUT.PROB": 0,
     "INPUT.RE_PROB": 0,
+    "INPUT.COLOR_JITTER_PROB": 0,
+    "INPUT.GRAY_PROB": 0,
     "INPUT.PADDING": 0,
     "DATALOADER.NUM_WORKERS": -1,
     "DATALOADER.NUM_INSTANCE": 2,
@@ -78,6 +82,8 @@ MAXIMA: dict[str, int] = {
     "INPUT.PROB": 1,
     "TEST.RERANK_LAMBDA": 1,
     "INPUT.RE_PROB": 1,
+    "INPUT.COLOR_JITTER_PROB": 1,
+    "INPUT.GRAY_PROB": 1,
     "REPRODUCIBLE_SEED": 2**32 - 1,
 }
 
@@ -87,13 +93,15 @@ OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
 # Keys that the original does not have.
 NEW_KEYS = (
     *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM", "DATASETS.CSV_PATH"),
-    *("DATASETS.ON_ERROR", "INPUT.EXIF_ORIENTATION", "LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI"),
-    *("LOGGING.ON_ERROR", "LOSSES.EXTRA", "LOSSES.EXTRA_ARGS", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST"),
-    *("MODEL.COMPILE", "MODEL.EMBED_DIM", "MODEL.GRAD_CHECKPOINT", "MODEL.NECK_FEAT", "MODEL.POOLING"),
-    *("MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE", "SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR"),
-    *("SOLVER.SOFT_MARGIN", "TEST.BEFORE_TRAINING", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1"),
-    *("TEST.RERANK_K2", "TEST.RERANK_LAMBDA", "TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH"),
-    *("TRAINER.NUM_NODES", "TRAINER.PRECISION", "TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
+    *("DATASETS.ON_ERROR", "INPUT.COLOR_JITTER", "INPUT.COLOR_JITTER_PROB", "INPUT.EXIF_ORIENTATION"),
+    *("INPUT.GRAY_PROB", "INPUT.RAND_AUGMENT", "INPUT.RESIZE", "INPUT.RE_AREA", "INPUT.RE_MODE"),
+    *("LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI", "LOGGING.ON_ERROR", "LOSSES.EXTRA"),
+    *("LOSSES.EXTRA_ARGS", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE", "MODEL.EMBED_DIM"),
+    *("MODEL.GRAD_CHECKPOINT", "MODEL.NECK_FEAT", "MODEL.POOLING", "MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE"),
+    *("SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR", "SOLVER.SOFT_MARGIN", "TEST.BEFORE_TRAINING", "TEST.FLIP"),
+    *("TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
+    *("TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH", "TRAINER.NUM_NODES", "TRAINER.PRECISION"),
+    *("TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
 )
 
 
@@ -195,6 +203,22 @@ def _check_list(key: str, value: Any) -> None:
     elif key == "INPUT.PIXEL_STD":
         if len(value) != 3 or not all(_is_finite(std) and std > 0 for std in value):
             raise ConfigError(f"{key} is {value}; expected three numbers above 0.")
+    elif key == "INPUT.RE_AREA":
+        if len(value) != 2 or not all(map(_is_finite, value)) or not 0 <= value[0] <= value[1] <= 1 or value[0] == 1:
+            raise ConfigError(f"{key} is {value}; expected the least and the greatest share, 0 to 1.")
+    elif key == "INPUT.COLOR_JITTER":
+        right = len(value) in (0, 4) and all(_is_finite(part) and part >= 0 for part in value)
+        if not right or max(value[3:], default=0) > 0.5:
+            raise ConfigError(
+                f"{key} is {value}; expected brightness, contrast, saturation and hue, four numbers of 0 or more, the "
+                "last at most 0.5; or []."
+            )
+    elif key == "INPUT.RAND_AUGMENT":
+        if len(value) not in (0, 2) or not all(map(_is_int, value)) or (value and not _is_augment(*value)):
+            raise ConfigError(
+                f"{key} is {value}; expected the number of operations, 1 or more, and their magnitude, 0 to 30, two "
+                "integers; or []."
+            )
     elif key == "LOSSES.EXTRA":
         if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
             raise ConfigError(f"{key} is {value}; expected a list of different names.")
@@ -211,6 +235,10 @@ def _check_list(key: str, value: Any) -> None:
             raise ConfigError(f"{key} is {value}; expected ascending epochs, integers above 0.")
     elif key == "GPU_IDS" and (not all(_is_int(gpu) and gpu >= 0 for gpu in value) or len(set(value)) != len(value)):
         raise ConfigError(f"{key} is {value}; expected device indices, different integers of 0 or more, or [].")
+
+
+def _is_augment(operations: int, magnitude: int) -> bool:
+    return operations >= 1 and 0 <= magnitude <= 30
 
 
 def _is_finite(value: Any) -> bool:

@@ -34,7 +34,8 @@ from datasets.notes import say
 from datasets.overrides import OldHelpers, adapt_overrides, as_lightning_calls, follow_epoch, old_place, overrides
 from datasets.samplers import EvaluationShard, get_sampler
 from datasets.transforms import ReidTransforms
-from datasets.transforms.build import input_size
+from datasets.transforms.build import first_resize
+from datasets.transforms.pixels import ResizedPlanes
 from utils.devices import count_workers
 from utils.errors import UserError
 from utils.image import pil_loader
@@ -211,11 +212,12 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         options = self.cfg.DATALOADER
         skip, upright = self.cfg.DATASETS.ON_ERROR == "skip", self.cfg.INPUT.EXIF_ORIENTATION
         ours: list[BaseDatasetLabelled | BaseDatasetLabelledPerPid] = []
-        wanted: list[tuple[list[str], tuple[int, ...]]] = []
+        wanted: list[tuple[list[str], ResizedPlanes]] = []
         unreached = []
         for name, part in (("train", self.train), ("val", self.val)):
             is_ours = isinstance(part, BaseDatasetLabelled | BaseDatasetLabelledPerPid)
-            size = input_size(part.transform) if is_ours and not overrides(part, "prepare_img", "__getitem__") else None
+            reads = is_ours and not overrides(part, "prepare_img", "__getitem__")
+            resize = first_resize(part.transform) if reads else None
             if skip and (not is_ours or overrides(part, "__getitem__")):
                 unreached.append(f"DATASETS.ON_ERROR skip ({name})")
             if not upright and (not is_ours or overrides(part, "prepare_img", "__getitem__")):
@@ -223,12 +225,13 @@ class ReidDataModule(OldHelpers, LightningDataModule):
             if name == "val" and not is_ours:  # which alone knows its files
                 unreached += ["TEST.VISUALIZE yes"] * (self.cfg.TEST.VISUALIZE == "yes")
                 unreached += ["TEST.SELF_MATCH drop"] * (not self.has_cameras and self.cfg.TEST.SELF_MATCH == "drop")
-            if options.CACHE != "none" and size is None:
+            if options.CACHE != "none" and resize is None:
                 unreached.append(f"DATALOADER.CACHE {options.CACHE} ({name})")
             if is_ours:
-                is_read = size is not None and not (name == "train" and stage == "test")
+                is_read = resize is not None and not (name == "train" and stage == "test")
                 ours.append(part)
-                wanted.append((part.image_paths() if is_read and options.CACHE != "none" else [], size or (1, 1)))
+                paths = part.image_paths() if is_read and options.CACHE != "none" else []
+                wanted.append((paths, resize or ResizedPlanes((1, 1))))
         loads = image_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, wanted, upright)
         for part, load in zip(ours, loads, strict=True):
             part.apply_settings(self.seed, load, skip)

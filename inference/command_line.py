@@ -53,7 +53,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
 def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = ()) -> "Embedder":
     """Load MODEL.PRETRAIN_PATH, with the device and the precision of the configuration.
 
-    Image size and scaling are those of the checkpoint where nobody set them.
+    Image size, scaling and flip are those of the checkpoint where nobody set them.
 
     Args:
         cfg: the configuration.
@@ -102,4 +102,5 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
         num_workers=threads,
     )
     embedder.exif_orientation = cfg.INPUT.EXIF_ORIENTATION
+    embedder.resize, embedder.flip = cfg.INPUT.RESIZE, bool(cfg.TEST.FLIP)
     return embedder

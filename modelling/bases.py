@@ -61,6 +61,7 @@ from modelling.lightning_1_1 import (
     wants_outputs,
     warn_of_uncalled,
 )
+from modelling.mirroring import embed_views
 from modelling.origin import describe_origin, epochs_in, network_origin
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
@@ -470,7 +471,7 @@ class ModelBase(LightningModule):
             return self.fc_query(self.bn(features))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embeddings as validation, inference and export use them, [B, 3, H, W] -> [B, D].
+        """Embeddings of images as they are, [B, 3, H, W] -> [B, D]: what validation, inference and export build on.
 
         They are the BN neck's output, or with MODEL.NECK_FEAT "before" what goes into it. A subclass may override it;
         it finds its own modules and ``hparams`` there, and no Trainer.
@@ -479,8 +480,8 @@ class ModelBase(LightningModule):
         return self.bn(features) if self.hparams.MODEL.NECK_FEAT == "after" else features
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same as :meth:`embed`."""
-        return self.embed(x)
+        """Embeddings as validation and inference use them: those of :meth:`embed`, with TEST.FLIP averaged."""
+        return embed_views(self.embed, x, self.hparams.TEST.FLIP)
 
     def validation_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
         """Embed a batch in eval mode and without gradient, also outside a Trainer.
@@ -495,7 +496,7 @@ class ModelBase(LightningModule):
         """
         images, pids, camids, positions = batch
         with _in_eval_mode(self.backbone, self.bn), torch.no_grad():
-            embeddings = self.embed(images)
+            embeddings = embed_views(self.embed, images, self.hparams.TEST.FLIP)
         return {"emb": embeddings, "labels": pids, "camid": camids, "idx": positions}
 
     def test_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Any]:
@@ -625,7 +626,7 @@ class ModelBase(LightningModule):
         if example_inputs is None:
             example_inputs = torch.zeros(1, 3, *self.hparams.INPUT.SIZE_TEST, device=self.device)
         with _in_eval_mode(self), torch.no_grad():
-            traced = torch.jit.trace(EmbeddingPath(self), example_inputs, **kwargs)
+            traced = torch.jit.trace(EmbeddingPath(self, self.hparams.TEST.FLIP), example_inputs, **kwargs)
         if file_path is not None:
             torch.jit.save(traced, file_path)
         return traced
@@ -638,11 +639,12 @@ class EmbeddingPath(nn.Module):
 
     Args:
         model: its modules are shared, not copied.
+        flip: whether to take the mean with the mirror image, as TEST.FLIP does.
     """
 
-    def __init__(self, model: ModelBase) -> None:
+    def __init__(self, model: ModelBase, flip: bool = False) -> None:
         super().__init__()
-        self.hparams = model.hparams
+        self.hparams, self.flip = model.hparams, flip
         self.method = type(model).embed
         for name, module in model.named_children():
             if name in ("backbone", "bn") or self.is_overridden:
@@ -655,7 +657,7 @@ class EmbeddingPath(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] floating -> embeddings [B, D]."""
-        return self.method(self, images)  # type: ignore[arg-type]
+        return embed_views(partial(self.method, self), images, self.flip)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -34,6 +34,8 @@ def network_origin(model: Any) -> dict[str, Any]:
         "mean": list(hparams.INPUT.PIXEL_MEAN),
         "std": list(hparams.INPUT.PIXEL_STD),
         "exif_orientation": bool(hparams.INPUT.EXIF_ORIENTATION),
+        "resize": hparams.INPUT.RESIZE,
+        "flip": bool(hparams.TEST.FLIP),
         **embedding_settings(hparams),
     }
 
@@ -48,8 +50,9 @@ def describe_origin(network: Mapping[str, Any], versions: Mapping[str, Any]) -> 
     """The origin of a tested network in one line."""
     epochs = "" if network["epochs"] is None else f"{network['epochs']} epoch(s), "
     height, width = network["size"]
+    ways = " padded" * (network["resize"] == "pad") + " and mirrored" * network["flip"]
     return (
         f"{network['checkpoint']} ({network['name']}, {epochs}weights "
-        f"{network['weights'][:12]}), images {height}x{width}, mean {network['mean']}, std {network['std']}, "
+        f"{network['weights'][:12]}), images {height}x{width}{ways}, mean {network['mean']}, std {network['std']}, "
         f"torch {versions['torch']}, torchvision {versions['torchvision']}"
     )

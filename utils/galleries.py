@@ -10,6 +10,8 @@ import numpy as np
 from utils.errors import UserError
 
 ABOUT = "gallery.json"
+# How every gallery was made before gallery.json told.
+_UNTOLD = {"resize": "stretch", "flip": False}
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -30,7 +32,12 @@ def read_about(folder: Path) -> dict[str, Any]:
             f"{path} is damaged ({about if isinstance(about, Exception) else 'not an object'}), so nothing tells which "
             "model made the gallery: create it again, or remove the file to go on without that check."
         )
-    return about
+    return with_untold(about)
+
+
+def with_untold(about: dict[str, Any]) -> dict[str, Any]:
+    """The description of a gallery, with what one of an older version does not say of its embedder."""
+    return about | {"embedder": _UNTOLD | about["embedder"]} if about.get("embedder") else about
 
 
 def read_array(path: Path, mmap_mode: Any = None) -> Any:

@@ -21,7 +21,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from datasets.caching.folders import MEMORY, FolderLease, disk_folder, free_bytes, prune, shared_folder
-from datasets.transforms.pixels import DecodedImage, resize_to_planes
+from datasets.transforms.pixels import DecodedImage, ResizedPlanes
 from utils.image import image_loader, pil_loader
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,14 @@ _SHARE_OF_FREE_MEMORY = 0.5
 class ImageCache:
     """Reads image files through a folder of entries; called like ``pil_loader``.
 
-    An entry is named after the path, the size and INPUT.EXIF_ORIENTATION. It begins with a stamp, made from the file's
-    length, its modification time and the version of the decoder; the raw pixels follow. An entry with another stamp is
-    rewritten.
+    An entry is named after the path, the resize and INPUT.EXIF_ORIENTATION. It begins with a stamp, made from the
+    file's length, its modification time and the version of the decoder; the raw pixels follow. An entry with another
+    stamp is rewritten.
 
     Args:
         folder: from :mod:`datasets.caching.folders`.
         paths: the files that may be cached; others are decoded each time.
-        size: height and width of the images.
+        resize: to which size the images are brought, and how.
         lease: keeps the folder alive, if it needs that.
         exif_orientation: as for ``pil_loader``.
     """
@@ -51,13 +51,13 @@ class ImageCache:
         self,
         folder: Path,
         paths: Sequence[str],
-        size: Sequence[int],
+        resize: ResizedPlanes,
         lease: FolderLease | None = None,
         exif_orientation: bool = True,
     ) -> None:
         self.folder = folder
         self.paths = frozenset(paths)
-        self.size = (int(size[0]), int(size[1]))
+        self.resize = resize
         self.exif_orientation = exif_orientation
         self._lease = lease
         self._base = str(Path.cwd())
@@ -79,18 +79,20 @@ class ImageCache:
         stamp = _digest(f"{status.st_size} {status.st_mtime_ns} {PIL.__version__} {_FORMAT}")
         pixels = self._read(entry, stamp)
         if pixels is None:
-            pixels = resize_to_planes(pil_loader(path, self.exif_orientation), self.size)
+            pixels = self.resize(pil_loader(path, self.exif_orientation))
             self._write(entry, stamp, pixels)
         return pixels
 
     def entry_of(self, path: str) -> str:
         """The file that holds, or would hold, the pixels of an image."""
         absolute = os.path.join(self._base, path)  # noqa: PTH118 - as above
-        name = _digest(f"{absolute} {self.size}{'' if self.exif_orientation else ' as stored'}").hex()
+        border = "" if self.resize.fill is None else f" on {self.resize.fill}"
+        stored = "" if self.exif_orientation else " as stored"
+        name = _digest(f"{absolute} {self.resize.size}{border}{stored}").hex()
         return f"{self.folder}/{name[0]}/{name[1:]}"
 
     def _read(self, entry: str, stamp: bytes) -> Tensor | None:
-        data = bytearray(_STAMP_BYTES + _image_bytes(self.size))
+        data = bytearray(_STAMP_BYTES + _image_bytes(self.resize))
         try:
             with open(entry, "rb", buffering=0) as file:  # noqa: PTH123 - as above
                 length = file.readinto(data)
@@ -98,7 +100,7 @@ class ImageCache:
             return None
         if length != len(data) or data[:_STAMP_BYTES] != stamp:
             return None
-        return torch.frombuffer(data, dtype=torch.uint8, offset=_STAMP_BYTES).view(3, *self.size)
+        return torch.frombuffer(data, dtype=torch.uint8, offset=_STAMP_BYTES).view(3, *self.resize.size)
 
     def _write(self, entry: str, stamp: bytes, pixels: Tensor) -> None:
         if not self._writes:
@@ -123,7 +125,7 @@ def image_loaders(
     kind: str,
     gigabytes: float,
     folder: str,
-    wanted: Sequence[tuple[Sequence[str], Sequence[int]]],
+    wanted: Sequence[tuple[Sequence[str], ResizedPlanes]],
     exif_orientation: bool = True,
 ) -> list[Callable[[str], DecodedImage]]:
     """Build a function for each part of a data set that reads its images.
@@ -132,7 +134,7 @@ def image_loaders(
         kind: none, ram or disk.
         gigabytes: room for all parts together; it goes to the first images of the first parts.
         folder: of the disk cache; "" for the default one.
-        wanted: for each part its paths and the height and width of its images.
+        wanted: for each part its paths and how its images are resized.
         exif_orientation: as for ``pil_loader``.
 
     Raises:
@@ -143,7 +145,7 @@ def image_loaders(
     limit = room = int(gigabytes * 1e9)
     lease = None
     if kind == "ram":
-        key = [str(Path.cwd()), exif_orientation, *((list(paths), list(size)) for paths, size in wanted)]
+        key = [str(Path.cwd()), exif_orientation, *((list(paths), resize) for paths, resize in wanted)]
         lease = FolderLease(shared_folder(repr(key)))
         place = lease.folder
         if place.parent != MEMORY:
@@ -153,11 +155,11 @@ def image_loaders(
         place = disk_folder(folder)
     caches = []
     left = room
-    for paths, size in wanted:
+    for paths, resize in wanted:
         distinct = list(dict.fromkeys(paths))
-        kept = distinct[: left // _image_bytes(size)]
-        left -= len(kept) * _image_bytes(size)
-        caches.append(ImageCache(place, kept, size, lease, exif_orientation))
+        kept = distinct[: left // _image_bytes(resize)]
+        left -= len(kept) * _image_bytes(resize)
+        caches.append(ImageCache(place, kept, resize, lease, exif_orientation))
     if kind == "disk":
         rank_zero_only(prune)(place, {cache.entry_of(path) for cache in caches for path in cache.paths}, left)
     _report(kind, place, caches, sum(len(set(paths)) for paths, _ in wanted), room < limit)
@@ -167,7 +169,7 @@ def image_loaders(
 @rank_zero_only
 def _report(kind: str, place: Path, caches: Sequence[ImageCache], images: int, is_cramped: bool) -> None:
     kept = sum(len(cache.paths) for cache in caches)
-    gigabytes = sum(len(cache.paths) * _image_bytes(cache.size) for cache in caches) / 1e9
+    gigabytes = sum(len(cache.paths) * _image_bytes(cache.resize) for cache in caches) / 1e9
     log.info("Cache (%s, %s): %d of %d images, %.2f GB.", kind, place, kept, images, gigabytes)
     if kept == images:
         return
@@ -181,8 +183,8 @@ def _report(kind: str, place: Path, caches: Sequence[ImageCache], images: int, i
         log.warning("Cache: %d images do not fit in DATALOADER.CACHE_GB and are decoded each time.", images - kept)
 
 
-def _image_bytes(size: Sequence[int]) -> int:
-    return 3 * int(size[0]) * int(size[1])
+def _image_bytes(resize: ResizedPlanes) -> int:
+    return 3 * resize.size[0] * resize.size[1]
 
 
 def _bytes_in(folder: Path) -> int:

@@ -6,47 +6,80 @@ Normalize do, bit for bit.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 DecodedImage = Image.Image | Tensor
+Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
 
 
-def resize_to_planes(image: Image.Image, size: Sequence[int]) -> Tensor:
+def resize_to_planes(image: Image.Image, size: Sequence[int], fill: Colour | None = None) -> Tensor:
     """Resize an image with Pillow's bilinear filter, which averages when it shrinks.
 
     Args:
         image: RGB.
         size: height and width, pixels.
+        fill: None stretches the image to the size. A colour keeps its aspect ratio: it is as large as fits, in the
+            middle, with borders of that colour, as PIL.ImageOps.pad does it.
 
     Returns:
         uint8 [3, height, width].
     """
     height, width = size
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    inner = (width, height) if fill is None else _fitting(image, width, height)
+    if image.size != inner:
+        image = image.resize(inner, Image.Resampling.BILINEAR)
+    if inner != (width, height):
+        canvas = Image.new("RGB", (width, height), fill)
+        canvas.paste(image, (round((width - inner[0]) * 0.5), round((height - inner[1]) * 0.5)))
+        image = canvas
     # Pillow picks out a channel faster than NumPy or torch transpose the whole image.
     planes = bytearray().join(image.tobytes("raw", channel) for channel in "RGB")
     return torch.frombuffer(planes, dtype=torch.uint8).view(3, height, width)
 
 
+def _fitting(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+    """The largest width and height of the image's aspect ratio that fit."""
+    if image.width * height > width * image.height:
+        return width, max(1, round(image.height / image.width * width))
+    return max(1, round(image.width / image.height * height)), height
+
+
+@dataclass(frozen=True)
 class ResizedPlanes:
     """Like :func:`resize_to_planes`, but images that are planes already, such as those from the cache, pass unchanged.
 
-    Args:
+    Attributes:
         size: height and width, pixels.
+        fill: None stretches an image; with a colour, it keeps its aspect ratio between borders of that colour.
     """
 
-    def __init__(self, size: Sequence[int]) -> None:
-        self.size = tuple(size)
+    size: Sequence[int]
+    fill: Colour | None = None
+
+    def __post_init__(self) -> None:
+        height, width = self.size
+        object.__setattr__(self, "size", (int(height), int(width)))  # equal sizes are equal, whatever holds them
+
+    @classmethod
+    def of_mode(cls, size: Sequence[int], mode: str, mean: Sequence[float]) -> "ResizedPlanes":
+        """As INPUT.RESIZE says it.
+
+        Args:
+            size: height and width, pixels.
+            mode: "stretch", or "pad" with borders of the colour ``mean``, which is about 0 once it is normalised.
+            mean: of each channel of pixels scaled to 0..1.
+        """
+        if mode not in ("stretch", "pad"):
+            raise ValueError(f"the resize is {mode!r}; expected 'stretch' or 'pad'.")
+        red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
+        return cls(size, (red, green, blue) if mode == "pad" else None)
 
     def __call__(self, image: DecodedImage) -> Tensor:
-        return image if isinstance(image, Tensor) else resize_to_planes(image, self.size)
-
-    def __repr__(self) -> str:
-        return f"ResizedPlanes(size={self.size})"
+        return image if isinstance(image, Tensor) else resize_to_planes(image, self.size, self.fill)
 
 
 class RandomFlipAndShift:

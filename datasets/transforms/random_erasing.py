@@ -9,9 +9,10 @@ from torch import Tensor
 
 
 class RandomErasing:
-    """Fill a random rectangle of an image with one colour ("Random Erasing Data Augmentation", arXiv:1708.04896).
+    """Fill a random rectangle of an image ("Random Erasing Data Augmentation", arXiv:1708.04896).
 
-    Draws from Python's global ``random``: first whether to erase, then area and aspect for each try, then the corner.
+    Draws from Python's global ``random``: first whether to erase, then area and aspect for each try, then the corner;
+    the noise of ``mode`` "pixel" comes from torch's global generator.
 
     Args:
         probability: chance that an image is changed, 0 to 1.
@@ -21,6 +22,8 @@ class RandomErasing:
         mean: colour of the rectangle, one number for each channel or one for all, on the scale of the (normalised)
             image.
         tries: how many rectangles are drawn, until one fits, before the image is left unchanged.
+        mode: what fills the rectangle: "mean" (the colour ``mean``) or "pixel" (noise from a standard normal
+            distribution, for each pixel and channel).
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class RandomErasing:
         r1: float = 0.3,
         mean: Sequence[float] = (0.0,),
         tries: int = 100,
+        mode: str = "mean",
     ) -> None:
         self.probability = probability
         self.sl = sl
@@ -38,6 +42,7 @@ class RandomErasing:
         self.r1 = r1
         self.mean = mean
         self.tries = tries
+        self.mode = mode
 
     def __call__(self, image: Tensor) -> Tensor:
         """Erase in place.
@@ -57,10 +62,16 @@ class RandomErasing:
             h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
             if h < height and w < width:
                 top, left = random.randint(0, height - h), random.randint(0, width - w)
-                colour = torch.tensor(self.mean, dtype=image.dtype, device=image.device)
-                image[:, top : top + h, left : left + w] = colour[:, None, None]
+                rectangle = image[:, top : top + h, left : left + w]
+                if self.mode == "pixel":
+                    rectangle.normal_()
+                else:
+                    rectangle[:] = torch.tensor(self.mean, dtype=image.dtype, device=image.device)[:, None, None]
                 return image
         return image
 
     def __repr__(self) -> str:
-        return f"RandomErasing(probability={self.probability}, sl={self.sl}, sh={self.sh}, r1={self.r1})"
+        return (
+            f"RandomErasing(probability={self.probability}, sl={self.sl}, sh={self.sh}, r1={self.r1}, "
+            f"mode={self.mode!r})"
+        )

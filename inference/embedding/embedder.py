@@ -13,7 +13,7 @@ from torch import Tensor
 
 from checkpoints.digest import digest_of
 from config.defaults import _C as DEFAULTS
-from datasets.transforms.pixels import normalise
+from datasets.transforms.pixels import ResizedPlanes, normalise
 from inference.embedding.folding import inference_network
 from inference.embedding.images import find_images, read_batches
 from inference.embedding.inputs import as_sequence
@@ -22,6 +22,7 @@ from modelling.backbones import get_backbone
 from modelling.bases import ModelBase
 from modelling.from_weights import model_of_weights
 from modelling.hyperparameters import merge_hparams
+from modelling.mirroring import embed_views
 from modelling.origin import embedding_settings
 from utils.devices import count_cpus, find_device, inference_dtype
 from utils.errors import NotACtlCheckpointError, UserError
@@ -60,6 +61,9 @@ class Embedder:
         exif_orientation: whether images are turned upright as their EXIF data says: INPUT.EXIF_ORIENTATION of the
             model; may be set.
         dimension: length of an embedding (D).
+        resize: how images are brought to the size, "stretch" or "pad": INPUT.RESIZE of the model; may be set.
+        flip: whether an embedding is the mean of those of an image and its mirror image: TEST.FLIP of the model; may be
+            set.
 
     Raises:
         UserError: the device does not exist, or the precision is unknown or not supported by the device.
@@ -92,6 +96,8 @@ class Embedder:
         self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)
         self.std = tuple(options.PIXEL_STD if std is None else std)
         self.exif_orientation = bool(options.EXIF_ORIENTATION)
+        self.resize: str = options.RESIZE
+        self.flip = bool(model.hparams.TEST.FLIP)
         self.batch_size = model.hparams.TEST.IMS_PER_BATCH if batch_size is None else batch_size
         self.num_workers = _choose_workers(self.device) if num_workers == -1 else num_workers
         if len(self.size) != 2 or min(self.size) < 1 or self.batch_size < 1 or self.num_workers < 0:
@@ -143,7 +149,7 @@ class Embedder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What embeddings must share to be comparable: weights, image size, scaling, orientation, precision.
+        """What embeddings must share to be comparable: weights, images, scaling, orientation, flip, precision.
 
         A pooling other than the average, and embeddings from before the neck, are named too.
         """
@@ -154,6 +160,8 @@ class Embedder:
             "mean": list(self.mean),
             "std": list(self.std),
             "exif_orientation": self.exif_orientation,
+            "resize": self.resize,
+            "flip": self.flip,
             "dtype": str(self.dtype).removeprefix("torch."),
             **self.settings,
         }
@@ -235,7 +243,8 @@ class Embedder:
         size = self._batch_size(batch_size)
         workers = self.num_workers if len(sources) > 1 else 0
         pin_memory = self.device.type == "cuda"
-        batches = read_batches(sources, self.size, size, workers, pin_memory, self.exif_orientation)
+        resize = ResizedPlanes.of_mode(self.size, self.resize, self.mean)
+        batches = read_batches(sources, resize, size, workers, pin_memory, self.exif_orientation)
         for start, batch in zip(itertools.count(0, size), batches):
             if batch.errors and on_error == "stop":
                 raise batch.errors[min(batch.errors)]
@@ -259,7 +268,7 @@ class Embedder:
 
     def _compute(self, x: Tensor) -> Embeddings:
         with torch.inference_mode():
-            embeddings = self.network(x).float().cpu().numpy()
+            embeddings = embed_views(self.network, x, self.flip).float().cpu().numpy()
         bad = ~np.isfinite(embeddings).all(1)
         if bad.any():
             raise UserError(

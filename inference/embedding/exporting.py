@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datasets.transforms.build import eval_transforms
+from datasets.transforms.pixels import ResizedPlanes
 from modelling.backbones.resnet import ResNet
 from modelling.bases import EmbeddingPath, ModelBase
 from modelling.origin import embedding_settings
@@ -40,7 +41,7 @@ class EmbeddingNetwork(nn.Module):
 
     def __init__(self, model: ModelBase, unit: bool) -> None:
         super().__init__()
-        self.path, self.unit = EmbeddingPath(model), unit
+        self.path, self.unit = EmbeddingPath(model, model.hparams.TEST.FLIP), unit
         model.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime decides
         if isinstance(model.backbone.base, ResNet) and hasattr(model.backbone.base, "fc"):
             del model.backbone.base.fc  # never used
@@ -125,7 +126,8 @@ def _write(format: str, network: nn.Module, *args: Any) -> RunFile:
 def compare(network: nn.Module, run: RunFile, metadata: dict[str, Any]) -> tuple[float, float]:
     """Lowest cosine and largest relative error of ``run`` against the network, on noise, smooth colours and white."""
     height, width = metadata["image_size"]
-    transform = eval_transforms((height, width), metadata["pixel_mean"], metadata["pixel_std"])
+    scaling = metadata["pixel_mean"], metadata["pixel_std"]
+    transform = eval_transforms((height, width), *scaling, metadata["resize_mode"])
     rng = np.random.default_rng(0)
     # A few pixels, enlarged, give smooth areas and edges as in real images; the last image is all white.
     small = [Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)) for _ in range(_IMAGES - 1)]
@@ -154,6 +156,8 @@ def _metadata(
     model: ModelBase, checkpoint: Path, unit: bool, any_batch: bool, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     options = model.hparams
+    image_size = [int(side) for side in size or options.INPUT.SIZE_TEST]
+    resize = ResizedPlanes.of_mode(image_size, options.INPUT.RESIZE, options.INPUT.PIXEL_MEAN)
     with checkpoint.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
@@ -163,13 +167,16 @@ def _metadata(
         "layout": "NCHW",
         "channels": "RGB",
         "dtype": "float32",
-        "image_size": [int(side) for side in size or options.INPUT.SIZE_TEST],  # height, width
+        "image_size": image_size,  # height, width
         "exif_orientation": bool(options.INPUT.EXIF_ORIENTATION),  # whether images are turned upright first
         "resize": "bilinear with antialiasing, as Pillow",
+        "resize_mode": options.INPUT.RESIZE,
+        "border": resize.fill and list(resize.fill),  # red, green, blue of resize_mode "pad", which centres an image
         "pixel_range": [0.0, 1.0],  # before mean and std
         "pixel_mean": [float(value) for value in options.INPUT.PIXEL_MEAN],
         "pixel_std": [float(value) for value in options.INPUT.PIXEL_STD],
         "embedding_size": model.bn.num_features,
+        "flip": bool(options.TEST.FLIP),  # whether the network averages with the mirror image; it does so itself
         **embedding_settings(options),
         "normalized": unit,
         "network": options.MODEL.NAME,

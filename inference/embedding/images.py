@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datasets.transforms.pixels import resize_to_planes
+from datasets.transforms.pixels import ResizedPlanes
 from inference.embedding.inputs import as_rgb
 from utils.errors import MissingPathError, UserError
 from utils.image import IMAGE_SUFFIXES
@@ -180,12 +180,12 @@ def _images_among(folder: str, names: Any) -> list[str]:
     return [os.path.join(folder, name) for name in sorted(names) if is_image_name(name)]  # noqa: PTH118
 
 
-def read_pixels(source: Any, size: Sequence[int], exif_orientation: bool = True) -> Tensor:
+def read_pixels(source: Any, resize: ResizedPlanes, exif_orientation: bool = True) -> Tensor:
     """Read an image and resize it as everywhere else (see :mod:`datasets.transforms.pixels`); values are not scaled.
 
     Args:
         source: as for :func:`inference.embedding.inputs.as_rgb`.
-        size: height and width of the result.
+        resize: height and width of the result, and how images are brought to them.
         exif_orientation: as there.
 
     Returns:
@@ -195,7 +195,7 @@ def read_pixels(source: Any, size: Sequence[int], exif_orientation: bool = True)
         MissingPathError: the file does not exist.
         UserError: the file cannot be read, or ``source`` is not an image.
     """
-    return resize_to_planes(as_rgb(source, exif_orientation), size)
+    return resize(as_rgb(source, exif_orientation))
 
 
 @dataclass
@@ -208,7 +208,7 @@ class PixelBatch:
 
 def read_batches(
     sources: Sequence[Any],
-    size: Sequence[int],
+    resize: ResizedPlanes,
     batch_size: int,
     num_workers: int,
     pin_memory: bool = False,
@@ -221,17 +221,17 @@ def read_batches(
 
     Args:
         sources: as for :func:`read_pixels`.
-        size: height and width.
+        resize: as for :func:`read_pixels`.
         batch_size: images in a batch; the last may have fewer.
         num_workers: threads; 0 reads in the calling thread.
         pin_memory: read into pinned memory, for faster copies to a CUDA device.
         exif_orientation: as for :func:`read_pixels`.
     """
-    read = partial(_read_one, sources, size=size, exif_orientation=exif_orientation)
+    read = partial(_read_one, sources, resize=resize, exif_orientation=exif_orientation)
     starts = range(0, len(sources), batch_size)
     if not num_workers:
         for start in starts:
-            batch = _empty_batch(sources, start, batch_size, size, pin_memory)
+            batch = _empty_batch(sources, start, batch_size, resize.size, pin_memory)
             _fill(batch, read, start, 0, 1)
             yield batch
         return
@@ -240,7 +240,7 @@ def read_batches(
     try:
         waiting: list[tuple[PixelBatch, list[Future[None]]]] = []
         for start in starts:
-            batch = _empty_batch(sources, start, batch_size, size, pin_memory)
+            batch = _empty_batch(sources, start, batch_size, resize.size, pin_memory)
             steps = range(min(parts, len(batch.pixels)))
             futures = [executor.submit(_fill, batch, read, start, i, len(steps)) for i in steps]
             waiting.append((batch, futures))
@@ -267,11 +267,11 @@ def _fill(batch: PixelBatch, read: Callable[[int], Tensor], start: int, first: i
             batch.errors[position] = error
 
 
-def _read_one(sources: Sequence[Any], position: int, size: Sequence[int], exif_orientation: bool) -> Tensor:
+def _read_one(sources: Sequence[Any], position: int, resize: ResizedPlanes, exif_orientation: bool) -> Tensor:
     """One of the images; an error names the file, or else the position among the images."""
     source = sources[position]
     try:
-        return read_pixels(source, size, exif_orientation)
+        return read_pixels(source, resize, exif_orientation)
     except UserError as error:
         if isinstance(source, str | os.PathLike) or len(sources) == 1:
             raise

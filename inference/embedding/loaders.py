@@ -20,6 +20,7 @@ from datasets.loading import LateStartLoader
 from datasets.transforms import ReidTransforms
 from inference.embedding.images import get_all_images, holds_images, is_image_name, report_passed_over
 from inference.embedding.progress import Progress
+from modelling.mirroring import embed_views
 from utils.devices import count_workers, find_device
 from utils.errors import MissingPathError, UserError
 from utils.image import image_loader, pil_loader
@@ -99,7 +100,8 @@ def make_inference_data_loader(
     """A loader over the images of a folder, or over one image file, with the test transforms.
 
     Args:
-        cfg: any object with INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS; INPUT may lack EXIF_ORIENTATION.
+        cfg: any object with INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS; INPUT may lack EXIF_ORIENTATION
+            and RESIZE.
         path: folder or file; of a folder without images the loader has length 0.
         dataset_class: ImageDataset, which takes the folder's own images, ImageFolderWithPaths, which takes those of its
             subfolders, or a class of one's own. That is called with ``path`` as it is here, the transforms
@@ -142,7 +144,7 @@ def _build(
 
 
 def _inference(
-    model: Any, batch: Sequence[Any], use_cuda: bool | None = None, normalize_with_bn: bool = True
+    model: Any, batch: Sequence[Any], use_cuda: bool | None = None, normalize_with_bn: bool = True, flip: bool = False
 ) -> tuple[Tensor, Any]:
     """Embed one batch; switches the model to eval mode.
 
@@ -152,6 +154,7 @@ def _inference(
         use_cuda: whether to compute on CUDA (True) or on the CPU (False); the model is moved there if it is elsewhere.
             None computes where the model is.
         normalize_with_bn: False leaves the BN neck out.
+        flip: average the embeddings with those of the mirror images.
 
     Returns:
         Embeddings [B, D] on the device of the model, without gradient, and the paths.
@@ -159,13 +162,17 @@ def _inference(
     Raises:
         UserError: use_cuda is True on a machine without CUDA.
     """
+
+    def embed(images: Tensor) -> Tensor:
+        _, features = model.backbone(images)
+        return model.bn(features) if normalize_with_bn else features
+
     images, _, paths = batch
     _move(model, use_cuda)
     model.eval()
     # Not inference_mode: callers change the result in place, or compute gradients with it.
     with torch.no_grad():
-        _, features = model.backbone(images.to(_device_of(model), non_blocking=True))
-        return model.bn(features) if normalize_with_bn else features, paths
+        return embed_views(embed, images.to(_device_of(model), non_blocking=True), flip), paths
 
 
 def run_inference(
@@ -176,8 +183,8 @@ def run_inference(
     Args:
         model: as for :func:`_inference`.
         loader: from :func:`make_inference_data_loader`, or any that yields (images, labels, paths).
-        cfg: any object. GPU_IDS, the first of which is the CUDA device, and TRAINER.PROGRESS_BAR are read if it has
-            them.
+        cfg: any object. GPU_IDS, the first of which is the CUDA device, TEST.FLIP and TRAINER.PROGRESS_BAR are read if
+            it has them.
         print_freq: batches between two updates of the progress bar.
         use_cuda: whether to use CUDA; None uses it if there is a CUDA device and GPU_IDS is not empty.
 
@@ -194,9 +201,10 @@ def run_inference(
     embeddings: list[Tensor] = []
     names: list[str] = []
     shown = getattr(getattr(cfg, "TRAINER", None), "PROGRESS_BAR", True)
+    flip = getattr(getattr(cfg, "TEST", None), "FLIP", False)
     with Progress(_size_of(loader), print_freq, shown) as progress:
         for batch in loader:
-            features, paths = _inference(model, batch)
+            features, paths = _inference(model, batch, flip=flip)
             embeddings.append(features.float().cpu())
             names += paths
             progress.update(len(paths))

@@ -173,7 +173,7 @@ def _finished_gallery(folder: Path, about: dict[str, Any], images: Images) -> Ga
         return None
     found = {key: gallery.about.get(key) for key in about}
     if isinstance(found["embedder"], dict):  # what an older version did not record yet does not differ
-        found["embedder"] = {**about["embedder"], **found["embedder"]}
+        found["embedder"] = {key: found["embedder"].get(key, value) for key, value in about["embedder"].items()}
     differing = [key for key, value in about.items() if found[key] != value]
     if gallery.about.get("files") != digest_of_paths(_listed(images)):
         differing.append("list of images (--append adds new ones)")

@@ -28,7 +28,7 @@ from inference.galleries.labels import Label
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 from utils.files import replacing
-from utils.galleries import ABOUT, read_about, read_array
+from utils.galleries import ABOUT, read_about, read_array, with_untold
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class EmbeddingRun:
                 return None
             stream.truncate(length)
             stream.seek(length)
-        run = cls(folder, entries[0]["about"])
+        run = cls(folder, with_untold(entries[0]["about"]))
         run._journal = stream
         for entry in entries[1:]:
             run.done += entry.get("done", ())

@@ -31,6 +31,7 @@ WITHOUT_SWITCH = {
     **dict.fromkeys(
         (
             *("MODEL.COMPILE", "MODEL.GRAD_CHECKPOINT", "INPUT.SIZE_TRAIN", "INPUT.PROB", "INPUT.RE_PROB"),
+            *("INPUT.COLOR_JITTER", "INPUT.GRAY_PROB", "INPUT.RAND_AUGMENT"),
             *("INPUT.PADDING", "DATALOADER.SAMPLER", "DATALOADER.NUM_INSTANCE"),
             *("DATALOADER.USE_RESAMPLING", "SOLVER.OPTIMIZER_NAME", "SOLVER.MAX_EPOCHS", "SOLVER.BASE_LR"),
             *("SOLVER.SOFT_MARGIN", "SOLVER.CENTER_LOSS_WEIGHT", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
@@ -47,12 +48,13 @@ WITHOUT_SWITCH = {
                 "MODEL.CHANNELS_LAST",
                 "INPUT.EXIF_ORIENTATION",
                 "INPUT.SIZE_TEST",
+                "INPUT.RESIZE",
                 "INPUT.PIXEL_MEAN",
                 "INPUT.PIXEL_STD",
                 "DATASETS.NAMES",
             ),
             *("DATASETS.ON_ERROR", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE", "SOLVER.DISTANCE_FUNC"),
-            *("TEST.IMS_PER_BATCH", "TEST.FEAT_NORM", "TEST.ONLY_TEST", "TEST.VISUALIZE", "TEST.RERANK"),
+            *("TEST.IMS_PER_BATCH", "TEST.FEAT_NORM", "TEST.FLIP", "TEST.ONLY_TEST", "TEST.VISUALIZE", "TEST.RERANK"),
             *("TEST.QUERY_EXPANSION", "TRAINER.ACCELERATOR", "TRAINER.PRECISION", "TRAINER.PROFILER"),
             *(
                 "TRAINER.PROGRESS_BAR",
@@ -141,6 +143,18 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         CPU,
         "DATASETS.CAMERA_FROM folder has no effect: DATASETS.NAMES is market1501.",
         {"DATASETS.NAMES": "folder"},
+    ),
+    (
+        {"INPUT.RE_MODE": "pixel", "INPUT.RE_AREA": [0.1, 0.2], "INPUT.RE_PROB": 0},
+        CPU,
+        "INPUT.RE_MODE pixel, INPUT.RE_AREA [0.1, 0.2] have no effect: INPUT.RE_PROB is 0.0.",
+        {"INPUT.RE_PROB": 0.1},
+    ),
+    (
+        {"INPUT.COLOR_JITTER_PROB": 0.5},
+        CPU,
+        "INPUT.COLOR_JITTER_PROB 0.5 has no effect: INPUT.COLOR_JITTER is [].",
+        {"INPUT.COLOR_JITTER": [0.1, 0.1, 0.1, 0]},
     ),
     (
         {"MODEL.RESUME_TRAINING": True, "TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},

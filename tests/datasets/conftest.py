@@ -20,6 +20,17 @@ MARKET = {
     "gallery": {0: [4], 5: [1, 2], 6: [1], 9: [3]},
 }
 
+# Every augmentation and resize that is off by default.
+AUGMENTED = {
+    "INPUT.RESIZE": "pad",
+    "INPUT.RAND_AUGMENT": [2, 9],
+    "INPUT.COLOR_JITTER": [0.3, 0.2, 0.4, 0.1],
+    "INPUT.COLOR_JITTER_PROB": 0.6,
+    "INPUT.GRAY_PROB": 0.3,
+    "INPUT.RE_MODE": "pixel",
+    "INPUT.RE_AREA": [0.1, 0.2],
+}
+
 
 def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (12, 24)) -> Path:
     """A noise picture, width then height."""

@@ -324,7 +324,7 @@ def test_unreadable_files_are_skipped_and_the_cache_is_used(market, make_cfg, tm
         warnings.simplefilter("error")
         data.setup("test")
     assert isinstance(data.val.load, ImageCache)
-    assert (data.val.load.size, data.val.skip_unreadable) == ((16, 8), True)
+    assert (data.val.load.resize.size, data.val.skip_unreadable) == ((16, 8), True)
     assert len(data.val.load.paths) == 8
     assert not data.train.load.paths  # a test reads no training images
     assert sum(int((pids < 0).sum()) for _, pids, *_ in data.val_dataloader()) == 1

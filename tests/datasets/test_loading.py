@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from config.load import load_config
 from datasets import init_dataset
 from datasets.bases import BaseDatasetLabelled, BaseDatasetLabelledPerPid, collate_fn_alternative
 from datasets.draws import (
@@ -26,7 +27,7 @@ from datasets.draws import (
 )
 from datasets.loading import LateStartLoader, Sample
 from datasets.samplers import RandomIdentitySampler
-from tests.datasets.conftest import write_image
+from tests.datasets.conftest import AUGMENTED, write_image
 from utils.errors import UserError
 
 
@@ -236,6 +237,34 @@ def test_batches_are_the_same_for_any_number_of_workers_and_any_start(market, ma
     assert_same_batches(load(0, [1, 0]), reference[::-1])
     assert not torch.equal(load(0, [0], seed=6)[0][0][0], reference[0][0][0])
     assert not torch.equal(reference[0][0][0], reference[1][0][0])
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than 2 images", "ignore:This DataLoader will create")
+@pytest.mark.parametrize("cache", ["none", "disk"])
+def test_augmented_batches_are_the_same_for_any_number_of_workers(market, make_cfg, tmp_path, cache):
+    options = {"DATALOADER.CACHE": cache, "DATALOADER.CACHE_DIR": str(tmp_path / "cache")}
+    options["INPUT.SIZE_TRAIN"] = [16, 12]  # another shape than that of the files
+    cfg = make_cfg(market, *(part for pair in (AUGMENTED | options).items() for part in pair))
+
+    def load(num_workers, **changed):
+        config = cfg.clone()
+        config.merge_from_list([part for pair in changed.items() for part in pair])
+        loader = init_dataset("market1501", cfg=config, num_workers=num_workers, seed=5).train_dataloader()
+        return collect(loader, range(2))
+
+    reference = load(0)
+    torch.manual_seed(99)
+    random.seed(99)
+    for workers in (0, 1, 3):
+        assert_same_batches(load(workers), reference)
+    assert_same_batches(load(0, **{"DATALOADER.CACHE": "none"}), reference)
+    # Each of the keys is at work in these batches.
+    defaults = load_config()
+    for key in AUGMENTED:
+        section, _, name = key.partition(".")
+        changed = load(0, **{key: defaults[section][name]})
+        pairs = zip(itertools.chain(*changed), itertools.chain(*reference), strict=True)
+        assert not all(torch.equal(images[0], others[0]) for images, others in pairs), key
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer than 2 images")

@@ -9,11 +9,12 @@ from datasets import init_dataset, validate
 from datasets.caching.cache import ImageCache, image_loaders
 from datasets.caching.folders import disk_folder
 from datasets.checking.scan import scan_images
-from datasets.transforms.pixels import resize_to_planes
+from datasets.transforms.pixels import ResizedPlanes, resize_to_planes
 from tests.support import UPRIGHT, save_turned, stored_pixels
 from utils.image import pil_loader
 
 SIZE = (16, 8)
+RESIZE = ResizedPlanes(SIZE)
 
 
 def planes(pixels):
@@ -62,7 +63,7 @@ def test_training_and_validation(one_identity, make_cfg, tmp_path, upright, cach
 @pytest.mark.parametrize("kind", ["none", "ram", "disk"])
 def test_runs_with_and_without_orientation_share_a_cache(turned, tmp_path, kind):
     for upright in (True, False, True):
-        (load,) = image_loaders(kind, 1.0, str(tmp_path / "cache"), [(turned, SIZE)], upright)
+        (load,) = image_loaders(kind, 1.0, str(tmp_path / "cache"), [(turned, RESIZE)], upright)
         for path, value in zip(turned, UPRIGHT, strict=True):
             expected = planes(UPRIGHT[value if upright else 1](stored_pixels()))
             for _ in range(2):
@@ -72,12 +73,12 @@ def test_runs_with_and_without_orientation_share_a_cache(turned, tmp_path, kind)
 
 def test_neither_run_rewrites_the_entries_of_the_other(turned, tmp_path):
     folder = disk_folder(str(tmp_path / "cache"))
-    upright, stored = (ImageCache(folder, turned, SIZE, exif_orientation=value) for value in (True, False))
+    upright, stored = (ImageCache(folder, turned, RESIZE, exif_orientation=value) for value in (True, False))
     assert not {upright.entry_of(path) for path in turned} & {stored.entry_of(path) for path in turned}
 
 
 def test_entries_of_versions_without_orientation_are_written_anew(turned, tmp_path, monkeypatch):
-    cache = ImageCache(disk_folder(str(tmp_path / "cache")), turned, SIZE)
+    cache = ImageCache(disk_folder(str(tmp_path / "cache")), turned, RESIZE)
     with monkeypatch.context() as older:
         older.setattr("datasets.caching.cache._FORMAT", 1)
         older.setattr("datasets.caching.cache.pil_loader", lambda path, _: pil_loader(path, exif_orientation=False))
@@ -88,7 +89,7 @@ def test_entries_of_versions_without_orientation_are_written_anew(turned, tmp_pa
 def test_an_image_beyond_the_room_of_the_cache_is_turned_too(turned, tmp_path):
     folder = disk_folder(str(tmp_path / "cache"))
     for upright in (True, False):
-        found = ImageCache(folder, [], SIZE, exif_orientation=upright)(turned[5])
+        found = ImageCache(folder, [], RESIZE, exif_orientation=upright)(turned[5])
         np.testing.assert_array_equal(np.asarray(found), UPRIGHT[6 if upright else 1](stored_pixels()))
 
 

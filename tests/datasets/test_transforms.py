@@ -1,6 +1,7 @@
 """Transforms against the recorded pixels, and the rectangle that random erasing fills."""
 
 import random
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision import transforms as tv
+from torchvision.transforms import v2
 
 from config import cfg as shared_cfg
 from datasets.transforms import RandomErasing, ReidTransforms
-from datasets.transforms.build import input_size
-from datasets.transforms.pixels import resize_to_planes
+from datasets.transforms.build import first_resize
+from datasets.transforms.pixels import ResizedPlanes, resize_to_planes
+from tests.datasets.conftest import AUGMENTED
 from tests.small import small_config
 from tests.support import assert_close, golden
 
@@ -168,6 +171,140 @@ def test_the_colour_may_be_one_number_and_the_order_of_arguments_is_kept():
 
 def test_how_a_transform_begins(make_cfg, tmp_path):
     ours = ReidTransforms(make_cfg(tmp_path)).build_transforms()
-    assert input_size(ours) == input_size(tv.Compose([ours, tv.RandomRotation(3)])) == (16, 8)
+    assert first_resize(ours) == first_resize(tv.Compose([ours, tv.RandomRotation(3)])) == ResizedPlanes((16, 8))
     for other in (None, tv.Compose([]), tv.Compose([tv.Resize((16, 8)), tv.ToTensor()])):
-        assert input_size(other) is None
+        assert first_resize(other) is None
+    padded = ReidTransforms(make_cfg(tmp_path, "INPUT.RESIZE", "pad")).build_transforms(is_train=False)
+    assert first_resize(padded) == ResizedPlanes([16, 8], (124, 116, 104))
+
+
+# ------------------------------------------------------------------------------------------------------ off by default
+
+
+def augmented_by_torchvision(image, size, padding):
+    """AUGMENTED from the parts of Pillow and torchvision."""
+    mean, std = shared_cfg.INPUT.PIXEL_MEAN, shared_cfg.INPUT.PIXEL_STD
+    border = tuple(round(255 * part) for part in mean)
+    steps = [
+        lambda image: ImageOps.pad(image, (size[1], size[0]), Image.Resampling.BILINEAR, border),
+        v2.PILToTensor(),
+        v2.RandAugment(2, 9, interpolation=v2.InterpolationMode.BILINEAR),
+        v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.2, saturation=0.4, hue=0.1)], 0.6),
+        v2.RandomGrayscale(0.3),
+        *(tv.RandomHorizontalFlip(0.5), tv.Pad(padding), tv.RandomCrop(size)),
+        *(tv.ConvertImageDtype(torch.float32), tv.Normalize(mean, std)),
+        RandomErasing(0.5, 0.1, 0.2, mean=mean, mode="pixel"),
+    ]
+    return tv.Compose(steps)(image)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    *(st.tuples(st.integers(8, 40), st.integers(8, 40)), st.tuples(st.integers(8, 30), st.integers(8, 30))),
+    *(st.integers(0, 50), st.integers(0, 10**6)),
+)
+def test_with_everything_on_pixels_and_draws_are_those_of_torchvision(file, size, padding, seed):
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*file, 3), dtype=np.uint8))
+    ours = ReidTransforms(sized_config(size, **{"INPUT.PADDING": padding}, **AUGMENTED)).build_transforms()
+    outputs = []
+    for transform in (ours, lambda image: augmented_by_torchvision(image, list(size), padding)):
+        random.seed(seed)
+        torch.manual_seed(seed)
+        outputs.append(transform(image))
+        outputs.append(torch.rand(1) + random.random())
+    assert torch.equal(outputs[0], outputs[2])
+    assert outputs[0].is_contiguous()
+    assert torch.equal(outputs[1], outputs[3])
+
+
+def test_by_default_there_is_no_further_step():
+    steps = [type(step).__name__ for step in ReidTransforms(sized_config((64, 32))).build_transforms().transforms]
+    assert steps == ["ResizedPlanes", "RandomFlipAndShift", "Normalise", "RandomErasing"]
+    steps = ReidTransforms(sized_config((64, 32), **AUGMENTED)).build_transforms().transforms
+    assert [type(step).__name__ for step in steps] == [
+        *("ResizedPlanes", "RandAugment", "RandomApply", "RandomGrayscale", "RandomFlipAndShift", "Normalise"),
+        "RandomErasing",
+    ]
+
+
+def trained_pixels(**options):
+    """Training images of one noisy image as bytes again: without flip, shift and erasing."""
+    plain = {"INPUT.PROB": 0.0, "INPUT.PADDING": 0, "INPUT.RE_PROB": 0.0}
+    plain |= {"INPUT.PIXEL_MEAN": [0.0] * 3, "INPUT.PIXEL_STD": [1.0] * 3}
+    image = Image.fromarray(np.random.default_rng(5).integers(20, 200, (24, 12, 3), dtype=np.uint8))
+    transform = ReidTransforms(sized_config((24, 12), **plain, **options)).build_transforms()
+    torch.manual_seed(0)
+    return image, torch.stack([(transform(image) * 255).round() for _ in range(200)])
+
+
+def test_gray_images_are_as_many_as_asked_and_have_the_luma_of_pillow():
+    image, pixels = trained_pixels(**{"INPUT.GRAY_PROB": 0.25})
+    is_gray = (pixels[:, :1] == pixels).flatten(1).all(1)
+    assert 35 <= int(is_gray.sum()) <= 65
+    luma = torch.from_numpy(np.asarray(image.convert("L")).astype(np.float32))
+    assert (pixels[is_gray][0, 0] - luma).abs().max() <= 1
+    assert torch.equal(pixels[~is_gray][0], torch.from_numpy(np.array(image)).permute(2, 0, 1).float())
+
+
+def test_the_jitter_stays_within_its_bounds_and_happens_as_often_as_asked():
+    image, pixels = trained_pixels(**{"INPUT.COLOR_JITTER": [0.2, 0, 0, 0], "INPUT.COLOR_JITTER_PROB": 0.5})
+    source = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    factors = pixels.flatten(1).mean(1) / source.mean()
+    assert 0.79 <= float(factors.min()) < 0.85
+    assert 1.15 < float(factors.max()) <= 1.21
+    assert 75 <= sum(torch.equal(changed, source) for changed in pixels) <= 125
+
+
+@settings(max_examples=100)
+@given(*(st.tuples(st.integers(1, 50), st.integers(1, 50)) for _ in range(2)), st.integers(0, 99))
+def test_a_padded_image_is_that_of_pillow(file, size, seed):
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*file, 3), dtype=np.uint8))
+    colour = (9, 200, 31)
+    found = resize_to_planes(image, size, colour)
+    if min(size[0] / file[0], size[1] / file[1]) * min(file) <= 0.5:
+        # A shape so extreme that Pillow leaves no pixel of it: here a line of one remains.
+        is_border = (found == torch.tensor(colour)[:, None, None]).all(0)
+        assert int((~is_border).sum()) in size
+    else:
+        expected = ImageOps.pad(image, (size[1], size[0]), Image.Resampling.BILINEAR, colour)
+        np.testing.assert_array_equal(found.permute(1, 2, 0), np.asarray(expected))
+
+
+def test_a_padded_image_keeps_its_shape_in_the_middle():
+    white = Image.new("RGB", (10, 10), "white")
+    planes = resize_to_planes(white, (40, 20), (1, 2, 3))
+    assert (planes[:, 10:30] == 255).all()
+    assert torch.equal(planes[:, :10], torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None].expand(3, 10, 20))
+    assert torch.equal(planes[:, 30:], planes[:, :10])
+    # About 0 for the network.
+    cfg = sized_config((40, 20), **{"INPUT.RESIZE": "pad"})
+    assert ReidTransforms(cfg).build_transforms(is_train=False)(white)[:, :10].abs().max() < 0.01
+
+
+def test_colours_of_a_mean_outside_the_range_are_cut_off():
+    assert ResizedPlanes.of_mode((4, 2), "pad", [-1.0, 0.5, 2.0]).fill == (0, 128, 255)
+    assert ResizedPlanes.of_mode((4, 2), "stretch", [-1.0, 0.5, 2.0]).fill is None
+    with pytest.raises(ValueError, match="the resize is 'crop'; expected 'stretch' or 'pad'"):
+        ResizedPlanes.of_mode((4, 2), "crop", [0.0] * 3)
+
+
+def test_noise_fills_the_rectangle_that_the_mean_would():
+    outputs = {}
+    for mode in ("mean", "pixel"):
+        random.seed(4)
+        torch.manual_seed(4)
+        outputs[mode] = RandomErasing(1.0, mean=(7.0,), mode=mode)(torch.zeros(3, 60, 40))
+    mask = outputs["mean"] == 7
+    assert torch.equal(outputs["pixel"] != 0, mask)
+    noise = outputs["pixel"][mask]
+    assert len(noise.unique()) == len(noise) > 100
+    assert abs(float(noise.mean())) < 0.2
+    assert abs(float(noise.std()) - 1) < 0.2
+
+
+def test_programs_whose_configuration_lacks_the_newer_keys_get_their_test_images(transforms):
+    options = shared_cfg.INPUT.clone()
+    del options["RESIZE"]
+    image = Image.fromarray(RECORDED["img0"])
+    older = ReidTransforms(SimpleNamespace(INPUT=options)).build_transforms(is_train=False)
+    assert torch.equal(older(image), ReidTransforms(shared_cfg).build_transforms(is_train=False)(image))

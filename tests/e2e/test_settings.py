@@ -1,5 +1,6 @@
 """What was set reaches the run, what was not set comes from the checkpoint, and what differs or is void is said."""
 
+import json
 import logging
 
 import pytest
@@ -9,6 +10,8 @@ from config import cfg as shared_cfg
 from config.load import load_config
 from config.recorded import NETWORK, SCALING
 from engine.run import run_main
+from inference import Embedder
+from tests.datasets.conftest import AUGMENTED
 from tests.small import SMALL
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -98,3 +101,28 @@ def test_paths_of_a_program_that_merges_into_cfg_are_written_out(monkeypatch, tm
     with pytest.raises(UserError, match="OUTPUT_DIR is '\\$NOWHERE', but the environment variable NOWHERE is not set"):
         run_main(cfg, CTLModel, "run")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_augmentation_resize_and_flip_of_a_run_and_of_the_test_of_its_checkpoint(tiny_folders, tmp_path, caplog):
+    wide = {"INPUT.SIZE_TRAIN": [24, 24], "INPUT.SIZE_TEST": [24, 24], "SOLVER.MAX_EPOCHS": 1, "TEST.FLIP": True}
+    (trained,) = run_main(unset(**tiny_folders | AUGMENTED | wide), CTLModel, "run")
+    _, path = checkpoint_of(tmp_path / "out", 0)
+    test = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(path), "OUTPUT_DIR": str(tmp_path / "test")}
+    caplog.clear()
+    (tested,) = run_main(unset(*SCALING, *NETWORK, **tiny_folders | test), CTLModel, "run")
+    assert said(caplog) == []
+    assert "images 24x24 padded and mirrored, mean [0.485, 0.456, 0.406]" in caplog.text
+    for kind in ("instances", "centroids"):
+        assert tested[kind]["mAP"] == trained[kind]["mAP"]
+    network = json.loads((tmp_path / "test/evaluation/metrics.json").read_text())["network"]
+    assert (network["resize"], network["flip"]) == ("pad", True)
+    identity = Embedder.from_checkpoint(path, "cpu").identity
+    assert identity == {key: network[key] for key in identity if key != "dtype"} | {"dtype": "float32"}
+    caplog.clear()
+    other = {"INPUT.RESIZE": "stretch", "TEST.FLIP": False}
+    run_main(unset(*SCALING, *NETWORK, **tiny_folders | test | other), CTLModel, "run")
+    assert said(caplog) == [
+        "INPUT.RESIZE: 'pad' in the checkpoint, 'stretch' here, which is used.",
+        "TEST.FLIP: True in the checkpoint, False here, which is used.",
+    ]
+    assert "images 24x24, mean" in caplog.text

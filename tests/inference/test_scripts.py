@@ -19,6 +19,7 @@ from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
 from inference.command_line import embedder_from_config
 from inference.embedding.embedder import Embedder
+from inference.galleries.gallery import read_gallery
 from tests.inference.conftest import draw_picture
 from tests.launch import forbid_modules, run_script, start_python
 from tests.support import ROOT, UPRIGHT, golden, save_turned, stored_pixels
@@ -275,6 +276,43 @@ def test_orientation_of_images_follows_the_configuration(embedder, legacy_checkp
         pixels = np.ascontiguousarray(UPRIGHT[6 if upright else 1](stored_pixels()))
         np.testing.assert_allclose(np.load(out / "embeddings.npy"), embedder.embed(pixels), rtol=1e-4, atol=1e-4)
         assert json.loads((out / "gallery.json").read_text())["embedder"]["exif_orientation"] is upright
+
+
+def test_resize_and_flip_are_those_of_the_checkpoint_unless_others_are_asked_for(
+    embedder, pictures, legacy_checkpoint, tmp_path, caplog
+):
+    content = torch.load(legacy_checkpoint, weights_only=False)
+    content["hyper_parameters"]["INPUT"]["RESIZE"] = "pad"
+    content["hyper_parameters"]["TEST"]["FLIP"] = True
+    checkpoint = tmp_path / "padded.ckpt"
+    torch.save(content, checkpoint)
+    create_embeddings.main(list(keys(pictures, checkpoint, tmp_path / "as_recorded")))
+    assert not [record for record in caplog.records if "in the checkpoint" in record.getMessage()]
+    expected = Embedder.from_checkpoint(checkpoint, "cpu")
+    found = read_gallery(tmp_path / "as_recorded")
+    assert (found.about["embedder"]["resize"], found.about["embedder"]["flip"]) == ("pad", True)
+    assert found.about["embedder"] == expected.identity
+    np.testing.assert_allclose(found.embeddings, expected.embed(list(found.paths)), rtol=1e-4, atol=1e-4)
+
+    given = [*keys(pictures, checkpoint, tmp_path / "otherwise"), "INPUT.RESIZE", "stretch", "TEST.FLIP", "False"]
+    create_embeddings.main(given)
+    assert [record.getMessage() for record in caplog.records if "in the checkpoint" in record.getMessage()] == [
+        "INPUT.RESIZE: 'pad' in the checkpoint, 'stretch' here, which is used.",
+        "TEST.FLIP: True in the checkpoint, False here, which is used.",
+    ]
+    otherwise = read_gallery(tmp_path / "otherwise")
+    np.testing.assert_allclose(otherwise.embeddings, embedder.embed(list(found.paths)), rtol=1e-4, atol=1e-4)
+    assert abs(otherwise.embeddings - found.embeddings).max() > 0.1
+    # The query is embedded as the gallery was, or the difference is said.
+    search = ["--gallery_data", str(tmp_path / "as_recorded"), *keys(pictures, checkpoint, tmp_path / "similar")]
+    caplog.clear()
+    get_similar.main(search)
+    assert "distances between them may mean little" not in caplog.text
+    np.testing.assert_allclose(
+        np.load(tmp_path / "similar/query_embeddings.npy"), found.embeddings, rtol=1e-4, atol=1e-4
+    )
+    get_similar.main([*search, "TEST.FLIP", "False"])
+    assert "differ in flip; distances between them may mean little" in caplog.text
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 SIZE = (16, 8)
+RESIZE = ResizedPlanes(SIZE)
 PICTURE = 3 * 16 * 8
 ENTRY = PICTURE + 16
 
@@ -38,7 +39,7 @@ def paths(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, paths):
-    return ImageCache(disk_folder(str(tmp_path / "cache")), paths, SIZE)
+    return ImageCache(disk_folder(str(tmp_path / "cache")), paths, RESIZE)
 
 
 @pytest.fixture
@@ -110,10 +111,20 @@ def test_workers_fill_one_cache_together(market, make_cfg, tmp_path, no_decoding
 
 
 def test_a_picture_of_another_size_is_another_entry(tmp_path, paths, cache):
-    small = ImageCache(cache.folder, paths, (4, 6))
+    small = ImageCache(cache.folder, paths, ResizedPlanes((4, 6)))
     for _ in range(2):
         assert torch.equal(cache(paths[0]), expect(paths[0]))
         assert torch.equal(small(paths[0]), expect(paths[0], (4, 6)))
+
+
+def test_a_picture_between_borders_is_another_entry(paths, cache):
+    for colour in ((1, 2, 3), (4, 5, 6)):
+        padded = ImageCache(cache.folder, paths, ResizedPlanes((16, 12), colour))
+        stretched = ImageCache(cache.folder, paths, ResizedPlanes((16, 12)))
+        for _ in range(2):
+            assert torch.equal(padded(paths[0]), resize_to_planes(pil_loader(paths[0]), (16, 12), colour))
+            assert torch.equal(stretched(paths[0]), expect(paths[0], (16, 12)))
+    assert cache.entry_of(paths[0]) == ImageCache(cache.folder, [], ResizedPlanes([16, 8])).entry_of(paths[0])
 
 
 @pytest.mark.parametrize("what", ["bytes", "time"])
@@ -174,12 +185,12 @@ def test_errors_are_those_of_the_plain_loader(tmp_path, paths, cache):
 @pytest.mark.parametrize(("pictures", "kept"), [(0, (0, 0)), (4, (4, 0)), (14, (12, 2)), (100, (12, 3))])
 def test_the_first_pictures_get_the_room(tmp_path, paths, pictures, kept, caplog):
     caplog.set_level(logging.INFO, "datasets.caching.cache")
-    wanted = [(paths + paths[:5], SIZE), (paths[:3], list(SIZE))]
+    wanted = [(paths + paths[:5], RESIZE), (paths[:3], ResizedPlanes(list(SIZE)))]
     loaders = image_loaders("disk", (pictures * PICTURE + 1) / 1e9, str(tmp_path / "cache"), wanted)
     assert tuple(len(loader.paths) for loader in loaders) == kept
     for loader, (part, _) in zip(loaders, wanted, strict=True):
         for path in part:
-            assert torch.equal(ResizedPlanes(SIZE)(loader(path)), expect(path))
+            assert torch.equal(RESIZE(loader(path)), expect(path))
     # The second part's pictures are the first's, of the same size: the same entries.
     assert len(entries(tmp_path / "cache")) == max(kept[0], kept[1])
     assert f"{sum(kept)} of 15 images" in caplog.text
@@ -187,18 +198,18 @@ def test_the_first_pictures_get_the_room(tmp_path, paths, pictures, kept, caplog
 
 
 def test_ram_that_is_not_there_is_said(paths, memory, monkeypatch, caplog):
-    image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    image_loaders("ram", 1.0, "", [(paths, RESIZE)])
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [f"Cache ram: there is no writable /dev/shm; {memory} takes its place."]
     caplog.clear()
     monkeypatch.setattr(datasets.caching.cache, "MEMORY", memory)
-    image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    image_loaders("ram", 1.0, "", [(paths, RESIZE)])
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_memory_is_filled_by_half_only(paths, memory, monkeypatch, caplog):
     monkeypatch.setattr(datasets.caching.cache, "free_bytes", lambda folder: 10 * PICTURE)
-    (loader,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (loader,) = image_loaders("ram", 1.0, "", [(paths, RESIZE)])
     assert len(loader.paths) == 5
     assert "7 images are decoded each time" in caplog.text
     assert "--shm-size" in caplog.text
@@ -219,7 +230,7 @@ def test_a_full_disk_ends_the_writing_not_the_run(paths, cache, monkeypatch, cap
 
 def test_old_entries_of_other_runs_give_way_and_other_files_stay(tmp_path, paths):
     folder = disk_folder(str(tmp_path / "cache"))
-    old, own = ImageCache(folder, paths[:6], SIZE), ImageCache(folder, paths[6:], SIZE)
+    old, own = ImageCache(folder, paths[:6], RESIZE), ImageCache(folder, paths[6:], RESIZE)
     for number, path in enumerate(paths):
         (old if number < 6 else own)(path)
         entry = Path(old.entry_of(path))
@@ -236,10 +247,10 @@ def test_old_entries_of_other_runs_give_way_and_other_files_stay(tmp_path, paths
 
 
 def test_a_run_makes_room_for_itself(tmp_path, paths):
-    image_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[:6], SIZE)])[0](paths[0])
-    image_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[6:], SIZE)])
+    image_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[:6], RESIZE)])[0](paths[0])
+    image_loaders("disk", 1.0, str(tmp_path / "cache"), [(paths[6:], RESIZE)])
     assert len(entries(tmp_path / "cache")) == 1  # there is room for both
-    image_loaders("disk", 6 * PICTURE / 1e9, str(tmp_path / "cache"), [(paths[6:], SIZE)])
+    image_loaders("disk", 6 * PICTURE / 1e9, str(tmp_path / "cache"), [(paths[6:], RESIZE)])
     assert not entries(tmp_path / "cache")
 
 
@@ -265,7 +276,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, paths, value):
     (tmp_path / "file").write_text("")
     folder = str(tmp_path / value)
     with pytest.raises(UserError, match=f"DATALOADER.CACHE_DIR: cannot write to '{folder}"):
-        image_loaders("disk", 1.0, folder, [(paths, SIZE)])
+        image_loaders("disk", 1.0, folder, [(paths, RESIZE)])
 
 
 def test_the_usual_folder_is_the_users_cache(tmp_path, monkeypatch):
@@ -290,7 +301,7 @@ def test_several_processes_write_the_same_entries(paths, cache):
 
 
 def test_a_copy_sent_to_another_process_does_not_end_the_cache(paths, memory):
-    (loader,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (loader,) = image_loaders("ram", 1.0, "", [(paths, RESIZE)])
     copy = pickle.loads(pickle.dumps(loader))
     fill(copy, paths)
     folder = loader.folder
@@ -301,9 +312,9 @@ def test_a_copy_sent_to_another_process_does_not_end_the_cache(paths, memory):
 
 
 def test_the_last_holder_removes_the_folder(paths, memory, no_decoding):
-    (first,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
-    (second,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
-    (other,) = image_loaders("ram", 1.0, "", [(paths[:3], SIZE)])
+    (first,) = image_loaders("ram", 1.0, "", [(paths, RESIZE)])
+    (second,) = image_loaders("ram", 1.0, "", [(paths, RESIZE)])
+    (other,) = image_loaders("ram", 1.0, "", [(paths[:3], RESIZE)])
     fill(first, paths)
     assert first.folder == second.folder != other.folder
     del first
@@ -369,7 +380,7 @@ def test_names_of_shared_folders_tell_data_sets_apart():
 
 
 def test_after_the_end_nothing_is_left_behind(paths, memory):
-    (loader,) = image_loaders("ram", 1.0, "", [(paths, SIZE)])
+    (loader,) = image_loaders("ram", 1.0, "", [(paths, RESIZE)])
     worker = pickle.loads(pickle.dumps(loader))
     del loader
     fill(worker, paths)  # a worker that outlives the run decodes, and writes nothing

@@ -6,14 +6,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder
 
 from datasets.transforms import ReidTransforms
-from datasets.transforms.pixels import Normalise
+from datasets.transforms.pixels import Normalise, ResizedPlanes
 from inference import Embedder
 from inference.embedding.images import find_images, get_all_images, holds_images, read_pixels
-from inference.embedding.loaders import ImageDataset, ImageFolderWithPaths
+from inference.embedding.loaders import (
+    ImageDataset,
+    ImageFolderWithPaths,
+    make_inference_data_loader,
+    run_inference,
+)
 from inference.galleries.gallery import ABOUT, EMBEDDINGS, JOURNAL, PARTIAL, PATHS, SKIPPED
 from tests.inference.conftest import draw_picture
 from tests.launch import run_code
@@ -60,7 +65,7 @@ def test_everything_that_stands_for_pictures(embedder, paths, expected):
     images, embeddings = expected
     pictures = [pil_loader(path) for path in paths]
     arrays = [np.asarray(picture) for picture in pictures]
-    planes = torch.stack([read_pixels(path, embedder.size) for path in paths])
+    planes = torch.stack([read_pixels(path, ResizedPlanes(embedder.size)) for path in paths])
     same_size = planes.permute(0, 2, 3, 1).contiguous().numpy()
     for given in (paths, tuple(paths), np.array(paths), iter(paths), pictures, arrays, images, list(images)):
         assert_same(embedder.embed(given), embeddings)
@@ -74,7 +79,7 @@ def test_everything_that_stands_for_pictures(embedder, paths, expected):
 
 
 def test_pixels_are_those_of_the_test_transforms(embedder, paths, expected):
-    pixels = torch.stack([read_pixels(path, embedder.size) for path in paths])
+    pixels = torch.stack([read_pixels(path, ResizedPlanes(embedder.size)) for path in paths])
     assert torch.equal(Normalise(embedder.mean, embedder.std)(pixels), expected[0])
     assert_same(embedder.embed_pixels(pixels), expected[1])
 
@@ -389,3 +394,60 @@ def test_folders_that_cannot_be_listed(pictures, monkeypatch):
     for folder, deep in ((pictures / "below" / "closed", False), (pictures, True)):
         with pytest.raises(UserError, match="closed' cannot be listed .Permission denied"):
             get_all_images(folder, deep)
+
+
+# -------------------------------------------------------------------------------------------------- ways to the network
+
+
+def test_flip_averages_both_views(model, paths):
+    one = Embedder(model, "cpu", num_workers=0)
+    both = Embedder(model, "cpu", num_workers=0)
+    assert (both.flip, both.identity["flip"]) == (False, False)
+    both.flip = True
+    assert both.identity == one.identity | {"flip": True}
+    images = [np.asarray(pil_loader(path).resize((32, 64), Image.Resampling.BILINEAR)) for path in paths]
+    mirrored = one.embed([np.ascontiguousarray(image[:, ::-1]) for image in images])
+    expected = (one.embed(images) + mirrored) / 2
+    assert_same(both.embed(images), expected)
+    assert_same(both.embed(paths), expected)
+    assert abs(expected - mirrored).max() > 0.1
+
+
+def test_padding_keeps_the_shape_of_an_image(model, tmp_path):
+    path = draw_picture(tmp_path / "wide.png", 0)
+    Image.open(path).resize((60, 30)).save(path)
+    stretched = Embedder(model, "cpu", num_workers=0)
+    padded = Embedder(model, "cpu", num_workers=0)
+    assert (padded.resize, padded.identity["resize"]) == ("stretch", "stretch")
+    padded.resize = "pad"
+    assert padded.identity == stretched.identity | {"resize": "pad"}
+    border = tuple(round(255 * part) for part in padded.mean)
+    expected = ImageOps.pad(pil_loader(path), (32, 64), Image.Resampling.BILINEAR, border)
+    assert_same(padded.embed(path), stretched.embed(expected))
+    assert abs(padded.embed(path) - stretched.embed(path)).max() > 0.1
+    padded.resize = "crop"
+    with pytest.raises(ValueError, match="the resize is 'crop'; expected 'stretch' or 'pad'"):
+        padded.embed(path)
+
+
+@pytest.fixture
+def views_on(model):
+    model.hparams.INPUT.RESIZE, model.hparams.TEST.FLIP = "pad", True
+    yield model
+    model.hparams.INPUT.RESIZE, model.hparams.TEST.FLIP = "stretch", False
+
+
+def test_resize_and_flip_are_those_of_the_model(views_on, paths):
+    found = Embedder(views_on, "cpu", num_workers=0)
+    assert (found.resize, found.flip) == ("pad", True)
+    transform = ReidTransforms(views_on.hparams).build_transforms(is_train=False)
+    with torch.inference_mode():
+        assert_same(found.embed(paths), views_on(torch.stack([transform(pil_loader(path)) for path in paths])).numpy())
+
+
+def test_programs_with_loaders_of_this_project_get_both_views(views_on, paths, tmp_path):
+    for path in paths:
+        shutil.copy(path, tmp_path)
+    loader = make_inference_data_loader(views_on.hparams, tmp_path)
+    found, _ = run_inference(views_on, loader, views_on.hparams, use_cuda=False)
+    assert_same(found, Embedder(views_on, "cpu", num_workers=0).embed(paths))

@@ -141,11 +141,32 @@ def test_the_file_runs_without_this_code(case, exported, checkpoints):
     assert {key: read[key] for key in read if key not in ("exporter", "source_sha256")} == {
         "input": "images", "output": "embeddings", "batch": "any" if dynamic or form == "torchscript" else 1,
         "layout": "NCHW", "channels": "RGB", "dtype": "float32", "image_size": [64, 32],
-        "resize": "bilinear with antialiasing, as Pillow", "pixel_range": [0.0, 1.0],
+        "resize": "bilinear with antialiasing, as Pillow", "resize_mode": "stretch", "border": None, "flip": False,
+        "pixel_range": [0.0, 1.0],
         "pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.229, 0.224, 0.225],
         "embedding_size": NETWORKS[name], "exif_orientation": True, "normalized": unit, "network": name,
         "source": f"{name}.ckpt",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_files_average_with_the_mirror_image_themselves(checkpoints, tmp_path):
+    content = torch.load(checkpoints["resnet18"][0], weights_only=True)
+    content["hyper_parameters"]["TEST"]["FLIP"] = True
+    content["hyper_parameters"]["INPUT"]["RESIZE"] = "pad"
+    torch.save(content, tmp_path / "both.ckpt")
+    model = ModelBase.load_from_checkpoint(tmp_path / "both.ckpt").eval()
+    paths = [tmp_path / f"both{ending}" for ending in ENDINGS.values()]
+    for form, path in zip(ENDINGS, paths, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert export_checkpoint(tmp_path / "both.ckpt", path, form, unit=True)["cosine"] >= 0.99999
+    with torch.no_grad():
+        one, other = (model.embed(torch.from_numpy(views.copy())) for views in (images(), images()[..., ::-1]))
+    for found, read in run_alone(paths, tmp_path / "empty"):
+        np.testing.assert_allclose(found, normalize((one + other) / 2), rtol=1e-4, atol=1e-5)
+        assert abs(found - normalize(one).numpy()).max() > 1e-3
+        assert (read["flip"], read["resize_mode"], read["border"]) == (True, "pad", [128, 102, 76])
 
 
 def test_a_checkpoint_of_the_original(tmp_path, capsys):

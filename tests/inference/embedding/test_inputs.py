@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.transforms.pixels import ResizedPlanes
 from inference.embedding.images import get_all_images, read_pixels
 from inference.embedding.inputs import as_rgb
 from tests.support import UPRIGHT, save_turned, stored_pixels
@@ -119,7 +120,8 @@ def test_pixels_of_each_orientation(tmp_path):
         path = save_turned(tmp_path / f"{value}.png", value)
         for upright in (True, False):
             expected = Image.fromarray(np.ascontiguousarray(UPRIGHT[value if upright else 1](stored_pixels())))
-            assert torch.equal(read_pixels(path, (16, 8), upright), read_pixels(expected, (16, 8)))
+            resize = ResizedPlanes((16, 8))
+            assert torch.equal(read_pixels(path, resize, upright), read_pixels(expected, resize))
 
 
 # ----------------------------------------------------------------------------------------------------- what is no image

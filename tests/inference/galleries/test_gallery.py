@@ -302,6 +302,29 @@ def test_resume_of_what_an_older_version_completed_does_nothing(create, files, t
     assert create(new, resume=True).embedded == 10
 
 
+@pytest.mark.parametrize("key", ["resize", "flip"])
+def test_galleries_of_older_versions_are_stretched_and_of_one_view(create, files, tmp_path, caplog, key):
+    """They do not tell, but could not be otherwise."""
+    values = {"resize": ("stretch", "pad"), "flip": (False, True)}[key]
+    older, other = FakeEmbedder(), FakeEmbedder()
+    older.identity = {**older.identity, key: values[0]}
+    other.identity = {**other.identity, key: values[1]}
+    create()
+    gallery = read_gallery(tmp_path / "out")
+    assert create(older, append=True).embedded == create(older, resume=True).embedded == 0
+    check_comparable(gallery, older.identity, tmp_path / "out")
+    assert not caplog.records
+    check_comparable(gallery, other.identity, tmp_path / "out")
+    assert f"differ in {key}; distances" in caplog.text
+    with pytest.raises(UserError, match=f"was made with {key} {values[0]}, but here it is {values[1]}"):
+        create(other, append=True)
+    assert create(other, resume=True).embedded == 10
+    (tmp_path / "out" / "paths.npy").unlink()
+    start_and_stop(create, files)
+    with pytest.raises(UserError, match=f"unfinished run.* was made with {key} {values[0]}, but here it is"):
+        create(other, resume=True)
+
+
 def test_without_resume_it_starts_over(create, files, tmp_path, caplog):
     start_and_stop(create, files)
     assert create().embedded == 10
