@@ -106,7 +106,34 @@ SWITCHES = (
         ("SOLVER.LR_SCHEDULER_NAME",),
         lambda cfg, _: cfg.SOLVER.LR_SCHEDULER_NAME != "multistep_lr",
     ),
-    Switch(("SOLVER.WARMUP_EPOCHS",), ("SOLVER.USE_WARMUP_LR",), lambda cfg, _: not cfg.SOLVER.USE_WARMUP_LR),
+    Switch(("SOLVER.MOMENTUM",), ("SOLVER.OPTIMIZER_NAME",), lambda cfg, _: cfg.SOLVER.OPTIMIZER_NAME != "SGD"),
+    Switch(
+        ("SOLVER.BIAS_DECAY_FACTOR",),
+        ("SOLVER.NO_DECAY", "SOLVER.WEIGHT_DECAY"),
+        lambda cfg, _: cfg.SOLVER.NO_DECAY or cfg.SOLVER.WEIGHT_DECAY == 0,
+        "biases have no decay (SOLVER.NO_DECAY, SOLVER.WEIGHT_DECAY)",
+    ),
+    Switch(
+        ("SOLVER.NO_DECAY",),
+        ("SOLVER.WEIGHT_DECAY",),
+        lambda cfg, _: cfg.SOLVER.NO_DECAY and cfg.SOLVER.WEIGHT_DECAY == 0,
+    ),
+    Switch(
+        ("SOLVER.WARMUP_EPOCHS",),
+        ("SOLVER.USE_WARMUP_LR", "SOLVER.WARMUP_STEPS"),
+        lambda cfg, _: not cfg.SOLVER.USE_WARMUP_LR or cfg.SOLVER.WARMUP_STEPS > 0,
+        "the warm-up is counted in steps (SOLVER.WARMUP_STEPS), or there is none (SOLVER.USE_WARMUP_LR)",
+    ),
+    Switch(
+        ("SOLVER.WARMUP_STEPS",),
+        ("SOLVER.USE_WARMUP_LR",),
+        lambda cfg, _: cfg.SOLVER.WARMUP_STEPS > 0 and not cfg.SOLVER.USE_WARMUP_LR,
+    ),
+    Switch(
+        ("SOLVER.LABEL_SMOOTHING",),
+        ("SOLVER.QUERY_XENT_WEIGHT",),
+        lambda cfg, _: cfg.SOLVER.QUERY_XENT_WEIGHT == 0,
+    ),
     Switch(("SOLVER.CENTER_LR",), ("SOLVER.CENTER_LOSS_WEIGHT",), lambda cfg, _: cfg.SOLVER.CENTER_LOSS_WEIGHT == 0),
     Switch(
         ("SOLVER.CENTROID_CONTRASTIVE_WEIGHT",),

@@ -16,7 +16,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DATASETS.ON_ERROR": ("stop", "skip"),
     "DATALOADER.SAMPLER": ("random_identity",),
     "DATALOADER.CACHE": ("none", "ram", "disk"),
-    "SOLVER.OPTIMIZER_NAME": ("Adam",),
+    "SOLVER.OPTIMIZER_NAME": ("Adam", "AdamW", "SGD"),
     "SOLVER.DISTANCE_FUNC": ("euclidean", "cosine"),
     "SOLVER.LR_SCHEDULER_NAME": ("multistep_lr", "cosine_annealing"),
     "SOLVER.MONITOR_METRIC_MODE": ("max", "min"),
@@ -51,7 +51,12 @@ MINIMA: dict[str, int] = {
     "SOLVER.CENTER_LR": 0,
     "SOLVER.CENTER_LOSS_WEIGHT": 0,
     "SOLVER.WEIGHT_DECAY": 0,
+    "SOLVER.BIAS_DECAY_FACTOR": 0,
     "SOLVER.WARMUP_EPOCHS": 0,
+    "SOLVER.WARMUP_STEPS": 0,
+    "SOLVER.FREEZE_EPOCHS": 0,
+    "SOLVER.MOMENTUM": 0,
+    "SOLVER.LABEL_SMOOTHING": 0,
     "SOLVER.EVAL_PERIOD": 1,
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.QUERY_XENT_WEIGHT": 0,
@@ -75,8 +80,12 @@ MAXIMA: dict[str, int] = {
     "INPUT.PROB": 1,
     "TEST.RERANK_LAMBDA": 1,
     "INPUT.RE_PROB": 1,
+    "SOLVER.MOMENTUM": 1,
+    "SOLVER.LABEL_SMOOTHING": 1,
     "REPRODUCIBLE_SEED": 2**32 - 1,
 }
+
+ABOVE_ZERO = ("SOLVER.GAMMA", "SOLVER.BIAS_LR_FACTOR", "SOLVER.HEAD_LR_FACTOR", "SOLVER.LAYER_DECAY")
 
 # Numbers that may also be None.
 OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
@@ -86,8 +95,10 @@ NEW_KEYS = (
     *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM", "DATASETS.CSV_PATH"),
     *("DATASETS.ON_ERROR", "INPUT.EXIF_ORIENTATION", "LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI"),
     *("LOGGING.ON_ERROR", "LOSSES.EXTRA", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE"),
-    *("MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE", "SOLVER.GATHER_NEGATIVES"),
-    *("SOLVER.MIN_LR", "TEST.BEFORE_TRAINING", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1"),
+    *("MODEL.FREEZE_AT", "MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE"),
+    *("SOLVER.BIAS_DECAY_FACTOR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.FREEZE_EPOCHS", "SOLVER.GATHER_NEGATIVES"),
+    *("SOLVER.HEAD_LR_FACTOR", "SOLVER.LABEL_SMOOTHING", "SOLVER.LAYER_DECAY", "SOLVER.MIN_LR", "SOLVER.NO_DECAY"),
+    *("SOLVER.WARMUP_STEPS", "TEST.BEFORE_TRAINING", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1"),
     *("TEST.RERANK_K2", "TEST.RERANK_LAMBDA", "TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH"),
     *("TRAINER.NUM_NODES", "TRAINER.PRECISION", "TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
 )
@@ -168,7 +179,7 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} to {MAXIMA[key]}.")
     if key in MINIMA and value < MINIMA[key]:
         raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} or more.")
-    if key == "SOLVER.GAMMA" and value <= 0:
+    if key in ABOVE_ZERO and value <= 0:
         raise ConfigError(f"{key} is {value}; expected more than 0.")
 
 
@@ -190,6 +201,9 @@ def _check_list(key: str, value: Any) -> None:
     elif key == "INPUT.PIXEL_STD":
         if len(value) != 3 or not all(_is_finite(std) and std > 0 for std in value):
             raise ConfigError(f"{key} is {value}; expected three numbers above 0.")
+    elif key == "MODEL.FREEZE_AT":
+        if not all(isinstance(pattern, str) and pattern for pattern in value):
+            raise ConfigError(f'{key} is {value}; expected a list of name patterns such as "backbone.base.layer1.*".')
     elif key == "LOSSES.EXTRA":
         if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
             raise ConfigError(f"{key} is {value}; expected a list of different names.")
