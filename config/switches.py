@@ -118,11 +118,11 @@ SWITCHES = (
         ("SOLVER.WEIGHT_DECAY",),
         lambda cfg, _: cfg.SOLVER.NO_DECAY and cfg.SOLVER.WEIGHT_DECAY == 0,
     ),
+    Switch(("SOLVER.WARMUP_EPOCHS",), ("SOLVER.USE_WARMUP_LR",), lambda cfg, _: not cfg.SOLVER.USE_WARMUP_LR),
     Switch(
         ("SOLVER.WARMUP_EPOCHS",),
-        ("SOLVER.USE_WARMUP_LR", "SOLVER.WARMUP_STEPS"),
-        lambda cfg, _: not cfg.SOLVER.USE_WARMUP_LR or cfg.SOLVER.WARMUP_STEPS > 0,
-        "the warm-up is counted in steps (SOLVER.WARMUP_STEPS), or there is none (SOLVER.USE_WARMUP_LR)",
+        ("SOLVER.WARMUP_STEPS",),
+        lambda cfg, _: cfg.SOLVER.USE_WARMUP_LR and cfg.SOLVER.WARMUP_STEPS > 0,
     ),
     Switch(
         ("SOLVER.WARMUP_STEPS",),

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from modelling.freezing import Frozen
 from modelling.lightning_1_1 import HiddenHook
-from solver.optimizers import OPTIMIZERS, has_fused, is_center_optimizer
+from solver.optimizers import has_fused_adam, is_center_optimizer
 from solver.schedules import EpochSchedule, set_epoch
 from utils.distributed import broadcast_from_first, running_processes
 from utils.errors import UserError
@@ -73,11 +73,9 @@ class EpochKeeper(Callback):
 
     @staticmethod
     def _drop_fused(trainer: Trainer, pl_module: Any) -> None:
-        """Drop ``fused`` from an optimiser state that comes from another machine, if this one has no such kernel."""
-        optimizer = trainer.optimizers[0]
-        kind = next((kind for kind in OPTIMIZERS.values() if isinstance(optimizer, kind)), OPTIMIZERS["Adam"])
-        for group in optimizer.param_groups:
-            if group.get("fused") and not has_fused(kind, pl_module.device):
+        """Drop ``fused`` from an optimiser state that comes from another machine, if this one has no fused Adam."""
+        for group in trainer.optimizers[0].param_groups:
+            if group.get("fused") and not has_fused_adam(pl_module.device):
                 group["fused"] = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -1,7 +1,8 @@
 """The optimiser of the network, and SGD for the class centres."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn, optim
 from solver.groups import BY_NAME, ONE_GROUP, Factors, Parts, group_parameters
 from utils.errors import UnknownNameError
 
-OPTIMIZERS: dict[str, type[optim.Optimizer]] = {"Adam": optim.Adam, "AdamW": optim.AdamW, "SGD": optim.SGD}
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"Adam": optim.Adam, "AdamW": optim.AdamW, "SGD": optim.SGD}
 # Those of the centres that were built here; their type, which is that of any SGD, does not tell them apart.
 _OF_CENTERS: "WeakSet[optim.Optimizer]" = WeakSet()
 
@@ -26,7 +27,7 @@ def make_optimizers(
     factors: Factors = ONE_GROUP,
     parts: Parts = BY_NAME,
 ) -> list[optim.Optimizer]:
-    """Build the network's optimiser, fused into one kernel where the device supports that, and SGD for the centres.
+    """Build the network's optimiser, Adam and AdamW as one kernel where the device has it, and SGD for the centres.
 
     Args:
         named_parameters: names and parameters. Frozen parameters are left out.
@@ -50,13 +51,13 @@ def make_optimizers(
     trained = [(key, parameter) for key, parameter in named_parameters if parameter.requires_grad]
     centers = [parameter for key, parameter in trained if parts.is_center(key)]
     network = [(key, parameter) for key, parameter in trained if not parts.is_center(key)]
-    options = {"momentum": momentum} if name == "SGD" else {}
-    if all(has_fused(OPTIMIZERS[name], device) for device in {parameter.device for _, parameter in network}):
-        options["fused"] = True
+    options: dict[str, Any] = {"momentum": momentum}
+    if name != "SGD":  # whose kernel fails where some parameters, released later than others, have no momentum yet
+        options = {"fused": all(has_fused_adam(p.device) for _, p in network) or None}
     groups = group_parameters(network, factors, parts, base_lr=base_lr, weight_decay=weight_decay)
     sgd = optim.SGD(centers, lr=center_lr)
     _OF_CENTERS.add(sgd)
-    return [OPTIMIZERS[name](groups, lr=base_lr, weight_decay=weight_decay, **options), sgd]  # type: ignore[call-arg]
+    return [OPTIMIZERS[name](groups, lr=base_lr, weight_decay=weight_decay, **options), sgd]
 
 
 def is_center_optimizer(optimizer: optim.Optimizer) -> bool:
@@ -65,12 +66,12 @@ def is_center_optimizer(optimizer: optim.Optimizer) -> bool:
 
 
 @cache
-def has_fused(kind: type[optim.Optimizer], device: torch.device) -> bool:
-    """Whether this version of torch computes a step of an optimiser in one kernel on the device."""
+def has_fused_adam(device: torch.device) -> bool:
+    """Whether this version of torch has a fused kernel of Adam, and so of AdamW, for the device."""
     try:
         parameter = nn.Parameter(torch.zeros(1, device=device))
         parameter.grad = torch.zeros(1, device=device)
-        kind([parameter], lr=0.1, fused=True).step()  # type: ignore[call-arg]
-    except (RuntimeError, TypeError):  # older versions do not know the argument for SGD
+        optim.Adam([parameter], fused=True).step()
+    except RuntimeError:
         return False
     return True

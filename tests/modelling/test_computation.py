@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from engine.trainer import build_profiler
 from modelling.backbones import get_backbone
-from solver.optimizers import has_fused
+from solver.optimizers import has_fused_adam
 from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -215,10 +215,10 @@ def test_under_autocast_the_map_is_bfloat16_and_every_loss_float32():
 
 
 def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(monkeypatch):
-    assert not has_fused(torch.optim.Adam, torch.device("meta"))
+    assert not has_fused_adam(torch.device("meta"))
     model = make_model()
     adam, _ = model.configure_optimizers()[0]
-    fused = has_fused(torch.optim.Adam, torch.device("cpu"))
+    fused = has_fused_adam(torch.device("cpu"))
     assert bool(adam.param_groups[0].get("fused")) == fused
 
     class Restored(Callback):
@@ -227,8 +227,8 @@ def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(
         def on_fit_start(self, trainer, pl_module):
             trainer.optimizers[0].param_groups[0]["fused"] = True
 
-    monkeypatch.setattr("solver.optimizers.has_fused", lambda *kind_and_device: False)
-    monkeypatch.setattr("modelling.epochs.has_fused", lambda *kind_and_device: False)
+    monkeypatch.setattr("solver.optimizers.has_fused_adam", lambda device: False)
+    monkeypatch.setattr("modelling.epochs.has_fused_adam", lambda device: False)
     trainer = fit(make_model(), batch(), Restored())
     assert trainer.optimizers[0].param_groups[0]["fused"] is None
 
