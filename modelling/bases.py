@@ -277,7 +277,8 @@ class ModelBase(LightningModule):
     @is_adapted
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         """SOLVER.OPTIMIZER_NAME for the network with the epoch schedule, SGD for the centres."""
-        optimizers = build_optimizer(self.named_parameters(), self.hparams, parts=find_parts(self))
+        parts = find_parts(self, with_distances=self.hparams.SOLVER.LAYER_DECAY != 1)
+        optimizers = build_optimizer(self.named_parameters(), self.hparams, parts=parts)
         self.lr_scheduler = build_scheduler(optimizers[0], self.hparams)
         return optimizers, [self.lr_scheduler]
 

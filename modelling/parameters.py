@@ -1,7 +1,7 @@
-"""What a model's parameters are to its optimisers: class centres, layers by their depth, those without decay."""
+"""What a model's parameters are to its optimisers: class centres, blocks of the backbone, those without decay."""
 
-from collections.abc import Mapping
 from importlib import import_module
+from types import SimpleNamespace
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -10,14 +10,19 @@ from losses.center_loss import CenterLoss
 from solver.groups import Parts
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_HEAD = "-"  # the name of no parameter: what belongs to none of a network's blocks
 
 
-def find_parts(model: nn.Module) -> Parts:
+def find_parts(model: nn.Module, with_distances: bool = True) -> Parts:
     """What the optimisers must know of a model besides the names of its parameters.
 
     - The class centres are the parameters of ``center_loss`` and of every other CenterLoss but those of extra losses.
-    - The layers are those of the first module in the backbone that tells them, see :func:`find_layers`.
+    - The distances are those of the first module in the backbone that tells them, see :func:`find_distances`.
     - No decay is for the parameters of norm layers, and for those that a module names in ``no_weight_decay()``.
+
+    Args:
+        model: a model with a ``backbone``.
+        with_distances: False does not ask the backbone for its blocks.
     """
     centers: set[int] = set()
     no_decay: set[str] = set()
@@ -30,26 +35,31 @@ def find_parts(model: nn.Module) -> Parts:
         no_decay |= {_join(path, name) for name in (*named, *own)}
     names = [name for name, parameter in model.named_parameters() if id(parameter) in centers]
     backbone = getattr(model, "backbone", None)
-    layers = find_layers(backbone) if isinstance(backbone, nn.Module) else None
-    whole = None if layers is None else {f"backbone.{name}": depth for name, depth in layers.items()}
-    return Parts(centers=frozenset(names), layers=whole, no_decay=no_decay)
+    distances = find_distances(backbone) if with_distances and isinstance(backbone, nn.Module) else None
+    whole = None if distances is None else {f"backbone.{name}": count for name, count in distances.items()}
+    return Parts(centers=frozenset(names), distances=whole, no_decay=no_decay)
 
 
-def find_layers(network: nn.Module) -> dict[str, int] | None:
-    """The depth of each parameter of a network, by name: 0 for the stem, then one more for each block.
+def find_distances(network: nn.Module) -> dict[str, int] | None:
+    """How many blocks there are from each parameter of a network to the head, by name; 1 for those of the last block.
 
-    They are what ``layer_groups()`` of the network, or of a module in it, returns; for networks of timm, what timm
-    makes of their ``group_matcher``. None: no module tells.
+    The order of the blocks is the one of ``layer_groups()`` of the network or of a module in it, which returns the
+    depth of each parameter by name: 0 for the stem, then one more for each block. For networks of timm, it is what timm
+    makes of their ``group_matcher``, where layers after the last block count as the head. None: no module tells.
     """
     for path, module in network.named_modules():
-        found: Mapping[str, int] | None = None
         if callable(getattr(module, "layer_groups", None)):
-            found = module.layer_groups()
+            depths = dict(module.layer_groups())
+            head = 1 + max(depths.values(), default=0)
         elif callable(getattr(module, "group_matcher", None)):
+            named = [*module.named_parameters(), (_HEAD, None)]
+            with_head = SimpleNamespace(named_parameters=lambda named=named: named)
             group = import_module("timm.models").group_parameters
-            found = group(module, module.group_matcher(coarse=False), reverse=True)
-        if found is not None:
-            return {_join(path, name): depth for name, depth in found.items()}
+            depths = group(with_head, module.group_matcher(coarse=False), reverse=True)
+            head = depths.pop(_HEAD)
+        else:
+            continue
+        return {_join(path, name): head - depth for name, depth in depths.items()}
     return None
 
 

@@ -36,12 +36,12 @@ class Parts:
     Attributes:
         centers: parameters of the class centres; None takes those whose name contains "center", except for parameters
             of extra losses.
-        layers: the depth of each parameter of the backbone, 0 for the stem; None if nobody knows.
+        distances: blocks from each parameter of the backbone to the head, 1 for the last block; None if nobody knows.
         no_decay: parameters that ``Factors.no_decay`` concerns whatever their shape, such as position embeddings.
     """
 
     centers: Collection[str] | None = None
-    layers: Mapping[str, int] | None = None
+    distances: Mapping[str, int] | None = None
     no_decay: Collection[str] = ()
 
     def is_center(self, name: str) -> bool:
@@ -76,7 +76,13 @@ def group_parameters(
     if factors == ONE_GROUP:
         return [{"params": [parameter for _, parameter in named]}]
     backbone = backbone_prefix(name for name, _ in named)
-    distances = _distances(factors, parts)
+    distances = parts.distances or {}
+    if factors.layer_decay != 1 and not distances:
+        raise UserError(
+            f"SOLVER.LAYER_DECAY is {factors.layer_decay}, but the network does not tell the order of its layers: give "
+            "it a method layer_groups() that returns the depth of each parameter, by name, with 0 for the stem; or set "
+            "SOLVER.LAYER_DECAY 1.0."
+        )
     if factors.head_lr != 1 and not any(name.startswith(backbone) for name, _ in named):
         raise UserError(
             f"SOLVER.HEAD_LR_FACTOR is {factors.head_lr}, but no parameter is part of a backbone: their names begin "
@@ -104,17 +110,3 @@ def backbone_prefix(names: Iterable[str]) -> str:
     counts as the head; a backbone of another program's is all network.
     """
     return "backbone.base." if any(name.startswith("backbone.base.") for name in names) else "backbone."
-
-
-def _distances(factors: Factors, parts: Parts) -> dict[str, int]:
-    """Steps from each parameter of the backbone to the head, if anything depends on them."""
-    if factors.layer_decay == 1:
-        return {}
-    if not parts.layers:
-        raise UserError(
-            f"SOLVER.LAYER_DECAY is {factors.layer_decay}, but the network does not tell the order of its layers: give "
-            "it a method layer_groups() that returns the depth of each parameter, by name, with 0 for the stem; or set "
-            "SOLVER.LAYER_DECAY 1.0."
-        )
-    last = max(parts.layers.values())
-    return {name: 1 + last - depth for name, depth in parts.layers.items()}

@@ -75,16 +75,10 @@ class ResNet(nn.Module):
 
     def layer_groups(self) -> dict[str, int]:
         """The depth of each parameter, by name: 0 for conv1 and bn1, then one more for each block."""
-        blocks = [
-            f"{name}.{i}."
-            for name in ("layer1", "layer2", "layer3", "layer4")
-            for i in range(len(self.get_submodule(name)))
-        ]
-        depths = {block: depth for depth, block in enumerate(blocks, 1)}
-        return {
-            name: next((depth for block, depth in depths.items() if name.startswith(block)), 0)
-            for name, _ in self.named_parameters()
-        }
+        depths: dict[int, int] = {}
+        for depth, block in enumerate((*self.layer1, *self.layer2, *self.layer3, *self.layer4), 1):
+            depths |= {id(parameter): depth for parameter in block.parameters()}
+        return {name: depths.get(id(parameter), 0) for name, parameter in self.named_parameters()}
 
     def load_param(self, path: str | os.PathLike[str]) -> None:
         """Load a file of weights; see :func:`modelling.backbones.imagenet.load_weights_file` for files and errors."""

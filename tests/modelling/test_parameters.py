@@ -9,7 +9,7 @@ from torch import nn
 from losses.center_loss import CenterLoss
 from losses.extra import REGISTRY as LOSSES
 from modelling.backbones import BACKBONES
-from modelling.parameters import find_layers, find_parts
+from modelling.parameters import find_distances, find_parts
 from tests.modelling.test_computation import make_model
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -109,27 +109,47 @@ def test_norms_and_what_a_network_names_have_no_decay():
     assert "fc_query.weight" not in found
 
 
-def test_the_layers_of_a_wrapped_network_of_timm_are_what_timm_makes_of_them(monkeypatch):
-    """Its own function is called as it is in timm 1.0: group_parameters(module, group_matcher, ..., reverse)."""
+def test_the_blocks_of_a_wrapped_network_of_timm_are_what_timm_makes_of_them(monkeypatch):
+    """Its own function is called as it is in timm 1.0; what it finds in no block is at the head."""
 
     def group_parameters(module, group_matcher, return_values=False, reverse=False):
         assert reverse
         assert group_matcher == {"stem": r"^token", "coarse": False}
-        return {name: number for number, (name, _) in enumerate(module.named_parameters())}
+        depths = {"token": 0, "norm.weight": 1, "norm.bias": 1}
+        return {name: depths.get(name, 2) for name, _ in module.named_parameters()}
 
     timm, models = ModuleType("timm"), ModuleType("timm.models")
     models.group_parameters = group_parameters
     monkeypatch.setitem(sys.modules, "timm", timm)
     monkeypatch.setitem(sys.modules, "timm.models", models)
-    network = in_model(TimmLike())
-    names = ("token", "norm.weight", "norm.bias", "fc.weight", "fc.bias")
-    assert find_parts(network).layers == {f"backbone.base.wrapped.{name}": i for i, name in enumerate(names)}
+    expected = {"token": 2, "norm.weight": 1, "norm.bias": 1, "fc.weight": 0, "fc.bias": 0}
+    found = find_parts(in_model(TimmLike())).distances
+    assert found == {f"backbone.base.wrapped.{name}": far for name, far in expected.items()}
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224", "resnet18"])
+def test_rates_by_block_are_those_of_timm(name):
+    """Its own function groups a network that has a head; ours has none of its own."""
+    timm = pytest.importorskip("timm")
+    optim = pytest.importorskip("timm.optim")
+    full = timm.create_model(name, num_classes=3)
+    names = {id(parameter): key for key, parameter in full.named_parameters()}
+    groups = optim.param_groups_layer_decay(full, layer_decay=0.5)
+    expected = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    found = find_distances(timm.create_model(name, num_classes=0))
+    assert {key: 0.5**far for key, far in found.items()} == {key: expected[key] for key in found}
 
 
 def test_a_network_that_does_not_tell_its_layers_is_refused():
-    assert find_layers(Transformer()) is None
+    assert find_distances(Transformer()) is None
     model = make_model(**{"SOLVER.LAYER_DECAY": 0.5})
     with pytest.raises(UserError, match="does not tell the order of its layers"):
         model.configure_optimizers()
     model.backbone.layer_groups = lambda: dict.fromkeys(dict(model.backbone.named_parameters()), 0)
     assert len(model.configure_optimizers()[0][0].param_groups) == 2
+
+
+def test_a_network_is_asked_for_its_blocks_only_where_their_rates_differ():
+    model = make_model()
+    model.backbone.layer_groups = lambda: pytest.fail("asked")
+    assert len(model.configure_optimizers()[0][0].param_groups) == 1

@@ -26,10 +26,10 @@ NAMES = {
     "center_loss.centers": (3, 2),
     "extra_losses.mine.centers": (3, 2),
 }
-DEPTHS = {"token": 0, "stem.weight": 0, "stem.bias": 0, "blocks.0": 1, "blocks.1": 2}
-LAYERS = {name: depth for name in NAMES for part, depth in DEPTHS.items() if name.startswith(f"backbone.base.{part}")}
+BLOCKS = {"token": 3, "stem.": 3, "blocks.0.": 2, "blocks.1.": 1}
+DISTANCES = {name: far for name in NAMES for part, far in BLOCKS.items() if name.startswith(f"backbone.base.{part}")}
 CENTERS = ("center_loss.centers",)
-PARTS = Parts(centers=CENTERS, layers=LAYERS, no_decay={"backbone.base.token"})
+PARTS = Parts(centers=CENTERS, distances=DISTANCES, no_decay={"backbone.base.token"})
 RATE, DECAY = 0.5, 0.25
 
 
@@ -46,8 +46,8 @@ def expected(name, factors):
         decay *= factors.bias_decay
     if not name.startswith("backbone.base."):
         rate *= factors.head_lr
-    elif name in LAYERS:
-        for _ in range(3 - LAYERS[name]):  # three blocks: stem, 0 and 1
+    elif name in DISTANCES:
+        for _ in range(DISTANCES[name]):
             rate *= factors.layer_decay
     if factors.no_decay and (is_bias or len(NAMES[name]) == 1 or name == "backbone.base.token"):
         decay = 0.0
