@@ -67,7 +67,6 @@ class Frozen:
         self._stopped = [parameter for parameter in chosen if parameter.requires_grad]
         for parameter in self._stopped:
             parameter.requires_grad_(False)
-            parameter.grad = None
         ours = {id(parameter) for parameter in chosen}
         whole: dict[nn.Module, None] = {}
         for module in model.modules():

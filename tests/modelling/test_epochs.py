@@ -107,21 +107,22 @@ def test_an_old_state_without_fused_is_restored_without_it():
     assert after[0].param_groups[0]["fused"] is None
 
 
-def test_adamw_goes_on_from_the_moments_of_adam_with_its_own_decay():
-    before, after = trained(built(OLD)), built(NEW | {"name": "AdamW"})
-    decoupled = after[0].param_groups[0].get("decoupled_weight_decay")
-    continued(
-        before, after, [build_scheduler(before[0], lambda epoch: 1)], [build_scheduler(after[0], lambda epoch: 1)]
-    )
-    assert after[0].param_groups[0].get("decoupled_weight_decay") == decoupled
+@pytest.mark.parametrize(("old", "new", "decay"), [("Adam", "AdamW", 0.3 * 0.02), ("AdamW", "Adam", 0.3)])
+def test_adam_and_adamw_go_on_from_the_moments_of_each_other_with_their_own_decay(old, new, decay):
+    before, after = trained(built(OLD | {"name": old})), built(NEW | {"name": new})
+    schedules = [[build_scheduler(optimizers[0], lambda epoch: 1.0)] for optimizers in (before, after)]
+    continued(before, after, *schedules)
     (parameter,) = after[0].param_groups[0]["params"]
-    assert parameter.tolist() == [0, 0]
+    state = after[0].state[parameter]
+    assert state["exp_avg"].tolist() == pytest.approx([0.1, 0.1])
     with torch.no_grad():
         parameter += 1
-    after[0].state[parameter]["exp_avg"].zero_()
+    state["exp_avg"].zero_()
+    state["exp_avg_sq"].zero_()
+    state["step"].zero_()  # the first step of Adam is as long as the rate
     parameter.grad = torch.zeros(2)
     after[0].step()
-    assert parameter.tolist() == pytest.approx([1 - 0.3 * 0.02] * 2)
+    assert parameter.tolist() == pytest.approx([1 - decay] * 2)
 
 
 @pytest.mark.parametrize(
