@@ -4,7 +4,6 @@ from yacs.config import CfgNode
 
 # Keys that older configuration files contain but nothing reads; their comments say "accepted, unused".
 UNUSED_KEYS = (
-    "SOLVER.MOMENTUM",
     "SOLVER.CLUSTER_MARGIN",
     "SOLVER.WEIGHT_DECAY_BIAS",
     "SOLVER.CHECKPOINT_PERIOD",
@@ -60,6 +59,10 @@ _C.MODEL.CHANNELS_LAST = True
 _C.MODEL.COMPILE = False
 # Recompute each block of the backbone in the backward pass instead of storing its activations: less memory, more time.
 _C.MODEL.GRAD_CHECKPOINT = False
+# Parameters that are not trained, for good or in the first SOLVER.FREEZE_EPOCHS epochs: patterns of their names in the
+# model, such as "backbone.base.layer1.*" or "backbone.base.conv1.weight". Parts of the network of which all is frozen
+# compute as in validation: the running statistics of their BN stay.
+_C.MODEL.FREEZE_AT = []
 # Continue from the checkpoint MODEL.PRETRAIN_PATH: weights, optimisers, schedule and epoch.
 _C.MODEL.RESUME_TRAINING = False
 
@@ -156,7 +159,7 @@ _C.DATALOADER.CACHE_DIR = ""
 
 # Losses, optimisation and the training schedule.
 _C.SOLVER = CfgNode()
-# Optimiser of everything but the class centres: Adam.
+# Optimiser of everything but the class centres: Adam, AdamW (decay apart from the gradient) or SGD.
 _C.SOLVER.OPTIMIZER_NAME = "Adam"
 # Length of the training, in epochs, 1 or more.
 _C.SOLVER.MAX_EPOCHS = 120
@@ -164,7 +167,7 @@ _C.SOLVER.MAX_EPOCHS = 120
 _C.SOLVER.BASE_LR = 1e-4
 # Learning rate at the end of cosine_annealing, 0 or more.
 _C.SOLVER.MIN_LR = 0.0
-# Accepted, unused.
+# Momentum of SGD, 0 to 1; the other optimisers do not read it.
 _C.SOLVER.MOMENTUM = 0.9
 # Margin of the triplet losses, 0 or more; None uses the soft margin, as SOFT_MARGIN does.
 _C.SOLVER.MARGIN = 0.5
@@ -179,10 +182,24 @@ _C.SOLVER.CLUSTER_MARGIN = 0.3
 _C.SOLVER.CENTER_LR = 0.5
 # Weight of the centre loss, 0 or more.
 _C.SOLVER.CENTER_LOSS_WEIGHT = 0.0005
-# Weight decay (L2) of the optimiser, 0 or more.
+# Weight decay of the optimiser, 0 or more: added to the gradient (L2), with AdamW to the step.
 _C.SOLVER.WEIGHT_DECAY = 0.0005
 # Accepted, unused.
 _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0005
+# What the rate of biases is multiplied by, above 0. Factors of a parameter that has several are multiplied.
+_C.SOLVER.BIAS_LR_FACTOR = 1.0
+# What the weight decay of biases is multiplied by, 0 or more.
+_C.SOLVER.BIAS_DECAY_FACTOR = 1.0
+# What the rate of the head is multiplied by, above 0. The head is all but the backbone and the class centres: BN neck,
+# classifier, parameters of extra losses.
+_C.SOLVER.HEAD_LR_FACTOR = 1.0
+# What the rate of the backbone is multiplied by for each block from the head to the layer, above 0: once for the last
+# block, twice for the one before. For networks that tell the order of their layers: ResNets, those of timm, and those
+# of your own that have a method layer_groups().
+_C.SOLVER.LAYER_DECAY = 1.0
+# No weight decay on biases, on norm layers and other parameters of one dimension, and on those that a network names in
+# no_weight_decay(), such as tokens and position embeddings (True), or the same for all (False).
+_C.SOLVER.NO_DECAY = False
 # Schedule of the learning rate: multistep_lr (times GAMMA after each of LR_STEPS) or cosine_annealing (half a cosine
 # wave from BASE_LR down to MIN_LR over MAX_EPOCHS).
 _C.SOLVER.LR_SCHEDULER_NAME = "multistep_lr"
@@ -190,10 +207,15 @@ _C.SOLVER.LR_SCHEDULER_NAME = "multistep_lr"
 _C.SOLVER.GAMMA = 0.1
 # Epochs after which multistep_lr lowers the rate, ascending.
 _C.SOLVER.LR_STEPS = (40, 70)
-# Raise the rate linearly over the first WARMUP_EPOCHS epochs.
+# Raise the rate linearly over the first WARMUP_EPOCHS epochs, or over the first WARMUP_STEPS steps.
 _C.SOLVER.USE_WARMUP_LR = True
 # Length of the warm-up, in epochs, 0 or more.
 _C.SOLVER.WARMUP_EPOCHS = 10
+# Length of the warm-up, in steps of the optimiser; 0 counts in epochs.
+_C.SOLVER.WARMUP_STEPS = 0
+# Train all that MODEL.FREEZE_AT does not freeze from the start, and the rest from this epoch on: 0 freezes it for good.
+# With an empty FREEZE_AT, the backbone is what is frozen in these first epochs, and 0 freezes nothing.
+_C.SOLVER.FREEZE_EPOCHS = 0
 # Validation metric that picks the best checkpoint: mAP, Top-1, Top-5, Top-10, Top-20 or Top-50.
 _C.SOLVER.MONITOR_METRIC_NAME = "mAP"
 # The best checkpoint has the highest (max) or the lowest (min) value of that metric.
@@ -211,6 +233,8 @@ _C.SOLVER.DIST_BACKEND = "ddp"
 # negatives from the batches of all processes (True), or only from their own (False). The other losses always use their
 # own batch.
 _C.SOLVER.GATHER_NEGATIVES = False
+# Share of the target that the classification loss spreads over all identities, 0 to 1; 0 is plain cross-entropy.
+_C.SOLVER.LABEL_SMOOTHING = 0.1
 # Weight of the classification loss (cross-entropy with label smoothing), 0 or more.
 _C.SOLVER.QUERY_XENT_WEIGHT = 1.0
 # Weight of the triplet loss between images, 0 or more.

@@ -113,7 +113,34 @@ SWITCHES = (
         ("SOLVER.SOFT_MARGIN",),
         lambda cfg, _: cfg.SOLVER.SOFT_MARGIN and cfg.SOLVER.MARGIN is not None,
     ),
+    Switch(("SOLVER.MOMENTUM",), ("SOLVER.OPTIMIZER_NAME",), lambda cfg, _: cfg.SOLVER.OPTIMIZER_NAME != "SGD"),
+    Switch(
+        ("SOLVER.BIAS_DECAY_FACTOR",),
+        ("SOLVER.NO_DECAY", "SOLVER.WEIGHT_DECAY"),
+        lambda cfg, _: cfg.SOLVER.NO_DECAY or cfg.SOLVER.WEIGHT_DECAY == 0,
+        "biases have no decay (SOLVER.NO_DECAY, SOLVER.WEIGHT_DECAY)",
+    ),
+    Switch(
+        ("SOLVER.NO_DECAY",),
+        ("SOLVER.WEIGHT_DECAY",),
+        lambda cfg, _: cfg.SOLVER.NO_DECAY and cfg.SOLVER.WEIGHT_DECAY == 0,
+    ),
     Switch(("SOLVER.WARMUP_EPOCHS",), ("SOLVER.USE_WARMUP_LR",), lambda cfg, _: not cfg.SOLVER.USE_WARMUP_LR),
+    Switch(
+        ("SOLVER.WARMUP_EPOCHS",),
+        ("SOLVER.WARMUP_STEPS",),
+        lambda cfg, _: cfg.SOLVER.USE_WARMUP_LR and cfg.SOLVER.WARMUP_STEPS > 0,
+    ),
+    Switch(
+        ("SOLVER.WARMUP_STEPS",),
+        ("SOLVER.USE_WARMUP_LR",),
+        lambda cfg, _: cfg.SOLVER.WARMUP_STEPS > 0 and not cfg.SOLVER.USE_WARMUP_LR,
+    ),
+    Switch(
+        ("SOLVER.LABEL_SMOOTHING",),
+        ("SOLVER.QUERY_XENT_WEIGHT",),
+        lambda cfg, _: cfg.SOLVER.QUERY_XENT_WEIGHT == 0,
+    ),
     Switch(("SOLVER.CENTER_LR",), ("SOLVER.CENTER_LOSS_WEIGHT",), lambda cfg, _: cfg.SOLVER.CENTER_LOSS_WEIGHT == 0),
     Switch(
         ("SOLVER.CENTROID_CONTRASTIVE_WEIGHT",),

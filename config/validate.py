@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DATALOADER.CACHE": ("none", "ram", "disk"),
     "MODEL.POOLING": ("avg", "max", "gem", "avgmax", "token"),
     "MODEL.NECK_FEAT": ("after", "before"),
-    "SOLVER.OPTIMIZER_NAME": ("Adam",),
+    "SOLVER.OPTIMIZER_NAME": ("Adam", "AdamW", "SGD"),
     "SOLVER.DISTANCE_FUNC": ("euclidean", "cosine"),
     "SOLVER.LR_SCHEDULER_NAME": ("multistep_lr", "cosine_annealing"),
     "SOLVER.MONITOR_METRIC_MODE": ("max", "min"),
@@ -58,7 +58,12 @@ MINIMA: dict[str, int] = {
     "SOLVER.CENTER_LR": 0,
     "SOLVER.CENTER_LOSS_WEIGHT": 0,
     "SOLVER.WEIGHT_DECAY": 0,
+    "SOLVER.BIAS_DECAY_FACTOR": 0,
     "SOLVER.WARMUP_EPOCHS": 0,
+    "SOLVER.WARMUP_STEPS": 0,
+    "SOLVER.FREEZE_EPOCHS": 0,
+    "SOLVER.MOMENTUM": 0,
+    "SOLVER.LABEL_SMOOTHING": 0,
     "SOLVER.EVAL_PERIOD": 1,
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.QUERY_XENT_WEIGHT": 0,
@@ -84,8 +89,12 @@ MAXIMA: dict[str, int] = {
     "INPUT.RE_PROB": 1,
     "INPUT.COLOR_JITTER_PROB": 1,
     "INPUT.GRAY_PROB": 1,
+    "SOLVER.MOMENTUM": 1,
+    "SOLVER.LABEL_SMOOTHING": 1,
     "REPRODUCIBLE_SEED": 2**32 - 1,
 }
+
+ABOVE_ZERO = ("SOLVER.GAMMA", "SOLVER.BIAS_LR_FACTOR", "SOLVER.HEAD_LR_FACTOR", "SOLVER.LAYER_DECAY")
 
 # Numbers that may also be None.
 OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
@@ -97,9 +106,11 @@ NEW_KEYS = (
     *("INPUT.GRAY_PROB", "INPUT.RAND_AUGMENT", "INPUT.RESIZE", "INPUT.RE_AREA", "INPUT.RE_MODE"),
     *("LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI", "LOGGING.ON_ERROR", "LOSSES.EXTRA"),
     *("LOSSES.EXTRA_ARGS", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE", "MODEL.EMBED_DIM"),
-    *("MODEL.GRAD_CHECKPOINT", "MODEL.NECK_FEAT", "MODEL.POOLING", "MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE"),
-    *("SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR", "SOLVER.SOFT_MARGIN", "TEST.BEFORE_TRAINING", "TEST.FLIP"),
-    *("TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
+    *("MODEL.FREEZE_AT", "MODEL.GRAD_CHECKPOINT", "MODEL.NECK_FEAT", "MODEL.POOLING", "MODEL.PRETRAIN_HEAD"),
+    *("MODEL.PRETRAIN_MIN_SHARE", "SOLVER.BIAS_DECAY_FACTOR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.FREEZE_EPOCHS"),
+    *("SOLVER.GATHER_NEGATIVES", "SOLVER.HEAD_LR_FACTOR", "SOLVER.LABEL_SMOOTHING", "SOLVER.LAYER_DECAY"),
+    *("SOLVER.MIN_LR", "SOLVER.NO_DECAY", "SOLVER.SOFT_MARGIN", "SOLVER.WARMUP_STEPS", "TEST.BEFORE_TRAINING"),
+    *("TEST.FLIP", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
     *("TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH", "TRAINER.NUM_NODES", "TRAINER.PRECISION"),
     *("TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
 )
@@ -181,7 +192,7 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} to {MAXIMA[key]}.")
     if key in MINIMA and value < MINIMA[key]:
         raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} or more.")
-    if key == "SOLVER.GAMMA" and value <= 0:
+    if key in ABOVE_ZERO and value <= 0:
         raise ConfigError(f"{key} is {value}; expected more than 0.")
 
 
@@ -219,6 +230,9 @@ def _check_list(key: str, value: Any) -> None:
                 f"{key} is {value}; expected the number of operations, 1 or more, and their magnitude, 0 to 30, two "
                 "integers; or []."
             )
+    elif key == "MODEL.FREEZE_AT":
+        if not all(isinstance(pattern, str) and pattern for pattern in value):
+            raise ConfigError(f'{key} is {value}; expected a list of name patterns such as "backbone.base.layer1.*".')
     elif key == "LOSSES.EXTRA":
         if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
             raise ConfigError(f"{key} is {value}; expected a list of different names.")

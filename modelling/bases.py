@@ -63,6 +63,7 @@ from modelling.lightning_1_1 import (
 )
 from modelling.mirroring import embed_views
 from modelling.origin import describe_origin, epochs_in, network_origin
+from modelling.parameters import find_parts
 from solver.build import build_optimizer, build_scheduler
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
@@ -132,7 +133,7 @@ class ModelBase(LightningModule):
         )
         margin = None if hparams.SOLVER.SOFT_MARGIN else hparams.SOLVER.MARGIN
         self.contrastive_loss = TripletLoss(margin, hparams.SOLVER.DISTANCE_FUNC)
-        self.xent = CrossEntropyLabelSmooth(num_classes=hparams.num_classes)
+        self.xent = CrossEntropyLabelSmooth(hparams.num_classes, hparams.SOLVER.LABEL_SMOOTHING)
         self.center_loss = CenterLoss(num_classes=hparams.num_classes, feat_dim=width)
         self.bn = nn.BatchNorm1d(width)
         self.bn.bias.requires_grad_(False)
@@ -279,8 +280,9 @@ class ModelBase(LightningModule):
 
     @is_adapted
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
-        """Adam for the network with the epoch schedule, SGD for the centres."""
-        optimizers = build_optimizer(self.named_parameters(), self.hparams)
+        """SOLVER.OPTIMIZER_NAME for the network with the epoch schedule, SGD for the centres."""
+        parts = find_parts(self, with_distances=self.hparams.SOLVER.LAYER_DECAY != 1)
+        optimizers = build_optimizer(self.named_parameters(), self.hparams, parts=parts)
         self.lr_scheduler = build_scheduler(optimizers[0], self.hparams)
         return optimizers, [self.lr_scheduler]
 

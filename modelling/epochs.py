@@ -3,12 +3,16 @@
 A callback, so that a subclass may use every hook of Lightning for its own purposes, without calling ``super()``.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
+from modelling.freezing import Frozen
 from modelling.lightning_1_1 import HiddenHook
 from solver.optimizers import has_fused_adam, is_center_optimizer
 from solver.schedules import EpochSchedule, set_epoch
@@ -16,7 +20,7 @@ from utils.distributed import broadcast_from_first, running_processes
 from utils.errors import UserError
 
 # What a configuration says of a group of parameters; the rest of an optimiser's state is how the training went.
-SETTINGS = ("lr", "initial_lr", "weight_decay", "betas", "eps", "momentum")
+SETTINGS = ("lr", "initial_lr", "weight_decay", "betas", "eps", "momentum", "decoupled_weight_decay")
 
 
 class EpochKeeper(Callback):
@@ -24,6 +28,19 @@ class EpochKeeper(Callback):
 
     def __init__(self) -> None:
         self._settings: list[list[dict[str, Any]]] = []  # of each optimiser: of each group, as they were built
+        self._saved: list[dict[str, Any]] = []  # states of the optimisers, in a checkpoint that is about to be restored
+        self._frozen: Frozen | None = None
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Find out what is frozen, and say it."""
+        if stage == "fit":
+            self._frozen = Frozen(pl_module)
+            if said := self._frozen.describe():
+                rank_zero_info("%s", said)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Note what the optimisers are to be restored from, before there are any."""
+        self._saved = checkpoint.get("optimizer_states", [])
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Compile the backbone if MODEL.COMPILE is True; note the settings of the optimisers before they are restored.
@@ -31,6 +48,8 @@ class EpochKeeper(Callback):
         A checkpoint's optimisers bring back the rates and the weight decay of its own configuration.
         """
         pl_module.compile_backbone()
+        saved, self._saved = self._saved, []
+        check_states(saved, trainer.optimizers)
         self._settings = [
             [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
@@ -64,9 +83,28 @@ class EpochKeeper(Callback):
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, EpochSchedule):
                 set_epoch(config.scheduler, trainer.current_epoch)
+        self._freeze(trainer, pl_module)
         pl_module.start_records()
         pl_module.mark_schedules("epoch")
         pl_module.mark_schedules("step")
+
+    def _freeze(self, trainer: Trainer, model: Any) -> None:
+        """Freeze or release what this epoch asks for; several processes then exchange the gradients of the others."""
+        assert self._frozen is not None
+        strategy = trainer.strategy
+        if self._frozen.set_epoch(model, trainer.current_epoch) and isinstance(strategy.model, DistributedDataParallel):
+            strategy.model = model  # a wrapper exchanges gradients for what needed some when it was made
+            strategy.configure_ddp()  # type: ignore[attr-defined]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep what is frozen in eval mode; a validation may have switched it back, depending on Lightning."""
+        assert self._frozen is not None
+        self._frozen.hold()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Leave the model as it was given."""
+        if self._frozen is not None:
+            self._frozen.release()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record what the step returned, and step the schedules that ask for it."""
@@ -127,3 +165,27 @@ class EpochKeeper(Callback):
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """As on_validation_batch_end."""
         self.on_validation_batch_end(*args, **kwargs)
+
+
+def check_states(saved: Sequence[Mapping[str, Any]], optimizers: Sequence[Optimizer]) -> None:
+    """Raise a UserError if the optimisers cannot continue from the states in a checkpoint.
+
+    Args:
+        saved: their state dicts in the checkpoint; none if the run does not continue.
+        optimizers: those of this configuration.
+    """
+    for state, optimizer in zip(saved, optimizers, strict=False):  # a subclass may have another number of them
+        there, here = (_describe(groups) for groups in (state["param_groups"], optimizer.param_groups))
+        if there != here:
+            raise UserError(
+                f"The optimiser cannot continue: the checkpoint has {there}, this configuration makes {here}. Continue "
+                "with the checkpoint's SOLVER.OPTIMIZER_NAME (Adam and AdamW can follow each other), BIAS_LR_FACTOR, "
+                "BIAS_DECAY_FACTOR, HEAD_LR_FACTOR, LAYER_DECAY and NO_DECAY; or start a training from its weights, "
+                "with MODEL.RESUME_TRAINING False."
+            )
+
+
+def _describe(groups: Sequence[Mapping[str, Any]]) -> str:
+    kinds = {"Adam" if "betas" in group else "SGD" if "momentum" in group else "another optimiser" for group in groups}
+    sizes = ", ".join(str(len(group["params"])) for group in groups)
+    return f"{' and '.join(kinds)} with {len(groups)} group(s) of {sizes} parameters"

@@ -1,6 +1,6 @@
 """What the section SOLVER of a configuration asks for: the optimisers and the learning-rate schedule.
 
-The work is in :mod:`solver.optimizers` and :mod:`solver.schedules`.
+The work is in :mod:`solver.optimizers`, :mod:`solver.groups` and :mod:`solver.schedules`.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
-from solver.optimizers import adam_and_sgd, has_fused_adam
-from solver.schedules import EpochSchedule, lr_factor, set_epoch
+from solver.groups import Factors, Parts
+from solver.optimizers import has_fused_adam, make_optimizers
+from solver.schedules import EpochSchedule, StepWarmup, lr_factor, set_epoch
 
-__all__ = ["build_optimizer", "build_scheduler", "has_fused_adam", "lr_factor", "set_epoch"]
+__all__ = ["Parts", "build_optimizer", "build_scheduler", "has_fused_adam", "lr_factor", "set_epoch"]
 
 
 def build_optimizer(
@@ -21,15 +22,18 @@ def build_optimizer(
     """Build the optimisers of a model.
 
     Args:
-        named_parameters: names and parameters, see :func:`solver.optimizers.adam_and_sgd`.
+        named_parameters: names and parameters. Parameters with "center" in their names are taken for class centres,
+            unless ``parts`` says which are; see :func:`solver.optimizers.make_optimizers`.
         hparams: a configuration with the section SOLVER; None takes everything from ``settings``.
-        settings: name, base_lr, weight_decay and center_lr as there, in place of those in hparams.
+        settings: name, base_lr, weight_decay, center_lr, momentum, factors and parts as there, in place of those in
+            hparams.
 
     Returns:
-        [Adam for the network, SGD for the centres].
+        [SOLVER.OPTIMIZER_NAME for the network, SGD for the centres].
 
     Raises:
         UnknownNameError: SOLVER.OPTIMIZER_NAME is not one of solver.optimizers.OPTIMIZERS.
+        UserError: SOLVER.LAYER_DECAY or HEAD_LR_FACTOR, and nothing tells the layers or the head.
     """
     if hparams is not None:
         solver = hparams.SOLVER
@@ -38,15 +42,25 @@ def build_optimizer(
             "base_lr": solver.BASE_LR,
             "weight_decay": solver.WEIGHT_DECAY,
             "center_lr": solver.CENTER_LR,
+            "momentum": solver.MOMENTUM,
+            "factors": Factors(
+                bias_lr=solver.BIAS_LR_FACTOR,
+                bias_decay=solver.BIAS_DECAY_FACTOR,
+                head_lr=solver.HEAD_LR_FACTOR,
+                layer_decay=solver.LAYER_DECAY,
+                no_decay=solver.NO_DECAY,
+            ),
             **settings,
         }
-    return adam_and_sgd(named_parameters, **settings)
+    return make_optimizers(named_parameters, **settings)
 
 
 def build_scheduler(
     optimizer: optim.Optimizer, hparams: Any = None, factor: Callable[[int], float] | None = None
 ) -> LambdaLR:
     """Build the schedule of an optimiser; step it once at the end of each epoch.
+
+    A warm-up by steps (SOLVER.WARMUP_STEPS) counts those of the optimiser itself.
 
     Args:
         optimizer: the network's, from :func:`build_optimizer`.
@@ -57,17 +71,25 @@ def build_scheduler(
         UnknownNameError: SOLVER.LR_SCHEDULER_NAME is not one of solver.schedules.SCHEDULERS.
     """
     if factor is None:
-        factor = hparams if callable(hparams) else _factor(hparams)
+        if callable(hparams):
+            factor = hparams
+        else:
+            factor, steps = _factor_and_warmup(hparams)
+            if steps:
+                return StepWarmup(optimizer, factor, steps)
     return EpochSchedule(optimizer, factor)
 
 
-def _factor(hparams: Any) -> Callable[[int], float]:
+def _factor_and_warmup(hparams: Any) -> tuple[Callable[[int], float], int]:
+    """The rate of each epoch, and the length of the warm-up by steps, which takes the place of that by epochs."""
     solver = hparams.SOLVER
-    return lr_factor(
+    steps = solver.WARMUP_STEPS if solver.USE_WARMUP_LR else 0
+    factor = lr_factor(
         solver.LR_SCHEDULER_NAME,
         milestones=solver.LR_STEPS,
         gamma=solver.GAMMA,
         max_epochs=solver.MAX_EPOCHS,
         min_factor=solver.MIN_LR / solver.BASE_LR if solver.BASE_LR else 0.0,
-        warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR else 0,
+        warmup_epochs=solver.WARMUP_EPOCHS if solver.USE_WARMUP_LR and not steps else 0,
     )
+    return factor, steps

@@ -1,9 +1,12 @@
-"""The learning rate of each epoch."""
+"""The learning rate of each epoch, and of the steps of a warm-up."""
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from utils.errors import UnknownNameError
@@ -50,6 +53,35 @@ def lr_factor(
 
 class EpochSchedule(LambdaLR):
     """A schedule whose rate depends on the epoch alone, so that it can be set to any epoch."""
+
+
+class StepWarmup(EpochSchedule):
+    """A schedule by epochs whose rates rise linearly over the first steps of its optimiser.
+
+    The rate of step s, counted from 0, is that of its epoch times ``min(1, (s + 1) / steps)``. The count is part of the
+    state of the schedule. A training whose state has none did without this warm-up, and does not begin it later.
+
+    Args:
+        optimizer: the optimiser, whose steps are counted.
+        factor: the rate of each epoch as a multiple of the base rate.
+        steps: length of the warm-up, 1 or more.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], steps: int) -> None:
+        self.steps_done = 0
+        super().__init__(optimizer, lambda epoch: factor(epoch) * min(1.0, (self.steps_done + 1) / steps))
+
+        def count(*_: Any) -> None:
+            self.steps_done += 1
+            if self.steps_done < steps:
+                set_epoch(self, self.last_epoch)
+
+        optimizer.register_step_post_hook(count)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over epoch and count."""
+        self.steps_done = sys.maxsize
+        super().load_state_dict(state_dict)
 
 
 def set_epoch(scheduler: LambdaLR, epoch: int) -> None:

@@ -1,9 +1,11 @@
 """What the processes of tests of distributed code do (see tests.launch)."""
 
+import os
 import runpy
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning import Callback
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +18,7 @@ from losses.centroid_triplet_loss import CentroidTripletLoss
 from losses.gathered_triplet import gathered_centroid_loss, gathered_triplet_loss
 from modelling import evaluation
 from modelling.evaluation import evaluate_protocols
+from tests.modelling.test_computation import batch, fit, make_model
 from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -289,3 +292,21 @@ class _Kept:
     def __call__(self, *args, **kwargs):
         self.made = self.method(*args, **kwargs)
         return self.made
+
+
+def train_frozen():
+    """Parameters at the start and after each of two epochs, of which the first leaves the backbone frozen."""
+    torch.set_num_threads(1)
+    model = make_model(**{"SOLVER.FREEZE_EPOCHS": 1})
+    states = []
+
+    class Weights(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            states.append({name: p.detach().clone() for name, p in pl_module.named_parameters()})
+
+        on_train_end = on_train_epoch_start
+
+    images, *rest = batch()
+    images = images + 0.1 * int(os.environ["RANK"])  # a batch of its own in each process
+    fit(model, (images, *rest), Weights(), copies=4, strategy="ddp", devices=2)
+    return states

@@ -73,6 +73,13 @@ class ResNet(nn.Module):
             elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
                 module.reset_parameters()
 
+    def layer_groups(self) -> dict[str, int]:
+        """The depth of each parameter, by name: 0 for conv1 and bn1, then one more for each block."""
+        depths: dict[int, int] = {}
+        for depth, block in enumerate((*self.layer1, *self.layer2, *self.layer3, *self.layer4), 1):
+            depths |= {id(parameter): depth for parameter in block.parameters()}
+        return {name: depths.get(id(parameter), 0) for name, parameter in self.named_parameters()}
+
     def load_param(self, path: str | os.PathLike[str]) -> None:
         """Load a file of weights; see :func:`modelling.backbones.imagenet.load_weights_file` for files and errors."""
         load_weights_file(self, path, type(self).__name__)

@@ -37,6 +37,8 @@ WITHOUT_SWITCH = {
             *("SOLVER.SOFT_MARGIN", "SOLVER.CENTER_LOSS_WEIGHT", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
             *("SOLVER.USE_WARMUP_LR", "SOLVER.MONITOR_METRIC_NAME", "SOLVER.MONITOR_METRIC_MODE"),
             *("SOLVER.IMS_PER_BATCH", "SOLVER.QUERY_XENT_WEIGHT", "SOLVER.QUERY_CONTRASTIVE_WEIGHT", "LOSSES.EXTRA"),
+            *("SOLVER.BIAS_LR_FACTOR", "SOLVER.HEAD_LR_FACTOR", "SOLVER.LAYER_DECAY", "SOLVER.FREEZE_EPOCHS"),
+            "MODEL.FREEZE_AT",
         ),
         TRAINING,
     ),
@@ -78,7 +80,8 @@ def test_every_key_has_a_switch_or_a_reason_to_have_none(key):
 
 def test_the_tables_hold_keys_only_and_each_once():
     assert {*TABLE, *WITHOUT_SWITCH} == set(DEFAULT_VALUES)
-    assert sum(len(switch.keys) for switch in SWITCHES) == len(TABLE)
+    pairs = [(key, switch.by) for switch in SWITCHES for key in switch.keys]
+    assert len(set(pairs)) == len(pairs)
     assert {key for switch in SWITCHES for key in switch.by} <= set(DEFAULT_VALUES)
     assert all(switch.by or switch.reason for switch in SWITCHES)
     assert set(SETS) == set(DATASETS)
@@ -205,6 +208,42 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         {"SOLVER.USE_WARMUP_LR": True},
     ),
     (
+        {"SOLVER.WARMUP_EPOCHS": 3, "SOLVER.WARMUP_STEPS": 500},
+        CPU,
+        "SOLVER.WARMUP_EPOCHS 3 has no effect: SOLVER.WARMUP_STEPS is 500.",
+        {"SOLVER.WARMUP_STEPS": 0},
+    ),
+    (
+        {"SOLVER.WARMUP_STEPS": 500, "SOLVER.USE_WARMUP_LR": False},
+        CPU,
+        "SOLVER.WARMUP_STEPS 500 has no effect: SOLVER.USE_WARMUP_LR is False.",
+        {"SOLVER.USE_WARMUP_LR": True},
+    ),
+    (
+        {"SOLVER.MOMENTUM": 0.5, "SOLVER.OPTIMIZER_NAME": "AdamW"},
+        CPU,
+        "SOLVER.MOMENTUM 0.5 has no effect: SOLVER.OPTIMIZER_NAME is AdamW.",
+        {"SOLVER.OPTIMIZER_NAME": "SGD"},
+    ),
+    (
+        {"SOLVER.BIAS_DECAY_FACTOR": 0, "SOLVER.NO_DECAY": True},
+        CPU,
+        "SOLVER.BIAS_DECAY_FACTOR 0.0 has no effect: biases have no decay (SOLVER.NO_DECAY, SOLVER.WEIGHT_DECAY).",
+        {"SOLVER.NO_DECAY": False},
+    ),
+    (
+        {"SOLVER.NO_DECAY": True, "SOLVER.WEIGHT_DECAY": 0},
+        CPU,
+        "SOLVER.NO_DECAY True has no effect: SOLVER.WEIGHT_DECAY is 0.0.",
+        {"SOLVER.WEIGHT_DECAY": 1e-4},
+    ),
+    (
+        {"SOLVER.LABEL_SMOOTHING": 0, "SOLVER.QUERY_XENT_WEIGHT": 0},
+        CPU,
+        "SOLVER.LABEL_SMOOTHING 0.0 has no effect: SOLVER.QUERY_XENT_WEIGHT is 0.0.",
+        {"SOLVER.QUERY_XENT_WEIGHT": 1},
+    ),
+    (
         {"SOLVER.CENTER_LR": 0.1, "SOLVER.CENTER_LOSS_WEIGHT": 0},
         CPU,
         "SOLVER.CENTER_LR 0.1 has no effect: SOLVER.CENTER_LOSS_WEIGHT is 0.0.",
@@ -273,9 +312,10 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
     ),
     ({"LOG_DIR": "there"}, CPU, "LOG_DIR there has no effect: a run logs to OUTPUT_DIR.", None),
     (
-        {"SOLVER.MOMENTUM": 0.5, "TEST.WEIGHT": "a.pth"},
+        {"SOLVER.CLUSTER_MARGIN": 0.5, "TEST.WEIGHT": "a.pth"},
         CPU,
-        "SOLVER.MOMENTUM 0.5, TEST.WEIGHT a.pth have no effect: accepted for the sake of older files, read by nothing.",
+        "SOLVER.CLUSTER_MARGIN 0.5, TEST.WEIGHT a.pth have no effect: accepted for the sake of older files, read by "
+        "nothing.",
         None,
     ),
 ]

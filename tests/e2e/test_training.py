@@ -15,6 +15,7 @@ from engine.run import run_main
 from tests.launch import REPOSITORY_FIRST, run_code
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
+from utils.errors import UserError
 
 EPOCH_METRICS = {
     *("epoch_train_loss", "query_xent", "query_triplet", "query_center", "centroid_triplet"),
@@ -158,6 +159,50 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_cfg, tmp_pat
     resumed = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint), "OUTPUT_DIR": rest}
     run_main(tiny_cfg(**common, **resumed, **{"SOLVER.MAX_EPOCHS": 4}), CTLModel, "run")
     assert_same_state(newest(tmp_path / "whole"), newest(tmp_path / "rest"))
+
+
+EVERY_GROUP = {
+    "SOLVER.OPTIMIZER_NAME": "SGD",
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.BIAS_LR_FACTOR": 2.0,
+    "SOLVER.BIAS_DECAY_FACTOR": 0.5,
+    "SOLVER.HEAD_LR_FACTOR": 3.0,
+    "SOLVER.LAYER_DECAY": 0.75,
+    "SOLVER.FREEZE_EPOCHS": 2,
+    "MODEL.FREEZE_AT": ["backbone.base.conv1.*", "backbone.base.*bn1.*"],
+    "SOLVER.WARMUP_STEPS": 11,
+    "SOLVER.LABEL_SMOOTHING": 0.0,  # an epoch has 8 steps
+}
+
+
+def test_groups_frozen_parts_and_a_warm_up_by_steps_resume_bit_for_bit(tiny_cfg, tmp_path):
+    """With SGD, from a checkpoint in the frozen phase and from one at its end; the groups must be the same."""
+    common = {**EVERY_GROUP, "DATALOADER.USE_RESAMPLING": False, "SOLVER.EVAL_PERIOD": 3}
+
+    def run(name, epochs, **options):
+        folder = {"OUTPUT_DIR": str(tmp_path / name), "SOLVER.MAX_EPOCHS": epochs}
+        run_main(tiny_cfg(**common | folder | options), CTLModel, "run")
+        return newest(tmp_path / name)
+
+    whole = run("whole", 3)
+    for epochs in (1, 2):
+        start = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(run(f"part{epochs}", epochs))}
+        assert_same_state(whole, run(f"rest{epochs}", 3, **start))
+    groups = torch.load(whole, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert len(groups) == 2 * 9 + 1  # stem and eight blocks, each with biases apart; the head has none that learns
+    before, after = (torch.load(p, weights_only=True)["state_dict"] for p in (newest(tmp_path / "part1"), whole))
+    for name in ("conv1.weight", "bn1.weight", "bn1.running_mean", "layer2.0.bn1.running_var"):
+        assert not torch.equal(before[f"backbone.base.{name}"], after[f"backbone.base.{name}"]), name
+    at_release = torch.load(newest(tmp_path / "part2"), weights_only=True)["state_dict"]
+    for name in ("conv1.weight", "bn1.weight", "bn1.running_mean", "layer2.0.bn1.running_var"):
+        assert torch.equal(before[f"backbone.base.{name}"], at_release[f"backbone.base.{name}"]), name
+    start = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(whole)}
+    with pytest.raises(
+        UserError, match=r"cannot continue: the checkpoint has SGD with \d+ group\(s\) of .*HEAD_LR_FACTOR"
+    ):
+        run("other", 4, **start, **{"SOLVER.BIAS_LR_FACTOR": 1.0, "SOLVER.BIAS_DECAY_FACTOR": 1.0})
+    with pytest.raises(UserError, match=r"has SGD with .* makes Adam with .*SOLVER.OPTIMIZER_NAME"):
+        run("other", 4, **start, **{"SOLVER.OPTIMIZER_NAME": "AdamW"})
 
 
 def test_a_run_that_goes_back_gets_a_folder_of_its_own(tiny_cfg, tmp_path):

@@ -8,8 +8,10 @@ from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 
-from modelling.epochs import SETTINGS, EpochKeeper
+from modelling.epochs import SETTINGS, EpochKeeper, check_states
 from solver.build import build_optimizer, build_scheduler
+from solver.groups import Factors
+from utils.errors import UserError
 
 OLD = {"name": "Adam", "base_lr": 0.1, "weight_decay": 0.01, "center_lr": 0.5}
 NEW = {"name": "Adam", "base_lr": 0.3, "weight_decay": 0.02, "center_lr": 0.7}
@@ -103,3 +105,45 @@ def test_an_old_state_without_fused_is_restored_without_it():
     before[0].param_groups[0]["fused"] = None
     continued(before, after, [build_scheduler(before[0], lambda e: 1)], [build_scheduler(after[0], lambda e: 1)])
     assert after[0].param_groups[0]["fused"] is None
+
+
+@pytest.mark.parametrize(("old", "new", "decay"), [("Adam", "AdamW", 0.3 * 0.02), ("AdamW", "Adam", 0.3)])
+def test_adam_and_adamw_go_on_from_the_moments_of_each_other_with_their_own_decay(old, new, decay):
+    before, after = trained(built(OLD | {"name": old})), built(NEW | {"name": new})
+    schedules = [[build_scheduler(optimizers[0], lambda epoch: 1.0)] for optimizers in (before, after)]
+    continued(before, after, *schedules)
+    (parameter,) = after[0].param_groups[0]["params"]
+    state = after[0].state[parameter]
+    assert state["exp_avg"].tolist() == pytest.approx([0.1, 0.1])
+    with torch.no_grad():
+        parameter += 1
+    state["exp_avg"].zero_()
+    state["exp_avg_sq"].zero_()
+    state["step"].zero_()  # the first step of Adam is as long as the rate
+    parameter.grad = torch.zeros(2)
+    after[0].step()
+    assert parameter.tolist() == pytest.approx([1 - decay] * 2)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"name": "SGD"}, "the checkpoint has SGD with 1 group(s) of 1 parameters, this configuration makes Adam with"),
+        (
+            {"factors": Factors(head_lr=2.0)},
+            "has Adam with 2 group(s) of 1, 2 parameters, this configuration makes Adam",
+        ),
+    ],
+)
+def test_optimisers_that_do_not_fit_the_checkpoint_are_refused(other, message):
+    names = ["backbone.a", "bn.a", "bn.b", "center"][:: 1 if "factors" in other else 3]
+
+    def make(settings):
+        return build_optimizer([(name, nn.Parameter(torch.zeros(2))) for name in names], **settings)
+
+    states = [optimizer.state_dict() for optimizer in make(OLD | other)]
+    with pytest.raises(UserError) as refusal:
+        check_states(states, make(NEW))
+    assert message in str(refusal.value)
+    check_states(states, make(NEW | other))
+    check_states([], make(NEW))

@@ -60,6 +60,8 @@ def test_optimisers_without_a_configuration(parameters):
     [
         ((), [0.5, 1, 1, 0.1, 0.1, 0.01, 0.01]),
         (("SOLVER.USE_WARMUP_LR", False), [1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        (("SOLVER.WARMUP_STEPS", 4), [0.25, 0.5, 0.75, 0.1, 0.1, 0.01, 0.01]),  # a step an epoch
+        (("SOLVER.WARMUP_STEPS", 4, "SOLVER.USE_WARMUP_LR", False), [1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
         (
             ("SOLVER.LR_SCHEDULER_NAME", "cosine_annealing"),
             [0.5, 1, *(0.1 + 0.9 * (1 + math.cos(math.pi * epoch / 10)) / 2 for epoch in range(2, 7))],

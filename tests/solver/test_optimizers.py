@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from solver.optimizers import adam_and_sgd, has_fused_adam
+from solver.optimizers import has_fused_adam, make_optimizers
 from tests.support import GOLDEN
 
 
@@ -16,7 +16,7 @@ def two_optimizers():
         "center_loss.centers": nn.Parameter(torch.zeros(3)),
         "bn.bias": nn.Parameter(torch.zeros(2), requires_grad=False),
     }
-    return params, adam_and_sgd(params.items(), base_lr=1e-4, weight_decay=5e-4, center_lr=0.5)
+    return params, make_optimizers(params.items(), base_lr=1e-4, weight_decay=5e-4, center_lr=0.5)
 
 
 def test_groups_and_settings_equal_the_recorded():
@@ -34,7 +34,7 @@ def test_groups_and_settings_equal_the_recorded():
 
 def test_an_unknown_name_lists_the_valid_ones():
     with pytest.raises(KeyError, match="OPTIMIZER_NAME is 'Lamb'.*Adam"):
-        adam_and_sgd([], name="Lamb", base_lr=1, weight_decay=0, center_lr=1)
+        make_optimizers([], name="Lamb", base_lr=1, weight_decay=0, center_lr=1)
 
 
 def test_adam_runs_in_one_kernel_where_the_device_has_it_and_only_there():

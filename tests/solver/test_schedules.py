@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from solver.schedules import lr_factor, set_epoch
+from solver.schedules import EpochSchedule, StepWarmup, lr_factor, set_epoch
 
 FACTOR: dict[str, Any] = {"milestones": (3, 5), "gamma": 0.1, "max_epochs": 10, "min_factor": 0.05, "warmup_epochs": 2}
 
@@ -46,3 +46,52 @@ def test_a_schedule_can_be_put_at_any_epoch():
 def test_an_unknown_name_lists_the_valid_ones():
     with pytest.raises(KeyError, match="LR_SCHEDULER_NAME is 'poly'.*multistep_lr, cosine_annealing"):
         lr_factor("poly", **FACTOR)
+
+
+def test_a_warm_up_by_steps_rises_on_top_of_the_epochs():
+    """Five steps over epochs of three, in two groups: a plain loop gives the same rates, also when continued."""
+    factors = [1.0, 0.5, 0.25, 0.25]
+
+    def build():
+        groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.1)]
+        optimizer = torch.optim.SGD(groups, lr=1.0)
+        return optimizer, StepWarmup(optimizer, factors.__getitem__, 5)
+
+    def epoch(optimizer, schedule):
+        for _ in range(3):
+            seen.append([group["lr"] for group in optimizer.param_groups])
+            assert schedule.get_last_lr() == seen[-1]
+            optimizer.step()
+        schedule.step()
+
+    seen: list[list[float]] = []
+    optimizer, schedule = build()
+    for _ in range(3):
+        epoch(optimizer, schedule)
+    expected = [[base * factors[step // 3] * min(1, (step + 1) / 5) for base in (1.0, 0.1)] for step in range(9)]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected))
+
+    whole, seen = seen, []
+    optimizer, schedule = build()
+    epoch(optimizer, schedule)
+    states = optimizer.state_dict(), schedule.state_dict()
+    assert states[1]["steps_done"] == 3
+    assert states[1]["lr_lambdas"] == [None, None]
+    optimizer, schedule = build()
+    for part, state in zip((optimizer, schedule), states, strict=True):
+        part.load_state_dict(state)
+    set_epoch(schedule, 1)
+    for _ in range(2):
+        epoch(optimizer, schedule)
+    assert seen == whole  # bit for bit
+
+
+def test_a_training_that_did_without_it_has_no_warm_up_by_steps_later():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    before = EpochSchedule(optimizer, lambda epoch: 0.5).state_dict()
+    assert "steps_done" not in before
+    schedule = StepWarmup(optimizer, lambda epoch: 0.5, 100)
+    assert optimizer.param_groups[0]["lr"] == 0.5 / 100
+    schedule.load_state_dict(before)
+    set_epoch(schedule, 1)
+    assert optimizer.param_groups[0]["lr"] == 0.5
