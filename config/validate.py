@@ -52,6 +52,9 @@ MINIMA: dict[str, int] = {
     "SOLVER.CENTER_LOSS_WEIGHT": 0,
     "SOLVER.WEIGHT_DECAY": 0,
     "SOLVER.WARMUP_EPOCHS": 0,
+    "SOLVER.ACCUMULATE": 1,
+    "SOLVER.CLIP_GRAD_NORM": 0,
+    "SOLVER.EMA_DECAY": 0,
     "SOLVER.EVAL_PERIOD": 1,
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.QUERY_XENT_WEIGHT": 0,
@@ -86,10 +89,12 @@ NEW_KEYS = (
     *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM", "DATASETS.CSV_PATH"),
     *("DATASETS.ON_ERROR", "INPUT.EXIF_ORIENTATION", "LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI"),
     *("LOGGING.ON_ERROR", "LOSSES.EXTRA", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE"),
-    *("MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE", "SOLVER.GATHER_NEGATIVES"),
-    *("SOLVER.MIN_LR", "TEST.BEFORE_TRAINING", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1"),
+    *("MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE", "SOLVER.ACCUMULATE"),
+    *("SOLVER.CLIP_GRAD_NORM", "SOLVER.EMA_DECAY", "SOLVER.GATHER_NEGATIVES", "SOLVER.MIN_LR"),
+    *("TEST.BEFORE_TRAINING", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1"),
     *("TEST.RERANK_K2", "TEST.RERANK_LAMBDA", "TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH"),
     *("TRAINER.NUM_NODES", "TRAINER.PRECISION", "TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
+    "TRAINER.SYNC_BATCHNORM",
 )
 
 
@@ -170,6 +175,10 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} or more.")
     if key == "SOLVER.GAMMA" and value <= 0:
         raise ConfigError(f"{key} is {value}; expected more than 0.")
+    if key == "SOLVER.EMA_DECAY" and value >= 1:
+        raise ConfigError(f"{key} is {value}; expected 0 or more, and less than 1.")
+    if key == "SOLVER.ACCUMULATE" and value != int(value):
+        raise ConfigError(f"{key} is {value}; expected a whole number.")
 
 
 def _check_choice(key: str, value: Any) -> None:

@@ -1,9 +1,11 @@
 """What the processes of tests of distributed code do (see tests.launch)."""
 
+import os
 import runpy
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning import Callback
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,7 +16,10 @@ from engine.run import run_main
 from evaluation.retrieval import RetrievalSet
 from losses.gathered_triplet import gathered_triplet_loss
 from modelling import evaluation
+from modelling.averaging import PLAIN
 from modelling.evaluation import evaluate_protocols
+from tests.modelling.test_computation import make_model
+from tests.modelling.test_optimization import batches, fit
 from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -179,6 +184,31 @@ def average_gradients(method_name, options, gather):
         (losses(*_batch(other)) / world).backward()
     expected = {name: p.grad.clone() for name, p in losses.named_parameters() if p.requires_grad}
     return found, expected
+
+
+class _Gradients(Callback):
+    """The gradients of the classifier after each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(pl_module.fc_query.weight.grad.clone())
+
+
+def train_in_groups(options):
+    """Train with DDP on five batches that no other process has.
+
+    Returns:
+        The gradients after each batch; the model after the training; what a checkpoint of it holds.
+    """
+    torch.set_num_threads(1)
+    model, gradients = make_model(**options), _Gradients()
+    ddp = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+    trainer = fit(model, batches(5, first=10 * int(os.environ["RANK"])), gradients, **ddp)
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    kept = {name: checkpoint.get(name) for name in ("state_dict", PLAIN, "global_step")}
+    return gradients.seen, model.state_dict(), kept
 
 
 def _batch(rank):

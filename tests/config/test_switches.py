@@ -35,6 +35,7 @@ WITHOUT_SWITCH = {
             *("SOLVER.MARGIN", "SOLVER.CENTER_LOSS_WEIGHT", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
             *("SOLVER.USE_WARMUP_LR", "SOLVER.MONITOR_METRIC_NAME", "SOLVER.MONITOR_METRIC_MODE"),
             *("SOLVER.IMS_PER_BATCH", "SOLVER.QUERY_XENT_WEIGHT", "SOLVER.QUERY_CONTRASTIVE_WEIGHT", "LOSSES.EXTRA"),
+            *("SOLVER.ACCUMULATE", "SOLVER.CLIP_GRAD_NORM", "SOLVER.EMA_DECAY"),
         ),
         TRAINING,
     ),
@@ -206,6 +207,12 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         CPU,
         "SOLVER.GATHER_NEGATIVES True has no effect: the run has one process.",
         Facts("cpu", 2),
+    ),
+    (
+        {"TRAINER.SYNC_BATCHNORM": True},
+        CUDA,
+        "TRAINER.SYNC_BATCHNORM True has no effect: the run has one process.",
+        Facts("gpu", 2),
     ),
     (
         {"TEST.RERANK_K1": 5, "TEST.RERANK_LAMBDA": 0.1},
