@@ -177,8 +177,6 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"{key} is {value}; expected more than 0.")
     if key == "SOLVER.EMA_DECAY" and value >= 1:
         raise ConfigError(f"{key} is {value}; expected 0 or more, and less than 1.")
-    if key == "SOLVER.ACCUMULATE" and value != int(value):
-        raise ConfigError(f"{key} is {value}; expected a whole number.")
 
 
 def _check_choice(key: str, value: Any) -> None:

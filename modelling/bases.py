@@ -357,7 +357,7 @@ class ModelBase(LightningModule):
         """A step of the network, then one of the centres, with the mean gradients of the batches since the last one."""
         if self.accumulated > 1:
             for each in (optimizer, *others):
-                scale_gradients(each, 1.0 / self.accumulated)
+                scale_gradients(each.optimizer, 1.0 / self.accumulated)
         self.accumulated = 0
         optimizer.step()
         weight = self.center_loss_weight
@@ -619,7 +619,7 @@ class ModelBase(LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``torch.save(model, path)``, without what belongs to a training: schedules hold the optimiser."""
-        training = {"lr_scheduler": None, "_marks": {}, "average": None, "accumulated": 0}
+        training: dict[str, Any] = {"lr_scheduler": None, "_marks": {}, "average": None, "accumulated": 0}
         return {**super().__getstate__(), **training, "_own_images": OwnImages()}
 
     def to_torchscript(  # type: ignore[override]

@@ -62,6 +62,9 @@ def test_weights_and_statistics_are_averaged_and_counters_copied():
     assert model.weight.tolist() == [8.0] * 2 and model.count.item() == 8
     average.take_out(model)  # is out of it
     assert model.weight.tolist() == [8.0] * 2
+    average.move_to(torch.device("meta"))
+    average.store(checkpoint := {"state_dict": model.state_dict()})
+    assert {value.device.type for value in checkpoint["state_dict"].values()} == {"meta"}
 
 
 def test_weights_of_16_bits_are_averaged_in_32():

@@ -26,7 +26,7 @@ def gradients_of(network):
 @pytest.mark.parametrize("max_norm", [0.25, 1e3])
 def test_clipped_as_torch_clips_and_without_waiting(max_norm):
     ours, theirs = network_with_gradients(), network_with_gradients()
-    optimizer = torch.optim.SGD([{"params": [ours.weight]}, {"params": [ours.bias, ours.unused]}])
+    optimizer = torch.optim.SGD([{"params": [ours.weight]}, {"params": [ours.bias, ours.unused]}], lr=0.1)
     with NoWaiting():
         clip_gradients(optimizer, max_norm)
     clip_grad_norm_(theirs.parameters(), max_norm)
@@ -37,6 +37,8 @@ def test_clipped_as_torch_clips_and_without_waiting(max_norm):
 def test_gradients_of_every_group_are_scaled():
     network = network_with_gradients()
     before = copy.deepcopy(gradients_of(network))
-    scale_gradients(torch.optim.SGD([{"params": [network.weight]}, {"params": [network.bias, network.unused]}]), 0.25)
+    scale_gradients(
+        torch.optim.SGD([{"params": [network.weight]}, {"params": [network.bias, network.unused]}], lr=0.1), 0.25
+    )
     assert all(torch.equal(now, 0.25 * then) for now, then in zip(gradients_of(network), before, strict=True))
-    scale_gradients(torch.optim.SGD([network.unused]), 0.25)  # nothing to scale
+    scale_gradients(torch.optim.SGD([network.unused], lr=0.1), 0.25)  # nothing to scale
