@@ -171,19 +171,26 @@ def test_epochs_count_the_images_of_every_batch():
     assert statistics._images == 5 * 12
 
 
-def test_schedules_of_steps_count_steps_of_the_optimiser():
+def test_what_an_aborted_epoch_left_does_not_shorten_the_first_group():
+    model = make_model(**{"SOLVER.ACCUMULATE": 4})
+    model.accumulated = 1
+    assert fit(model, batches(4), max_epochs=1).global_step == 2  # one of each optimiser
+
+
+@pytest.mark.parametrize(("frequency", "expected"), [(1, [1.0, 1.0, 0.5, 0.5, 0.25]), (2, [1.0, 1.0, 1.0, 1.0, 0.5])])
+def test_schedules_of_steps_count_steps_of_the_optimiser(frequency, expected):
     rates = []
 
     class Mine(CTLModel):
         def configure_optimizers(self):
             optimizer = SGD(self.parameters(), lr=1.0)
-            return [optimizer], [{"scheduler": StepLR(optimizer, 1, 0.5), "interval": "step", "frequency": 1}]
+            return [optimizer], [{"scheduler": StepLR(optimizer, 1, 0.5), "interval": "step", "frequency": frequency}]
 
         def on_train_batch_start(self, batch, batch_idx):
             rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     fit(make_model(Mine, **{"SOLVER.ACCUMULATE": 2}), batches(5), max_epochs=1)
-    assert rates == [1.0, 1.0, 0.5, 0.5, 0.25]
+    assert rates == expected
 
 
 class Norms(Callback):
