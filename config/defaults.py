@@ -235,6 +235,16 @@ _C.SOLVER.DIST_BACKEND = "ddp"
 _C.SOLVER.GATHER_NEGATIVES = False
 # Share of the target that the classification loss spreads over all identities, 0 to 1; 0 is plain cross-entropy.
 _C.SOLVER.LABEL_SMOOTHING = 0.1
+# Batches whose gradients make one step of the optimisers, 1 or more: the step is that of the mean of their losses, and
+# each batch has its own batch-norm statistics. What is left at the end of an epoch makes a step of its own.
+_C.SOLVER.ACCUMULATE = 1
+# Largest L2 norm of all gradients of the network in a step, those of the class centres not counted: longer ones are
+# scaled down to it. 0 leaves them as they are.
+_C.SOLVER.CLIP_GRAD_NORM = 0.0
+# Keep an exponential moving average of the weights and batch-norm statistics, with this decay for each step of the
+# optimiser, 0 to below 1, such as 0.999: validations, tests and everything that loads a checkpoint use the average,
+# while the training goes on with the weights themselves. 0 keeps none.
+_C.SOLVER.EMA_DECAY = 0.0
 # Weight of the classification loss (cross-entropy with label smoothing), 0 or more.
 _C.SOLVER.QUERY_XENT_WEIGHT = 1.0
 # Weight of the triplet loss between images, 0 or more.
@@ -306,6 +316,9 @@ _C.TRAINER.NUM_NODES = 1
 _C.TRAINER.PRECISION = ""
 # CUDA: multiply float32 matrices as TF32 and let cuDNN pick the fastest convolutions. Faster, but numbers change.
 _C.TRAINER.FAST_MATH = False
+# With several processes on CUDA: compute the statistics of batch norm over the batches of all processes (True), or for
+# each process over its own batch (False).
+_C.TRAINER.SYNC_BATCHNORM = False
 # Profile the run: simple (seconds spent in each part of the training) or pytorch (each operation, with a trace to open
 # in a browser); the results go to the folder "profile" of the output. Empty: no profiling.
 _C.TRAINER.PROFILER = ""

@@ -155,6 +155,12 @@ SWITCHES = (
         "the run has one process",
     ),
     Switch(
+        ("TRAINER.SYNC_BATCHNORM",),
+        _MACHINE,
+        lambda cfg, facts: cfg.TRAINER.SYNC_BATCHNORM and facts.processes == 1,
+        "the run has one process",
+    ),
+    Switch(
         ("TEST.RERANK_K1", "TEST.RERANK_K2", "TEST.RERANK_LAMBDA"),
         ("TEST.RERANK",),
         lambda cfg, _: not cfg.TEST.RERANK,

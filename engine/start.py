@@ -100,6 +100,10 @@ class StartPoint:
         """
         by_default = (key for key in RANKING if not was_set(cfg, key))
         keys = COMPARED if self.trains else (*NETWORK, *SCALING_IN_TESTS, *by_default)
+        if not (cfg.SOLVER.EMA_DECAY and self.recorded.get("SOLVER", {}).get("EMA_DECAY")):
+            keys = tuple(
+                key for key in keys if key != "SOLVER.EMA_DECAY"
+            )  # modelling.averaging says what becomes of it
         return differences(cfg, self.recorded, keys, optimised_by=optimised_by) + self._describe_lost_score(cfg)
 
     def _describe_lost_score(self, cfg: CfgNode) -> list[str]:

@@ -51,6 +51,7 @@ def build_trainer(cfg: CfgNode, loggers: list[Logger], keep: str = "", find_unus
         devices=devices,
         num_nodes=cfg.TRAINER.NUM_NODES,
         strategy=choose_strategy(solver.DIST_BACKEND, per_machine * cfg.TRAINER.NUM_NODES, find_unused),
+        sync_batchnorm=choose_sync_batchnorm(cfg, accelerator, per_machine * cfg.TRAINER.NUM_NODES),
         precision=choose_precision(cfg.TRAINER.PRECISION, cfg.USE_MIXED_PRECISION, accelerator),
         max_epochs=solver.MAX_EPOCHS,
         check_val_every_n_epoch=solver.EVAL_PERIOD,
@@ -127,6 +128,22 @@ def check_launch(cfg: CfgNode, devices: int) -> None:
         )
     if processes > 1 and cfg.SOLVER.DIST_BACKEND == "ddp_spawn":
         raise UserError(f"SOLVER.DIST_BACKEND is 'ddp_spawn', but {launcher} starts the processes; use ddp.")
+
+
+def choose_sync_batchnorm(cfg: CfgNode, accelerator: str, num_processes: int) -> bool:
+    """Whether batch norm is computed over all processes: with TRAINER.SYNC_BATCHNORM, in a training by several.
+
+    Raises:
+        UserError: the processes do not compute on CUDA.
+    """
+    if not cfg.TRAINER.SYNC_BATCHNORM or num_processes == 1 or cfg.TEST.ONLY_TEST:
+        return False
+    if accelerator != "gpu":
+        raise UserError(
+            f"TRAINER.SYNC_BATCHNORM is True, but torch.nn.SyncBatchNorm computes on CUDA only, and this run trains "
+            f"with {num_processes} processes on {accelerator}: set it False, or train on CUDA devices."
+        )
+    return True
 
 
 def choose_precision(precision: str, mixed: bool, accelerator: str) -> Any:

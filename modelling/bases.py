@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -38,6 +38,7 @@ from losses.centroid_triplet_loss import create_masks_train
 from losses.extra import ExtraLosses
 from losses.gathered_triplet import gathered_triplet_loss
 from losses.triplet_loss import CrossEntropyLabelSmooth, TripletLoss
+from modelling.averaging import AverageKeeper, WeightAverage
 from modelling.backbones.imagenet import starts_from_weights
 from modelling.baseline import Baseline, weights_init_classifier, weights_init_kaiming
 from modelling.epochs import EpochKeeper
@@ -65,6 +66,7 @@ from modelling.mirroring import embed_views
 from modelling.origin import describe_origin, epochs_in, network_origin
 from modelling.parameters import find_parts
 from solver.build import build_optimizer, build_scheduler
+from solver.gradients import scale_gradients, without_reduction
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
 from utils.labels import Cameras, Names
@@ -118,6 +120,8 @@ class ModelBase(LightningModule):
         self._marks: dict[str, list[tuple[Any, int]]] = {}
         self.start_records()
         self._results: dict[str, EvalResult] = {}
+        self.accumulated = 0  # batches whose gradients wait for the next step
+        self.average: WeightAverage | None = None  # of the weights, with SOLVER.EMA_DECAY
 
     def _build_members(self, load_imagenet: bool) -> None:
         hparams = self.hparams
@@ -169,7 +173,7 @@ class ModelBase(LightningModule):
         return []
 
     def attach_keeper(self) -> None:
-        """Give the Trainer the callback that does the model's work around its steps; see :mod:`modelling.epochs`."""
+        """Give the Trainer the callbacks that do the model's work around its steps; see :mod:`modelling.epochs`."""
         refuse_gone_hooks(self)
         warn_of_uncalled(self, ModelBase)
         OldTrainerParts.attach(self.trainer)
@@ -177,7 +181,8 @@ class ModelBase(LightningModule):
         if not any(isinstance(callback, EpochKeeper) for callback in callbacks):
             # A progress bar shows, and a checkpoint saves, what the keeper has done.
             later = [i for i, callback in enumerate(callbacks) if isinstance(callback, ProgressBar | Checkpoint)]
-            callbacks.insert(min(later, default=len(callbacks)), EpochKeeper())
+            place = min(later, default=len(callbacks))
+            callbacks[place:place] = [EpochKeeper(), AverageKeeper()]
 
     # ------------------------------------------------------------------------------------- parameters, checkpoints
 
@@ -212,6 +217,8 @@ class ModelBase(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store plain containers only, so that any version of torch can read the file without running code."""
         checkpoint["hyper_parameters"] = to_plain(self.hparams)
+        if self.average is not None:
+            self.average.store(checkpoint)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -327,6 +334,8 @@ class ModelBase(LightningModule):
     def optimize(self, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> dict[str, Any]:
         """One backward pass over the sum of the weighted losses; a step of the network, then one of the centres.
 
+        With SOLVER.ACCUMULATE N these steps follow every N-th batch, and the last one of an epoch.
+
         Args:
             losses: name -> scalar, each already multiplied by its weight.
             statistics: name -> detached scalar, recorded beside the losses.
@@ -336,9 +345,26 @@ class ModelBase(LightningModule):
         """
         optimizer, *others = self._all_optimizers()
         total = torch.stack(list(losses.values())).sum()
-        for each in (optimizer, *others):
-            each.zero_grad()
-        self.manual_backward(total)
+        if self.accumulated == 0:
+            for each in (optimizer, *others):
+                each.zero_grad()
+        self.accumulated += 1
+        is_whole = self.accumulated >= self.hparams.SOLVER.ACCUMULATE or self.trainer.is_last_batch
+        with nullcontext() if is_whole else without_reduction(self.trainer):
+            self.manual_backward(total)
+        if is_whole:
+            self._step(optimizer, *others)
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        for name, value in detached.items():
+            self.losses_dict.setdefault(name, []).append(value)
+        return {"loss": total.detach(), "other": statistics}
+
+    def _step(self, optimizer: LightningOptimizer, *others: LightningOptimizer) -> None:
+        """A step of the network, then one of the centres, with the mean gradients of the batches since the last one."""
+        if self.accumulated > 1:
+            for each in (optimizer, *others):
+                scale_gradients(each.optimizer, 1.0 / self.accumulated)
+        self.accumulated = 0
         optimizer.step()
         weight = self.center_loss_weight
         for optimizer_center in others if weight > 0 else ():
@@ -347,10 +373,6 @@ class ModelBase(LightningModule):
                     if center.grad is not None:
                         center.grad.mul_(1.0 / weight)
             optimizer_center.step()
-        detached = {name: loss.detach() for name, loss in losses.items()}
-        for name, value in detached.items():
-            self.losses_dict.setdefault(name, []).append(value)
-        return {"loss": total.detach(), "other": statistics}
 
     def _all_optimizers(self) -> list[LightningOptimizer]:
         """Those of configure_optimizers, of which a subclass may have one only."""
@@ -607,7 +629,8 @@ class ModelBase(LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``torch.save(model, path)``, without what belongs to a training: schedules hold the optimiser."""
-        return {**super().__getstate__(), "lr_scheduler": None, "_marks": {}, "_own_images": OwnImages()}
+        training: dict[str, Any] = {"lr_scheduler": None, "_marks": {}, "average": None, "accumulated": 0}
+        return {**super().__getstate__(), **training, "_own_images": OwnImages()}
 
     def to_torchscript(  # type: ignore[override]
         self, file_path: Any = None, method: str = "trace", example_inputs: Any = None, **kwargs: Any

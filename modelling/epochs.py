@@ -3,6 +3,7 @@
 A callback, so that a subclass may use every hook of Lightning for its own purposes, without calling ``super()``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from modelling.freezing import Frozen
 from modelling.lightning_1_1 import HiddenHook
+from solver.gradients import clip_gradients
 from solver.optimizers import has_fused_adam, is_center_optimizer
 from solver.schedules import EpochSchedule, set_epoch
 from utils.distributed import broadcast_from_first, running_processes
@@ -28,6 +30,7 @@ class EpochKeeper(Callback):
 
     def __init__(self) -> None:
         self._settings: list[list[dict[str, Any]]] = []  # of each optimiser: of each group, as they were built
+        self._steps = 0  # of all optimisers, before the epoch
         self._saved: list[dict[str, Any]] = []  # states of the optimisers, in a checkpoint that is about to be restored
         self._frozen: Frozen | None = None
 
@@ -85,6 +88,7 @@ class EpochKeeper(Callback):
                 set_epoch(config.scheduler, trainer.current_epoch)
         self._freeze(trainer, pl_module)
         pl_module.start_records()
+        pl_module.accumulated, self._steps = 0, trainer.global_step
         pl_module.mark_schedules("epoch")
         pl_module.mark_schedules("step")
 
@@ -107,16 +111,34 @@ class EpochKeeper(Callback):
             self._frozen.release()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Record what the step returned, and step the schedules that ask for it."""
+        """Record what the step returned, and step the schedules that ask for it once the optimisers have stepped."""
         pl_module.record_step(outputs)
         self._show(pl_module)
-        pl_module.step_schedules("step", batch_idx + 1)
-        extra = pl_module.extra_losses
-        if batch_idx == 0 and extra.weights and not extra.was_used:
+        if batch_idx == 0:
+            self._check_step(trainer, pl_module)
+        if not pl_module.accumulated:
+            pl_module.step_schedules("step", math.ceil((batch_idx + 1) / pl_module.hparams.SOLVER.ACCUMULATE))
+
+    def _check_step(self, trainer: Trainer, pl_module: Any) -> None:
+        """Refuse a training step of a program's own that leaves out what the configuration asks for."""
+        extra, solver = pl_module.extra_losses, pl_module.hparams.SOLVER
+        step = f"{type(pl_module).__name__}.training_step"
+        if extra.weights and not extra.was_used:
             raise UserError(
-                f"LOSSES.EXTRA names {', '.join(extra.weights)}, but {type(pl_module).__name__}.training_step does not "
-                "use them: add self.extra_losses(features, labels) to its losses, or empty LOSSES.EXTRA."
+                f"LOSSES.EXTRA names {', '.join(extra.weights)}, but {step} does not use them: add "
+                "self.extra_losses(features, labels) to its losses, or empty LOSSES.EXTRA."
             )
+        if solver.ACCUMULATE > 1 and not pl_module.accumulated and not trainer.is_last_batch:
+            raise UserError(
+                f"SOLVER.ACCUMULATE is {solver.ACCUMULATE}, but {step} does not accumulate gradients: let it return "
+                "self.optimize(losses, statistics), or set SOLVER.ACCUMULATE 1."
+            )
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
+        """Clip the gradients of the network, whose optimiser is the first one."""
+        limit = pl_module.hparams.SOLVER.CLIP_GRAD_NORM
+        if limit and optimizer is trainer.optimizers[0]:
+            clip_gradients(optimizer, limit, getattr(trainer.precision_plugin, "scaler", None))
 
     def _show(self, model: Any) -> None:
         """Pass the losses of every n-th step to the progress bar and the callbacks."""
@@ -135,6 +157,13 @@ class EpochKeeper(Callback):
 
         A model with a hook of its own steps them after that, see :mod:`modelling.lightning_1_1`.
         """
+        solver = pl_module.hparams.SOLVER
+        if trainer.global_step == self._steps and (solver.CLIP_GRAD_NORM or solver.EMA_DECAY):
+            raise UserError(
+                f"SOLVER.CLIP_GRAD_NORM is {solver.CLIP_GRAD_NORM} and SOLVER.EMA_DECAY {solver.EMA_DECAY}, but "
+                f"{type(pl_module).__name__}.training_step takes no step with the optimisers that self.optimizers() "
+                "gives: let it return self.optimize(losses, statistics), or set both to 0."
+            )
         HiddenHook.call(pl_module, "training_epoch_end", pl_module.train_outputs)
         if type(pl_module).on_train_epoch_end is LightningModule.on_train_epoch_end:
             pl_module.step_schedules()

@@ -17,8 +17,11 @@ from evaluation.retrieval import RetrievalSet
 from losses.centroid_triplet_loss import CentroidTripletLoss
 from losses.gathered_triplet import gathered_centroid_loss, gathered_triplet_loss
 from modelling import evaluation
+from modelling.averaging import PLAIN
 from modelling.evaluation import evaluate_protocols
-from tests.modelling.test_computation import batch, fit, make_model
+from tests.modelling.test_computation import batch, make_model
+from tests.modelling.test_computation import fit as fit_once
+from tests.modelling.test_optimization import batches, fit
 from tests.small import small_config
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -207,6 +210,31 @@ def average_gradients(method_name, options, gather):
     return found, expected
 
 
+class _Gradients(Callback):
+    """The gradients of the classifier after each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(pl_module.fc_query.weight.grad.clone())
+
+
+def train_in_groups(options):
+    """Train with DDP on five batches that no other process has.
+
+    Returns:
+        The gradients after each batch; the model after the training; what a checkpoint of it holds.
+    """
+    torch.set_num_threads(1)
+    model, gradients = make_model(**options), _Gradients()
+    ddp = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+    trainer = fit(model, batches(5, first=10 * int(os.environ["RANK"])), gradients, **ddp)
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    kept = {name: checkpoint.get(name) for name in ("state_dict", PLAIN, "global_step")}
+    return gradients.seen, model.state_dict(), kept
+
+
 def _batch(rank):
     generator = torch.Generator().manual_seed(100 + rank)
     images = torch.randn(8, 3, 32, 16, generator=generator)
@@ -308,5 +336,5 @@ def train_frozen():
 
     images, *rest = batch()
     images = images + 0.1 * int(os.environ["RANK"])  # a batch of its own in each process
-    fit(model, (images, *rest), Weights(), copies=4, strategy="ddp", devices=2)
+    fit_once(model, (images, *rest), Weights(), copies=4, strategy="ddp", devices=2)
     return states

@@ -39,6 +39,7 @@ WITHOUT_SWITCH = {
             *("SOLVER.IMS_PER_BATCH", "SOLVER.QUERY_XENT_WEIGHT", "SOLVER.QUERY_CONTRASTIVE_WEIGHT", "LOSSES.EXTRA"),
             *("SOLVER.BIAS_LR_FACTOR", "SOLVER.HEAD_LR_FACTOR", "SOLVER.LAYER_DECAY", "SOLVER.FREEZE_EPOCHS"),
             "MODEL.FREEZE_AT",
+            *("SOLVER.ACCUMULATE", "SOLVER.CLIP_GRAD_NORM", "SOLVER.EMA_DECAY"),
         ),
         TRAINING,
     ),
@@ -267,6 +268,12 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         CPU,
         "SOLVER.GATHER_NEGATIVES True has no effect: the run has one process.",
         Facts("cpu", 2),
+    ),
+    (
+        {"TRAINER.SYNC_BATCHNORM": True},
+        CUDA,
+        "TRAINER.SYNC_BATCHNORM True has no effect: the run has one process.",
+        Facts("gpu", 2),
     ),
     (
         {"TEST.RERANK_K1": 5, "TEST.RERANK_LAMBDA": 0.1},

@@ -35,16 +35,17 @@ def newest(folder):
 
 @pytest.fixture(scope="module")
 def whole(toy, tmp_path_factory):
-    """The options of a run, and runs that nothing interrupts: whole(processes) -> (options, folder)."""
+    """The options of a run, and runs that nothing interrupts: whole(processes, more) -> (options, folder)."""
     done = {}
 
-    def uninterrupted(processes):
+    def uninterrupted(processes, more=()):
         options = small_options(**AUTO, **{"DATASETS.ROOT_DIR": str(toy)}, **(TWO if processes == 2 else {}))
-        if processes not in done:
+        options += more
+        if (processes, more) not in done:
             folder = tmp_path_factory.mktemp("whole")
             assert set(forked.run([*options, "OUTPUT_DIR", str(folder)], folder / "log", processes=processes)) == {0}
-            done[processes] = folder
-        return options, done[processes]
+            done[processes, more] = folder
+        return options, done[processes, more]
 
     return uninterrupted
 
@@ -53,8 +54,8 @@ def whole(toy, tmp_path_factory):
 def check(whole, tmp_path):
     """Start once, meet the fault, start again by the same command: check(point, statuses) -> output."""
 
-    def interrupted(point, processes=1, statuses=(-signal.SIGKILL,)):
-        options, expected = whole(processes)
+    def interrupted(point, processes=1, statuses=(-signal.SIGKILL,), more=()):
+        options, expected = whole(processes, more)
         options = [*options, "OUTPUT_DIR", str(tmp_path)]
         assert forked.run(options, tmp_path / "log", point, processes)[-1] in statuses
         said = (tmp_path / "log").read_text()
@@ -89,6 +90,13 @@ def test_killed_at_a_moment(check, point):
 @pytest.mark.parametrize("point", ["step:11", "validation:1"])
 def test_one_of_two_processes_killed(check, point):
     check(point, processes=2)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_within_a_group_of_batches_whose_weights_are_averaged(check, processes):
+    """Three batches to a step, which leaves a shorter group at the end of each epoch."""
+    more = ("SOLVER.ACCUMULATE", 3, "SOLVER.CLIP_GRAD_NORM", 0.5, "SOLVER.EMA_DECAY", 0.9)
+    check("validation:2", processes, more=more)
 
 
 @fault("the process dies again and again", "`kill -9` at random times, four times in one run", "as above")

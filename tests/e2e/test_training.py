@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from checkpoints.run_files import find_newest
 from engine.run import run_main
+from modelling.averaging import PLAIN
 from tests.launch import REPOSITORY_FIRST, run_code
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
@@ -35,8 +36,9 @@ def assert_same_state(path, other):
     one, two = (torch.load(p, weights_only=True) for p in (path, other))
     assert one["epoch"] == two["epoch"]
     assert one["lr_schedulers"] == two["lr_schedulers"]
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, two["state_dict"][name]), name
+    for weights in {"state_dict", PLAIN} & one.keys():
+        for name, value in one[weights].items():
+            assert torch.equal(value, two[weights][name]), name
     for ours, theirs in zip(one["optimizer_states"], two["optimizer_states"], strict=True):
         assert ours["param_groups"] == theirs["param_groups"]
         for number, state in ours["state"].items():
@@ -110,6 +112,18 @@ def test_a_number_before_training_changes_nothing_else(tiny_cfg, tmp_path):
     (run,) = client.search_runs([client.get_experiment_by_name("default").experiment_id])
     history = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "mAP")}
     assert history[-1] == pytest.approx(number) and history.keys() == {-1, 0, 1}
+
+
+def test_the_average_of_the_weights_is_validated_saved_and_tested(tiny_cfg, tmp_path):
+    (trained,) = run_main(tiny_cfg(**{"SOLVER.EMA_DECAY": 0.5, "SOLVER.BASE_LR": 0.01}), CTLModel, "run")
+    checkpoint = newest(tmp_path / "out")
+    weights = torch.load(checkpoint, weights_only=True)
+    assert not torch.equal(*(weights[name]["backbone.base.conv1.weight"] for name in ("state_dict", PLAIN)))
+    options = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
+    (tested,) = run_main(tiny_cfg(**options), CTLModel, "test")
+    for kind in ("instances", "centroids"):  # the last validation, and the test after the training
+        assert tested[kind]["mAP"] > 0
+        assert tested[kind] == pytest.approx({name: trained[kind][name] for name in tested[kind]}, abs=1e-6)
 
 
 def test_a_continued_run_has_no_number_before_training(tiny_cfg, tmp_path, caplog):

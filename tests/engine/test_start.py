@@ -176,6 +176,15 @@ def test_a_test_says_what_it_does_otherwise_than_the_checkpoint_without_being_to
     assert lines(*told, "MODEL.LAST_STRIDE", 1) == ["MODEL.LAST_STRIDE: 2 in the checkpoint, 1 here, which is used."]
 
 
+@pytest.mark.parametrize(("before", "here", "said"), [(0.9, 0.0, False), (0.0, 0.9, False), (0.9, 0.99, True)])
+def test_another_average_of_the_weights_is_said_where_it_is_dropped_or_started(tmp_path, before, here, said):
+    path = save(tmp_path / "run", 0, 1, SOLVER={"EMA_DECAY": before})
+    cfg = options(tmp_path, "MODEL.PRETRAIN_PATH", str(path), "SOLVER.EMA_DECAY", here)
+    start = find_start(cfg, tmp_path / "run", 0, 0)
+    lines = [line for line in start.describe_differences(start.settle(cfg)) if "EMA_DECAY" in line]
+    assert lines == ["SOLVER.EMA_DECAY: 0.9 in the checkpoint, 0.99 here, which is used."] * said
+
+
 def test_a_run_that_continues_without_its_best_score_says_so(tmp_path):
     """Lightning keeps the score by metric, mode and period; of the original's checkpoint it knows none."""
     stored = {"SOLVER": {"MONITOR_METRIC_NAME": "mAP", "MONITOR_METRIC_MODE": "max", "EVAL_PERIOD": 5}}

@@ -7,7 +7,7 @@ import pytest
 from callbacks import EpochStatistics
 from config.load import load_config
 from engine import trainer as built
-from engine.trainer import build_trainer, check_launch, choose_precision, choose_strategy
+from engine.trainer import build_trainer, check_launch, choose_precision, choose_strategy, choose_sync_batchnorm
 from utils.errors import UserError
 
 
@@ -68,6 +68,40 @@ def test_mixed_precision_off_cuda_says_so_in_one_line(caplog):
     assert [record.message for record in caplog.records] == [
         "USE_MIXED_PRECISION True needs a CUDA device; computing in 32-true on cpu."
     ]
+
+
+@pytest.mark.parametrize(
+    ("opts", "accelerator", "processes", "expected"),
+    [
+        ([], "gpu", 2, False),
+        (["TRAINER.SYNC_BATCHNORM", True], "gpu", 2, True),
+        (["TRAINER.SYNC_BATCHNORM", True], "gpu", 1, False),
+        (["TRAINER.SYNC_BATCHNORM", True], "cpu", 1, False),
+        (["TRAINER.SYNC_BATCHNORM", True, "TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", "a.ckpt"], "cpu", 2, False),
+    ],
+)
+def test_batch_norm_over_the_processes(opts, accelerator, processes, expected):
+    assert choose_sync_batchnorm(cfg_of(*opts), accelerator, processes) is expected
+
+
+def test_batch_norm_over_processes_on_the_cpu_is_refused():
+    message = (
+        "TRAINER.SYNC_BATCHNORM is True, but torch.nn.SyncBatchNorm computes on CUDA only, and this run trains with 2 "
+        "processes on cpu: set it False, or train on CUDA devices."
+    )
+    cfg = cfg_of("TRAINER.SYNC_BATCHNORM", True, "SOLVER.DIST_BACKEND", "ddp_cpu", "GPU_IDS", "[0, 1]")
+    with pytest.raises(UserError) as raised:
+        build_trainer(cfg, [])
+    assert str(raised.value) == message
+
+
+def test_batch_norm_over_the_processes_is_left_to_lightning(monkeypatch):
+    given = {}
+    monkeypatch.setattr(built, "Trainer", lambda **options: given.update(options))
+    monkeypatch.setattr(built, "choose_devices", lambda *_: ("gpu", [0, 1]))
+    for value in (True, False):
+        build_trainer(cfg_of("TRAINER.SYNC_BATCHNORM", value), [])
+        assert given["sync_batchnorm"] is value
 
 
 def launched_by(monkeypatch, launcher, processes):
