@@ -16,7 +16,9 @@ from utils.errors import CheckpointError, ConfigError
 # What the weights were trained for. They fit other values as well, and then give other numbers.
 SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION")
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
-NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE")
+NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.STEM_RELU")
+# Those of them that checkpoints of older versions do not name: these were trained as the default says.
+_ONCE_IMPLIED = ("MODEL.STEM_RELU",)
 # What optimisers are built from.
 OPTIMISATION = (
     *("SOLVER.OPTIMIZER_NAME", "SOLVER.BASE_LR", "SOLVER.CENTER_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
@@ -116,6 +118,7 @@ def _recorded(stored: Mapping[str, Any], key: str) -> Any:
     node: Any = stored
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
-            return _ABSENT
+            implied = key in _ONCE_IMPLIED and isinstance(node, Mapping) and "NAME" in node
+            return DEFAULT_VALUES[key] if implied else _ABSENT
         node = node[part]
     return node

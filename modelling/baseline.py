@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from modelling.backbones import BACKBONES, check_feature_map, get_backbone
+from modelling.backbones import BACKBONES, NetworkOptions, check_feature_map, get_backbone
 from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file, starts_from_weights
 from utils.errors import UserError
 
@@ -18,11 +18,12 @@ __all__ = ["Baseline", "load_imagenet_weights", "weights_init_classifier", "weig
 class Baseline(nn.Module):
     """A ResNet followed by global average pooling.
 
-    ``in_planes`` is the number of channels of its feature map (D), ``model_name`` is MODEL.NAME.
+    ``in_planes`` is the length of its vectors (D), ``model_name`` is MODEL.NAME.
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
-            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and TEST.ONLY_TEST are read.
+            LAST_STRIDE, STEM_RELU, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and TEST.ONLY_TEST
+            are read.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
@@ -38,7 +39,7 @@ class Baseline(nn.Module):
         network = get_backbone(model.NAME)
         self.model_name: str = model.NAME
         self.in_planes: int = network.embedding_size or model.BACKBONE_EMB_SIZE
-        self.base = network.build(model.LAST_STRIDE)
+        self.base = network.build(NetworkOptions(model.LAST_STRIDE, model.STEM_RELU))
         if model.NAME not in BACKBONES:
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
@@ -76,10 +77,12 @@ class Baseline(nn.Module):
         load_weights_file(self.base, path, self.model_name)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""
+        """Images [B, 3, H, W] floating -> feature map and its mean over positions, [B, D] after ``after_pooling``."""
         feature_map = self.base(x.contiguous(memory_format=self.memory_format))
         # Autocast computes the map in half precision; its mean needs the digits that tell close images apart.
-        return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
+        pooled = self.gap(feature_map.to(x.dtype)).flatten(1)
+        after = getattr(self.base, "after_pooling", None)  # a part of the network that works on vectors
+        return feature_map, pooled if after is None else after(pooled)
 
 
 def weights_init_kaiming(module: nn.Module) -> None:

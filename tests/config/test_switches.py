@@ -40,7 +40,7 @@ WITHOUT_SWITCH = {
     ),
     **dict.fromkeys(
         (
-            *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.USE_CENTROIDS"),
+            *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.USE_CENTROIDS"),
             *(
                 "MODEL.CHANNELS_LAST",
                 "INPUT.EXIF_ORIENTATION",
@@ -139,6 +139,18 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         CPU,
         "DATASETS.CAMERA_FROM folder has no effect: DATASETS.NAMES is market1501.",
         {"DATASETS.NAMES": "folder"},
+    ),
+    (
+        {"MODEL.LAST_STRIDE": 2, "MODEL.NAME": "osnet_ain_x0_75"},
+        CPU,
+        "MODEL.LAST_STRIDE 2 has no effect: MODEL.NAME is osnet_ain_x0_75.",
+        {"MODEL.NAME": "resnet18"},
+    ),
+    (
+        {"MODEL.STEM_RELU": True, "MODEL.NAME": "resnet50_ibn_a"},
+        CPU,
+        "MODEL.STEM_RELU True has no effect: MODEL.NAME is resnet50_ibn_a.",
+        {"MODEL.NAME": "resnet50"},
     ),
     (
         {"MODEL.RESUME_TRAINING": True, "TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
@@ -329,6 +341,20 @@ def test_keys_on_the_command_line_that_inference_does_not_use_are_named(tmp_path
 def test_passwords_are_not_shown():
     config = given({"LOGGING.MLFLOW_URI": "https://me:secret@host", "LOGGING.MLFLOW": False})
     assert find_unused(config) == ["LOGGING.MLFLOW_URI https://***@host has no effect: LOGGING.MLFLOW is False."]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_a_network_lacks_is_told(name):
+    config = given({"MODEL.NAME": name, "MODEL.LAST_STRIDE": 2, "MODEL.STEM_RELU": True})
+    lines = [line.split()[0] for line in find_unused(config)]
+    assert ("MODEL.LAST_STRIDE" in lines) == isinstance(build(name), OSNet)
+    stems = [build(name, stem_relu=relu).stem_relu for relu in (False, True)] if "osnet" not in name else [True, True]
+    assert ("MODEL.STEM_RELU" in lines) == (stems == [True, True])
+
+
+def build(name, **options):
+    with torch.device("meta"):
+        return get_backbone(name).build(NetworkOptions(**options))
 
 
 def test_several_sets_of_which_none_reads_a_key():
