@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from config import DEFAULT_VALUES
 from config.load import load_config
 from config.switches import COCO_SETS, SETS, SWITCHES, Facts, find_foreign, find_unused
 from datasets.registry import DATASETS
+from modelling.backbones import BACKBONES, NetworkOptions, get_backbone
+from modelling.backbones.osnet import OSNet
 from tests.support import GOLDEN, ROOT
 
 CPU, CUDA = Facts("cpu", 1), Facts("gpu", 1)
