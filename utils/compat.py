@@ -26,6 +26,13 @@ def tensor_builders() -> dict[str, Callable[..., Any]]:
     return {name: getattr(torch._utils, name) for name in names if hasattr(torch._utils, name)}
 
 
+def is_autocast_on(device_type: str) -> bool:
+    """Whether operations on this kind of device run under autocast; until torch 2.3, CPU and CUDA are asked apart."""
+    if TORCH >= (2, 4):
+        return torch.is_autocast_enabled(device_type)
+    return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()
+
+
 def pack_convolution(weight: Tensor, geometry: Sequence[Any], shape: Sequence[int]) -> Tensor:
     """Reorder the weight of a convolution into the layout that oneDNN reads.
 

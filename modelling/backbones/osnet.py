@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from modelling.backbones.resnet import init_convolutions, through_stages
 from modelling.backbones.resnet_ibn_a import InstanceNorm
+from utils.compat import is_autocast_on
 
 # Channels of the stem and of the three stages at width 1.
 _CHANNELS = (64, 256, 384, 512)
@@ -179,6 +180,8 @@ class OSNet(nn.Module):
 
         Computed without autocast: an embedding needs the digits that tell close images apart.
         """
+        if not is_autocast_on(pooled.device.type):  # exporters know nothing of autocast
+            return self.fc(pooled)
         with torch.autocast(pooled.device.type, enabled=False):
             return self.fc(pooled)
 
