@@ -79,8 +79,8 @@ class Gate(nn.Module):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
-        nn.init.zeros_(self.fc1.bias)
-        nn.init.zeros_(self.fc2.bias)
+        for name in ("fc1.bias", "fc2.bias"):
+            nn.init.zeros_(self.get_parameter(name))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] floating -> the same shape."""
@@ -162,8 +162,8 @@ class OSNet(nn.Module):
         self.conv5 = ConvNorm(channels, channels)
         self.fc = nn.Sequential(nn.Linear(channels, EMBEDDING_SIZE), nn.BatchNorm1d(EMBEDDING_SIZE), nn.ReLU())
         init_convolutions(self)
-        nn.init.normal_(self.fc[0].weight, std=0.01)
-        nn.init.zeros_(self.fc[0].bias)
+        nn.init.normal_(self.get_parameter("fc.0.weight"), std=0.01)
+        nn.init.zeros_(self.get_parameter("fc.0.bias"))
 
     def _add(self, name: str, *parts: nn.Module) -> None:
         self.stages.append(name)

@@ -95,12 +95,12 @@ def test_embeddings_in_train_mode_are_the_recorded_ones(recorded: tuple[str, Bas
 def test_the_gate_against_a_plain_loop() -> None:
     torch.manual_seed(0)
     gate, x = Gate(32), torch.randn(2, 32, 3, 4)
-    nn.init.normal_(gate.fc1.bias)
+    biases = [nn.init.normal_(gate.get_parameter(f"{name}.bias")) for name in ("fc1", "fc2")]
     expected = torch.empty_like(x)
     for b in range(2):
         mean = torch.stack([x[b, c].mean() for c in range(32)])
-        inner = (gate.fc1.weight[:, :, 0, 0] @ mean + gate.fc1.bias).clamp(min=0)
-        outer = gate.fc2.weight[:, :, 0, 0] @ inner + gate.fc2.bias
+        inner = (gate.fc1.weight[:, :, 0, 0] @ mean + biases[0]).clamp(min=0)
+        outer = gate.fc2.weight[:, :, 0, 0] @ inner + biases[1]
         expected[b] = x[b] / (1 + (-outer).exp())[:, None, None]
     torch.testing.assert_close(gate(x), expected)
 
@@ -114,7 +114,7 @@ def test_initial_weights(name: str) -> None:
     assert network.fc[0].weight.std().item() == pytest.approx(0.01, rel=0.05) and network.fc[0].bias.eq(0).all()
     for module in network.modules():
         if isinstance(module, Gate):
-            assert module.fc1.bias.eq(0).all() and module.fc2.bias.eq(0).all()
+            assert all(module.get_parameter(f"{name}.bias").eq(0).all() for name in ("fc1", "fc2"))
         elif isinstance(module, nn.BatchNorm2d | InstanceNorm):
             assert module.weight.eq(1).all() and module.bias.eq(0).all()
 
@@ -128,9 +128,12 @@ def test_recomputed_blocks_give_the_same_gradients_and_running_statistics(varian
     kept = []
     for network in (plain, recomputed):
         saved: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, saved=saved: (saved.append(x.numel()), x)[1], lambda x: x
-        ):
+
+        def save(x: Tensor, saved: list[int] = saved) -> Tensor:
+            saved.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
             embeddings = network.after_pooling(network(IMAGES).mean((2, 3)))
         embeddings.square().mean().backward()
         kept.append(sum(saved))
