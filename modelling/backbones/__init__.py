@@ -48,8 +48,8 @@ def _resnet(block: type[BasicBlock] | type[Bottleneck], *layers: int) -> Backbon
     return Backbone(build, 512 * block.expansion)
 
 
-def _ibn_a(build: Callable[[int], ResNet]) -> Backbone:
-    return Backbone(lambda options: build(options.last_stride), 2048)
+def _ibn_a(build: Callable[..., ResNet]) -> Backbone:
+    return Backbone(lambda options, **kw: build(options.last_stride, **kw), 2048)
 
 
 def _osnet(width: float, variant: str = "") -> Backbone:

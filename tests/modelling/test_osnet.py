@@ -158,12 +158,19 @@ def test_embeddings_keep_their_digits_under_autocast() -> None:
     assert (feature_map.dtype, embeddings.dtype) == (torch.bfloat16, torch.float32)
 
 
-def test_an_instance_norm_is_computed_in_float32_under_autocast() -> None:
+def test_an_instance_norm_is_computed_in_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     norm, x = InstanceNorm(8), (300 + torch.randn(2, 8, 4, 4)).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    compute, dtypes = nn.functional.instance_norm, []
+
+    def spy(x: Tensor, **options: Any) -> Tensor:
+        dtypes.append(x.dtype)  # a CPU would widen half precision by itself
+        return compute(x, **options)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "instance_norm", spy)
         found = norm(x)
-    assert found.dtype == torch.bfloat16
+    assert (found.dtype, dtypes) == (torch.bfloat16, [torch.float32])
     torch.testing.assert_close(found, nn.functional.instance_norm(x.float()).bfloat16(), rtol=0, atol=0)
     wide = torch.randn(2, 8, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(norm(wide), nn.functional.instance_norm(wide), rtol=1e-12, atol=1e-12)
