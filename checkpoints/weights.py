@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
     (3, 4, 23, 3): "resnet101",
     (3, 8, 36, 3): "resnet152",
 }
+_OSNET_WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}  # channels of the stem
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,23 @@ def describe(content: Mapping[str, Any]) -> str:
     return f"a dictionary without weights (keys: {', '.join(map(str, list(content)[:5])) or 'none'})"
 
 
-def identify_network(keys: Iterable[str]) -> str | None:
-    """The MODEL.NAME whose backbone has these keys ("layer1.0.conv1.weight", ...), or None."""
-    names = set(keys)
-    blocks = [re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", name) for name in names]
+def identify_network(tensors: Mapping[str, Tensor]) -> str | None:
+    """The MODEL.NAME whose backbone has these tensors ("layer1.0.conv1.weight", ...), or None."""
+    if "conv2.0.gate.fc1.weight" in tensors:
+        return _identify_osnet(tensors)
+    blocks = [re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", name) for name in tensors]
     found = [(int(match[1]), int(match[2])) for match in blocks if match]
     depths = tuple(1 + max((block for layer, block in found if layer == i), default=-1) for i in (1, 2, 3, 4))
-    network = (_BOTTLENECK if "layer1.0.conv3.weight" in names else _BASIC).get(depths)
-    return f"{network}_ibn_a" if network and "layer1.0.bn1.IN.weight" in names else network
+    network = (_BOTTLENECK if "layer1.0.conv3.weight" in tensors else _BASIC).get(depths)
+    return f"{network}_ibn_a" if network and "layer1.0.bn1.IN.weight" in tensors else network
+
+
+def _identify_osnet(tensors: Mapping[str, Tensor]) -> str | None:
+    stem = tensors.get("conv1.conv.weight")
+    width = None if stem is None or stem.dim() != 4 else _OSNET_WIDTHS.get(len(stem))
+    ain = "conv2.0.conv2.0.layers.0.conv1.weight" in tensors
+    variant = "ain_" if ain else "ibn_" if "conv2.0.IN.weight" in tensors else ""
+    return None if width is None else f"osnet_{variant}{width}"
 
 
 def state_dict_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -185,8 +195,10 @@ def _prefixes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Count
 def _networks(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The networks in a file that MODEL.NAME knows: name, place of the dictionary, prefix."""
     for place, tensors in _dictionaries(content):
-        for match in filter(None, (re.fullmatch(r"(.*?)layer1\.0\.conv1\.weight", key) for key in tensors)):
-            network = identify_network(key.removeprefix(match[1]) for key in tensors if key.startswith(match[1]))
+        mark = r"(.*?)(layer1\.0\.conv1|conv2\.0\.gate\.fc1)\.weight"
+        for match in filter(None, (re.fullmatch(mark, key) for key in tensors)):
+            own = {key.removeprefix(match[1]): value for key, value in tensors.items() if key.startswith(match[1])}
+            network = identify_network(own)
             if network is not None:
                 yield network, place, match[1]
 
@@ -203,7 +215,8 @@ def _describe_network(network: str, place: str, prefix: str) -> str:
     if {"teacher", "student"} & set(f"{place}.{prefix}".split(".")):
         return f"a DINO or iBOT checkpoint of {network}"
     if prefix.removeprefix("module.") in ("", "base."):
-        return f"{'IBN-a' if 'ibn' in network else 'torchvision'} {network} weights"
+        source = "torchreid" if network.startswith("osnet") else "IBN-a" if "ibn" in network else "torchvision"
+        return f"{source} {network} weights"
     return f"{network} weights whose names begin with {prefix}"
 
 

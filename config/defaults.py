@@ -17,11 +17,12 @@ _C = CfgNode()
 
 # The network.
 _C.MODEL = CfgNode()
-# Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a, resnet101_ibn_a or resnet152_ibn_a; or a
-# network of your own, as package.module:name of the function or class that builds it.
+# Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a, resnet101_ibn_a or resnet152_ibn_a;
+# osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ibn_x1_0, osnet_ain_x1_0, osnet_ain_x0_75, osnet_ain_x0_5 or
+# osnet_ain_x0_25; or a network of your own, as package.module:name of the function or class that builds it.
 _C.MODEL.NAME = "resnet50"
-# Width of what the backbone gives: 512 for resnet18 and resnet34, 2048 for the other ResNets; 0 takes the network's
-# own.
+# Width of what the backbone gives: 512 for resnet18, resnet34 and every OSNet, 2048 for the other ResNets; 0 takes the
+# network's own.
 _C.MODEL.BACKBONE_EMB_SIZE = 2048
 # How a feature map or tokens become one vector: avg, max, gem (generalised mean with a learned exponent), avgmax (half
 # the sum of average and maximum), or token (the class token of a transformer).
@@ -31,8 +32,12 @@ _C.MODEL.EMBED_DIM = 0
 # What validation, inference and export take as the embedding: what comes after the BN neck, or what goes into it
 # (before). A checkpoint's value is used where nobody sets another.
 _C.MODEL.NECK_FEAT = "after"
-# Stride of the last stage: 1 keeps its feature map as large as that of the stage before, 2 halves it.
+# Stride of the last stage of a ResNet: 1 keeps its feature map as large as that of the stage before, 2 halves it.
 _C.MODEL.LAST_STRIDE = 1
+# Put a ReLU after the first batch norm of resnet18 to resnet152, as torchvision, fast-reid and others do: for weights
+# of theirs that are to give the features they were trained for. The original has none; the IBN-a networks always have
+# it.
+_C.MODEL.STEM_RELU = False
 # Start the backbone from the weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).
 _C.MODEL.PRETRAINED = True
 # With PRETRAINED: share of tensors that must fit by name and shape, 0 to 1, of all that the backbone or its counterpart

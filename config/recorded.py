@@ -20,7 +20,12 @@ SCALING_IN_TESTS = (
     "MODEL.NECK_FEAT",
 )
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
-NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.POOLING", "MODEL.EMBED_DIM")
+NETWORK = (
+    *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.STEM_RELU", "MODEL.POOLING"),
+    "MODEL.EMBED_DIM",
+)
+# Those of them that checkpoints of older versions do not name: these were trained as the default says.
+_ONCE_IMPLIED = ("MODEL.STEM_RELU", "MODEL.POOLING", "MODEL.EMBED_DIM")
 # What optimisers are built from.
 OPTIMISATION = (
     *("SOLVER.OPTIMIZER_NAME", "SOLVER.BASE_LR", "SOLVER.CENTER_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),
@@ -122,6 +127,7 @@ def _recorded(stored: Mapping[str, Any], key: str) -> Any:
     node: Any = stored
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
-            return _ABSENT
+            implied = key in _ONCE_IMPLIED and isinstance(node, Mapping) and "NAME" in node
+            return DEFAULT_VALUES[key] if implied else _ABSENT
         node = node[part]
     return node

@@ -1,5 +1,6 @@
 """The keys that another key, or the machine, switches off: what somebody set there would be lost without a word."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from config.origins import strength
 from config.paths import is_auto
 from utils.addresses import without_passwords
 
+# The networks whose stem can do without a ReLU.
+PLAIN_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # The data sets of this project by the files that they read; others may read any key.
 COCO_SETS = ("df1", "street2shop")
 SETS = (
@@ -79,6 +82,12 @@ SWITCHES = (
         lambda cfg, _: not cfg.TEST.ONLY_TEST and (not cfg.MODEL.PRETRAINED or _continues_a_named_file(cfg)),
         "the run starts no training from weights and tests none (MODEL.PRETRAINED, TEST.ONLY_TEST)",
     ),
+    Switch(
+        ("MODEL.LAST_STRIDE",),
+        ("MODEL.NAME",),
+        lambda cfg, _: re.fullmatch(r"osnet(_ibn|_ain)?_x\d_\d+", cfg.MODEL.NAME) is not None,
+    ),
+    Switch(("MODEL.STEM_RELU",), ("MODEL.NAME",), lambda cfg, _: cfg.MODEL.NAME not in PLAIN_RESNETS),
     Switch(
         ("MODEL.RESUME_TRAINING",),
         ("TEST.ONLY_TEST",),

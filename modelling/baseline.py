@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from modelling.backbones import BACKBONES, find_width, get_backbone
+from modelling.backbones import BACKBONES, NetworkOptions, find_width, get_backbone
 from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file, starts_from_weights
 from modelling.pooling import POOLINGS, TOKEN, Reduction, pool
 from utils.errors import UserError
@@ -24,8 +24,8 @@ class Baseline(nn.Module):
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
-            LAST_STRIDE, POOLING, EMBED_DIM, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and
-            TEST.ONLY_TEST are read.
+            LAST_STRIDE, STEM_RELU, POOLING, EMBED_DIM, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING
+            and TEST.ONLY_TEST are read.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
@@ -41,7 +41,7 @@ class Baseline(nn.Module):
         model = cfg.MODEL
         network = get_backbone(model.NAME)
         self.model_name: str = model.NAME
-        self.base = network.build(model.LAST_STRIDE)
+        self.base = network.build(NetworkOptions(model.LAST_STRIDE, model.STEM_RELU))
         self.pooling: str = model.POOLING
         self.gap = POOLINGS[self.pooling]()
         if model.NAME in BACKBONES and self.pooling != TOKEN:

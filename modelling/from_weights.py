@@ -85,6 +85,7 @@ def model_of_weights(
         what = "without its settings: those of the configuration are used (last stride, image size, scaling)"
     else:
         what = "not a trained CTL model: embeddings are the pooled features of the backbone"
+        what += ", after its last layer" if hasattr(model.backbone.base, "after_pooling") else ""
     if is_first_process():
         logger.warning("%s holds %s, %s.", path, describe(content), what)
     return model

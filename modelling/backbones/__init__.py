@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from modelling.backbones.osnet import EMBEDDING_SIZE, OSNet
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import resnet50_ibn_a, resnet101_ibn_a, resnet152_ibn_a
 from utils.errors import UserError
@@ -19,15 +19,41 @@ Build = Callable[..., nn.Module]
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """How to build a network from its last stride, and how many channels its feature map has; 0: not known yet."""
+class NetworkOptions:
+    """What a configuration says of a network besides its name; each network takes what it has.
 
-    build: Callable[[int], Any]  # a module
+    Attributes:
+        last_stride: MODEL.LAST_STRIDE.
+        stem_relu: MODEL.STEM_RELU.
+    """
+
+    last_stride: int = 1
+    stem_relu: bool = False
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How to build a network, and how long the vectors are that it gives; 0: not known yet."""
+
+    build: Callable[[NetworkOptions], Any]  # a module
     embedding_size: int
 
 
 def _resnet(block: type[BasicBlock] | type[Bottleneck], *layers: int) -> Backbone:
-    return Backbone(partial(ResNet, block=block, layers=layers), 512 * block.expansion)
+    def build(options: NetworkOptions) -> ResNet:
+        network = ResNet(options.last_stride, block, layers)
+        network.stem_relu = options.stem_relu
+        return network
+
+    return Backbone(build, 512 * block.expansion)
+
+
+def _ibn_a(build: Callable[..., ResNet]) -> Backbone:
+    return Backbone(lambda options, **kw: build(options.last_stride, **kw), 2048)
+
+
+def _osnet(width: float, variant: str = "") -> Backbone:
+    return Backbone(lambda _: OSNet(width, variant), EMBEDDING_SIZE)
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -36,9 +62,18 @@ BACKBONES: dict[str, Backbone] = {
     "resnet50": _resnet(Bottleneck, 3, 4, 6, 3),
     "resnet101": _resnet(Bottleneck, 3, 4, 23, 3),
     "resnet152": _resnet(Bottleneck, 3, 8, 36, 3),
-    "resnet50_ibn_a": Backbone(resnet50_ibn_a, 2048),
-    "resnet101_ibn_a": Backbone(resnet101_ibn_a, 2048),
-    "resnet152_ibn_a": Backbone(resnet152_ibn_a, 2048),
+    "resnet50_ibn_a": _ibn_a(resnet50_ibn_a),
+    "resnet101_ibn_a": _ibn_a(resnet101_ibn_a),
+    "resnet152_ibn_a": _ibn_a(resnet152_ibn_a),
+    "osnet_x1_0": _osnet(1.0),
+    "osnet_x0_75": _osnet(0.75),
+    "osnet_x0_5": _osnet(0.5),
+    "osnet_x0_25": _osnet(0.25),
+    "osnet_ibn_x1_0": _osnet(1.0, "ibn"),
+    "osnet_ain_x1_0": _osnet(1.0, "ain"),
+    "osnet_ain_x0_75": _osnet(0.75, "ain"),
+    "osnet_ain_x0_5": _osnet(0.5, "ain"),
+    "osnet_ain_x0_25": _osnet(0.25, "ain"),
 }
 
 
@@ -83,8 +118,8 @@ def _own_backbone(build: Build, embedding_size: int) -> Backbone:
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     takes = "last_stride" if "last_stride" in parameters else next(iter(needed), "")
 
-    def checked(last_stride: int) -> nn.Module:
-        network = build(**{takes: last_stride} if takes else {})
+    def checked(options: NetworkOptions) -> nn.Module:
+        network = build(**{takes: options.last_stride} if takes else {})
         if not isinstance(network, nn.Module):
             raise UserError(f"{build!r} built a {type(network).__name__}; expected a torch.nn.Module.")
         return network

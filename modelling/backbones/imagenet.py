@@ -59,7 +59,9 @@ def load_weights(
         CheckpointError: too little fits, as for :func:`load_weights_file`.
         UserError: it fits, but holds NaN, infinity or no floating-point numbers.
     """
-    fit = fit_weights(content, {key: value for key, value in base.state_dict().items() if not key.startswith("fc.")})
+    # The classifier of a ResNet, which is never called; but some networks have an fc that follows the pooling.
+    left = () if hasattr(base, "after_pooling") else ("fc.",)
+    fit = fit_weights(content, {key: value for key, value in base.state_dict().items() if not key.startswith(left)})
     description = describe(content)
     text = f"{path} holds {description}, which {network} cannot start from"
     if not fit.weights:

@@ -2,12 +2,13 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
@@ -22,9 +23,10 @@ Block = Any
 class ResNet(nn.Module):
     """Deep residual network (He et al., CVPR 2016) that ends in its last feature map.
 
-    Two things differ from torchvision's: there is **no ReLU between bn1 and the max pooling**, as in the published
-    person re-identification baselines whose numbers this project keeps, and the stride of layer4 is an argument.
-    The weights are those of :meth:`random_init`. Modules that are assigned as ``avgpool`` or ``fc`` are not called.
+    Two things differ from torchvision's: unless ``stem_relu`` is set to True there is **no ReLU between bn1 and the max
+    pooling**, as in the published person re-identification baselines whose numbers this project keeps; and the stride
+    of layer4 is an argument. The weights are those of :meth:`random_init`. Modules that are assigned as ``avgpool`` or
+    ``fc`` are not called.
 
     Args:
         last_stride: stride of layer4; 1 makes the feature map twice as high and wide as the usual 2.
@@ -32,6 +34,9 @@ class ResNet(nn.Module):
             ``stride`` and ``downsample``.
         layers: blocks in layer1 to layer4.
     """
+
+    #: Whether a ReLU follows bn1, as in torchvision's; may be set.
+    stem_relu = False
 
     #: Keep only the input of each block for the backward pass, and recompute the rest there.
     grad_checkpoint = False
@@ -61,17 +66,8 @@ class ResNet(nn.Module):
         return block
 
     def random_init(self) -> None:
-        """Start from random weights.
-
-        Convolution weights are drawn from a normal distribution with standard deviation sqrt(2 / (k * k *
-        out_channels)); norm layers get weight 1, bias 0 and the running statistics of a new layer.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = math.prod(module.kernel_size) * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-            elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
-                module.reset_parameters()
+        """Start from random weights, see :func:`init_convolutions`."""
+        init_convolutions(self)
 
     def layer_groups(self) -> dict[str, int]:
         """The depth of each parameter, by name: 0 for conv1 and bn1, then one more for each block."""
@@ -86,16 +82,34 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] floating -> feature map [B, 512 * expansion, H/16, W/16] (/32 with last stride 2)."""
-        return self._stages(self.maxpool(self.bn1(self.conv1(x))))
+        x = self.bn1(self.conv1(x))
+        x = self.maxpool(F.relu(x, inplace=True) if self.stem_relu else x)
+        return through_stages((self.layer1, self.layer2, self.layer3, self.layer4), x, self.grad_checkpoint)
 
-    def _stages(self, x: Tensor) -> Tensor:
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            if self.grad_checkpoint and torch.is_grad_enabled():
-                for block in stage:
-                    x = _checkpointed(block, x)
-            else:
-                x = stage(x)
-        return x
+
+def init_convolutions(network: nn.Module) -> None:
+    """Give convolutions and norm layers random weights.
+
+    Convolution weights are drawn from a normal distribution with standard deviation sqrt(2 / (k * k * out_channels));
+    norm layers get weight 1, bias 0 and the running statistics of a new layer.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d):
+            module.reset_parameters()
+
+
+def through_stages(stages: Iterable[nn.Sequential], x: Tensor, grad_checkpoint: bool) -> Tensor:
+    """Pass a feature map through the blocks of all stages, see :attr:`ResNet.grad_checkpoint`."""
+    for stage in stages:
+        if grad_checkpoint and torch.is_grad_enabled():
+            for block in stage:
+                x = _checkpointed(block, x)
+        else:
+            x = stage(x)
+    return x
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:

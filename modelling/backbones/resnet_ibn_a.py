@@ -13,11 +13,26 @@ from modelling.backbones.imagenet import warn_nothing_is_downloaded
 from modelling.backbones.resnet import Block, ResNet
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance normalisation with weight and bias, computed in float32 or wider whatever the autocast state.
+
+    The result has the dtype of the input. Variances over small maps do not survive half precision.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] floating -> the same shape and dtype."""
+        # Not torch.promote_types, which torch 2.1 cannot export.
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return F.instance_norm(x.to(wide), weight=self.weight.to(wide), bias=self.bias.to(wide), eps=self.eps).to(
+            x.dtype
+        )
+
+
 class IBN(nn.Module):
     """Instance normalisation of the first half of the channels, batch normalisation of the second half.
-
-    The instance half is computed in float32 or wider and returned in the dtype of the input, whatever the autocast
-    state: its variances over small maps do not survive half precision.
 
     Args:
         channels: channels of the input; the instance half is ``channels // 2``.
@@ -26,18 +41,13 @@ class IBN(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.split = channels // 2
-        self.IN = nn.InstanceNorm2d(self.split, affine=True)
+        self.IN = InstanceNorm(self.split)
         self.BN = nn.BatchNorm2d(channels - self.split)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] floating -> the same shape and dtype."""
         first, second = x[:, : self.split], x[:, self.split :]
-        # Not torch.promote_types, which torch 2.1 cannot export.
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        instance = F.instance_norm(
-            first.to(wide), weight=self.IN.weight.to(wide), bias=self.IN.bias.to(wide), eps=self.IN.eps
-        )
-        return torch.cat([instance.to(x.dtype), self.BN(second)], dim=1)
+        return torch.cat([self.IN(first), self.BN(second)], dim=1)
 
 
 class Bottleneck_IBN(Bottleneck):  # noqa: N801 - the name that programs import
@@ -62,7 +72,7 @@ class Bottleneck_IBN(Bottleneck):  # noqa: N801 - the name that programs import
 class ResNetIBNa(ResNet):
     """IBN-Net, variant a (Pan et al., ECCV 2018): in layer1 to layer3 the first norm of every bottleneck is an IBN.
 
-    Unlike in :class:`ResNet` there is a ReLU between bn1 and the max pooling. ``fc`` is never used and needs no
+    There always is a ReLU between bn1 and the max pooling. ``fc`` is never used and needs no
     gradient; it exists because published weights and checkpoints contain it. Initialised like ResNet.
 
     Args:
@@ -72,19 +82,16 @@ class ResNetIBNa(ResNet):
         block: Bottleneck_IBN, or a class that is called like it; ``ibn`` is True in layer1 to layer3.
     """
 
+    stem_relu = True
+
     def __init__(
         self, last_stride: int, layers: Sequence[int], num_classes: int = 1000, block: Block = Bottleneck_IBN
     ) -> None:
         super().__init__(last_stride, block, layers)
-        self.relu = nn.ReLU(inplace=True)
         self.fc = nn.Linear(512 * block.expansion, num_classes).requires_grad_(False)
 
     def _block(self, block: Block, channels: int) -> Callable[..., nn.Module]:
         return partial(block, ibn=channels < 512)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] floating -> feature map [B, 2048, H/16, W/16] (/32 with last stride 2)."""
-        return self._stages(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
 
 
 class ResNet_IBN(ResNetIBNa):  # noqa: N801 - the name that programs import

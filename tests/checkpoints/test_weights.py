@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from checkpoints.reading import load_checkpoint
 from checkpoints.weights import describe, find_unusable, fit_weights, identify_network
-from modelling.backbones import BACKBONES, get_backbone
+from modelling.backbones import BACKBONES, NetworkOptions, get_backbone
 
 
 def test_describes_the_recorded_checkpoint(legacy_path: Path) -> None:
@@ -20,21 +20,30 @@ def test_describes_the_recorded_checkpoint(legacy_path: Path) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_is_told_by_its_entries(name: str) -> None:
     with torch.device("meta"):
-        state = get_backbone(name).build(1).state_dict()
+        state = get_backbone(name).build(NetworkOptions(1)).state_dict()
     assert identify_network(state) == name
-    last = max(int(key.split(".")[1]) for key in state if key.startswith("layer3."))
-    assert identify_network(key for key in state if not key.startswith(f"layer3.{last}.")) is None
+    osnet = name.startswith("osnet")
+    if not osnet:
+        last = max(int(key.split(".")[1]) for key in state if key.startswith("layer3."))
+        assert identify_network({k: v for k, v in state.items() if not k.startswith(f"layer3.{last}.")}) is None
     content = {"state_dict": {f"module.{key}": value for key, value in state.items()}}
-    assert describe(content) == f"{'IBN-a' if 'ibn' in name else 'torchvision'} {name} weights"
-    own = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    source = "torchreid" if osnet else "IBN-a" if "ibn" in name else "torchvision"
+    assert describe(content) == f"{source} {name} weights"
+    own = {key: value for key, value in state.items() if osnet or not key.startswith("fc.")}
     fit = fit_weights(content, own)
     assert (fit.weights.keys(), fit.missing, fit.share, fit.place) == (own.keys(), [], 1, "state_dict.module.")
-    assert fit.left_out == (["module.fc.weight", "module.fc.bias"] if "ibn" in name else [])
+    assert fit.left_out == (["module.fc.weight", "module.fc.bias"] if "ibn_a" in name else [])
 
 
 def test_other_entries_name_no_network() -> None:
-    assert identify_network([]) is None
-    assert identify_network(["layer1.0.conv1.bias", "xlayer1.0.conv1.weight", "features.0.weight"]) is None
+    def identify(*names: str, **shapes: tuple[int, ...]) -> str | None:
+        return identify_network({name: torch.empty(shapes.get("stem", ())) for name in names})
+
+    assert identify() is None
+    assert identify("layer1.0.conv1.bias", "xlayer1.0.conv1.weight", "features.0.weight") is None
+    mark, stem = "conv2.0.gate.fc1.weight", "conv1.conv.weight"
+    assert identify(mark) is identify(mark, stem) is identify(mark, stem, stem=(63, 3, 7, 7)) is None
+    assert identify(mark, stem, stem=(64,)) is None and identify(mark, stem, stem=(64, 3, 7, 7)) == "osnet_x1_0"
 
 
 def network(**more: int) -> dict[str, Tensor]:
@@ -169,7 +178,7 @@ def test_nothing_fits(content: dict[str, Any]) -> None:
 
 def test_a_larger_network_of_the_same_names_is_no_fit_as_a_whole() -> None:
     with torch.device("meta"):
-        small, large = (get_backbone(name).build(1).state_dict() for name in ("resnet50", "resnet101"))
+        small, large = (get_backbone(name).build(NetworkOptions(1)).state_dict() for name in ("resnet50", "resnet101"))
     fit = fit_weights(large, small)
     assert (fit.missing, len(fit.left_out)) == ([], 255)  # 17 blocks with 15 tensors each
     assert fit.share == 265 / (265 + 255)
@@ -177,7 +186,7 @@ def test_a_larger_network_of_the_same_names_is_no_fit_as_a_whole() -> None:
 
 def full(name: str, prefix: str = "") -> dict[str, Tensor]:
     with torch.device("meta"):
-        return prefixed(prefix, get_backbone(name).build(1).state_dict())
+        return prefixed(prefix, get_backbone(name).build(NetworkOptions(1)).state_dict())
 
 
 DESCRIPTIONS: dict[str, Callable[[], dict[str, Any]]] = {

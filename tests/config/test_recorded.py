@@ -116,6 +116,17 @@ def test_a_recording_that_lacks_keys_or_has_more_is_no_difference():
     assert differences(load_config(), recording()) == []
 
 
+def test_a_checkpoint_of_an_older_version_was_trained_without_the_newer_parts_of_a_network():
+    stored = recording()
+    del stored["MODEL"]["STEM_RELU"]
+    config = load_config("", ["MODEL.STEM_RELU", "True"])
+    assert differences(config, stored, NETWORK) == [
+        "MODEL.STEM_RELU: False in the checkpoint, True here, which is used."
+    ]
+    assert differences(config, {}, NETWORK) == differences(config, {"MODEL": {}}, NETWORK) == []  # no checkpoint
+    assert adopt(config, stored).MODEL.STEM_RELU and not adopt(load_config(), stored).MODEL.STEM_RELU
+
+
 def test_only_image_size_scaling_and_network_are_taken_and_only_where_nobody_set_them():
     stored = recording(*DEFAULT_VALUES)
     taken = flatten_config(adopt(load_config(), stored))
@@ -145,8 +156,8 @@ def test_a_network_is_taken_whole_or_not_at_all():
         values = flatten_config(adopt(load_config("", opts), stored, **kwargs))
         return [values[key] for key in NETWORK]
 
-    own, there = ["resnet50", 2048, 1, "avg", 0], ["resnet18", 2049, 2, "other", 1]
+    own, there = ["resnet50", 2048, 1, False, "avg", 0], ["resnet18", 2049, 2, True, "other", 1]
     assert network() == network("MODEL.NAME", "resnet18") == there
     assert network("MODEL.NAME", "resnet50") == network(may_name_network=False) == own
-    assert network("MODEL.LAST_STRIDE", "1") == ["resnet18", 2049, 1, "other", 1]
+    assert network("MODEL.LAST_STRIDE", "1") == ["resnet18", 2049, 1, True, "other", 1]
     assert network("MODEL.NAME", "resnet18", may_name_network=False) == there

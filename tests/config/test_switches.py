@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from config import DEFAULT_VALUES
 from config.load import load_config
 from config.switches import COCO_SETS, SETS, SWITCHES, Facts, find_foreign, find_unused
 from datasets.registry import DATASETS
+from modelling.backbones import BACKBONES, NetworkOptions, get_backbone
+from modelling.backbones.osnet import OSNet
 from tests.support import GOLDEN, ROOT
 
 CPU, CUDA = Facts("cpu", 1), Facts("gpu", 1)
@@ -45,7 +48,7 @@ WITHOUT_SWITCH = {
     ),
     **dict.fromkeys(
         (
-            *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.USE_CENTROIDS"),
+            *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.USE_CENTROIDS"),
             *("MODEL.POOLING", "MODEL.EMBED_DIM", "MODEL.NECK_FEAT"),
             *(
                 "MODEL.CHANNELS_LAST",
@@ -159,6 +162,18 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         CPU,
         "INPUT.COLOR_JITTER_PROB 0.5 has no effect: INPUT.COLOR_JITTER is [].",
         {"INPUT.COLOR_JITTER": [0.1, 0.1, 0.1, 0]},
+    ),
+    (
+        {"MODEL.LAST_STRIDE": 2, "MODEL.NAME": "osnet_ain_x0_75"},
+        CPU,
+        "MODEL.LAST_STRIDE 2 has no effect: MODEL.NAME is osnet_ain_x0_75.",
+        {"MODEL.NAME": "resnet18"},
+    ),
+    (
+        {"MODEL.STEM_RELU": True, "MODEL.NAME": "resnet50_ibn_a"},
+        CPU,
+        "MODEL.STEM_RELU True has no effect: MODEL.NAME is resnet50_ibn_a.",
+        {"MODEL.NAME": "resnet50"},
     ),
     (
         {"MODEL.RESUME_TRAINING": True, "TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
@@ -398,6 +413,20 @@ def test_keys_on_the_command_line_that_inference_does_not_use_are_named(tmp_path
 def test_passwords_are_not_shown():
     config = given({"LOGGING.MLFLOW_URI": "https://me:secret@host", "LOGGING.MLFLOW": False})
     assert find_unused(config) == ["LOGGING.MLFLOW_URI https://***@host has no effect: LOGGING.MLFLOW is False."]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_a_network_lacks_is_told(name):
+    config = given({"MODEL.NAME": name, "MODEL.LAST_STRIDE": 2, "MODEL.STEM_RELU": True})
+    lines = [line.split()[0] for line in find_unused(config)]
+    assert ("MODEL.LAST_STRIDE" in lines) == isinstance(build(name), OSNet)
+    stems = [build(name, stem_relu=relu).stem_relu for relu in (False, True)] if "osnet" not in name else [True, True]
+    assert ("MODEL.STEM_RELU" in lines) == (stems == [True, True])
+
+
+def build(name, **options):
+    with torch.device("meta"):
+        return get_backbone(name).build(NetworkOptions(**options))
 
 
 def test_several_sets_of_which_none_reads_a_key():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.models import resnet18
 
 from config.load import load_config
 from datasets.bases import ReidDataModule, Splits
@@ -20,9 +21,10 @@ from inference import create_embeddings, get_similar
 from inference.command_line import embedder_from_config
 from inference.embedding.embedder import Embedder
 from inference.galleries.gallery import read_gallery
+from modelling.backbones import NetworkOptions, get_backbone
 from tests.inference.conftest import draw_picture
 from tests.launch import forbid_modules, run_script, start_python
-from tests.support import ROOT, UPRIGHT, golden, save_turned, stored_pixels
+from tests.support import ROOT, UPRIGHT, fill_by_recipe, golden, save_turned, stored_pixels
 from utils.distances import get_dist_func, normalize
 from utils.errors import NotACtlCheckpointError, UserError
 from utils.labels import Names
@@ -613,3 +615,45 @@ def test_weights_of_a_backbone_give_its_pooled_features_and_say_so(model, pictur
     other = run_script("inference/create_embeddings.py", *given, cwd=tmp_path)
     assert (other.returncode, len(other.stderr.splitlines())) == (2, 1)
     assert "which MODEL.NAME resnet50 cannot start from: " in other.stderr
+
+
+@pytest.mark.slow
+def test_a_file_of_torchreid_embeds_as_it_is(pictures, tmp_path):
+    """create_embeddings.py, a real program, and the Embedder give torchreid's 512 numbers."""
+    recorded = golden("osnet_given")
+    network = get_backbone("osnet_x0_25").build(NetworkOptions())
+    weights = fill_by_recipe(network.state_dict()) | {"classifier.weight": torch.ones(10, 512)}
+    network.load_state_dict(weights, strict=False)
+    path = tmp_path / "model.pth.tar-60"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in weights.items()}, "epoch": 60}, path)
+    given = (*keys(pictures, path, tmp_path / "out"), "GPU_IDS", "[]", "INPUT.SIZE_TEST", "[128, 64]")
+    named = ("MODEL.NAME", "osnet_x0_25", "MODEL.BACKBONE_EMB_SIZE", "512")
+    done = run_script("inference/create_embeddings.py", *given, *named, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stderr.count(f"{path} holds torchreid osnet_x0_25 weights, not a trained CTL model: embeddings are") == 1
+    )
+    embedder = Embedder.from_checkpoint(path, "cpu", network="osnet_x0_25", size=(128, 64))
+    found = embedder.embed(torch.from_numpy(recorded["x"]))
+    assert (embedder.dimension, found.shape) == (512, (4, 512))
+    np.testing.assert_allclose(found[:, ::4], recorded["osnet_x0_25_embedding"], rtol=2e-5, atol=1e-6)  # BN's 1 + eps
+    written = np.load(tmp_path / "out" / "embeddings.npy")
+    np.testing.assert_allclose(embedder.embed(np.load(tmp_path / "out" / "paths.npy").tolist()), written, rtol=1e-5)
+
+
+def test_another_programs_resnet_gives_its_own_features_with_the_relu_of_its_stem(pictures, tmp_path):
+    """A fast-reid file, and torchvision's own layers as the oracle."""
+    oracle = resnet18(weights=None).eval()
+    oracle.fc = torch.nn.Identity()
+    oracle.load_state_dict(fill_by_recipe(oracle.state_dict()))
+    path = tmp_path / "model_best.pth"
+    torch.save({"model": {f"backbone.{key}": value for key, value in oracle.state_dict().items()}}, path)
+    options = ["MODEL.NAME", "resnet18", "MODEL.BACKBONE_EMB_SIZE", "512", "MODEL.PRETRAIN_PATH", str(path)]
+    options += ["MODEL.LAST_STRIDE", "2", "MODEL.STEM_RELU", "True", "TRAINER.ACCELERATOR", "cpu"]
+    images = torch.randn(2, 3, 64, 32)
+    with torch.inference_mode():
+        expected = oracle(images).numpy()
+    found = embedder_from_config(load_config("", options)).embed(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    other = embedder_from_config(load_config("", [*options, "MODEL.STEM_RELU", "False"])).embed(images)
+    assert np.abs(other - expected).max() > 5e-3 * np.abs(expected).max()

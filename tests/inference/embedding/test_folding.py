@@ -11,7 +11,7 @@ from modelling.baseline import Baseline
 from tests.small import small_config
 from tests.support import fill_by_recipe
 
-NETWORKS = ("resnet18", "resnet50", "resnet50_ibn_a")
+NETWORKS = ("resnet18", "resnet50", "resnet50_ibn_a", "resnet18 with a ReLU in its stem")
 CPU = torch.device("cpu")
 
 
@@ -23,8 +23,9 @@ def filled(module):
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request):
     """Backbone, BN neck, images, and what they give."""
-    cfg = small_config(**{"MODEL.NAME": request.param})
-    backbone, bn = filled(Baseline(cfg)), filled(nn.BatchNorm1d(get_backbone(request.param).embedding_size))
+    name, *more = request.param.split()
+    cfg = small_config(**{"MODEL.NAME": name, "MODEL.STEM_RELU": bool(more)})
+    backbone, bn = filled(Baseline(cfg)), filled(nn.BatchNorm1d(get_backbone(name).embedding_size))
     images = torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return backbone, bn, images, bn(backbone(images)[1])
