@@ -30,7 +30,9 @@ EXPORT = ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.1"]
 PARQUET = ["pyarrow>=15"]
 # Weights that other code bases save in this format.
 SAFETENSORS = ["safetensors>=0.4"]
-DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS
+# Networks of timm and their weights; earlier versions cannot compute images of two sizes that are not square.
+BACKBONES = ["timm>=1.0.11"]
+DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS + BACKBONES
 
 setup(
     name="centroids-reid",
@@ -54,7 +56,8 @@ setup(
         "export": EXPORT,
         "parquet": PARQUET,
         "safetensors": SAFETENSORS,
-        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS,
+        "backbones": BACKBONES,
+        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS + BACKBONES,
         "dev": DEV + MILVUS,
         "dev-without-milvus": DEV,  # see requirements-floor.txt
     },

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from benchmarks.common import RESULTS, machine, ratios, run_parts, spread, start_peak, status_mib  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
-from modelling.backbones import get_backbone  # noqa: E402
+from modelling.backbones import NetworkOptions, get_backbone  # noqa: E402
 from train_ctl_model import CTLModel  # noqa: E402
 
 PARTS = ("heads", "step", "memory")
@@ -170,7 +170,7 @@ class PlainLoop:
     def __init__(self, network: str, device: torch.device) -> None:
         size = get_backbone(network).embedding_size
         torch.manual_seed(0)
-        self.backbone = get_backbone(network).build(1).to(device)
+        self.backbone = get_backbone(network).build(NetworkOptions(1)).to(device)
         self.bn, self.classifier = nn.BatchNorm1d(size).to(device), nn.Linear(size, CLASSES, bias=False).to(device)
         self.centers = nn.Parameter(torch.randn(CLASSES, size, device=device))
         modules = (self.backbone, self.bn, self.classifier)
@@ -223,7 +223,7 @@ def bench_heads(args: argparse.Namespace) -> list[dict[str, Any]]:
 def alone(network: str, device: torch.device) -> Iterator[Callable[[Tensor], None]]:
     """Forward and backward pass of the backbone, channels last, and nothing else."""
     torch.manual_seed(0)
-    backbone = get_backbone(network).build(1).to(device).to(memory_format=torch.channels_last)
+    backbone = get_backbone(network).build(NetworkOptions(1)).to(device).to(memory_format=torch.channels_last)
 
     def run(images: Tensor) -> None:
         features = backbone(images.contiguous(memory_format=torch.channels_last)).mean((2, 3))

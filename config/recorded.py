@@ -16,7 +16,7 @@ from utils.errors import CheckpointError, ConfigError
 # What the weights were trained for. They fit other values as well, and then give other numbers.
 SCALING_IN_TESTS = ("INPUT.SIZE_TEST", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD", "INPUT.EXIF_ORIENTATION")
 SCALING = ("INPUT.SIZE_TRAIN", *SCALING_IN_TESTS)
-NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE")
+NETWORK = ("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.PATCH_STRIDE")
 # What optimisers are built from.
 OPTIMISATION = (
     *("SOLVER.OPTIMIZER_NAME", "SOLVER.BASE_LR", "SOLVER.CENTER_LR", "SOLVER.WEIGHT_DECAY", "SOLVER.LR_SCHEDULER_NAME"),

@@ -12,6 +12,8 @@ from config.origins import strength
 from config.paths import is_auto
 from utils.addresses import without_passwords
 
+# Prefixes of MODEL.NAME: networks of other packages.
+PACKAGES = ("timm:", "torchvision:")
 # The data sets of this project by the files that they read; others may read any key.
 COCO_SETS = ("df1", "street2shop")
 SETS = (
@@ -59,6 +61,12 @@ def _continues_a_named_file(cfg: CfgNode) -> bool:
 _MACHINE = ("GPU_IDS", "TRAINER.NUM_NODES", "TRAINER.ACCELERATOR", "SOLVER.DIST_BACKEND")
 
 SWITCHES = (
+    Switch(("MODEL.LAST_STRIDE",), ("MODEL.NAME",), lambda cfg, _: cfg.MODEL.NAME.startswith(PACKAGES)),
+    Switch(
+        ("MODEL.DROP_PATH", "MODEL.PATCH_STRIDE"),
+        ("MODEL.NAME",),
+        lambda cfg, _: not cfg.MODEL.NAME.startswith(PACKAGES),
+    ),
     Switch(
         ("MODEL.PRETRAIN_PATH",),
         ("MODEL.PRETRAINED", "MODEL.RESUME_TRAINING", "TEST.ONLY_TEST"),

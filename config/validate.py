@@ -37,6 +37,8 @@ GONE_BACKENDS = ("dp", "ddp2")
 
 MINIMA: dict[str, int] = {
     "MODEL.BACKBONE_EMB_SIZE": 1,
+    "MODEL.DROP_PATH": 0,
+    "MODEL.PATCH_STRIDE": 0,
     "MODEL.PRETRAIN_MIN_SHARE": 0,
     "INPUT.PROB": 0,
     "INPUT.RE_PROB": 0,
@@ -86,7 +88,8 @@ NEW_KEYS = (
     *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM", "DATASETS.CSV_PATH"),
     *("DATASETS.ON_ERROR", "INPUT.EXIF_ORIENTATION", "LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI"),
     *("LOGGING.ON_ERROR", "LOSSES.EXTRA", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE"),
-    *("MODEL.GRAD_CHECKPOINT", "MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE", "SOLVER.GATHER_NEGATIVES"),
+    *("MODEL.DROP_PATH", "MODEL.GRAD_CHECKPOINT", "MODEL.PATCH_STRIDE"),
+    *("MODEL.PRETRAIN_HEAD", "MODEL.PRETRAIN_MIN_SHARE", "SOLVER.GATHER_NEGATIVES"),
     *("SOLVER.MIN_LR", "TEST.BEFORE_TRAINING", "TEST.QUERY_EXPANSION", "TEST.RERANK", "TEST.RERANK_K1"),
     *("TEST.RERANK_K2", "TEST.RERANK_LAMBDA", "TEST.SELF_MATCH", "TRAINER.ACCELERATOR", "TRAINER.FAST_MATH"),
     *("TRAINER.NUM_NODES", "TRAINER.PRECISION", "TRAINER.PROFILER", "TRAINER.PROGRESS_BAR"),
@@ -168,6 +171,10 @@ def _check_number(key: str, value: Any) -> None:
         raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} to {MAXIMA[key]}.")
     if key in MINIMA and value < MINIMA[key]:
         raise ConfigError(f"{key} is {value}; expected {MINIMA[key]} or more.")
+    if key == "MODEL.DROP_PATH" and value >= 1:
+        raise ConfigError(f"{key} is {value}; expected 0 to below 1.")
+    if key == "MODEL.PATCH_STRIDE" and not isinstance(value, int):
+        raise ConfigError(f"{key} is {value}; expected a whole number of pixels.")
     if key == "SOLVER.GAMMA" and value <= 0:
         raise ConfigError(f"{key} is {value}; expected more than 0.")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from modelling.backbones import BACKBONES, check_feature_map, get_backbone
+from modelling.backbones import BACKBONES, NetworkOptions, average, check_feature_map, get_backbone
 from modelling.backbones.imagenet import load_imagenet_weights, load_weights_file, starts_from_weights
 from utils.errors import UserError
 
@@ -22,7 +22,8 @@ class Baseline(nn.Module):
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
-            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and TEST.ONLY_TEST are read.
+            LAST_STRIDE, DROP_PATH, PATCH_STRIDE, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING,
+            TEST.ONLY_TEST and the sizes of INPUT are read.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
@@ -38,7 +39,15 @@ class Baseline(nn.Module):
         network = get_backbone(model.NAME)
         self.model_name: str = model.NAME
         self.in_planes: int = network.embedding_size or model.BACKBONE_EMB_SIZE
-        self.base = network.build(model.LAST_STRIDE)
+        self.base = network.build(
+            NetworkOptions(
+                last_stride=model.LAST_STRIDE,
+                image_size=tuple(cfg.INPUT.SIZE_TRAIN),
+                test_size=tuple(cfg.INPUT.SIZE_TEST),
+                drop_path=model.DROP_PATH,
+                patch_stride=model.PATCH_STRIDE,
+            )
+        )
         if model.NAME not in BACKBONES:
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
@@ -79,7 +88,9 @@ class Baseline(nn.Module):
         """Images [B, 3, H, W] floating -> feature map [B, D, H', W'] and its mean over positions [B, D]."""
         feature_map = self.base(x.contiguous(memory_format=self.memory_format))
         # Autocast computes the map in half precision; its mean needs the digits that tell close images apart.
-        return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
+        if self.model_name in BACKBONES:
+            return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
+        return feature_map, average(self.base, feature_map.to(x.dtype))
 
 
 def weights_init_kaiming(module: nn.Module) -> None:

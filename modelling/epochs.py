@@ -9,6 +9,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.nn.parallel import DistributedDataParallel
 
+from datasets.draws import derive_seed
+from modelling.backbones.package_network import PackageNetwork
 from modelling.lightning_1_1 import HiddenHook
 from solver.optimizers import has_fused_adam, is_center_optimizer
 from solver.schedules import EpochSchedule, set_epoch
@@ -67,6 +69,16 @@ class EpochKeeper(Callback):
         pl_module.start_records()
         pl_module.mark_schedules("epoch")
         pl_module.mark_schedules("step")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Seed what the network draws, for drop path, from the step alone: a resumed run draws the same.
+
+        Networks of one's own draw as they did, from wherever the generators stand.
+        """
+        if isinstance(network := getattr(pl_module.backbone, "base", None), PackageNetwork) and network.draws:
+            seed = pl_module.hparams.get("data_seed", 0)
+            step = (trainer.current_epoch, batch_idx, trainer.global_rank)
+            torch.manual_seed(derive_seed("network", seed, *step))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record what the step returned, and step the schedules that ask for it."""

@@ -11,6 +11,7 @@ from torch import nn
 from engine.loggers import build_loggers
 from engine.run import run_main, run_script, run_single, run_untrained
 from engine.trainer import build_trainer
+from modelling.backbones import NetworkOptions
 from modelling.backbones import get_backbone as find_backbone
 from modelling.backbones.imagenet import warn_nothing_is_downloaded
 
@@ -30,7 +31,7 @@ def get_backbone(name: str, last_stride: int = 1, pretrained: bool = False, **kw
         UnknownNameError: there is none (also a KeyError and a ValueError); the message lists the valid names.
     """
     build: Any = find_backbone(name).build
-    network = build(last_stride, **kw)
+    network = build(NetworkOptions(last_stride=last_stride), **kw)
     if pretrained:
         warn_nothing_is_downloaded(name)
     return network

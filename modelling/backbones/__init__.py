@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from modelling.backbones import timm_networks, torchvision_networks
+from modelling.backbones.options import NetworkOptions
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import resnet50_ibn_a, resnet101_ibn_a, resnet152_ibn_a
 from utils.errors import UserError
@@ -20,14 +22,19 @@ Build = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build a network from its last stride, and how many channels its feature map has; 0: not known yet."""
+    """How to build a network, and how wide its features are before any reduction; 0: not known yet."""
 
-    build: Callable[[int], Any]  # a module
+    build: Callable[[NetworkOptions], Any]  # a module
     embedding_size: int
 
 
 def _resnet(block: type[BasicBlock] | type[Bottleneck], *layers: int) -> Backbone:
-    return Backbone(partial(ResNet, block=block, layers=layers), 512 * block.expansion)
+    return _strided(partial(ResNet, block=block, layers=layers), 512 * block.expansion)
+
+
+def _strided(build: Build, embedding_size: int) -> Backbone:
+    """A network of this project, of which the last stride can be chosen; ``more`` is what a caller passes besides."""
+    return Backbone(lambda options, **more: build(options.last_stride, **more), embedding_size)
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -36,13 +43,19 @@ BACKBONES: dict[str, Backbone] = {
     "resnet50": _resnet(Bottleneck, 3, 4, 6, 3),
     "resnet101": _resnet(Bottleneck, 3, 4, 23, 3),
     "resnet152": _resnet(Bottleneck, 3, 8, 36, 3),
-    "resnet50_ibn_a": Backbone(resnet50_ibn_a, 2048),
-    "resnet101_ibn_a": Backbone(resnet101_ibn_a, 2048),
-    "resnet152_ibn_a": Backbone(resnet152_ibn_a, 2048),
+    "resnet50_ibn_a": _strided(resnet50_ibn_a, 2048),
+    "resnet101_ibn_a": _strided(resnet101_ibn_a, 2048),
+    "resnet152_ibn_a": _strided(resnet152_ibn_a, 2048),
 }
 
 
-REGISTRY: Registry[Backbone | Build] = Registry("MODEL.NAME", "network", BACKBONES)
+# Networks of other packages: prefix of MODEL.NAME -> what builds the one of a name. Their width is seen when they are.
+FAMILIES: dict[str, Callable[[str], Backbone | Build]] = {
+    "timm": lambda name: Backbone(timm_networks.find_network(name), 0),
+    "torchvision": lambda name: Backbone(torchvision_networks.find_network(name), 0),
+}
+
+REGISTRY: Registry[Backbone | Build] = Registry("MODEL.NAME", "network", BACKBONES, families=FAMILIES)
 
 
 def register_backbone(name: str, build: Build, embedding_size: int = 0) -> None:
@@ -65,11 +78,11 @@ def register_backbone(name: str, build: Build, embedding_size: int = 0) -> None:
 
 
 def get_backbone(name: str) -> Backbone:
-    """The network with this name: of the project, registered, or of the form package.module:name.
+    """The network with this name: of the project, registered, timm:name, torchvision:name, or package.module:name.
 
     Raises:
         UnknownNameError: there is none (also a KeyError and a ValueError); the message lists the valid names.
-        UserError: the module of package.module:name cannot be imported or has no such attribute.
+        UserError: the module of package.module:name cannot be imported or has no such attribute; timm is not there.
     """
     found = REGISTRY.find(name)
     if not isinstance(found, Backbone) and not callable(found):
@@ -83,8 +96,8 @@ def _own_backbone(build: Build, embedding_size: int) -> Backbone:
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     takes = "last_stride" if "last_stride" in parameters else next(iter(needed), "")
 
-    def checked(last_stride: int) -> nn.Module:
-        network = build(**{takes: last_stride} if takes else {})
+    def checked(options: NetworkOptions) -> nn.Module:
+        network = build(**{takes: options.last_stride} if takes else {})
         if not isinstance(network, nn.Module):
             raise UserError(f"{build!r} built a {type(network).__name__}; expected a torch.nn.Module.")
         return network
@@ -93,32 +106,44 @@ def _own_backbone(build: Build, embedding_size: int) -> Backbone:
 
 
 def check_feature_map(network: nn.Module, name: str, image_size: Sequence[int], embedding_size: int) -> None:
-    """Raise unless a network of the user's own gives feature maps of MODEL.BACKBONE_EMB_SIZE channels.
+    """Raise unless a network gives a map, tokens or a vector of MODEL.BACKBONE_EMB_SIZE channels.
 
     Args:
-        network: the network; it computes the map of one black image.
+        network: the network; it computes one black image.
         name: MODEL.NAME, for messages.
         image_size: height and width of the image.
         embedding_size: MODEL.BACKBONE_EMB_SIZE.
 
     Raises:
-        UserError: the output is no map, or has another number of channels; the message gives its shape.
+        UserError: the output is none of these, or has another number of channels; the message gives its shape.
     """
     was_training = network.training
     with torch.no_grad():
         found = network.eval()(torch.zeros(1, 3, *image_size))
     network.train(was_training)
     shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if not isinstance(found, Tensor) or found.dim() != 4:
+    if not isinstance(found, Tensor) or not 2 <= found.dim() <= 4:
         raise UserError(
             f"MODEL.NAME {name} turns an image [1, 3, {image_size[0]}, {image_size[1]}] into {shape}; expected a "
-            "feature map [1, D, h, w]: leave out its pooling and classifier."
+            "feature map [1, D, h, w], tokens [1, N, D] or a vector [1, D]: leave out its classifier."
         )
-    if found.shape[1] != embedding_size:
+    with torch.no_grad():
+        width = average(network, found).shape[1]
+    if width != embedding_size:
         raise UserError(
-            f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {found.shape[1]}: "
-            f"set MODEL.BACKBONE_EMB_SIZE {found.shape[1]}."
+            f"MODEL.BACKBONE_EMB_SIZE is {embedding_size}, but {name} gives embeddings of size {width}: "
+            f"set MODEL.BACKBONE_EMB_SIZE {width}."
         )
+
+
+def average(network: nn.Module, output: Tensor) -> Tensor:
+    """What a network gives, a map, tokens or vectors -> its mean over positions, and what the network does to that."""
+    if output.dim() == 4:
+        output = output.mean((2, 3))
+    elif output.dim() == 3:
+        output = output[:, getattr(network, "num_prefix_tokens", 0) :].mean(1)
+    after = getattr(network, "after_pooling", None)
+    return output if after is None else after(output)
 
 
 def check_embedding_size(name: str, embedding_size: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from checkpoints.reading import load_checkpoint
 from checkpoints.weights import describe, find_unusable, fit_weights, identify_network
-from modelling.backbones import BACKBONES, get_backbone
+from modelling.backbones import BACKBONES, NetworkOptions, get_backbone
 
 
 def test_describes_the_recorded_checkpoint(legacy_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_describes_the_recorded_checkpoint(legacy_path: Path) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_is_told_by_its_entries(name: str) -> None:
     with torch.device("meta"):
-        state = get_backbone(name).build(1).state_dict()
+        state = get_backbone(name).build(NetworkOptions(1)).state_dict()
     assert identify_network(state) == name
     last = max(int(key.split(".")[1]) for key in state if key.startswith("layer3."))
     assert identify_network(key for key in state if not key.startswith(f"layer3.{last}.")) is None
@@ -169,7 +169,7 @@ def test_nothing_fits(content: dict[str, Any]) -> None:
 
 def test_a_larger_network_of_the_same_names_is_no_fit_as_a_whole() -> None:
     with torch.device("meta"):
-        small, large = (get_backbone(name).build(1).state_dict() for name in ("resnet50", "resnet101"))
+        small, large = (get_backbone(name).build(NetworkOptions(1)).state_dict() for name in ("resnet50", "resnet101"))
     fit = fit_weights(large, small)
     assert (fit.missing, len(fit.left_out)) == ([], 255)  # 17 blocks with 15 tensors each
     assert fit.share == 265 / (265 + 255)
@@ -177,7 +177,7 @@ def test_a_larger_network_of_the_same_names_is_no_fit_as_a_whole() -> None:
 
 def full(name: str, prefix: str = "") -> dict[str, Tensor]:
     with torch.device("meta"):
-        return prefixed(prefix, get_backbone(name).build(1).state_dict())
+        return prefixed(prefix, get_backbone(name).build(NetworkOptions(1)).state_dict())
 
 
 DESCRIPTIONS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -143,8 +143,8 @@ def test_a_network_is_taken_whole_or_not_at_all():
         values = flatten_config(adopt(load_config("", opts), stored, **kwargs))
         return [values[key] for key in NETWORK]
 
-    own = ["resnet50", 2048, 1]
-    assert network() == network("MODEL.NAME", "resnet18") == ["resnet18", 2049, 2]
+    own = ["resnet50", 2048, 1, 0]
+    assert network() == network("MODEL.NAME", "resnet18") == ["resnet18", 2049, 2, 1]
     assert network("MODEL.NAME", "resnet50") == network(may_name_network=False) == own
-    assert network("MODEL.LAST_STRIDE", "1") == ["resnet18", 2049, 1]
-    assert network("MODEL.NAME", "resnet18", may_name_network=False) == ["resnet18", 2049, 2]
+    assert network("MODEL.LAST_STRIDE", "1") == ["resnet18", 2049, 1, 1]
+    assert network("MODEL.NAME", "resnet18", may_name_network=False) == ["resnet18", 2049, 2, 1]

@@ -40,7 +40,7 @@ WITHOUT_SWITCH = {
     ),
     **dict.fromkeys(
         (
-            *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.LAST_STRIDE", "MODEL.USE_CENTROIDS"),
+            *("MODEL.NAME", "MODEL.BACKBONE_EMB_SIZE", "MODEL.USE_CENTROIDS"),
             *(
                 "MODEL.CHANNELS_LAST",
                 "INPUT.EXIF_ORIENTATION",

@@ -15,7 +15,7 @@ from config.load import load_config
 from config.recorded import NETWORK, SCALING
 from engine.run import run_main
 from inference.embedding.embedder import Embedder
-from modelling.backbones import get_backbone
+from modelling.backbones import NetworkOptions, get_backbone
 from tests.small import SMALL
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
 from train_ctl_model import CTLModel
@@ -219,7 +219,7 @@ def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_c
 def test_weights_of_a_backbone_are_tested_as_they_are(run_script, tiny, tiny_cfg, tmp_path):
     """ImageNet weights, as for a comparison: a real program, with the metrics of the same weights before training."""
     weights = tmp_path / "resnet18.pth"
-    torch.save(fill_by_recipe(get_backbone("resnet18").build(1).state_dict()), weights)
+    torch.save(fill_by_recipe(get_backbone("resnet18").build(NetworkOptions(1)).state_dict()), weights)
     done = run_script("train_ctl_model.py", *tiny(**only_test(weights)))
     assert done.returncode == 0, done.stderr
     warning = (

@@ -19,6 +19,7 @@ from checkpoints.weights import identify_network
 from modelling.backbones import (
     BACKBONES,
     REGISTRY,
+    NetworkOptions,
     check_embedding_size,
     get_backbone,
     register_backbone,
@@ -43,7 +44,7 @@ TRAIN_NOISE = {"resnet18": 1e-5, "resnet34": 3e-5, "resnet50": 5e-4, "resnet50_i
 
 def build(name: str, last_stride: int, weights: dict[str, Tensor]) -> ResNet:
     with torch.device("meta"):  # no time spent on initial weights
-        net = get_backbone(name).build(last_stride)
+        net = get_backbone(name).build(NetworkOptions(last_stride))
     net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
     return net
 
@@ -71,7 +72,7 @@ def recorded(
 @pytest.mark.parametrize("name", RECORDED_NETWORKS)
 def test_entries_are_the_recorded_ones_in_order(name: str) -> None:
     with torch.device("meta"):
-        entries = get_backbone(name).build(1).state_dict().items()
+        entries = get_backbone(name).build(NetworkOptions(1)).state_dict().items()
     assert [[f"base.{key}", list(value.shape)] for key, value in entries] == KEYS[name]
 
 
@@ -100,7 +101,7 @@ def test_features_in_training_mode_are_the_recorded_ones(recorded: tuple[str, di
 def test_against_torchvision_but_for_the_first_relu(name: str) -> None:
     oracle = getattr(models, name)(weights=None).eval()
     oracle.relu = oracle.avgpool = oracle.fc = nn.Identity()
-    net = get_backbone(name).build(2).eval()
+    net = get_backbone(name).build(NetworkOptions(2)).eval()
     oracle.load_state_dict(net.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(net(IMAGES[:1])[0], oracle(IMAGES[:1]).view(-1, 2, 1))
@@ -124,7 +125,7 @@ def test_only_the_deepest_network_was_not_recorded() -> None:
     """resnet152_ibn_a has the blocks of resnet152 and, in them, the entries of the other networks with IBN-a."""
     assert set(BACKBONES) - set(RECORDED_NETWORKS) == {"resnet152_ibn_a"}
     with torch.device("meta"):
-        state = get_backbone("resnet152_ibn_a").build(1).state_dict()
+        state = get_backbone("resnet152_ibn_a").build(NetworkOptions(1)).state_dict()
     shapes = {f"base.{key}": list(value.shape) for key, value in state.items()}
 
     def blocks(keys: Iterable[str]) -> set[str]:
@@ -239,7 +240,7 @@ def assert_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def test_without_arguments_it_is_resnet50_with_the_usual_stride() -> None:
     net = ResNet()
-    assert_same(state_from_seed(ResNet), state_from_seed(lambda: get_backbone("resnet50").build(2)))
+    assert_same(state_from_seed(ResNet), state_from_seed(lambda: get_backbone("resnet50").build(NetworkOptions(2))))
     assert (net.layer4[0].conv2.stride, net.layer3[0].conv2.stride) == ((2, 2), (2, 2))
 
 
@@ -302,7 +303,7 @@ def test_functions_build_the_networks_of_their_names(
 ) -> None:
     build = getattr(resnet_ibn_a, name)
     with torch.device("meta"):
-        net, named = build(2, num_classes=10), get_backbone(name).build(2)
+        net, named = build(2, num_classes=10), get_backbone(name).build(NetworkOptions(2))
     assert not caplog.records
     assert isinstance(net, ResNet_IBN) and isinstance(named, ResNetIBNa)
     assert tuple(len(stage) for stage in (net.layer1, net.layer2, net.layer3, net.layer4)) == layers
@@ -355,7 +356,7 @@ def test_a_builder_gets_the_stride_if_it_wants_one(
 ) -> None:
     monkeypatch.setattr(REGISTRY, "registered", {})
     register_backbone("tiny", build)
-    assert get_backbone("tiny").build(1).strides == strides
+    assert get_backbone("tiny").build(NetworkOptions(1)).strides == strides
 
 
 def test_what_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,12 +364,12 @@ def test_what_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     words: Any = lambda: "words"  # noqa: E731
     register_backbone("tiny", words)
     with pytest.raises(UserError, match="built a str; expected a torch.nn.Module"):
-        get_backbone("tiny").build(1)
+        get_backbone("tiny").build(NetworkOptions(1))
     with pytest.raises(UserError, match="The network tiny is to be built by 24; expected a function or class"):
         register_backbone("tiny", WIDTH)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"MODEL.NAME is '{__name__}:WIDTH', a int; expected a function or class"):
         get_backbone(f"{__name__}:WIDTH")
-    assert isinstance(get_backbone(f"{__name__}:Tiny").build(1), Tiny)
+    assert isinstance(get_backbone(f"{__name__}:Tiny").build(NetworkOptions(1)), Tiny)
 
 
 @pytest.mark.parametrize("size", [32, 0])

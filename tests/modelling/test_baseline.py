@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from modelling.backbones import BACKBONES, get_backbone
+from modelling.backbones import BACKBONES, NetworkOptions, get_backbone
 from modelling.backbones.resnet_ibn_a import ResNetIBNa
 from modelling.baseline import Baseline, load_imagenet_weights, weights_init_classifier, weights_init_kaiming
 from tests.small import small_config
@@ -27,7 +27,7 @@ def config(only_test: bool = False, **model: Any) -> CfgNode:
 def weights() -> dict[str, Tensor]:
     """Weights as torchvision saves them, with the classifier."""
     torch.manual_seed(1)
-    state = get_backbone("resnet18").build(1).state_dict()
+    state = get_backbone("resnet18").build(NetworkOptions(1)).state_dict()
     return {**state, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
 
 
@@ -161,7 +161,7 @@ def test_weights_that_do_not_fit_are_described(tmp_path: Path, weights: dict[str
     name, make, phrases = MISFITS[case]
     torch.save(make(weights), tmp_path / "w.pth")
     with pytest.raises(CheckpointError) as caught:
-        load_imagenet_weights(get_backbone(name).build(1), str(tmp_path / "w.pth"), name)
+        load_imagenet_weights(get_backbone(name).build(NetworkOptions(1)), str(tmp_path / "w.pth"), name)
     for phrase in [*phrases, "w.pth", f"MODEL.NAME {name}", "MODEL.PRETRAIN_PATH", "MODEL.PRETRAINED False"]:
         assert phrase in str(caught.value)
 

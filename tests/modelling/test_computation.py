@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from engine.trainer import build_profiler
-from modelling.backbones import get_backbone
+from modelling.backbones import NetworkOptions, get_backbone
 from solver.optimizers import has_fused_adam
 from tests.small import small_config
 from train_base_model import BaseModel
@@ -141,7 +141,7 @@ def test_losses_are_the_same_with_and_without_the_layout_from_the_loader(one):
 @pytest.mark.parametrize("name", ["resnet18", "resnet50_ibn_a"])
 def test_recomputed_blocks_give_the_same_gradients_and_running_statistics(name):
     torch.manual_seed(1)
-    plain = get_backbone(name).build(1).train()
+    plain = get_backbone(name).build(NetworkOptions(1)).train()
     recomputed = copy.deepcopy(plain)
     recomputed.grad_checkpoint = True
     images = torch.randn(4, 3, 32, 16)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modelling.backbones import NetworkOptions
 from modelling.backbones import get_backbone as find_backbone
 from tests.support import ROOT
 from tests.test_imports import DOORS as ALL_DOORS
@@ -81,7 +82,7 @@ def test_a_network_by_its_name(caplog):
     net = get_backbone("resnet18")
     assert not caplog.records
     torch.manual_seed(2)
-    expected = find_backbone("resnet18").build(1).state_dict()
+    expected = find_backbone("resnet18").build(NetworkOptions(1)).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in net.state_dict().items())
     with torch.device("meta"):
         assert get_backbone("resnet18", last_stride=2)(torch.zeros(1, 3, 64, 32)).shape == (1, 512, 2, 1)
