@@ -30,8 +30,8 @@ EXPORT = ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.1"]
 PARQUET = ["pyarrow>=15"]
 # Weights that other code bases save in this format.
 SAFETENSORS = ["safetensors>=0.4"]
-# Networks of timm and their weights; earlier versions cannot compute images of two sizes that are not square.
-BACKBONES = ["timm>=1.0.11"]
+# Networks of timm; earlier versions interpolate positions as if every grid were square, and recompute by reentry.
+BACKBONES = ["timm>=1.0.13"]
 DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS + BACKBONES
 
 setup(

@@ -321,8 +321,10 @@ def _create(name: str, options: NetworkOptions) -> tuple[Any, dict[str, Any]]:
     """A network of timm, and the arguments that it took of those that the options are worth."""
     timm = require("timm", EXTRA, f"MODEL.NAME timm:{name}")
     given: dict[str, Any] = {"img_size": tuple(options.image_size), "drop_path_rate": options.drop_path}
-    if tuple(options.test_size) != tuple(options.image_size):
-        given |= {"dynamic_img_size": True, "strict_img_size": False}  # of vision transformers, and of Swin
+    # Of vision transformers, and of Swin. For one size, positions are not interpolated in each step, nor in an export.
+    given["dynamic_img_size"] = tuple(options.test_size) != tuple(options.image_size)
+    if given["dynamic_img_size"]:
+        given["strict_img_size"] = False
     if options.patch_stride:
         given["embed_layer"] = partial(OverlappingPatches, options.patch_stride)
     while True:

@@ -14,7 +14,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from modelling.backbones import REGISTRY, NetworkOptions, get_backbone
+from modelling.backbones import REGISTRY, NetworkOptions, average, get_backbone
 from modelling.backbones.imagenet import load_imagenet_weights
 from modelling.backbones.package_network import PackageNetwork
 from modelling.backbones.timm_networks import OverlappingPatches, TimmNetwork, guess_grid
@@ -23,6 +23,7 @@ from tests.launch import run_code
 from tests.modelling.test_computation import batch, fit
 from tests.small import small_config
 from train_ctl_model import CTLModel
+from utils.compat import program_module
 from utils.errors import CheckpointError, MissingPathError, UnknownNameError, UserError
 
 SIZE, TALL = (64, 32), (96, 32)
@@ -39,7 +40,7 @@ def build(name: str, size: tuple[int, int] = SIZE, **options: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transformer of timm made small; test_vit takes images of any size by itself, which others do not."""
+    """A transformer of timm made small, which takes images of one size unless told otherwise, as test_vit does not."""
     shrink(monkeypatch, STATIC, embed_dim=32, depth=2, num_heads=2)
 
 
@@ -356,6 +357,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_steps_train_every_parameter(setting: str) -> None:
     model = model_of(**SETTINGS[setting])
+    assert all(module.training for module in model.backbone.modules())
     before = {name: value.clone() for name, value in model.named_parameters()}
     fit(model, batch(), max_epochs=2)
     still = [
@@ -546,6 +548,16 @@ def test_position_embeddings_of_another_grid(
     assert found
 
 
+def test_a_grid_of_as_many_patches_as_the_published_weights_have() -> None:
+    """28 x 7 patches, as many as the 14 x 14 that timm takes for granted, from 30 x 8."""
+    network, old = build(STATIC, (448, 112)), build(STATIC, (480, 128))
+    state = drawn(old)
+    fit = network.fit_weights(state)
+    expected = resample_abs_pos_embed(state["pos_embed"], [28, 7], [30, 8])
+    assert torch.equal(fit.weights["network.pos_embed"], expected)
+    assert fit.interpolated == ["pos_embed 30 x 8 to 28 x 7"]
+
+
 def test_patches_of_another_size(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -691,3 +703,28 @@ def test_the_width_of_the_embedding_is_looked_at() -> None:
             UserError, match=f"{name} gives embeddings of size {width}: set MODEL.BACKBONE_EMB_SIZE {width}"
         ):
             Baseline(cfg)
+
+
+@pytest.mark.parametrize("name", ["test_vit", STATIC, "test_convnext"])
+def test_it_can_be_traced_and_exported(name: str) -> None:
+    """As inference.export does; with one size, no position embedding is interpolated in the graph."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = build(name)
+
+        def forward(self, images: Tensor) -> Tensor:
+            found = average(self.base, self.base(images))
+            assert isinstance(found, Tensor)
+            return found
+
+    network = Pooled().eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = network(IMAGES)
+        traced = torch.jit.trace(network, IMAGES)
+        exported = torch.export.export(network, (IMAGES,))
+        assert "upsample" not in str(traced.inlined_graph)
+        torch.testing.assert_close(traced(IMAGES), expected)
+        torch.testing.assert_close(program_module(exported)(IMAGES), expected)
