@@ -22,8 +22,8 @@ class Baseline(nn.Module):
 
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
-            LAST_STRIDE, DROP_PATH, PATCH_STRIDE, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING,
-            TEST.ONLY_TEST and the sizes of INPUT are read.
+            LAST_STRIDE, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING and TEST.ONLY_TEST are read; for
+            networks of other packages, MODEL.DROP_PATH, PATCH_STRIDE and the sizes in INPUT too.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
@@ -39,15 +39,7 @@ class Baseline(nn.Module):
         network = get_backbone(model.NAME)
         self.model_name: str = model.NAME
         self.in_planes: int = network.embedding_size or model.BACKBONE_EMB_SIZE
-        self.base = network.build(
-            NetworkOptions(
-                last_stride=model.LAST_STRIDE,
-                image_size=tuple(cfg.INPUT.SIZE_TRAIN),
-                test_size=tuple(cfg.INPUT.SIZE_TEST),
-                drop_path=model.DROP_PATH,
-                patch_stride=model.PATCH_STRIDE,
-            )
-        )
+        self.base = network.build(_network_options(cfg))
         if model.NAME not in BACKBONES:
             check_feature_map(self.base, model.NAME, cfg.INPUT.SIZE_TEST, model.BACKBONE_EMB_SIZE)
         self.gap = nn.AdaptiveAvgPool2d(1)
@@ -91,6 +83,20 @@ class Baseline(nn.Module):
         if self.model_name in BACKBONES:
             return feature_map, self.gap(feature_map.to(x.dtype)).flatten(1)
         return feature_map, average(self.base, feature_map.to(x.dtype))
+
+
+def _network_options(cfg: Any) -> NetworkOptions:
+    """What a configuration says of its network; one of this project is asked for by less."""
+    model = cfg.MODEL
+    if model.NAME in BACKBONES:
+        return NetworkOptions(last_stride=model.LAST_STRIDE)
+    return NetworkOptions(
+        last_stride=model.LAST_STRIDE,
+        image_size=tuple(cfg.INPUT.SIZE_TRAIN),
+        test_size=tuple(cfg.INPUT.SIZE_TEST),
+        drop_path=model.DROP_PATH,
+        patch_stride=model.PATCH_STRIDE,
+    )
 
 
 def weights_init_kaiming(module: nn.Module) -> None:

@@ -292,7 +292,7 @@ def test_recomputed_blocks_give_the_same_gradients(name: str) -> None:
         found.square().mean().backward()
         kept.append(sum(saved))
     for one, other in zip(plain.parameters(), recomputed.parameters(), strict=True):
-        assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+        assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)
     assert kept[1] < 0.8 * kept[0]
     recomputed.grad_checkpoint = False
     assert not recomputed.network.grad_checkpointing if name == "test_vit" else True
@@ -332,9 +332,9 @@ def test_a_network_without_groups() -> None:
         network.layer_groups()
 
 
-def model_of(name: str = "timm:test_vit", width: int = 64, **opts: Any) -> Any:
+def model_of(opts: dict[str, Any]) -> Any:
     sizes = {"INPUT.SIZE_TRAIN": [16, 12], "INPUT.SIZE_TEST": [16, 12]}
-    cfg = small_config(**sizes | {"MODEL.NAME": name, "MODEL.BACKBONE_EMB_SIZE": width} | opts)
+    cfg = small_config(**sizes | {"MODEL.NAME": "timm:test_vit", "MODEL.BACKBONE_EMB_SIZE": 64} | opts)
     torch.manual_seed(0)
     return CTLModel(cfg, num_classes=6, num_query=2)
 
@@ -356,7 +356,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.usefixtures("small_patches")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_steps_train_every_parameter(setting: str) -> None:
-    model = model_of(**SETTINGS[setting])
+    model = model_of(SETTINGS[setting])
     assert all(module.training for module in model.backbone.modules())
     before = {name: value.clone() for name, value in model.named_parameters()}
     fit(model, batch(), max_epochs=2)
@@ -370,7 +370,7 @@ def test_steps_train_every_parameter(setting: str) -> None:
 def test_recomputing_draws_the_same_and_drop_path_depends_on_the_step_alone() -> None:
     states = []
     for recompute in (False, True):
-        model = model_of(**{"MODEL.GRAD_CHECKPOINT": recompute, "MODEL.DROP_PATH": 0.5})
+        model = model_of({"MODEL.GRAD_CHECKPOINT": recompute, "MODEL.DROP_PATH": 0.5})
         torch.manual_seed(int(recompute))
         fit(model, batch(), copies=2, max_epochs=1)
         states.append(model.state_dict())
@@ -379,11 +379,12 @@ def test_recomputing_draws_the_same_and_drop_path_depends_on_the_step_alone() ->
 
 
 @pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.usefixtures("small_patches")
 def test_compiled_it_gives_the_same() -> None:
     states = []
     for compiled in (False, True):
-        model = model_of(**{"MODEL.COMPILE": compiled})
+        model = model_of({"MODEL.COMPILE": compiled})
         fit(model, batch(), max_epochs=1)
         states.append(model.state_dict())
     assert states[0].keys() == states[1].keys()
@@ -640,7 +641,7 @@ def test_published_weights_are_taken_where_no_file_is_named(
 ) -> None:
     """timm reads its own file, a stand-in for the download, for square images of another size."""
     published = drawn(vit((160, 160))) | {"head.weight": torch.ones(1000, 64), "head.bias": torch.zeros(1000)}
-    entry = timm.models.get_pretrained_cfg("test_vit")
+    entry: Any = timm.models.get_pretrained_cfg("test_vit")
     real = timm.create_model
 
     def create(name: str, pretrained: bool = False, **options: Any) -> Any:
