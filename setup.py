@@ -32,7 +32,9 @@ PARQUET = ["pyarrow>=15"]
 SAFETENSORS = ["safetensors>=0.4"]
 # Further losses for LOSSES.EXTRA.
 LOSSES = ["pytorch-metric-learning>=2.0"]
-DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS + LOSSES
+# Networks of timm; earlier versions interpolate positions as if every grid were square, and recompute by reentry.
+BACKBONES = ["timm>=1.0.13"]
+DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS + LOSSES + BACKBONES
 
 setup(
     name="centroids-reid",
@@ -57,7 +59,8 @@ setup(
         "parquet": PARQUET,
         "safetensors": SAFETENSORS,
         "losses": LOSSES,
-        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS + LOSSES,
+        "backbones": BACKBONES,
+        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS + LOSSES + BACKBONES,
         "dev": DEV + MILVUS,
         "dev-without-milvus": DEV,  # see requirements-floor.txt
     },

@@ -2,14 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_HEADS = {"fc", "classifier", "bottleneck"}  # parts of ImageNet weights that are not the backbone
+# Parts of ImageNet weights, and of what learns without labels, that are not the backbone.
+_HEADS = {"fc", "classifier", "bottleneck", "head", "head_dist", "attn_pool", "mask_token", "masked_embed"}
 _STATISTICS = ("running_mean", "running_var")
 _COUNTER = "num_batches_tracked"  # files written by torch before 0.4.1 do not have it
 # Of two networks that fit equally well, these are not the one that is meant to be used.
@@ -24,6 +25,9 @@ _BOTTLENECK: dict[tuple[int, ...], str] = {
 _OSNET_WIDTHS = {64: "x1_0", 48: "x0_75", 32: "x0_5", 16: "x0_25"}  # channels of the stem
 
 
+Convert = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
+
+
 @dataclass(frozen=True)
 class Fit:
     """Which weights of a file fit a network, by name and shape.
@@ -36,6 +40,7 @@ class Fit:
         missing: names in the network for which the file has no tensor that fits.
         share: from 0 to 1; tensors that fit, of all those that the network or its counterpart in the file has.
         others: the places of other networks in the file that fit as well.
+        interpolated: which of the weights were brought to another size, and how.
     """
 
     weights: dict[str, Tensor]
@@ -45,6 +50,7 @@ class Fit:
     missing: list[str]
     share: float
     others: list[str]
+    interpolated: list[str] = field(default_factory=list)
 
     def describe(self, verb: str) -> str:
         """ "318 of 318 tensors loaded, left out: 2 (fc.weight, fc.bias), missing: none", with ``verb`` for "loaded"."""
@@ -52,27 +58,43 @@ class Fit:
         where = f" (those {f'under {self.place}' if self.place else 'without a prefix'}{also})"
         where = where if self.place or also else ""
         counts = f"{self.size - len(self.missing)} of {self.size} tensors {verb}{where}"
+        if self.interpolated:
+            counts += f", interpolated: {shorten(self.interpolated)}"
         return f"{counts}, left out: {shorten(self.left_out)}, missing: {shorten(self.missing)}"
 
 
-def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
+def fit_weights(
+    content: Mapping[str, Any],
+    own: Mapping[str, Tensor],
+    convert: Convert | None = None,
+    foreign_names: Mapping[str, str] | None = None,
+) -> Fit:
     """Find the weights in a file that fit a network, whatever its dictionaries and the prefixes of its names are.
 
     Args:
         content: a loaded file: tensors by name, in dictionaries at any depth ("state_dict", "model", "teacher", ...).
         own: the network's tensors by name.
+        convert: brings tensors to the names and shapes of the network's, and says which of them it interpolated.
+        foreign_names: names that it knows -> the network's own, to find them by.
 
     Returns:
         The best fit: from the one dictionary, and behind the one prefix ("module.", "backbone.", ...), where most
         tensors have the names and shapes of the network's.
     """
+    sought = {**own, **{foreign: own[name] for foreign, name in (foreign_names or {}).items()}}
     found = [
         (count, not _is_helper(place, prefix), place, prefix, tensors)
         for place, tensors in _dictionaries(content)
-        for prefix, count in _prefixes(tensors, own).items()
+        for prefix, count in _prefixes(tensors, sought).items()
     ]
     best = max(found, key=lambda entry: entry[:2], default=(0, True, "", "", {}))
     count, _, place, prefix, tensors = best
+    interpolated: list[str] = []
+    if convert is not None:
+        below = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        converted, interpolated = convert(below)
+        beside = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
+        tensors = beside | {prefix + name: value for name, value in converted.items()}
     weights = {name: tensors[prefix + name] for name in own if _fits(tensors, prefix, name, own)}
     counted = [name for name in own if not name.endswith(_COUNTER)]
     inside = {key: key.removeprefix(prefix) for key in tensors if key.startswith(prefix) and not key.endswith(_COUNTER)}
@@ -93,6 +115,7 @@ def fit_weights(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit:
         missing,
         (len(counted) - len(missing)) / max(1, len(counted) + len(strangers)),
         [_join(*entry[2:4]) for entry in found if entry[0] == count and entry is not best],
+        interpolated,
     )
 
 

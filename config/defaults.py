@@ -19,7 +19,8 @@ _C = CfgNode()
 _C.MODEL = CfgNode()
 # Backbone: resnet18, resnet34, resnet50, resnet101, resnet152, resnet50_ibn_a, resnet101_ibn_a or resnet152_ibn_a;
 # osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ibn_x1_0, osnet_ain_x1_0, osnet_ain_x0_75, osnet_ain_x0_5 or
-# osnet_ain_x0_25; or a network of your own, as package.module:name of the function or class that builds it.
+# osnet_ain_x0_25; timm:<name> or torchvision:<name>, a network of these packages; or a network of your own, as
+# package.module:name of the function or class that builds it.
 _C.MODEL.NAME = "resnet50"
 # Width of what the backbone gives: 512 for resnet18, resnet34 and every OSNet, 2048 for the other ResNets; 0 takes the
 # network's own.
@@ -38,6 +39,12 @@ _C.MODEL.LAST_STRIDE = 1
 # of theirs that are to give the features they were trained for. The original has none; the IBN-a networks always have
 # it.
 _C.MODEL.STEM_RELU = False
+# timm: and torchvision: networks: the rate at which the last block is skipped in training, which falls to 0 towards the
+# first; 0 to below 1.
+_C.MODEL.DROP_PATH = 0.0
+# Vision transformers of timm: pixels between two patches; below the size of a patch they overlap, as 12 of 16 do. 0 is
+# the size of a patch.
+_C.MODEL.PATCH_STRIDE = 0
 # Start the backbone from the weights in MODEL.PRETRAIN_PATH (True), or from random weights (False).
 _C.MODEL.PRETRAINED = True
 # With PRETRAINED: share of tensors that must fit by name and shape, 0 to 1, of all that the backbone or its counterpart
@@ -50,6 +57,7 @@ _C.MODEL.PRETRAIN_HEAD = False
 # A weights file. For a fresh training: ImageNet weights (.pth, .safetensors), a checkpoint of this project, or one of
 # another code base. With MODEL.RESUME_TRAINING: a checkpoint of this project (.ckpt or .pth). With TEST.ONLY_TEST or in
 # inference: such a checkpoint, or weights of the network MODEL.NAME, whose pooled features are then the embeddings.
+# Empty, for a fresh training of a timm: or torchvision: network: the weights that these packages download.
 # With MODEL.RESUME_TRAINING, "auto" takes the newest checkpoint that this script wrote below OUTPUT_DIR, or starts a
 # fresh training if there is none; "auto:FILE" starts that training from the ImageNet weights in FILE.
 _C.MODEL.PRETRAIN_PATH = ""

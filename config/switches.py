@@ -15,6 +15,8 @@ from utils.addresses import without_passwords
 
 # The networks whose stem can do without a ReLU.
 PLAIN_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# Prefixes of MODEL.NAME: networks of other packages.
+PACKAGES = ("timm:", "torchvision:")
 # The data sets of this project by the files that they read; others may read any key.
 COCO_SETS = ("df1", "street2shop")
 SETS = (
@@ -63,6 +65,11 @@ _MACHINE = ("GPU_IDS", "TRAINER.NUM_NODES", "TRAINER.ACCELERATOR", "SOLVER.DIST_
 
 SWITCHES = (
     Switch(
+        ("MODEL.DROP_PATH", "MODEL.PATCH_STRIDE"),
+        ("MODEL.NAME",),
+        lambda cfg, _: not cfg.MODEL.NAME.startswith(PACKAGES),
+    ),
+    Switch(
         ("MODEL.PRETRAIN_PATH",),
         ("MODEL.PRETRAINED", "MODEL.RESUME_TRAINING", "TEST.ONLY_TEST"),
         lambda cfg, _: not (cfg.MODEL.PRETRAINED or cfg.MODEL.RESUME_TRAINING or cfg.TEST.ONLY_TEST),
@@ -85,7 +92,7 @@ SWITCHES = (
     Switch(
         ("MODEL.LAST_STRIDE",),
         ("MODEL.NAME",),
-        lambda cfg, _: re.fullmatch(r"osnet(_ibn|_ain)?_x\d_\d+", cfg.MODEL.NAME) is not None,
+        lambda cfg, _: re.match(r"timm:|torchvision:|osnet(_ibn|_ain)?_x\d_\d+$", cfg.MODEL.NAME) is not None,
     ),
     Switch(("MODEL.STEM_RELU",), ("MODEL.NAME",), lambda cfg, _: cfg.MODEL.NAME not in PLAIN_RESNETS),
     Switch(

@@ -259,12 +259,14 @@ def _newest_of_this_run(cfg: CfgNode, runs: Path, run: int, seed: int) -> Path |
 
 def _start_without_checkpoint(cfg: CfgNode, runs: Path, seed: int) -> StartPoint:
     weights = start_weights(cfg.MODEL.PRETRAIN_PATH)
-    if cfg.MODEL.PRETRAINED and not weights:
+    downloads = cfg.MODEL.PRETRAINED and not weights and BACKBONES.is_in_family(cfg.MODEL.NAME)
+    if cfg.MODEL.PRETRAINED and not weights and not downloads:
         raise MissingPathError(
             f"MODEL.PRETRAIN_PATH is 'auto', but {runs} holds no checkpoint of this run, and MODEL.PRETRAINED True "
             "needs ImageNet weights to start from: give MODEL.PRETRAIN_PATH auto:FILE, or set MODEL.PRETRAINED False."
         )
     start = _fresh(cfg, weights, seed)
     origin = start.path or "random weights" + f", not from {weights}: MODEL.PRETRAINED is False" * bool(weights)
+    origin = f"the weights published for {cfg.MODEL.NAME}" if downloads else origin
     rank_zero_info("MODEL.PRETRAIN_PATH auto: no checkpoint of this run in %s; training from %s", runs, origin)
     return start

@@ -25,7 +25,8 @@ class Baseline(nn.Module):
     Args:
         cfg: the configuration (yacs node or any nested mapping with attribute access), of which MODEL.NAME,
             LAST_STRIDE, STEM_RELU, POOLING, EMBED_DIM, PRETRAINED, PRETRAIN_PATH, PRETRAIN_MIN_SHARE, RESUME_TRAINING
-            and TEST.ONLY_TEST are read.
+            and TEST.ONLY_TEST are read; for networks of other packages, MODEL.DROP_PATH, PATCH_STRIDE and the sizes in
+            INPUT too.
         load_weights: False leaves the network as initialised, whatever the configuration says; for callers that are
             about to load a whole checkpoint.
 
@@ -41,7 +42,7 @@ class Baseline(nn.Module):
         model = cfg.MODEL
         network = get_backbone(model.NAME)
         self.model_name: str = model.NAME
-        self.base = network.build(NetworkOptions(model.LAST_STRIDE, model.STEM_RELU))
+        self.base = network.build(_network_options(cfg))
         self.pooling: str = model.POOLING
         self.gap = POOLINGS[self.pooling]()
         if model.NAME in BACKBONES and self.pooling != TOKEN:
@@ -97,6 +98,20 @@ class Baseline(nn.Module):
         # Autocast computes the map in half precision; what follows needs the digits that tell close images apart.
         pooled = self.pool(output.to(x.dtype))
         return output, self.reduction(pooled)
+
+
+def _network_options(cfg: Any) -> NetworkOptions:
+    """What a configuration says of its network; one of this project is asked for by less."""
+    model = cfg.MODEL
+    if model.NAME in BACKBONES:
+        return NetworkOptions(last_stride=model.LAST_STRIDE, stem_relu=model.STEM_RELU)
+    return NetworkOptions(
+        last_stride=model.LAST_STRIDE,
+        image_size=tuple(cfg.INPUT.SIZE_TRAIN),
+        test_size=tuple(cfg.INPUT.SIZE_TEST),
+        drop_path=model.DROP_PATH,
+        patch_stride=model.PATCH_STRIDE,
+    )
 
 
 def weights_init_kaiming(module: nn.Module) -> None:

@@ -13,6 +13,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from datasets.draws import derive_seed
+from modelling.backbones.package_network import PackageNetwork
 from modelling.freezing import Frozen
 from modelling.lightning_1_1 import HiddenHook
 from solver.gradients import clip_gradients
@@ -101,9 +103,17 @@ class EpochKeeper(Callback):
             strategy.configure_ddp()  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Keep what is frozen in eval mode; a validation may have switched it back, depending on Lightning."""
+        """Keep what is frozen in eval mode; a validation may have switched it back, depending on Lightning.
+
+        Seed what a network of another package draws, for drop path, from the step alone, so that a resumed run draws
+        the same; networks of one's own draw as they did, from wherever the generators stand.
+        """
         assert self._frozen is not None
         self._frozen.hold()
+        if isinstance(network := getattr(pl_module.backbone, "base", None), PackageNetwork) and network.draws:
+            seed = pl_module.hparams.get("data_seed", 0)
+            step = (trainer.current_epoch, batch_idx, trainer.global_rank)
+            torch.manual_seed(derive_seed("network", seed, *step))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Leave the model as it was given."""

@@ -31,7 +31,7 @@ def get_backbone(name: str, last_stride: int = 1, pretrained: bool = False, **kw
         UnknownNameError: there is none (also a KeyError and a ValueError); the message lists the valid names.
     """
     build: Any = find_backbone(name).build
-    network = build(NetworkOptions(last_stride), **kw)
+    network = build(NetworkOptions(last_stride=last_stride), **kw)
     if pretrained:
         warn_nothing_is_downloaded(name)
     return network

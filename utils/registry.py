@@ -1,7 +1,7 @@
 """What the name in a configuration stands for: something of the project, something registered, or module:attribute."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,13 +22,22 @@ class Registry(Generic[T]):
         what: what the key names, for messages, such as "data set".
         table: name -> value, or "module:attribute" of a value that is imported when it is first asked for.
         package: the package that modules in the table are relative to.
+        families: prefix -> what finds a name that follows the prefix and a colon.
     """
 
-    def __init__(self, key: str, what: str, table: Mapping[str, T | str], package: str | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        what: str,
+        table: Mapping[str, T | str],
+        package: str | None = None,
+        families: Mapping[str, Callable[[str], T]] | None = None,
+    ) -> None:
         self.key = key
         self.what = what
         self.table = table
         self.package = package
+        self.families = families or {}
         self.registered: dict[str, T] = {}
 
     def register(self, name: str, value: T) -> None:
@@ -60,11 +69,15 @@ class Registry(Generic[T]):
         if name in self.table:
             value = self.table[name]
             return _import_attribute(value, self.key, self.package) if isinstance(value, str) else value
+        if self.is_in_family(name):
+            family, _, rest = name.partition(":")
+            return self.families[family](rest)
         if is_import_path(name):
             return _import_attribute(name, self.key, None)
         found = f"{whole!r}, which joins {name!r}" if whole not in ("", name) else repr(name)
+        valid = [*self.names(), *(f"{family}:<name>" for family in self.families)]
         raise UnknownNameError(
-            f"{self.key} is {found}; valid names: {', '.join(self.names()) or 'none so far'}; or package.module:name "
+            f"{self.key} is {found}; valid names: {', '.join(valid) or 'none so far'}; or package.module:name "
             f"for a {self.what} of your own."
         )
 
@@ -74,7 +87,13 @@ class Registry(Generic[T]):
 
     def is_code_elsewhere(self, name: str) -> bool:
         """Whether finding this name imports a module that the project does not know."""
-        return name not in self.registered and name not in self.table and is_import_path(name)
+        ours = name in self.registered or name in self.table or self.is_in_family(name)
+        return not ours and is_import_path(name)
+
+    def is_in_family(self, name: str) -> bool:
+        """Whether a name begins with the prefix of a family."""
+        prefix, colon, _ = name.partition(":")
+        return bool(colon) and prefix in self.families
 
 
 def is_import_path(name: str) -> bool:

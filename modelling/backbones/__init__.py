@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from modelling.backbones import timm_networks, torchvision_networks
+from modelling.backbones.options import NetworkOptions
 from modelling.backbones.osnet import EMBEDDING_SIZE, OSNet
 from modelling.backbones.resnet import ResNet
 from modelling.backbones.resnet_ibn_a import resnet50_ibn_a, resnet101_ibn_a, resnet152_ibn_a
@@ -16,19 +18,6 @@ from utils.errors import UserError
 from utils.registry import Registry
 
 Build = Callable[..., nn.Module]
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """What a configuration says of a network besides its name; each network takes what it has.
-
-    Attributes:
-        last_stride: MODEL.LAST_STRIDE.
-        stem_relu: MODEL.STEM_RELU.
-    """
-
-    last_stride: int = 1
-    stem_relu: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,13 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-REGISTRY: Registry[Backbone | Build] = Registry("MODEL.NAME", "network", BACKBONES)
+# Networks of other packages: prefix of MODEL.NAME -> what builds the one of a name. Their width is seen when they are.
+FAMILIES: dict[str, Callable[[str], Backbone | Build]] = {
+    "timm": lambda name: Backbone(timm_networks.find_network(name), 0),
+    "torchvision": lambda name: Backbone(torchvision_networks.find_network(name), 0),
+}
+
+REGISTRY: Registry[Backbone | Build] = Registry("MODEL.NAME", "network", BACKBONES, families=FAMILIES)
 
 
 def register_backbone(name: str, build: Build, embedding_size: int = 0) -> None:
@@ -100,11 +95,11 @@ def register_backbone(name: str, build: Build, embedding_size: int = 0) -> None:
 
 
 def get_backbone(name: str) -> Backbone:
-    """The network with this name: of the project, registered, or of the form package.module:name.
+    """The network with this name: of the project, registered, timm:name, torchvision:name, or package.module:name.
 
     Raises:
         UnknownNameError: there is none (also a KeyError and a ValueError); the message lists the valid names.
-        UserError: the module of package.module:name cannot be imported or has no such attribute.
+        UserError: the module of package.module:name cannot be imported or has no such attribute; timm is not there.
     """
     found = REGISTRY.find(name)
     if not isinstance(found, Backbone) and not callable(found):
@@ -153,6 +148,16 @@ def find_width(baseline: Any, name: str, image_size: Sequence[int], embedding_si
     network.train(was_training)
     _require_size(embedding_size, width, name)
     return width
+
+
+def average(network: nn.Module, output: Tensor) -> Tensor:
+    """What a network gives, a map, tokens or vectors -> its mean over positions, and what the network does to that."""
+    if output.dim() == 4:
+        output = output.mean((2, 3))
+    elif output.dim() == 3:
+        output = output[:, getattr(network, "num_prefix_tokens", 0) :].mean(1)
+    after = getattr(network, "after_pooling", None)
+    return output if after is None else after(output)
 
 
 def check_embedding_size(name: str, embedding_size: int) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from checkpoints.reading import load_checkpoint
 from checkpoints.weights import describe, find_unusable, fit_weights
+from modelling.backbones.package_network import PackageNetwork
 from utils.distributed import is_first_process
 from utils.errors import CheckpointError, MissingPathError, UserError
 
@@ -59,9 +60,12 @@ def load_weights(
         CheckpointError: too little fits, as for :func:`load_weights_file`.
         UserError: it fits, but holds NaN, infinity or no floating-point numbers.
     """
-    # The classifier of a ResNet, which is never called; but some networks have an fc that follows the pooling.
-    left = () if hasattr(base, "after_pooling") else ("fc.",)
-    fit = fit_weights(content, {key: value for key, value in base.state_dict().items() if not key.startswith(left)})
+    if isinstance(base, PackageNetwork):
+        fit = base.fit_weights(content)
+    else:
+        # The classifier of a ResNet, which is never called; but some networks have an fc that follows the pooling.
+        left = () if hasattr(base, "after_pooling") else ("fc.",)
+        fit = fit_weights(content, {key: value for key, value in base.state_dict().items() if not key.startswith(left)})
     description = describe(content)
     text = f"{path} holds {description}, which {network} cannot start from"
     if not fit.weights:
@@ -84,13 +88,20 @@ def load_imagenet_weights(base: nn.Module, path: str, name: str, min_share: floa
 
     Args:
         base: the backbone, changed in place.
-        path: MODEL.PRETRAIN_PATH, a file as for :func:`load_weights_file`.
+        path: MODEL.PRETRAIN_PATH, a file as for :func:`load_weights_file`; "" takes the weights that timm or
+            torchvision publishes for a network of theirs, and downloads them where they are not at hand.
         name: MODEL.NAME, for messages.
         min_share: MODEL.PRETRAIN_MIN_SHARE, as for :func:`load_weights_file`.
 
     Raises:
         MissingPathError, CheckpointError: as for :func:`load_weights_file`; the message names the keys to change.
+        UserError: the download failed.
     """
+    if not path and isinstance(base, PackageNetwork):
+        what = base.download_weights()
+        if is_first_process():
+            logger.info("Loaded %s into MODEL.NAME %s.", what, name)
+        return
     if not path or not Path(path).is_file():
         raise MissingPathError(
             f"MODEL.PRETRAIN_PATH is {path!r}, which is not a file. Expected ImageNet weights of {name}: fetch them "

@@ -156,8 +156,8 @@ def test_a_network_is_taken_whole_or_not_at_all():
         values = flatten_config(adopt(load_config("", opts), stored, **kwargs))
         return [values[key] for key in NETWORK]
 
-    own, there = ["resnet50", 2048, 1, False, "avg", 0], ["resnet18", 2049, 2, True, "other", 1]
+    own, there = ["resnet50", 2048, 1, False, 0, "avg", 0], ["resnet18", 2049, 2, True, 1, "other", 1]
     assert network() == network("MODEL.NAME", "resnet18") == there
     assert network("MODEL.NAME", "resnet50") == network(may_name_network=False) == own
-    assert network("MODEL.LAST_STRIDE", "1") == ["resnet18", 2049, 1, True, "other", 1]
+    assert network("MODEL.LAST_STRIDE", "1") == ["resnet18", 2049, 1, True, 1, "other", 1]
     assert network("MODEL.NAME", "resnet18", may_name_network=False) == there

@@ -95,6 +95,18 @@ def test_the_tables_hold_keys_only_and_each_once():
 # What is set, what is known, and the line; then what makes it quiet.
 CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
     (
+        {"MODEL.LAST_STRIDE": 2, "MODEL.NAME": "timm:convnext_tiny"},
+        CPU,
+        "MODEL.LAST_STRIDE 2 has no effect: MODEL.NAME is timm:convnext_tiny.",
+        {"MODEL.NAME": "resnet18"},
+    ),
+    (
+        {"MODEL.DROP_PATH": 0.1, "MODEL.PATCH_STRIDE": 12, "MODEL.NAME": "resnet18"},
+        CPU,
+        "MODEL.DROP_PATH 0.1, MODEL.PATCH_STRIDE 12 have no effect: MODEL.NAME is resnet18.",
+        {"MODEL.NAME": "timm:vit_base_patch16_224"},
+    ),
+    (
         {"MODEL.PRETRAIN_PATH": "no.pth", "MODEL.PRETRAINED": False},
         CPU,
         "MODEL.PRETRAIN_PATH no.pth has no effect: MODEL.PRETRAINED, MODEL.RESUME_TRAINING and TEST.ONLY_TEST are "

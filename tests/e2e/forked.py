@@ -83,7 +83,7 @@ def train(options: list[Any], log: str, environment: dict[str, str], point: str)
 def thin_backbone(name: str) -> Any:
     """Two convolutions in place of modelling.backbones.get_backbone: for tests that do not depend on the network."""
 
-    def build(last_stride: int) -> Any:
+    def build(_: Any) -> Any:
         first, second = (nn.Conv2d(*channels, 3, stride=4) for channels in ((3, 32), (32, 512)))
         return nn.Sequential(first, nn.BatchNorm2d(32), nn.ReLU(), second, nn.BatchNorm2d(512))
 
