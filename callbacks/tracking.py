@@ -189,6 +189,7 @@ class SafeMLFlowLogger(Logger):
         """Say, once, that the records have to wait, or another outlook."""
         if not self._warned:
             self._warned = True
+            outlook = "Training continues without them." if isinstance(error, ModuleNotFoundError) else outlook
             logger.warning("%s. %s", self.describe(error), outlook)
 
 

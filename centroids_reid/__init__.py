@@ -4,6 +4,7 @@ All modules are below this name: ``centroids_reid.datasets.bases`` is the reposi
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from losses.centroid_triplet_loss import CentroidTripletLoss
     from train_ctl_model import CTLModel
 
+    __version__: str
+
 __all__ = ["CTLModel", "CentroidTripletLoss", "Embedder", "cfg", "evaluate_embeddings"]
 
 # name -> where it is defined
@@ -31,11 +34,15 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(import_module(_PLACES[name], __name__), name)
+if not TYPE_CHECKING:  # or else a type checker would believe in every name
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return version("centroids-reid")
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+        return getattr(import_module(_PLACES[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

@@ -137,6 +137,10 @@ def clean_exit() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning ends a training with status 1
+            raise SystemExit(130) from None
+        raise
     except Exception as error:
         message = str(error) if isinstance(error, UserError) else _out_of_memory(error)
         if not message:

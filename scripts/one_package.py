@@ -34,7 +34,7 @@ CONFIGS = "configs"
 # For the work on the repository.
 LEFT_OUT = {"in_repository", "api_page", "demo", "mutants", "mutate", "one_package"}
 
-_COMMAND = re.compile(r"python3? (?:-m (?P<module>\w+(?:\.\w+)*)|(?P<file>[\w/]+)\.py)\b")
+_COMMAND = re.compile(r"(?<![\w/])(?:(?:python3? )?(?P<file>(?:\w+/)*\w+)\.py|python3? -m (?P<module>\w+(?:\.\w+)*))\b")
 
 
 def root_packages() -> list[str]:
@@ -141,10 +141,13 @@ def _is_ours(name: str, modules: Collection[str]) -> bool:
 
 
 def _command(match: re.Match[str], modules: Collection[str]) -> str:
-    """How a program of the repository is called once it is installed."""
+    """How a program of the repository is called once it is installed; that of a room may be named by its file alone."""
     module = match["module"] or match["file"].replace("/", ".")
-    command = next((command for command, program in PROGRAMS.items() if program == f".{module}"), "")
-    return command or (f"python -m {PREFIX}{module}" if module in modules else match[0])
+    for command, program in PROGRAMS.items():
+        if program in (f".{module}", "" if match["module"] else f".inference.{module}"):
+            return command
+    is_run = match[0].startswith("python")
+    return f"python -m {PREFIX}{module}" if is_run and module in modules else match[0]
 
 
 def _without_names(tree: ast.AST) -> str:

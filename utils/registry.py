@@ -110,10 +110,14 @@ def _import_attribute(path: str, key: str, package: str | None) -> Any:
     try:
         found = import_module(module, package)
     except ImportError as error:
-        raise UserError(
-            f"{key} is {path!r}, but the module {module} cannot be imported ({error}). It is looked for in the current "
-            f"folder {here}, in PYTHONPATH and among the installed packages."
-        ) from error
+        missing, ours = error.name or "", __name__.rpartition(".utils.")[0]
+        if f"{module}.".startswith(f"{missing}."):
+            hint = f"It is looked for in PYTHONPATH, among the installed packages and in the current folder {here}."
+        elif ours and (Path(__file__).parent.parent / missing.partition(".")[0]).exists():
+            hint = f"It imports {missing}, which is {ours}.{missing} in the installed package."
+        else:
+            hint = f"It is there, but what it imports is not: {missing}."
+        raise UserError(f"{key} is {path!r}, but the module {module} cannot be imported ({error}). {hint}") from error
     if not hasattr(found, attribute):
         raise UserError(f"{key} is {path!r}, but {found.__file__ or module} defines no {attribute}.")
     return getattr(found, attribute)

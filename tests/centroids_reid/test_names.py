@@ -1,6 +1,7 @@
 """The names of the installed package, as programs beside the repository's sources see them."""
 
 import importlib
+from importlib.metadata import version
 from textwrap import dedent
 
 import pytest
@@ -26,7 +27,8 @@ def test_each_name_is_that_of_the_repository():
         "evaluate_embeddings": evaluate_embeddings,
     }
     assert {name: getattr(centroids_reid, name) for name in centroids_reid.__all__} == expected
-    assert set(expected) <= set(dir(centroids_reid))
+    assert set(dir(centroids_reid)) == {*expected, "__version__"}
+    assert centroids_reid.__version__ == version("centroids-reid")
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are():

@@ -108,6 +108,7 @@ def test_a_program_imports_names_of_the_package(slim, checkpoint):
             files = [str(getattr(module, "__file__", "")) for module in list(sys.modules.values())]
             return {file.partition("site-packages/")[2].partition("/")[0] for file in files} - {""}
         assert packages() == {"centroids_reid"}, packages()
+        assert centroids_reid.__version__ == "2.0.0"
         import torch
         of_torch = packages()
         from centroids_reid import CentroidTripletLoss
@@ -124,6 +125,18 @@ def test_a_program_imports_names_of_the_package(slim, checkpoint):
     """
     seconds = float(slim.expect("python", "-c", dedent(code), checkpoint, f"{ROOT}/"))
     assert seconds < 0.1
+
+
+def test_what_a_file_of_the_users_imports_by_the_names_of_a_clone_is_told(slim, tmp_path):
+    (tmp_path / "mine.py").write_text("from checkpoints.nothing import x")
+    (slim.folder / "crowd" / "checkpoints.py").rename(tmp_path / "aside.py")
+    try:
+        said = slim.expect(
+            "ctl-validate", "DATASETS.NAMES", "mine:Shop", "DATASETS.ROOT_DIR", tmp_path, status=2, cwd=tmp_path
+        )
+    finally:
+        (tmp_path / "aside.py").rename(slim.folder / "crowd" / "checkpoints.py")
+    assert "It imports checkpoints, which is centroids_reid.checkpoints in the installed package." in said
 
 
 @pytest.mark.parametrize(

@@ -239,3 +239,17 @@ def test_whole_numbers_of_a_command_line():
         with pytest.raises(argparse.ArgumentTypeError) as caught:
             whole_number(2)(text)
         assert str(caught.value) == (f"it is {text[:40]!r}; expected a whole number, 2 or more, of at most 18 digits")
+
+
+def test_an_interrupt_that_lightning_turned_into_status_1_ends_with_130() -> None:
+    def end_as_lightning(cause: type[BaseException]) -> None:
+        with clean_exit():
+            try:
+                raise cause
+            except cause:
+                sys.exit(1)
+
+    for cause, status in ((KeyboardInterrupt, 130), (ValueError, 1)):
+        with pytest.raises(SystemExit) as ended:
+            end_as_lightning(cause)
+        assert ended.value.code == status

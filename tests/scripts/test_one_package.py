@@ -41,7 +41,8 @@ def test_imports(source, expected):
         ("python train_ctl_model.py --help", "ctl-train --help"),
         ("python3 inference/get_similar.py", "ctl-search"),
         ("python -m datasets.bases", "python -m centroids_reid.datasets.bases"),
-        ("python my_program.py; python -m pip", None),
+        ("python my_program.py; python -m pip; visrank.py; config/load.py; my/train_ctl_model.py", None),
+        ("a folder that create_embeddings.py wrote", "a folder that ctl-embed wrote"),
     ],
 )
 def test_texts(text, expected):

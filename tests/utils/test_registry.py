@@ -37,9 +37,16 @@ def test_a_module_of_the_current_folder_is_found(registry, tmp_path, monkeypatch
 def test_a_module_that_cannot_be_imported_is_named_with_the_places(registry, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        UserError, match=rf"module nowhere.nets cannot be imported .*current folder {tmp_path}, in PYTH"
+        UserError, match=rf"module nowhere.nets cannot be imported .*\. It is looked for .*current folder {tmp_path}\.$"
     ):
         registry.find("nowhere.nets:tiny")
+
+
+def test_a_module_that_is_there_but_lacks_another_is_told_apart(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half_there.py").write_text("import nowhere_at_all.part")
+    with pytest.raises(UserError, match=r"\. It is there, but what it imports is not: nowhere_at_all\.$"):
+        registry.find("half_there:tiny")
 
 
 def test_an_unknown_name_lists_the_others(registry):
