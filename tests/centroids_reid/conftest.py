@@ -18,7 +18,6 @@ from scripts.one_package import root_modules
 from tests.launch import forbid_modules, run_command
 from tests.support import ROOT
 
-NAME = "centroids-reid"
 # What a fresh clone has, and what only work leaves behind.
 OF_THE_CLONE = ("*.py", "*.toml", "*.txt", "*.md", "*.in", "*.yml", "LICENSE", "py.typed")
 SECONDS = 240
