@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -102,6 +103,18 @@ def is_import_path(name: str) -> bool:
     return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
+def _import_hint(error: ImportError, module: str, here: str) -> str:
+    """What to make of a module that cannot be imported: it is nowhere, or what it imports is."""
+    missing, ours = error.name or "", __name__.rpartition(".utils.")[0]
+    if not isinstance(error, ModuleNotFoundError) or not missing:
+        return "It is there, but fails when it is imported."
+    if f"{module}.".startswith(f"{missing}."):
+        return f"It is looked for in PYTHONPATH, among the installed packages and in the current folder {here}."
+    if ours and find_spec(f"{ours}.{missing.partition('.')[0]}"):
+        return f"It imports {missing}, which is {ours}.{missing} in the installed package."
+    return f"It is there, but what it imports is not: {missing}."
+
+
 def _import_attribute(path: str, key: str, package: str | None) -> Any:
     module, _, attribute = path.partition(":")
     here = str(Path.cwd())
@@ -110,13 +123,7 @@ def _import_attribute(path: str, key: str, package: str | None) -> Any:
     try:
         found = import_module(module, package)
     except ImportError as error:
-        missing, ours = error.name or "", __name__.rpartition(".utils.")[0]
-        if f"{module}.".startswith(f"{missing}."):
-            hint = f"It is looked for in PYTHONPATH, among the installed packages and in the current folder {here}."
-        elif ours and (Path(__file__).parent.parent / missing.partition(".")[0]).exists():
-            hint = f"It imports {missing}, which is {ours}.{missing} in the installed package."
-        else:
-            hint = f"It is there, but what it imports is not: {missing}."
+        hint = _import_hint(error, module, here)
         raise UserError(f"{key} is {path!r}, but the module {module} cannot be imported ({error}). {hint}") from error
     if not hasattr(found, attribute):
         raise UserError(f"{key} is {path!r}, but {found.__file__ or module} defines no {attribute}.")

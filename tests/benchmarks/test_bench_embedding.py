@@ -7,6 +7,7 @@ from benchmarks import bench_embedding
 SMALL = ("--network", "resnet18", "--size", 32, 16, "--batch", 4, "--repeats", 2, "--threads", 1)
 
 
+@pytest.mark.by_hand
 def test_forward_and_pipeline(run_here, check_table):
     parts = ("--images", 6, "--parts", "forward", "pipeline")
     report = run_here(bench_embedding, *SMALL, *parts)

@@ -18,7 +18,6 @@ from scripts.one_package import root_modules
 from tests.launch import forbid_modules, run_command
 from tests.support import ROOT
 
-NAME = "centroids-reid"
 # What a fresh clone has, and what only work leaves behind.
 OF_THE_CLONE = ("*.py", "*.toml", "*.txt", "*.md", "*.in", "*.yml", "LICENSE", "py.typed")
 SECONDS = 240
@@ -91,8 +90,8 @@ def install(wheel, tmp_path_factory):
         crowd = folder / "crowd"
         crowd.mkdir()
         # Each ends the program that imports it. Packages that ours shares an environment with have such names.
-        environment = Environment(folder, forbid_modules(crowd, *{name.partition(".")[0] for name in root_modules()}))
-        environment.crowd["MLFLOW_TRACKING_URI"] = None  # earlier tests may have left one
+        forbidden = forbid_modules(crowd, *{name.partition(".")[0] for name in root_modules()})
+        environment = Environment(folder, {**forbidden, "MLFLOW_TRACKING_URI": None})  # earlier tests may have left one
         # Lightning 2.1 imports setuptools and does not ask for it.
         fill(environment, closure(wheel, extras) | {"setuptools"})
         pip(environment, "install", "--no-deps", "--no-index", wheel)

@@ -47,6 +47,10 @@ def test_a_module_that_is_there_but_lacks_another_is_told_apart(registry, tmp_pa
     (tmp_path / "half_there.py").write_text("import nowhere_at_all.part")
     with pytest.raises(UserError, match=r"\. It is there, but what it imports is not: nowhere_at_all\.$"):
         registry.find("half_there:tiny")
+    for name, text in {"of_no_name": "raise ImportError('no driver')", "lacks_one": "from json import nothing"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        with pytest.raises(UserError, match=r"\. It is there, but fails when it is imported\.$"):
+            registry.find(f"{name}:tiny")
 
 
 def test_an_unknown_name_lists_the_others(registry):
