@@ -150,16 +150,6 @@ def find_width(baseline: Any, name: str, image_size: Sequence[int], embedding_si
     return width
 
 
-def average(network: nn.Module, output: Tensor) -> Tensor:
-    """What a network gives, a map, tokens or vectors -> its mean over positions, and what the network does to that."""
-    if output.dim() == 4:
-        output = output.mean((2, 3))
-    elif output.dim() == 3:
-        output = output[:, getattr(network, "num_prefix_tokens", 0) :].mean(1)
-    after = getattr(network, "after_pooling", None)
-    return output if after is None else after(output)
-
-
 def check_embedding_size(name: str, embedding_size: int) -> None:
     """Raise unless MODEL.BACKBONE_EMB_SIZE is the embedding size of the network MODEL.NAME.
 
