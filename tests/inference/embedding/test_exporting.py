@@ -17,6 +17,7 @@ from checkpoints.plain import to_plain
 from inference import export
 from inference.embedding import exporting
 from inference.embedding.exporting import METADATA, WRITERS, export_checkpoint
+from modelling.backbones import BACKBONES
 from modelling.bases import ModelBase
 from tests.launch import forbid_modules, run_code, run_module
 from tests.small import small_config
@@ -167,6 +168,26 @@ def test_files_average_with_the_mirror_image_themselves(checkpoints, tmp_path):
         np.testing.assert_allclose(found, normalize((one + other) / 2), rtol=1e-4, atol=1e-5)
         assert abs(found - normalize(one).numpy()).max() > 1e-3
         assert (read["flip"], read["resize_mode"], read["border"]) == (True, "pad", [128, 102, 76])
+
+
+@pytest.mark.by_hand
+@pytest.mark.parametrize(
+    "name",
+    [
+        *BACKBONES,
+        *(f"timm:{name}" for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050")),
+        *(f"torchvision:{name}" for name in ("convnext_tiny", "mobilenet_v2")),
+    ],
+)
+def test_every_network_is_exported_and_compared(name, tmp_path):
+    cfg = small_config(
+        **{"MODEL.NAME": name, "MODEL.BACKBONE_EMB_SIZE": 0, "INPUT.SIZE_TRAIN": [96, 64], "INPUT.SIZE_TEST": [96, 64]}
+    )
+    model = ModelBase(cfg, num_classes=4, load_imagenet=False)
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, tmp_path / "it.ckpt")
+    told = export_checkpoint(tmp_path / "it.ckpt", tmp_path / "it.onnx", "onnx")
+    assert (told["network"], told["embedding_size"]) == (name, model.bn.num_features)
+    assert told["cosine"] >= 0.99999
 
 
 def test_a_checkpoint_of_the_original(tmp_path, capsys):
