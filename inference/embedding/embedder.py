@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from yacs.config import CfgNode
 
 from checkpoints.digest import digest_of
 from config.defaults import _C as DEFAULTS
@@ -18,7 +19,6 @@ from inference.embedding.folding import inference_network
 from inference.embedding.images import find_images, read_batches
 from inference.embedding.inputs import as_sequence
 from inference.embedding.progress import Progress
-from modelling.backbones import get_backbone
 from modelling.bases import ModelBase
 from modelling.from_weights import model_of_weights
 from modelling.hyperparameters import merge_hparams
@@ -120,6 +120,7 @@ class Embedder:
         device: str | torch.device = "auto",
         precision: str = "32-true",
         network: str = "",
+        cfg: CfgNode | None = None,
         **kw: Any,
     ) -> "Embedder":
         """Load a checkpoint of this project or of the original, with the image size and scaling that it records.
@@ -129,7 +130,10 @@ class Embedder:
             device, precision, kw: as for the constructor.
             network: MODEL.NAME, for a file that holds the weights of a backbone alone, whose pooled features are then
                 the embeddings; and again, if it is code of your own: a file alone does not decide which code is
-                imported.
+                imported. "" takes that of ``cfg``.
+            cfg: what else is to be known of a network whose weights alone are in the file, such as its stem, image size
+                and scaling: a configuration, as load_config returns it. None takes the defaults. A CTL checkpoint has
+                its own settings, and keeps them.
 
         Raises:
             UserError: the file is missing, cut off, or neither a CTL checkpoint nor weights of ``network``; or as for
@@ -137,14 +141,15 @@ class Embedder:
         """
         if not isinstance(network, str):
             raise UserError(f"network is {network!r}; expected its place as text, such as 'my_package.nets:tiny'.")
+        name = network or ("" if cfg is None else cfg.MODEL.NAME)
         try:
-            model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": network}})
+            model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": name}})
         except NotACtlCheckpointError as refusal:
-            if not network:
+            if not name:
                 raise
-            size = get_backbone(network).embedding_size
-            cfg = merge_hparams(DEFAULTS, {"MODEL": {"NAME": network} | ({"BACKBONE_EMB_SIZE": size} if size else {})})
-            model = model_of_weights(ModelBase, path, cfg, refusal, num_classes=1)
+            named = {"MODEL": {"NAME": name, "BACKBONE_EMB_SIZE": 0}}
+            whole = merge_hparams(DEFAULTS if cfg is None else cfg, named)
+            model = model_of_weights(ModelBase, path, whole, refusal, num_classes=1)
         return cls(model, device, precision, **kw)
 
     @property

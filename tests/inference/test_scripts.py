@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from config.load import load_config
@@ -655,5 +657,18 @@ def test_another_programs_resnet_gives_its_own_features_with_the_relu_of_its_ste
         expected = oracle(images).numpy()
     found = embedder_from_config(load_config("", options)).embed(images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    in_a_program = Embedder.from_checkpoint(path, "cpu", cfg=load_config("", options))
+    np.testing.assert_array_equal(in_a_program.embed(images), found)
     other = embedder_from_config(load_config("", [*options, "MODEL.STEM_RELU", "False"])).embed(images)
     assert np.abs(other - expected).max() > 5e-3 * np.abs(expected).max()
+
+
+def test_weights_of_a_network_of_timm_embed_by_its_name_alone(tmp_path):
+    network = timm.create_model("test_convnext", num_classes=0).eval()
+    path = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), path)
+    images = torch.rand(2, 3, 64, 32)
+    with torch.inference_mode():
+        expected = network(images)
+    found = Embedder.from_checkpoint(path, "cpu", network="timm:test_convnext").embed(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # a new BN neck's eps
