@@ -3,18 +3,23 @@
 Tests that kill a training at a chosen point use tests.e2e.forked, which is built on the groups here.
 """
 
+import atexit
 import multiprocessing
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from tests import warm
 from tests.support import ROOT
 from utils.errors import UserError
 
@@ -47,9 +52,49 @@ def run_command(
     )  # fmt: skip
 
 
-def run_python(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-    """``python ARGUMENTS``; options as run_command takes them."""
-    return run_command(sys.executable, *arguments, **options)
+def run_python(
+    *arguments: Any,
+    cwd: Path = ROOT,
+    env: Mapping[str, str | None] | None = None,
+    timeout: float = 120,
+    fresh: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """``python ARGUMENTS``, from an interpreter that has imported torch and the like if that shows the same.
+
+    Args:
+        *arguments, cwd, env, timeout: as run_command takes them.
+        fresh: start an interpreter that has imported nothing: for what imports do or print. It is also started for
+            options of Python's own, and with variables that it reads itself.
+    """
+    command = [str(part) for part in arguments]
+    read_at_start = [name for name in env or () if name.startswith(("PYTHON", "LANG", "LC_", "OMP_", "MKL_"))]
+    if fresh or not warm.takes(command) or (read_at_start and env != REPOSITORY_FIRST):
+        return run_command(sys.executable, *command, cwd=cwd, env=env, timeout=timeout)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull) as nothing:  # noqa: PTH123
+        streams = (nothing.fileno(), out.fileno(), err.fileno())
+        try:
+            status = warm.call(
+                warm_python(), command, cwd=str(cwd), env=_environment(env), streams=streams, timeout=timeout
+            )
+        except TimeoutError:
+            status = None
+        texts = [(stream.seek(0), stream.read().decode())[1] for stream in (out, err)]
+    if status is None:
+        raise subprocess.TimeoutExpired(command, timeout, *texts)
+    return subprocess.CompletedProcess(command, status, *texts)
+
+
+@cache
+def warm_python() -> str:
+    """The socket of this process's server of tests.warm, which ends with this process."""
+    folder = tempfile.mkdtemp(prefix="warm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, "python")  # noqa: PTH118
+    # It ends when its input does, with this process.
+    subprocess.Popen([sys.executable, warm.__file__, path], env=_environment(None), stdin=subprocess.PIPE)
+    while not os.path.exists(path):  # noqa: PTH110
+        time.sleep(0.01)
+    return path
 
 
 def run_code(code: str, *arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,13 +1,10 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from benchmarks import tables
-from tests.support import ROOT
+from tests.launch import run_python
 
 # Cells that hold a dash by design: what a row does not have.
 DASHES = {"embedding_forward": 1, "soak": 4}
@@ -19,11 +16,7 @@ def run_benchmark(tmp_path):
 
     def run(script, *arguments, status=(0,), timeout=300):
         out = tmp_path / "report.json"
-        command = [sys.executable, f"benchmarks/{script}.py", *map(str, arguments), "--out", str(out)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        done = run_python(f"benchmarks/{script}.py", *arguments, "--out", out, timeout=timeout)
         assert done.returncode in status, done.stderr
         report = json.loads(out.read_text())
         assert report["command"].startswith(f"python benchmarks/{script}.py ")

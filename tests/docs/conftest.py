@@ -1,13 +1,10 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from checkpoints.plain import to_plain
 from config.load import load_config
-from tests.support import ROOT
+from tests.launch import run_script
 from train_ctl_model import CTLModel
 
 
@@ -16,8 +13,7 @@ def market(tmp_path_factory):
     """A folder that holds a drawn market1501/: 12 identities in training, 4 in test, images of 32 x 16 pixels."""
     folder = tmp_path_factory.mktemp("drawn") / "data"
     size = ("--ids", "16", "--cameras", "3", "--images-per-id", "6", "--size", "32", "16")
-    script = str(ROOT / "scripts" / "make_toy_dataset.py")
-    subprocess.run([sys.executable, script, str(folder), *size], check=True, capture_output=True)
+    assert run_script("scripts/make_toy_dataset.py", folder, *size).returncode == 0
     return folder
 
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import warm
+
 # A page's training, made so small that it takes seconds: these win over what the page says ...
 SMALL = {
     "MODEL.COMPILE": "False",
@@ -87,7 +89,10 @@ def python(arguments: list[str]) -> int:
         arguments = small_training(arguments)
     elif program == "scripts.make_toy_dataset":
         arguments = [*arguments, *SMALL_SET]
-    return subprocess.call([sys.executable, *map(existing_checkpoint, arguments)])
+    arguments = [existing_checkpoint(argument) for argument in arguments]
+    if not warm.takes(arguments):
+        return subprocess.call([sys.executable, *arguments])
+    return warm.call(os.environ["WARM_PYTHON"], arguments, cwd=str(Path.cwd()), env=os.environ)
 
 
 def program_of(arguments: list[str]) -> str:

@@ -19,7 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from config.load import load_config
 from tests.docs import stand_in
+from tests.launch import warm_python
 from tests.support import ROOT
 
 PAGES = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if path.exists()] + sorted(
@@ -99,6 +101,7 @@ class Reader:
             "COMMANDS_LOG": str(self.log),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
+            "WARM_PYTHON": warm_python(),
         }
 
     def run(self, block):
@@ -160,11 +163,19 @@ def test_the_commands_of_a_page_run(page, reader):
 @pytest.mark.parametrize("page", BLOCKS)
 def test_every_shell_block_is_run_or_has_a_reason(page):
     """Also under another name of the language, or none, which the test above would pass over."""
-    assert {block.language for block in BLOCKS[page]} <= {"sh", "python", "bibtex", ""}
+    assert {block.language for block in BLOCKS[page]} <= {"sh", "python", "yaml", "bibtex", ""}
     program = re.compile(r"^\s*(\$ )?(python|make|torchrun|pip|git|bash|pytest)\b", re.MULTILINE)
     assert [b.line for b in BLOCKS[page] if not b.language and program.search(b.text)] == []
     comments = len(re.findall(r"^<!-- not run", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE))
     assert comments == sum(bool(block.not_run) for block in BLOCKS[page] if block.language == "sh")
+
+
+@pytest.mark.parametrize("page", BLOCKS)
+def test_yaml_blocks_are_configurations(page, tmp_path):
+    for block in BLOCKS[page]:
+        if block.language == "yaml":
+            (tmp_path / "page.yml").write_text(block.text)
+            load_config(tmp_path / "page.yml")
 
 
 @pytest.mark.parametrize("page", BLOCKS)

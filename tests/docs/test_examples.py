@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from runpy import run_path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from evaluation.metrics import evaluate
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from evaluation.verification import roc_table
+from tests.launch import REPOSITORY_FIRST, run_script
 from tests.support import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -23,12 +22,7 @@ def run(tmp_path):
     """Run a program of examples/ in an empty folder; returns the lines that it prints, without those of a log."""
 
     def run(name, *arguments):
-        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
-            check=False, timeout=300,
-        )  # fmt: skip
+        done = run_script(f"examples/{name}", *arguments, cwd=tmp_path, env=REPOSITORY_FIRST, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

@@ -38,7 +38,7 @@ def run(run_script, tiny, monkeypatch):
 
     def run(env=None, **overrides):
         options = tiny(**{"USE_MIXED_PRECISION": True, "OUTPUT_DIR": "out"} | overrides)
-        return run_script("train_ctl_model.py", *options, env=env)
+        return run_script("train_ctl_model.py", *options, env=env, fresh=True)
 
     return run
 

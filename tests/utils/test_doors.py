@@ -1,8 +1,6 @@
 """The original's files that are doors: their names are those of the rooms, and nothing is computed twice."""
 
 import importlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from PIL import Image
 
 from modelling.backbones import NetworkOptions
 from modelling.backbones import get_backbone as find_backbone
-from tests.support import ROOT
+from tests.launch import run_module
 from tests.test_imports import DOORS as ALL_DOORS
 from utils.errors import UnknownNameError, UserError
 from utils.eval_reid import k_list, top_k_retrieval
@@ -71,8 +69,7 @@ def test_every_door_is_in_the_table():
 
 
 def test_the_published_command_still_works():
-    command = [sys.executable, "-m", "utils.evaluate", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_module("utils.evaluate", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "python -m evaluation" in done.stdout
 
