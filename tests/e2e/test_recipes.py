@@ -160,7 +160,7 @@ def test_the_network_of_a_recipe_takes_its_images(name):
         assert all(side % patch == 0 for side in cfg.INPUT.SIZE_TRAIN)
 
 
-SLOW = {"osnet_x1_0.yml"}  # 12 measured seconds: most of them write its many small layers as ONNX
+SLOW = {"osnet_x1_0.yml"}  # 8 to 20 measured seconds: to write its many small layers as ONNX takes most of them
 
 
 @pytest.mark.parametrize(
