@@ -34,7 +34,7 @@ def test_a_network_is_trained_resumed_tested_and_written_as_onnx(options, tiny_c
     (tested,) = run_main(tiny_cfg(**named, **only_test), CTLModel, "run")
     assert tested["instances"].items() <= metrics["instances"].items()
     images = torch.randn(3, 3, 32, 16)
-    export_onnx(Embedding(model), images, tmp_path / "network.onnx", "images", "embeddings", dynamic_batch=True)
+    export_onnx(Embedding(model).eval(), images, tmp_path / "network.onnx", "images", "embeddings", dynamic_batch=True)
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = model.embed(images[:2]).numpy()
