@@ -69,7 +69,8 @@ class PlainNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] floating -> embeddings [B, D]."""
-        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != self.wide):
+        half = None if self.dtype == self.wide else self.dtype  # torch 2.1 refuses a wide type, also where disabled
+        with torch.autocast(x.device.type, half, enabled=half is not None):
             return self.path(x.to(self.wide)).to(self.wide)
 
 
