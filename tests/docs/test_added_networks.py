@@ -28,7 +28,9 @@ def code(*words):
 
 
 @pytest.fixture
-def small_net():
+def small_net(monkeypatch):
+    """The class of the page; what a test registers is forgotten after it."""
+    monkeypatch.setattr(backbones.REGISTRY, "registered", {})
     namespace = {}
     exec(code("class SmallNet"), namespace)
     return namespace["SmallNet"]
@@ -36,7 +38,7 @@ def small_net():
 
 @pytest.fixture
 def theirs(monkeypatch):
-    """The family of the page, over a package that has one network; it counts how often that was built."""
+    """The family of the page, over a package of one network."""
     package = ModuleType("their_package")
     package.create = TheirModule
     monkeypatch.setitem(sys.modules, "their_package", package)
@@ -65,9 +67,9 @@ def test_the_network_gives_what_its_docstring_says(small_net):
     assert small_net(last_stride=2)(IMAGES).shape == (2, 256, 1, 1)
 
 
-def test_a_registered_network_is_embedded_by(small_net, tmp_path):
-    register_backbone("small_net_of_the_page", small_net)
-    model = CTLModel(config("small_net_of_the_page"), num_classes=3, num_query=1).eval()
+def test_a_registered_network_embeds(small_net):
+    register_backbone("small", small_net)
+    model = CTLModel(config("small"), num_classes=3, num_query=1).eval()
     with torch.no_grad():
         expected = model(IMAGES)
     assert expected.shape == (2, 256)
@@ -76,15 +78,15 @@ def test_a_registered_network_is_embedded_by(small_net, tmp_path):
 
 
 def test_a_file_of_weights_is_loaded_by_the_names_of_the_network(small_net, tmp_path):
-    register_backbone("small_net_of_the_page", small_net)
+    register_backbone("small", small_net)
     weights = small_net().state_dict()
     torch.save({"module." + name: value for name, value in weights.items()}, tmp_path / "weights.pth")
     pretrained = {"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": str(tmp_path / "weights.pth")}
-    loaded = Baseline(config("small_net_of_the_page", **pretrained)).base.state_dict()
+    loaded = Baseline(config("small", **pretrained)).base.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
 
 
-def test_a_network_of_another_package(theirs, tmp_path):
+def test_a_network_of_another_package(theirs):
     backbone = Baseline(config("theirs:conv"))
     assert (backbone.base.network.name, backbone.in_planes) == ("conv", 5)
     assert backbone(IMAGES)[1].shape == (2, 5)
