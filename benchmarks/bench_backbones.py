@@ -78,17 +78,17 @@ TRAINING_PRECISIONS = ("32-true", "bf16-mixed")  # ... TRAINER.PRECISION
 def build(network: str, size: tuple[int, int], pixels: Tensor) -> CTLModel:
     """The model that a text like ``NAME KEY VALUE ...`` stands for, with random weights.
 
-    Its batch norms have the statistics of the images; with others a signal would grow from block to block.
+    The batch norms of its backbone have the statistics of the images; otherwise a signal grows from block to block.
     """
     name, *pairs = network.split()
     options = dict(zip(pairs[::2], pairs[1::2], strict=True))
     model = make_model(name, **{"INPUT.SIZE_TRAIN": list(size), "INPUT.SIZE_TEST": list(size)}, **options)
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train()(normalise(pixels, *(torch.tensor(x).view(3, 1, 1) for x in scaling(model))))
+        model.backbone.train()(normalise(pixels, *(torch.tensor(x).view(3, 1, 1) for x in scaling(model))))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
