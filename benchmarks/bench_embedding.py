@@ -29,6 +29,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from benchmarks.common import (  # noqa: E402
     RESULTS,
+    cpu_flags,
     in_turns,
     machine,
     ratios,
@@ -199,13 +200,6 @@ def bench_memory(files: int, dimension: int) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------------------------------------------- the command
-
-
-def cpu_flags() -> list[str]:
-    """Which of the instructions that bfloat16 profits from this CPU has (Linux)."""
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text().split()) if info.exists() else set()
-    return sorted(words & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
 
 
 def main() -> None:

@@ -103,12 +103,12 @@ class Clock(Callback):
         return {"step": sum(self.steps[1:]) / count} | seconds
 
 
-def train(model: CTLModel, batch: tuple[Tensor, ...], steps: int, args: argparse.Namespace) -> dict[str, float]:
-    """``steps`` steps, after one that is not counted, by the Trainer as the scripts set it up."""
+def make_trainer(device: str, precision: Any) -> tuple[Trainer, Clock]:
+    """A Trainer as the scripts set it up, and the clock of its steps."""
     trainer = Trainer(
-        accelerator=args.device,
+        accelerator=device,
         devices=1,
-        precision=args.precision,
+        precision=precision,
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -117,6 +117,17 @@ def train(model: CTLModel, batch: tuple[Tensor, ...], steps: int, args: argparse
     )
     clock = Clock(trainer.strategy.root_device)
     trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+    return trainer, clock
+
+
+def fit(trainer: Trainer, model: CTLModel, batch: tuple[Tensor, ...], steps: int) -> None:
+    """``steps`` steps, after one that is not counted."""
+    trainer.fit(model, DataLoader([batch] * (steps + 1), batch_size=None))  # type: ignore[arg-type]
+
+
+def train(model: CTLModel, batch: tuple[Tensor, ...], steps: int, args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a step and of its parts, on average over ``steps`` steps."""
+    trainer, clock = make_trainer(args.device, args.precision)
     clock.wrap(model.backbone, "forward", "forward")
     clock.wrap(model, "manual_backward", "backward")
     clock.wrap(model, "record_step", "logging")
@@ -130,7 +141,7 @@ def train(model: CTLModel, batch: tuple[Tensor, ...], steps: int, args: argparse
         return optimizers, schedules
 
     model.configure_optimizers = configure  # type: ignore[method-assign]
-    trainer.fit(model, DataLoader([batch] * (steps + 1), batch_size=None))  # type: ignore[arg-type]
+    fit(trainer, model, batch, steps)
     parts = clock.per_step()
     training_step = parts.pop("training_step")
     parts["heads_forward"] = training_step - parts["forward"] - parts["backward"] - parts["optimiser"]

@@ -33,11 +33,16 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 def in_turns(repeats: int, **functions: Callable[[], Any]) -> dict[str, list[float]]:
     """Seconds of each function in each round; every other round in the reverse order."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    return values_in_turns(repeats, **{name: lambda f=f: timed(f)[0] for name, f in functions.items()})
+
+
+def values_in_turns(repeats: int, **functions: Callable[[], float]) -> dict[str, list[float]]:
+    """The same for functions that take their time themselves, and return it."""
+    values: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(repeats):
         for name in list(functions)[:: 1 if turn % 2 == 0 else -1]:
-            seconds[name].append(timed(functions[name])[0])
-    return seconds
+            values[name].append(functions[name]())
+    return values
 
 
 def spread(values: list[float]) -> dict[str, Any]:
@@ -66,6 +71,13 @@ def start_peak() -> float:
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     return status_mib("VmRSS")
+
+
+def cpu_flags() -> list[str]:
+    """Which of the instructions that bfloat16 profits from this CPU has (Linux)."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return sorted(words & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
 
 
 def machine(threads: int, *packages: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The tables of docs/BENCHMARKS.md, from the reports in benchmarks/results/.
+"""The tables of docs/BENCHMARKS.md and docs/BACKBONES.md, from the reports in benchmarks/results/.
 
-    python -m benchmarks.tables          # rewrites what stands between the markers of the page
-    python -m benchmarks.tables --check  # status 1 if the page is not what the reports say
+    python -m benchmarks.tables          # rewrites what stands between the markers of the pages
+    python -m benchmarks.tables --check  # status 1 if a page is not what the reports say
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Measured values are medians with their range in
 brackets. A report that does not exist gives "Not measured yet."; a part that a report lacks gives a dash.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.common import RESULTS, ROOT
 
-PAGE = ROOT / "docs" / "BENCHMARKS.md"
+PAGES = (ROOT / "docs" / "BENCHMARKS.md", ROOT / "docs" / "BACKBONES.md")
 NOT_MEASURED = "Not measured yet."
 NOTHING = "–"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -232,6 +232,36 @@ def search_rows(report: Report) -> Iterator[Row]:
             yield f"`{part}`", *(cell(report, f"{part}/{name}", unit) for name, unit in names)
 
 
+def network_title(row: Report) -> str:
+    """The name of a network, and the keys that it was measured with."""
+    name, *pairs = row["network"].split()
+    settings = [" ".join(pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
+    return ", ".join(f"`{part}`" for part in (name, *settings))
+
+
+def network_cell(row: Report, path: str, scale: float = 1.0) -> str:
+    """A value of a network; "failed" if the part of the report that would have it did."""
+    return "failed" if find(row, f"failed/{path.partition('/')[0]}") else cell(row, path, scale=scale)
+
+
+def network_rows(report: Report) -> Iterator[Row]:
+    for row in report.get("networks", []):
+        values = (("embedding_size", 1.0), ("parameters", 1e-6), ("multiply_adds", 1e-9))
+        counts = (network_cell(row, f"counts/{name}", scale) for name, scale in values)
+        yield network_title(row), *counts, network_cell(row, "onnx/relative_error"), row.get("weights") or NOTHING
+
+
+def network_speed_rows(part: str, *precisions: str) -> Callable[[Report], Iterator[Row]]:
+    """A row for each network: images per second in each precision, and how many times those of the reference."""
+
+    def rows(report: Report) -> Iterator[Row]:
+        for row in report.get("networks", []):
+            places = [f"{part}/{p}/{name}" for p in precisions for name in ("images_per_s", "times_reference")]
+            yield network_title(row), *(network_cell(row, place) for place in places)
+
+    return rows
+
+
 def data_rows(transforms: str) -> Callable[[Report], Iterator[Row]]:
     """A row for each case: the plain loop, then the others as multiples of it."""
 
@@ -278,6 +308,9 @@ def soak_rows(report: Report) -> Iterator[Row]:
     yield "... to resume from", NOTHING, str(left["auto_checkpoints"]), NOTHING
 
 
+NETWORK_SPEED_HEADS = columns(
+    "network", "float32, images/s", "times `resnet50`", "bfloat16, images/s", "times `resnet50`"
+)
 DATA_HEADS = columns(
     "files, input (height x width)", "plain loop, images/s", "no cache",
     "filling `ram`", "from `ram`", "filling `disk`", "from `disk`",
@@ -324,6 +357,20 @@ TABLES = {
         "scaling", columns("processes", "training, images/s", "efficiency", "evaluation, images/s", "efficiency"),
         scaling_rows,
     ),
+    "backbones": Table(
+        "backbones",
+        columns(
+            "network", "numbers of an embedding", "parameters, millions", "multiply-adds, billions",
+            "ONNX, relative error", "weights that load",
+        ),
+        network_rows,
+    ),
+    "backbones_training": Table(
+        "backbones", NETWORK_SPEED_HEADS, network_speed_rows("training", "32-true", "bf16-mixed")
+    ),
+    "backbones_embedding": Table(
+        "backbones", NETWORK_SPEED_HEADS, network_speed_rows("embedding", "32-true", "bf16-true")
+    ),
     "soak": Table("soak", columns("", "first quarter", "last quarter", "largest"), soak_rows),
 }  # fmt: skip
 REPORTS = tuple(dict.fromkeys(table.report for table in TABLES.values()))
@@ -358,7 +405,7 @@ def markdown(heads: Row, rows: list[Row]) -> str:
 
 
 def read_reports(folder: Path) -> dict[str, Report]:
-    """The reports that the page shows and the folder has, by name."""
+    """The reports that the pages show and the folder has, by name."""
     files = {name: folder / f"{name}.json" for name in REPORTS}
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
 
@@ -385,13 +432,15 @@ def replaced(page: str, reports: dict[str, Report]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if the page is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page is out of date")
     args = parser.parse_args()
-    old = PAGE.read_text(encoding="utf-8")
-    new = replaced(old, read_reports(RESULTS))
+    reports = read_reports(RESULTS)
+    old = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    new = {page: replaced(text, reports) for page, text in old.items()}
     if args.check:
         sys.exit(old != new)
-    PAGE.write_text(new, encoding="utf-8")
+    for page, text in new.items():
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

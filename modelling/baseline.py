@@ -96,7 +96,7 @@ class Baseline(nn.Module):
         """Images [B, 3, H, W] floating -> what the network returns, a map [B, D, H', W'] or tokens; and [B, E]."""
         output = self.base(x.contiguous(memory_format=self.memory_format))
         # Autocast computes the map in half precision; what follows needs the digits that tell close images apart.
-        pooled = self.pool(output.to(x.dtype))
+        pooled = self.pool(output.to(x.dtype)).to(x.dtype)  # a layer of the network's after the pooling may be in half
         return output, self.reduction(pooled)
 
 

@@ -28,6 +28,8 @@ def tensor_builders() -> dict[str, Callable[..., Any]]:
 
 def is_autocast_on(device_type: str) -> bool:
     """Whether operations on this kind of device run under autocast; until torch 2.3, CPU and CUDA are asked apart."""
+    if device_type == "meta":  # where nothing is computed; torch knows no autocast for it
+        return False
     if TORCH >= (2, 4):
         return torch.is_autocast_enabled(device_type)
     return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()

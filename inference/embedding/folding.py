@@ -69,9 +69,8 @@ class PlainNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] floating -> embeddings [B, D]."""
-        is_half = self.dtype != self.wide
-        # Where it is off, it gets no type: torch 2.1 refuses all but bfloat16 on the CPU even then.
-        with torch.autocast(x.device.type, self.dtype if is_half else None, enabled=is_half):
+        half = None if self.dtype == self.wide else self.dtype  # torch 2.1 refuses a wide type, also where disabled
+        with torch.autocast(x.device.type, half, enabled=half is not None):
             return self.path(x.to(self.wide)).to(self.wide)
 
 

@@ -1,6 +1,7 @@
 """The shell blocks of the pages: all of a page in order, in a copy of the repository, as a reader would paste them.
 
-A block that cannot run here has ``<!-- not run: reason -->`` on the line before its fence. For all others ``/data`` is
+A block that cannot run here has ``<!-- not run: reason -->`` on the line before its fence. A block of any language with
+``<!-- save as: FILE -->`` there is a file of the reader's, saved when its turn comes. For all shell blocks ``/data`` is
 a folder with a drawn data set (market1501/, queries/, gallery/); model.ckpt, q.npz and g.npz lie where the commands
 run; and the programs of stand_in.py make trainings and data sets small, whatever the page says. A checkpoint named for
 its epoch, such as epoch=119.ckpt, is the newest one that an earlier block of the page has written in that folder.
@@ -29,6 +30,7 @@ PAGES = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if path
 )
 PROGRAMS = ("python", "python3", "torchrun", "make", "git", "pytest", *stand_in.ANSWERED)
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.*\S) *-->")
+SAVE_AS = re.compile(r"<!-- save as: (?P<file>\S+) -->")
 # What a copy leaves out: what runs have written here, environments, and the recorded numbers of the suite.
 LEFT_OUT = shutil.ignore_patterns(
     ".*",
@@ -54,6 +56,7 @@ class Block(NamedTuple):
     language: str
     text: str
     not_run: str  # the reason, or ""
+    save_as: str = ""  # the name of the file that it is, or ""
 
 
 def read_blocks(page):
@@ -65,9 +68,11 @@ def read_blocks(page):
         if start is None:
             start = number
             continue
-        reason = NOT_RUN.fullmatch(lines[start - 1].strip()) if start else None
+        mark = lines[start - 1].strip() if start else ""
+        reason, file = NOT_RUN.fullmatch(mark), SAVE_AS.fullmatch(mark)
         body = "\n".join(lines[start + 1 : number]) + "\n"
-        blocks.append(Block(start + 1, lines[start].strip().strip("`"), body, reason["reason"] if reason else ""))
+        marks = (reason["reason"] if reason else "", file["file"] if file else "")
+        blocks.append(Block(start + 1, lines[start].strip().strip("`"), body, *marks))
         start = None
     assert start is None, f"the block of line {start} has no end"
     return blocks
@@ -156,7 +161,9 @@ def pages_with_commands():
 @pytest.mark.parametrize("page", list(pages_with_commands()))
 def test_the_commands_of_a_page_run(page, reader):
     for block in BLOCKS[page]:
-        if block.language == "sh" and not block.not_run:
+        if block.save_as:
+            (reader.clone / block.save_as).write_text(block.text, encoding="utf-8")
+        elif block.language == "sh" and not block.not_run:
             reader.run(block)
 
 
@@ -220,10 +227,12 @@ def test_a_block_sees_the_drawn_data_and_what_earlier_blocks_have_written(reader
 
 def test_blocks_are_found_with_their_reasons():
     page = "a\n```sh\nmake\n```\n<!-- not run: a server -->\n```sh\nserve\n```\n```\n1\n```\n"
+    page += "<!-- save as: a.py -->\n```python\npass\n```\n"
     assert [tuple(block) for block in read_blocks(page)] == [
-        (2, "sh", "make\n", ""),
-        (6, "sh", "serve\n", "a server"),
-        (9, "", "1\n", ""),
+        (2, "sh", "make\n", "", ""),
+        (6, "sh", "serve\n", "a server", ""),
+        (9, "", "1\n", "", ""),
+        (13, "python", "pass\n", "", "a.py"),
     ]
 
 

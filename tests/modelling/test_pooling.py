@@ -184,3 +184,7 @@ def test_the_reduction_keeps_its_digits_under_autocast():
         assert torch.equal(reduction(x), expected)
     assert not is_autocast_on("cpu")
     assert torch.equal(expected, x @ reduction.weight.T)
+
+
+def test_the_reduction_has_a_shape_where_nothing_is_computed():
+    assert Reduction(64, 8).to("meta")(torch.empty(4, 64, device="meta")).shape == (4, 8)

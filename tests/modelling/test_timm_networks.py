@@ -720,3 +720,12 @@ def test_it_can_be_traced_and_exported(name: str) -> None:
         assert "upsample" not in str(traced.inlined_graph)
         torch.testing.assert_close(traced(IMAGES), expected)
         torch.testing.assert_close(program_module(exported)(IMAGES), expected)
+
+
+def test_a_layer_after_the_pooling_leaves_features_wide_under_autocast() -> None:
+    """MobileNetV3 has a convolution there; losses compute in float32."""
+    name = {"MODEL.NAME": "timm:mobilenetv3_small_050", "MODEL.BACKBONE_EMB_SIZE": 0}
+    backbone = Baseline(small_config(**name))
+    with torch.autocast("cpu", torch.bfloat16):
+        _, features = backbone(torch.randn(2, 3, 32, 16))
+    assert features.dtype == torch.float32
