@@ -1,12 +1,13 @@
 """The embedding network of a checkpoint as one file that runs without this code: ONNX, TorchScript or torch.export."""
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ RunFile = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images -> embe
 INPUT, OUTPUT = "images", "embeddings"
 METADATA = "preprocessing"  # the key in ONNX; the file preprocessing.json inside the others
 MIN_COSINE, MAX_RELATIVE_ERROR = 0.99999, 1e-4  # of the written file against torch
+# Or, where that is more, so many times the rounding of torch itself, which instance norm magnifies on plain areas.
+MAX_ROUNDINGS = 10
 
 _IMAGES = 4  # images of noise, and as many of smooth colours and white, on which the file is tried
 
@@ -101,11 +104,15 @@ def export_checkpoint(
         temporary.touch()  # report a folder that is not writable in our words, not in the exporter's
         with _quiet():
             run = _write(format, exported, example, temporary, dynamic_batch, json.dumps(metadata))
-        cosine, error = compare(exported, run, metadata)
-        if not (cosine >= MIN_COSINE and error <= MAX_RELATIVE_ERROR):
+        batches = _batches(metadata)
+        cosine, error = compare(exported, run, batches)
+        allowed = MAX_RELATIVE_ERROR
+        if error > allowed:
+            allowed = max(allowed, MAX_ROUNDINGS * _rounding(exported, batches))
+        if not (cosine >= MIN_COSINE and error <= allowed):
             raise UserError(
                 f"{output} was not written: the exported network disagrees with torch (cosine {cosine:.7f}, needed at "
-                f"least {MIN_COSINE}; relative error {error:.1e}, allowed at most {MAX_RELATIVE_ERROR:g})."
+                f"least {MIN_COSINE}; relative error {error:.1e}, allowed at most {allowed:.1e})."
             )
     return {**metadata, "cosine": cosine, "relative_error": error}
 
@@ -123,8 +130,8 @@ def _write(format: str, network: nn.Module, *args: Any) -> RunFile:
         ) from error
 
 
-def compare(network: nn.Module, run: RunFile, metadata: dict[str, Any]) -> tuple[float, float]:
-    """Lowest cosine and largest relative error of ``run`` against the network, on noise, smooth colours and white."""
+def _batches(metadata: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Images of noise, smooth colours and white, as many at once as the file takes."""
     height, width = metadata["image_size"]
     scaling = metadata["pixel_mean"], metadata["pixel_std"]
     transform = eval_transforms((height, width), *scaling, metadata["resize_mode"])
@@ -134,9 +141,13 @@ def compare(network: nn.Module, run: RunFile, metadata: dict[str, Any]) -> tuple
     smooth = [transform(image) for image in (*small, Image.new("RGB", (width, height), "white"))]
     noise = torch.randn(_IMAGES, 3, height, width, generator=torch.Generator().manual_seed(0))
     images = torch.cat([noise, torch.stack(smooth)])
-    counts = [1] * len(images) if metadata["batch"] == 1 else [1, len(images) - 3, 2]
+    return images.split([1] * len(images) if metadata["batch"] == 1 else [1, len(images) - 3, 2])
+
+
+def compare(network: nn.Module, run: RunFile, batches: Iterable[Tensor]) -> tuple[float, float]:
+    """Lowest cosine and largest relative error of ``run`` against the network, [B, 3, H, W] float32 each batch."""
     cosines, errors = [], []
-    for batch in images.split(counts):
+    for batch in batches:
         expected = network(batch).double()
         found = torch.from_numpy(run(batch.numpy())).double()
         if found.shape != expected.shape:
@@ -150,6 +161,17 @@ def compare(network: nn.Module, run: RunFile, metadata: dict[str, Any]) -> tuple
         errors.append(error.masked_fill(difference == 0, 0).max())
         cosines.append(cosine.masked_fill(difference == 0, 1).min())
     return float(min(cosines)), float(max(errors))
+
+
+def _rounding(network: nn.Module, batches: Iterable[Tensor]) -> float:
+    """Largest relative error of the network's float32 against its float64; 0 if it cannot compute in float64."""
+    exact = copy.deepcopy(network).double()
+    try:
+        return compare(
+            exact, lambda images: network(torch.from_numpy(images).float()).numpy(), [b.double() for b in batches]
+        )[1]
+    except RuntimeError:  # a network of one's own that names a type
+        return 0.0
 
 
 def _metadata(

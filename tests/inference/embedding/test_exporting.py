@@ -240,6 +240,30 @@ def test_a_file_that_disagrees_is_not_kept(fault, checkpoints, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("types", [True, False])
+def test_a_file_may_differ_by_what_rounding_explains(types, checkpoints, tmp_path, monkeypatch):
+    """Not a network that float64 does not run: nothing tells its rounding."""
+    write, embed = exporting.WRITERS["torchscript"], ModelBase.embed
+
+    def magnify(self, images):  # what is left of a difference of close numbers
+        found = embed(self, images)
+        found = found + 1000 * ((found + 1e4) - 1e4 - found)
+        return found if types else torch.nn.functional.linear(found, torch.eye(512))
+
+    def write_other(*args):
+        run = write(*args)
+        return lambda batch: run(batch) * (1 + 3e-4)
+
+    monkeypatch.setattr(ModelBase, "embed", magnify)
+    monkeypatch.setitem(exporting.WRITERS, "torchscript", write_other)
+    if types:
+        told = export_checkpoint(checkpoints["resnet18"][0], tmp_path / "a.pt", "torchscript")
+        assert 2e-4 < told["relative_error"] < 1e-3
+    else:
+        with pytest.raises(UserError, match=r"relative error \de-04, allowed at most 1.0e-04"):
+            export_checkpoint(checkpoints["resnet18"][0], tmp_path / "a.pt", "torchscript")
+
+
 def test_an_exporter_that_fails_is_quoted(checkpoints, tmp_path, monkeypatch, capsys):
     def fail(*args):
         raise RuntimeError("unsupported: an operator\nmore of it")
