@@ -78,7 +78,8 @@ TRAINING_PRECISIONS = ("32-true", "bf16-mixed")  # ... TRAINER.PRECISION
 def build(network: str, size: tuple[int, int], pixels: Tensor) -> CTLModel:
     """The model that a text like ``NAME KEY VALUE ...`` stands for, with random weights.
 
-    The batch norms of its backbone have the statistics of the images; otherwise a signal grows from block to block.
+    The batch norms of its backbone have the statistics of the images and of noise, on which ONNX files are tried;
+    otherwise a signal grows from block to block, and rounding with it.
     """
     name, *pairs = network.split()
     options = dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -88,7 +89,8 @@ def build(network: str, size: tuple[int, int], pixels: Tensor) -> CTLModel:
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.backbone.train()(normalise(pixels, *(torch.tensor(x).view(3, 1, 1) for x in scaling(model))))
+        images = normalise(pixels, *(torch.tensor(x).view(3, 1, 1) for x in scaling(model)))
+        model.backbone.train()(torch.cat([images, torch.randn_like(images)]))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
