@@ -138,7 +138,11 @@ def test_no_code_is_imported_because_a_file_asks_for_it(trained, folder):
     [
         ("MODEL.NAME", "my_package.nets:huge", "nets.py defines no huge"),
         ("MODEL.NAME", "my_package.nowhere:tiny", "module my_package.nowhere cannot be imported"),
-        ("MODEL.NAME", "my_package.nets:Classifier", "into [1, 10]; expected a feature map [1, D, h, w]"),
+        (
+            "MODEL.NAME",
+            "my_package.nets:Classifier",
+            "gives embeddings of size 10: set MODEL.BACKBONE_EMB_SIZE 10, or 0 for the network's own",
+        ),
         ("MODEL.BACKBONE_EMB_SIZE", 32, "set MODEL.BACKBONE_EMB_SIZE 24"),
         ("MODEL.GRAD_CHECKPOINT", True, "has no attribute grad_checkpoint"),
         ("DATASETS.NAMES", "my_package.data:Stall", "data.py defines no Stall"),
