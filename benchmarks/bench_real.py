@@ -218,7 +218,7 @@ def finished_runs(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     try:
         report = json.loads(out.read_text(encoding="utf-8"))
-        found, runs = report["settings"], report["runs"]
+        found, runs = dict(report["settings"]), dict(report["runs"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no report of this benchmark: name another file with --out.") from error
     wanted = json.loads(json.dumps(settings))
@@ -232,7 +232,7 @@ def finished_runs(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             f"{out} holds runs with other settings ({'; '.join(different)}): name another file with --out, or delete "
             "this one."
         )
-    return dict(runs)
+    return runs
 
 
 def measure(

@@ -125,7 +125,7 @@ def test_runs_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
         f"{out} holds runs with other settings (epochs 8, here 9; lr 0.1, here None; opts None, here []): name another "
         "file with --out, or delete this one."
     )
-    for text in ("{", "[]", '{"runs": {}}'):
+    for text in ("{", "[]", '{"runs": {}}', '{"settings": 1, "runs": {}}'):
         out.write_text(text)
         with pytest.raises(UserError, match="is no report of this benchmark: name another file with --out"):
             finished_runs(out, {})
