@@ -167,18 +167,16 @@ def _is_ambiguous(names: Sequence[str], others: Sequence[str], own: Mapping[str,
         others: names of the same tensors in a file.
         own: the network's tensors by name.
     """
-    modules = [
-        (name.rpartition(".")[0], other.rpartition(".")[0], name.rpartition(".")[2], own[name].shape)
-        for name, other in zip(names, others, strict=True)
-    ]
-    parts = [list(group) for _, group in groupby(modules, key=lambda module: module[0])]
-    shapes = [[module[2:] for module in part] for part in parts]
+    rows = [(*(one.rpartition(".")[0] for one in pair), pair[0]) for pair in zip(names, others, strict=True)]
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: row[0])]
+    parts = [group[0][:2] for group in groups]
+    shapes = [[(name.rpartition(".")[2], own[name].shape) for *_, name in group] for group in groups]
     for size in range(1, len(parts) // 2 + 1):
         for start in range(len(parts) - 2 * size + 1):
             middle = start + size
             if shapes[start] == shapes[middle] and shapes[start:middle] == shapes[middle : middle + size]:
-                pairs = [(parts[i][0], parts[i + size][0]) for i in range(start, middle)]
-                if not any(all(_is_numbered(one[side], two[side]) for side in (0, 1)) for one, two in pairs):
+                pairs = [(parts[i], parts[i + size]) for i in range(start, middle)]
+                if not any(all(map(_is_numbered, one, two)) for one, two in pairs):
                     return True
     return False
 

@@ -89,7 +89,8 @@ def test_the_summary() -> None:
 
 
 def test_a_stopped_benchmark_goes_on(tmp_path: Path) -> None:
-    out, settings, carried_out = tmp_path / "a" / "real.json", {"size": (32, 16), "opts": []}, []
+    out, settings = tmp_path / "a" / "real.json", {"size": (32, 16), "opts": []}
+    carried_out: list[str] = []
 
     def execute(run: Run) -> dict[str, Any]:
         if len(carried_out) == 3:
