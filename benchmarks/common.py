@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from utils.files import write_text
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 STARTED = datetime.now(UTC)
@@ -129,8 +131,7 @@ def commit() -> str | None:
 def write_report(report: dict[str, Any], out: Path) -> None:
     """The report so far as JSON, headed by the command line, the date it was started and the commit."""
     origin = {"command": command_line(), "date": STARTED.isoformat(timespec="seconds"), "commit": commit()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(origin | report, indent=1) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(origin | report, indent=1) + "\n")
 
 
 def run_parts(

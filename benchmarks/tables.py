@@ -311,6 +311,51 @@ def soak_rows(report: Report) -> Iterator[Row]:
 NETWORK_SPEED_HEADS = columns(
     "network", "float32, images/s", "times `resnet50`", "bfloat16, images/s", "times `resnet50`"
 )
+
+
+WAYS = {
+    "none/random": "random weights, untrained",
+    "none/pretrained": "given weights, as they are",
+    "baseline/random": "baseline, from random weights",
+    "ctl/random": "CTL, from random weights",
+    "baseline/pretrained": "baseline, from given weights",
+    "ctl/pretrained": "CTL, from given weights",
+}
+STARTS = {"random": "from random weights", "pretrained": "from given weights"}
+METRICS = {
+    "mAP": "mAP",
+    "rank1": "Rank-1",
+    "centroid_mAP": "centroids, mAP",
+    "centroid_rank1": "centroids, Rank-1",
+}
+
+
+def percent(values: Report) -> str:
+    """Mean and standard deviation, with the range in brackets; a single value alone."""
+    mean, deviation, low, high = (values[name] for name in ("mean", "sd", "min", "max"))
+    if deviation is None:
+        return f"{100 * mean:.1f}"
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def real_rows(report: Report) -> Iterator[Row]:
+    for way, title in WAYS.items():
+        found = report.get("means", {}).get(way)
+        if found:
+            yield title, str(len(found["mAP"]["values"])), *(percent(found[metric]) for metric in METRICS)
+
+
+def real_pair_rows(report: Report) -> Iterator[Row]:
+    for start, metrics in report.get("ctl_minus_baseline", {}).items():
+        for metric, title in METRICS.items():
+            found = metrics[metric]
+            interval = NOTHING
+            if found["interval"]:
+                interval = "{:+.1f} to {:+.1f}".format(*(100 * value for value in found["interval"]))
+            count = f"{found['above_zero']} of {len(found['values'])}"
+            yield f"{STARTS[start]}, {title}", f"{100 * found['mean']:+.1f}", interval, count
+
+
 DATA_HEADS = columns(
     "files, input (height x width)", "plain loop, images/s", "no cache",
     "filling `ram`", "from `ram`", "filling `disk`", "from `disk`",
@@ -370,6 +415,10 @@ TABLES = {
     ),
     "backbones_embedding": Table(
         "backbones", NETWORK_SPEED_HEADS, network_speed_rows("embedding", "32-true", "bf16-true")
+    ),
+    "real": Table("real", columns("", "seeds", *METRICS.values()), real_rows),
+    "real_pairs": Table(
+        "real", columns("CTL - baseline", "mean difference", "95 % interval", "seeds with CTL ahead"), real_pair_rows
     ),
     "soak": Table("soak", columns("", "first quarter", "last quarter", "largest"), soak_rows),
 }  # fmt: skip

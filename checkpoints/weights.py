@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ class Fit:
         share: from 0 to 1; tensors that fit, of all those that the network or its counterpart in the file has.
         others: the places of other networks in the file that fit as well.
         interpolated: which of the weights were brought to another size, and how.
+        renamed: what the file calls the first tensor whose name differs, if names do not tell the tensors apart but
+            their order does; "" where names do.
     """
 
     weights: dict[str, Tensor]
@@ -51,6 +54,7 @@ class Fit:
     share: float
     others: list[str]
     interpolated: list[str] = field(default_factory=list)
+    renamed: str = ""
 
     def describe(self, verb: str) -> str:
         """ "318 of 318 tensors loaded, left out: 2 (fc.weight, fc.bias), missing: none", with ``verb`` for "loaded"."""
@@ -58,6 +62,8 @@ class Fit:
         where = f" (those {f'under {self.place}' if self.place else 'without a prefix'}{also})"
         where = where if self.place or also else ""
         counts = f"{self.size - len(self.missing)} of {self.size} tensors {verb}{where}"
+        if self.renamed:
+            counts += f" in their order, as the names differ ({self.renamed})"
         if self.interpolated:
             counts += f", interpolated: {shorten(self.interpolated)}"
         return f"{counts}, left out: {shorten(self.left_out)}, missing: {shorten(self.missing)}"
@@ -79,8 +85,19 @@ def fit_weights(
 
     Returns:
         The best fit: from the one dictionary, and behind the one prefix ("module.", "backbone.", ...), where most
-        tensors have the names and shapes of the network's.
+        tensors have the names and shapes of the network's. If some are missing there, but a dictionary has the whole
+        network under other names and its order says which tensor is which, that dictionary.
     """
+    fit = _fit_by_name(content, own, convert, foreign_names)
+    return (_fit_in_order(content, own) if fit.missing else None) or fit
+
+
+def _fit_by_name(
+    content: Mapping[str, Any],
+    own: Mapping[str, Tensor],
+    convert: Convert | None,
+    foreign_names: Mapping[str, str] | None,
+) -> Fit:
     sought = {**own, **{foreign: own[name] for foreign, name in (foreign_names or {}).items()}}
     found = [
         (count, not _is_helper(place, prefix), place, prefix, tensors)
@@ -117,6 +134,58 @@ def fit_weights(
         [_join(*entry[2:4]) for entry in found if entry[0] == count and entry is not best],
         interpolated,
     )
+
+
+def _fit_in_order(content: Mapping[str, Any], own: Mapping[str, Tensor]) -> Fit | None:
+    """All of a network's tensors, told by their order; None if order does not tell them.
+
+    The file must have as many, apart from its heads, in the same order, with the same shapes and the same last parts of
+    their names ("weight", "running_mean"). Equal shapes next to each other say nothing of their order, though: queries
+    and keys of attention, say. They have to be numbered, on both sides.
+    """
+    counted = [name for name in own if not name.endswith(_COUNTER)]
+    for place, tensors in sorted(_dictionaries(content), key=lambda found: _is_helper(found[0], "")):
+        everything = [key for key in tensors if not key.endswith(_COUNTER)]
+        for keys in ([key for key in everything if not _HEADS & set(key.split("."))], everything):
+            signature = [(key.rpartition(".")[2], tensors[key].shape) for key in keys]
+            if signature != [(name.rpartition(".")[2], own[name].shape) for name in counted]:
+                continue
+            if _is_ambiguous(counted, keys, own):
+                continue
+            renamed = next((f"{key} for {name}" for name, key in zip(counted, keys, strict=True) if key != name), "")
+            heads = [key for key in everything if key not in keys]
+            weights = {name: tensors[key] for name, key in zip(counted, keys, strict=True)}
+            return Fit(weights, place, len(counted), heads, [], 1.0, [], renamed=renamed)
+    return None
+
+
+def _is_ambiguous(names: Sequence[str], others: Sequence[str], own: Mapping[str, Tensor]) -> bool:
+    """Whether neighbouring parts of a network could be exchanged, and no numbers in their names say which is first.
+
+    Args:
+        names: those of the network's tensors, in its order.
+        others: names of the same tensors in a file.
+        own: the network's tensors by name.
+    """
+    rows = [(*(one.rpartition(".")[0] for one in pair), pair[0]) for pair in zip(names, others, strict=True)]
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: row[0])]
+    parts = [group[0][:2] for group in groups]
+    shapes = [[(name.rpartition(".")[2], own[name].shape) for *_, name in group] for group in groups]
+    for size in range(1, len(parts) // 2 + 1):
+        for start in range(len(parts) - 2 * size + 1):
+            middle = start + size
+            if shapes[start] == shapes[middle] and shapes[start:middle] == shapes[middle : middle + size]:
+                pairs = [(parts[i], parts[i + size]) for i in range(start, middle)]
+                if not any(all(map(_is_numbered, one, two)) for one, two in pairs):
+                    return True
+    return False
+
+
+def _is_numbered(first: str, second: str) -> bool:
+    """Whether two names differ first in a number, which is the smaller one in the first: "layer1.9", "layer1.10"."""
+    found = zip(re.findall(r"\d+|\D+", first), re.findall(r"\d+|\D+", second), strict=False)
+    one, other = next((pair for pair in found if pair[0] != pair[1]), ("", ""))
+    return one.isdigit() and other.isdigit() and int(one) < int(other)
 
 
 def find_unusable(weights: Mapping[str, Tensor], network: nn.Module) -> str:

@@ -20,6 +20,7 @@ HEAD: dict[str, Any] = {
     "commit": "0123456789abcdef0123456789abcdef01234567", "machine": MACHINE,
 }  # fmt: skip
 S = spread([1.0, 2.0, 4.0])  # "2 (1 to 4)"
+R = spread([0.04, 0.05, 0.09]) | {"mean": 0.06, "sd": 0.02646, "interval": [-0.0057, 0.1257], "above_zero": 3}
 GROWTH = [{"pairs": 1000 * 4**i, "engine_s": S, "ns_per_pair": 40.0 + i} for i in range(3)]
 SPEEDS = {"images_per_s": S, "times_reference": S}
 AGREES = {"mAP": 0.5, "mAP_difference": 1e-12, "largest_cmc_difference": 0.0}
@@ -140,6 +141,21 @@ REPORTS: dict[str, dict[str, Any]] = {
             "evaluation_efficiency": 0.98,
         },
     },
+    "real": {
+        "means": {
+            "none/random": dict.fromkeys(("mAP", "rank1", "centroid_mAP", "centroid_rank1"), R),
+            "ctl/pretrained": {
+                name: R | {"mean": 0.5, "sd": None, "values": [0.5]}
+                for name in ("mAP", "rank1", "centroid_mAP", "centroid_rank1")
+            },
+        },
+        "ctl_minus_baseline": {
+            "random": dict.fromkeys(("mAP", "rank1", "centroid_mAP", "centroid_rank1"), R),
+            "pretrained": dict.fromkeys(
+                ("mAP", "rank1", "centroid_mAP", "centroid_rank1"), R | {"mean": -0.0123, "interval": None}
+            ),
+        },
+    },
     "soak": {
         "epochs": 200,
         "memory_mib": {"first": spread([1190, 1192, 1200]), "last": spread([1200]), "largest": 1237.4},
@@ -204,6 +220,14 @@ EXPECTED = {
     ),
     "coco": ("| read such a file for training | 10,000 | 2 s (1 to 4) | 9.1 | 2 (1 to 4) |",) * 2,
     "scaling": ("| 1 | 2 (1 to 4) | 1 | 2 (1 to 4) | 1 |", "| 2 | 2 (1 to 4) | 0.876 | 2 (1 to 4) | 0.98 |"),
+    "real": (
+        "| random weights, untrained | 3 |" + " 6.0 ± 2.6 (4.0 to 9.0) |" * 4,
+        "| CTL, from given weights | 1 |" + " 50.0 |" * 4,
+    ),
+    "real_pairs": (
+        "| from random weights, mAP | +6.0 | -0.6 to +12.6 | 3 of 3 |",
+        "| from given weights, centroids, Rank-1 | -1.2 | – | 3 of 3 |",
+    ),
     "soak": (
         "| resident memory | 1,192 MiB (1,190 to 1,200) | 1,200 MiB (1,200 to 1,200) | 1,237 MiB |",
         "| ... to resume from | – | 1 | – |",

@@ -184,6 +184,76 @@ def test_a_larger_network_of_the_same_names_is_no_fit_as_a_whole() -> None:
     assert fit.share == 265 / (265 + 255)
 
 
+def ordered(*names: str, norm: str = "weight bias running_mean running_var num_batches_tracked") -> dict[str, Tensor]:
+    """Convolutions, each followed by a batch norm, from "conv bn width"; each tensor holds a number of its own."""
+    found: dict[str, Tensor] = {}
+    for name in names:
+        conv, bn, *width = name.split()
+        size = int(width[0]) if width else 2
+        found[f"{conv}.weight"] = torch.full((size, size), float(len(found)))
+        found |= {f"{bn}.{leaf}": torch.full((size,), float(len(found) + i)) for i, leaf in enumerate(norm.split())}
+    return found
+
+
+OWN = ordered("stem.0 stem.1 3", "b.0.conv1 b.0.bn1", "b.0.conv2 b.0.bn2", "b.1.conv1 b.1.bn1")
+SAME = ("f.0.0 f.0.1 3", "f.1.0 f.1.1", "f.1.2 f.1.3", "f.10.0 f.10.1")
+
+
+@pytest.mark.parametrize("heads", [{}, {"fc.weight": torch.ones(9), "module.classifier.1.bias": torch.ones(9)}])
+def test_order_tells_the_tensors_of_a_file_with_other_names(heads: dict[str, Tensor]) -> None:
+    fit = fit_weights({"model": ordered(*SAME) | heads}, OWN)
+    counted = {name: value for name, value in OWN.items() if not name.endswith("num_batches_tracked")}
+    assert {name: value.tolist() for name, value in fit.weights.items()} == {k: v.tolist() for k, v in counted.items()}
+    left = f"{len(heads)} ({', '.join(heads)})" if heads else "none"
+    assert (fit.size, fit.missing, fit.share) == (20, [], 1.0)
+    assert fit.describe("loaded") == (
+        "20 of 20 tensors loaded (those under model) in their order, as the names differ (f.0.0.weight for "
+        f"stem.0.weight), left out: {left}, missing: none"
+    )
+
+
+def test_order_is_not_asked_where_names_tell() -> None:
+    fit = fit_weights(prefixed("module.", OWN), OWN)
+    assert (fit.place, fit.renamed) == ("module.", "")
+    swapped = dict(reversed(OWN.items()))
+    assert fit_weights(swapped, OWN).weights.keys() == OWN.keys()
+    assert fit_weights(swapped, OWN).renamed == ""
+
+
+def test_of_two_networks_told_by_order_the_teacher_is_taken() -> None:
+    other = {name: value + 100 for name, value in ordered(*SAME).items()}
+    fit = fit_weights({"student": other, "teacher": ordered(*SAME)}, OWN)
+    assert (fit.place, float(fit.weights["stem.0.weight"][0, 0])) == ("teacher", 0.0)
+
+
+NOT_TOLD: dict[str, dict[str, Tensor]] = {
+    "one tensor less": dict(list(ordered(*SAME).items())[:-2]),
+    "one more": ordered(*SAME) | {"f.11.weight": torch.ones(2)},
+    "another shape": ordered(*SAME) | {"f.1.2.weight": torch.ones(2, 2, 1, 1)},
+    "weight and bias swapped": ordered(*SAME, norm="bias weight running_mean running_var num_batches_tracked"),
+    "sorted as text, 10 before 2": ordered("f.0.0 f.0.1 3", "f.1.0 f.1.1", "f.10.0 f.10.1", "f.2.0 f.2.1"),
+    "words in place of numbers": ordered("f.0.0 f.0.1 3", "f.1.0 f.1.1", "f.skip.0 f.skip.1", "f.2.0 f.2.1"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_TOLD)
+def test_order_that_does_not_tell_loads_nothing(case: str) -> None:
+    fit = fit_weights(NOT_TOLD[case], OWN)
+    assert (fit.weights, fit.renamed, len(fit.missing)) == ({}, "", 20)
+
+
+def test_neighbours_of_one_shape_must_be_numbered_on_both_sides() -> None:
+    def attention(*names: str) -> dict[str, Tensor]:
+        return {f"{name}.weight": torch.full((4, 4), float(i)) for i, name in enumerate(names)}
+
+    words, numbers = attention("query", "key", "value"), attention("to.0", "to.1", "to.2")
+    assert fit_weights(words, numbers).weights == fit_weights(numbers, words).weights == {}
+    assert len(fit_weights(numbers, attention("qkv1", "qkv2", "qkv3")).weights) == 3
+    # As in a ResNet: the last convolution of a block and its shortcut have the same shape.
+    block = ordered("a.conv1 a.bn1 3", "a.conv3 a.bn3", "a.downsample.0 a.downsample.1")
+    assert fit_weights(ordered("f.0 f.1 3", "f.2 f.3", "f.4 f.5"), block).weights == {}
+
+
 def full(name: str, prefix: str = "") -> dict[str, Tensor]:
     with torch.device("meta"):
         return prefixed(prefix, get_backbone(name).build(NetworkOptions(1)).state_dict())

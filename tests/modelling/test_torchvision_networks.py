@@ -119,6 +119,28 @@ def test_a_file_and_the_published_weights(
     )
 
 
+def test_a_mobilenet_with_the_names_of_others(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Many files of MobileNetV2 number the layers of a block from 0 to 7, where torchvision groups them."""
+    own = {
+        name: torch.rand(value.shape) if value.is_floating_point() else value
+        for name, value in build("mobilenet_v2").network.state_dict().items()
+    }
+    renamed, layers = {}, (0, 1, 3, 4, 6, 7)
+    for name, value in own.items():
+        *block, leaf = name.split(".")
+        convs = list(dict.fromkeys(key.rpartition(".")[0] for key in own if key.startswith(".".join(block[:3]) + ".")))
+        if block[2:3] == ["conv"]:
+            name = ".".join([*block[:3], str(layers[convs.index(".".join(block))]), leaf])
+        renamed[name] = value
+    assert {"features.1.conv.3.weight", "features.18.1.bias", "features.17.conv.7.running_var"} < renamed.keys()
+    torch.save(renamed, tmp_path / "w.pt")
+    network = build("mobilenet_v2")
+    with caplog.at_level(logging.INFO):
+        load_imagenet_weights(network, str(tmp_path / "w.pt"), network.name)
+    assert all(torch.equal(value, own[name]) for name, value in network.network.state_dict().items())
+    assert "into MODEL.NAME torchvision:mobilenet_v2: 260 of 260 tensors loaded in their order" in caplog.messages[-1]
+
+
 def torch_weights() -> Any:
     from torchvision.models import ResNet18_Weights
 
