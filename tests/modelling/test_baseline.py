@@ -43,7 +43,7 @@ def test_returns_the_map_and_its_mean(last_stride: int) -> None:
     feature_map, global_feat = model(torch.randn(3, 3, 64, 32))
     assert feature_map.shape == (3, 512, 4 // last_stride, 2 // last_stride) and global_feat.shape == (3, 512)
     torch.testing.assert_close(global_feat, feature_map.mean((2, 3)))
-    assert list(dict(model.named_children())) == ["base", "gap"]
+    assert list(dict(model.named_children())) == ["base", "gap", "reduction"]
 
 
 def test_any_configuration_with_attributes_will_do() -> None:
