@@ -115,6 +115,27 @@ def test_tokens_of_a_head_with_its_norm_after_the_pooling() -> None:
         assert not torch.allclose(pooled, own(IMAGES), rtol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "eva02_tiny_patch14_224"])
+def test_rotary_positions_take_images_of_two_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not timm.is_model(name):
+        pytest.skip("a timm from before DINOv3")
+    shrink(monkeypatch, name, embed_dim=32, depth=2, num_heads=2)
+    patch = 16 if "16" in name else 14
+    size, other = (4 * patch, 2 * patch), (6 * patch, 2 * patch)
+    network = build(name, size, test_size=other, drop_path=0.1)
+    own = of_timm(network, name, img_size=size, dynamic_img_size=True)
+    for rows, columns in (size, other):
+        images = torch.randn(2, 3, rows, columns)
+        with torch.no_grad():
+            found = network(images)
+            assert list(found.shape) == [2, network.num_prefix_tokens + rows * columns // patch**2, 32]
+            torch.testing.assert_close(found, own.forward_features(images))
+    assert sorted(set(network.layer_groups().values()))[:3] == [0, 1, 2]  # the stem and two blocks
+    pooled = network.train()(torch.randn(4, 3, *size)).mean(1)
+    getattr(network, "after_pooling", nn.Identity())(pooled).sum().backward()
+    assert all((p.grad is not None) is p.requires_grad for p in network.parameters())
+
+
 def test_a_pooling_of_its_own_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """SigLIP's attention pooling would be a part that no gradient reaches."""
     name = "vit_base_patch16_siglip_224"
