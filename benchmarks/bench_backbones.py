@@ -168,7 +168,6 @@ def bench_training(models: dict[str, CTLModel], args: argparse.Namespace) -> dic
 
 def measure(network: str, args: argparse.Namespace, row: Path) -> None:
     """Measure one network in this process; its row is written to a file after each part."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # what devices there are, for each Trainer
     drawn = [read_pixels(drawn_image(i), ResizedPlanes(args.size)) for i in range(args.batch)]
     pixels = torch.stack(drawn)
     models = {"network": build(network, args.size, pixels)}
@@ -233,6 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     args.size = tuple(args.size)
     if args.measure:
         torch.set_num_threads(args.threads)
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # what devices there are, for each Trainer
         measure(args.measure, args, args.row)
         return
     packages = ("pytorch-lightning", "torchvision", "timm", "onnxruntime")

@@ -23,6 +23,8 @@ from tests import warm
 from tests.support import ROOT
 from utils.errors import UserError
 
+_SERVERS: list[Any] = []  # of tests.warm; one that nothing refers to loses its input, and ends
+
 # For a program that imports the project from a folder elsewhere. Without it a program finds what a user's finds.
 REPOSITORY_FIRST = {"PYTHONPATH": str(ROOT)}
 
@@ -91,7 +93,8 @@ def warm_python() -> str:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = os.path.join(folder, "python")  # noqa: PTH118
     # It ends when its input does, with this process.
-    subprocess.Popen([sys.executable, warm.__file__, path], env=_environment(None), stdin=subprocess.PIPE)
+    command = [sys.executable, warm.__file__, path]
+    _SERVERS.append(subprocess.Popen(command, env=_environment(None), stdin=subprocess.PIPE))
     while not os.path.exists(path):  # noqa: PTH110
         time.sleep(0.01)
     return path

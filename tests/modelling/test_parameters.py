@@ -8,7 +8,7 @@ from torch import nn
 
 from losses.center_loss import CenterLoss
 from losses.extra import REGISTRY as LOSSES
-from modelling.backbones import BACKBONES
+from modelling.backbones import BACKBONES, NetworkOptions
 from modelling.parameters import find_distances, find_parts
 from tests.modelling.test_computation import make_model
 from train_ctl_model import CTLModel
@@ -46,7 +46,7 @@ def test_a_centre_loss_of_another_class_owns_its_centres():
 
 @pytest.mark.parametrize(("name", "blocks"), [("resnet18", 8), ("resnet50", 16), ("resnet50_ibn_a", 16)])
 def test_the_layers_of_a_resnet_are_its_blocks(name, blocks):
-    network = BACKBONES[name].build(1)
+    network = BACKBONES[name].build(NetworkOptions())
     depths = network.layer_groups()
     assert list(depths) == [name for name, _ in network.named_parameters()]
     stem = {name for name, depth in depths.items() if depth == 0 and not name.startswith("fc.")}  # not called
