@@ -63,7 +63,7 @@ NETWORKS = {
     "timm:vit_small_patch14_dinov2": "timm, DINOv2",
     "timm:vit_base_patch16_224": _OF_VITS,
     "timm:vit_base_patch16_224 MODEL.PATCH_STRIDE 12": _OF_VITS,
-    "timm:vit_base_patch16_clip_224": "timm, OpenAI's CLIP, CLIP-ReID",
+    "timm:vit_base_patch16_clip_quickgelu_224": "timm, OpenAI's CLIP, CLIP-ReID",
     "timm:swin_tiny_patch4_window7_224": "timm",
     "timm:convnext_tiny": "timm",
     "timm:efficientnet_b0": "timm",

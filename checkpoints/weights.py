@@ -206,14 +206,31 @@ def find_unusable(weights: Mapping[str, Tensor], network: nn.Module) -> str:
     return ""
 
 
-def describe(content: Mapping[str, Any]) -> str:
-    """Describe what a loaded file holds: "a CTL checkpoint of resnet18", "torchvision resnet50 weights", ..."""
+def what_differs(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The first difference between weights and those of a model, in a few words, and how many more there are."""
+    shapes = [
+        f"{key} {list(found[key].shape)} in place of {list(own[key].shape)}"
+        for key in own
+        if key in found and found[key].shape != own[key].shape
+    ]
+    there = [f"{key} is only in the file" for key in found if key not in own]
+    here = [f"{key} is missing in the file" for key in own if key not in found]
+    return shorten([*shapes, *there, *here])
+
+
+def describe(content: Mapping[str, Any], name: str | None = None) -> str:
+    """Describe what a loaded file holds: "a CTL checkpoint of resnet18", "torchvision resnet50 weights", ...
+
+    Args:
+        content: a loaded file.
+        name: MODEL.NAME of a CTL checkpoint, for a network that is not known by its layers.
+    """
     state = state_dict_of(content)
     found = list(_networks(content))
     network, place, prefix = min(found, key=lambda one: _is_helper(*one[1:]), default=(None, "", ""))
     is_whole = "fc_query.weight" in state or "hyper_parameters" in content
     if any(key.startswith("backbone.") for key in state) and is_whole:
-        return f"a CTL checkpoint of {network or 'an unknown network'}"
+        return f"a CTL checkpoint of {network or name or 'an unknown network'}"
     if network is not None:
         return _describe_network(network, place, prefix)
     if "pytorch-lightning_version" in content:

@@ -207,8 +207,8 @@ _C.SOLVER.BIAS_DECAY_FACTOR = 1.0
 # classifier, parameters of extra losses.
 _C.SOLVER.HEAD_LR_FACTOR = 1.0
 # What the rate of the backbone is multiplied by for each block from the head to the layer, above 0: once for the last
-# block, twice for the one before. For networks that tell the order of their layers: ResNets, those of timm, and those
-# of your own that have a method layer_groups().
+# block, twice for the one before. For networks that tell the order of their layers: those of this project, those of
+# timm (not of torchvision), and those of your own that have a method layer_groups().
 _C.SOLVER.LAYER_DECAY = 1.0
 # No weight decay on biases, on norm layers and other parameters of one dimension, and on those that a network names in
 # no_weight_decay(), such as tokens and position embeddings (True), or the same for all (False).

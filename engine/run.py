@@ -200,7 +200,7 @@ def _build_model(cfg: CfgNode, method: type[ModelBase], start: StartPoint, data:
     facts |= {"num_classes": data.num_classes, "data_seed": start.seed, "run_number": run}
     model = construct(method, cfg, facts)
     _check_monitor(cfg, model)
-    start.check_network(model.state_dict(), cfg.MODEL.NAME)
+    start.check_network(model.state_dict(), cfg)
     return model
 
 

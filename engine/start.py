@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from checkpoints.lightning_1_1 import upgrade_legacy
 from checkpoints.reading import count_identities, load_ctl_checkpoint
 from checkpoints.run_files import find_newest, has_more_epochs, version_of
-from checkpoints.weights import describe
+from checkpoints.weights import describe, what_differs
 from config.origins import was_set
 from config.paths import is_auto
 from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, check_recorded, differences
@@ -129,28 +129,34 @@ class StartPoint:
                 "on the same data set (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
             )
 
-    def check_network(self, weights: Mapping[str, Tensor], name: str) -> None:
+    def check_network(self, weights: Mapping[str, Tensor], cfg: CfgNode) -> None:
         """Raise a UserError unless the checkpoint to continue from has exactly the weights of MODEL.NAME.
 
-        Those of extra losses must also agree in shape.
+        Args:
+            weights: those of the model that is to be trained, by name.
+            cfg: its configuration.
         """
         if self.checkpoint is None:
             return
         stored = self.checkpoint["state_dict"]
         different, same = stored.keys() ^ weights.keys(), stored.keys() & weights.keys()
-        reshaped = [key for key in same if key.startswith("extra_losses.") and stored[key].shape != weights[key].shape]
-        if (different or reshaped) and all(key.startswith("extra_losses.") for key in different):
+        reshaped = {key for key in same if stored[key].shape != weights[key].shape}
+        if not different | reshaped:
+            return
+        if all(key.startswith("extra_losses.") for key in different | reshaped):
             losses = self.checkpoint["hyper_parameters"].get("LOSSES", {})
             with_arguments = f" and LOSSES.EXTRA_ARGS {losses.get('EXTRA_ARGS', [])}" if reshaped else ""
             raise UserError(
                 f"{self.path} was trained with LOSSES.EXTRA {losses.get('EXTRA', [])}{with_arguments}: continue with "
                 "the same."
             )
-        if different:
-            raise UserError(
-                f"{self.path} holds {describe(self.checkpoint)}, but MODEL.NAME is {name}: set MODEL.NAME and "
-                "MODEL.BACKBONE_EMB_SIZE to the values it was trained with."
-            )
+        recorded = self.checkpoint["hyper_parameters"]
+        lines = differences(cfg, recorded, (*NETWORK, "INPUT.SIZE_TRAIN"))
+        raise UserError(
+            f"{self.path} holds {describe(self.checkpoint, recorded.get('MODEL', {}).get('NAME'))}, which does not fit "
+            f"MODEL.NAME {cfg.MODEL.NAME} ({what_differs(stored, weights)}): set MODEL.NAME, MODEL.BACKBONE_EMB_SIZE "
+            f"and what else shapes its network to the values it was trained with. {' '.join(lines)}".rstrip()
+        )
 
 
 def find_start(cfg: CfgNode, runs: Path, run: int, seed: int) -> StartPoint:

@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 
 from checkpoints.plain import to_plain
 from checkpoints.reading import count_identities, load_ctl_checkpoint
-from checkpoints.weights import describe, find_unusable, shorten
+from checkpoints.weights import describe, find_unusable, shorten, what_differs
 from config.defaults import _C as DEFAULTS
 from config.recorded import check_recorded
 from config.validate import check_keys
@@ -51,7 +51,13 @@ from modelling.evaluation import (
     write_tables,
 )
 from modelling.from_weights import load_head
-from modelling.hyperparameters import NOT_STORED, construct, merge_hparams, refuse_code_elsewhere
+from modelling.hyperparameters import (
+    NOT_STORED,
+    construct,
+    merge_hparams,
+    refuse_code_elsewhere,
+    with_trained_size,
+)
 from modelling.lightning_1_1 import (
     HiddenHook,
     OldTrainerParts,
@@ -261,7 +267,7 @@ class ModelBase(LightningModule):
             stored.pop(name, None)
         refuse_code_elsewhere(stored, to_plain(kwargs.get("cfg") or {}))
         parameters = {**stored, **kwargs, "num_classes": count_identities(checkpoint), "load_imagenet": False}
-        model = construct(cls, parameters.pop("cfg", None), parameters)
+        model = construct(cls, with_trained_size(parameters.pop("cfg", None), stored), parameters)
         # Only training needs the extra losses: what the checkpoint has of them fits those that the caller names.
         own = {key: value for key, value in model.state_dict().items() if key.startswith("extra_losses.")}
         weights = own | {k: v for k, v in weights.items() if k in own or not k.startswith("extra_losses.")}
@@ -270,10 +276,12 @@ class ModelBase(LightningModule):
         try:
             found = model.load_state_dict(weights, strict=strict)
         except RuntimeError as error:
-            settings = model.hparams.MODEL
+            settings, name = model.hparams.MODEL, stored.get("MODEL", {}).get("NAME")
             raise UserError(
-                f"this is {describe(checkpoint)}, which does not fit MODEL.NAME {settings.NAME} with "
-                f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}: set both to the values it was trained with."
+                f"this is {describe(checkpoint, name)}, which does not fit MODEL.NAME {settings.NAME} with "
+                f"BACKBONE_EMB_SIZE {settings.BACKBONE_EMB_SIZE}, EMBED_DIM {settings.EMBED_DIM} and PATCH_STRIDE "
+                f"{settings.PATCH_STRIDE} ({what_differs(weights, model.state_dict())}): set these to the values it "
+                "was trained with."
             ) from error
         model.loaded_epochs = epochs_in(checkpoint)
         if found.missing_keys or found.unexpected_keys:

@@ -225,6 +225,7 @@ def check_states(saved: Sequence[Mapping[str, Any]], optimizers: Sequence[Optimi
 
 
 def _describe(groups: Sequence[Mapping[str, Any]]) -> str:
-    kinds = {"Adam" if "betas" in group else "SGD" if "momentum" in group else "another optimiser" for group in groups}
+    adam = "Adam or AdamW"  # whose states are alike
+    kinds = {adam if "betas" in group else "SGD" if "momentum" in group else "another optimiser" for group in groups}
     sizes = ", ".join(str(len(group["params"])) for group in groups)
     return f"{' and '.join(kinds)} with {len(groups)} group(s) of {sizes} parameters"

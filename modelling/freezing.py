@@ -27,6 +27,7 @@ class Frozen:
     def __init__(self, model: Any) -> None:
         names = [name for name, _ in model.named_parameters()]
         self.epochs: int = model.hparams.SOLVER.FREEZE_EPOCHS
+        self.max_epochs: int = model.hparams.SOLVER.MAX_EPOCHS
         patterns = list(model.hparams.MODEL.FREEZE_AT)
         if self.epochs and not patterns:
             patterns = [f"{backbone_prefix(names)}*"]
@@ -47,6 +48,8 @@ class Frozen:
     def describe(self) -> str:
         """What is frozen, and how long; "" for nothing."""
         how_long = f"in the first {self.epochs} epoch(s)" if self.epochs else "for good"
+        if self.epochs >= self.max_epochs:
+            how_long += f", which are all (SOLVER.MAX_EPOCHS {self.max_epochs})"
         return f"frozen {how_long}: {shorten(list(self.names))} of the model's parameters" if self.names else ""
 
     def set_epoch(self, model: nn.Module, epoch: int) -> bool:

@@ -17,12 +17,14 @@ from utils.errors import CheckpointError, NotACtlCheckpointError, UserError
 
 logger = logging.getLogger(__name__)
 
-NECK, CLASSIFIER = "bn.", ("fc_query.", "center_loss.")
+NECK, CLASSIFIER = ("bn.", "backbone.gap.", "backbone.reduction."), ("fc_query.", "center_loss.")
 Model = TypeVar("Model")
 
 
 def load_head(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Take over the BN neck of a CTL checkpoint and, for the same number of identities, its classifier and centres.
+    """Take over the BN neck of a CTL checkpoint, and the classifier and centres if they are of as many identities.
+
+    What there is between network and neck, a learned pooling and a reduction, comes with the neck.
 
     One line says what was taken.
 
@@ -35,10 +37,11 @@ def load_head(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     content = load_checkpoint(path)
     state = state_dict_of(content)
-    if not _take(model, state, NECK):
+    if not _take(model, state, *NECK):
         raise UserError(
             f"MODEL.PRETRAIN_HEAD is True, but {path} holds {describe(content)}, without a BN neck that fits this "
-            "model: give a CTL checkpoint of the same network, or set MODEL.PRETRAIN_HEAD False."
+            "model: give a CTL checkpoint of the same network, MODEL.POOLING and EMBED_DIM, or set MODEL.PRETRAIN_HEAD "
+            "False."
         )
     there, here = (len(found.get("fc_query.weight", ())) for found in (state, model.state_dict()))
     if _take(model, state, *CLASSIFIER):
@@ -81,8 +84,13 @@ def model_of_weights(
             f"{error} Expected a CTL checkpoint, or weights of MODEL.NAME: set MODEL.NAME and MODEL.BACKBONE_EMB_SIZE "
             "to the network in the file, or lower MODEL.PRETRAIN_MIN_SHARE to take what fits."
         ) from error
-    if _take(model, state_dict_of(content), NECK):
+    if _take(model, state_dict_of(content), *NECK):
         what = "without its settings: those of the configuration are used (last stride, image size, scaling)"
+    elif settings.EMBED_DIM:
+        raise CheckpointError(
+            f"MODEL.EMBED_DIM is {settings.EMBED_DIM}, but {path} holds {describe(content)}, without that layer, whose "
+            "weights would be random: set MODEL.EMBED_DIM 0."
+        )
     else:
         what = "not a trained CTL model: embeddings are the pooled features of the backbone"
         what += ", after its last layer" if hasattr(model.backbone.base, "after_pooling") else ""

@@ -28,6 +28,21 @@ def merge_hparams(base: CfgNode, overlay: dict[str, Any]) -> CfgNode:
     return merged
 
 
+def with_trained_size(cfg: Any, stored: dict[str, Any]) -> Any:
+    """A configuration for a checkpoint's weights; of a network of another package, with its INPUT.SIZE_TRAIN.
+
+    Outside of a training, that size means the position embeddings of such a network and nothing else.
+
+    Args:
+        cfg: a node, a plain dictionary of some of its keys, or None; not modified.
+        stored: hyper-parameters of the checkpoint.
+    """
+    size = stored.get("INPUT", {}).get("SIZE_TRAIN")
+    if not isinstance(cfg, CfgNode) or not size or not BACKBONES.is_in_family(stored.get("MODEL", {}).get("NAME", "")):
+        return cfg
+    return merge_hparams(cfg, {"INPUT": {"SIZE_TRAIN": size}})
+
+
 def refuse_code_elsewhere(stored: dict[str, Any], given: dict[str, Any]) -> None:
     """Leave it to the caller which modules outside this project are imported: a file alone must not decide that.
 

@@ -41,9 +41,8 @@ def network_origin(model: Any) -> dict[str, Any]:
 
 
 def embedding_settings(hparams: Any) -> dict[str, Any]:
-    """What embeddings depend on besides weights and images, where it is not the default."""
-    settings = {"pooling": hparams.MODEL.POOLING, "neck_feat": hparams.MODEL.NECK_FEAT}
-    return {name: value for name, value in settings.items() if value not in ("avg", "after")}
+    """What embeddings depend on besides weights and images."""
+    return {"pooling": hparams.MODEL.POOLING, "neck_feat": hparams.MODEL.NECK_FEAT}
 
 
 def describe_origin(network: Mapping[str, Any], versions: Mapping[str, Any]) -> str:

@@ -1,13 +1,17 @@
 """What a model's parameters are to its optimisers: class centres, blocks of the backbone, those without decay."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from checkpoints.weights import shorten
 from losses.center_loss import CenterLoss
 from solver.groups import Parts
+from utils.errors import UserError
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 _HEAD = "-"  # the name of no parameter: what belongs to none of a network's blocks
@@ -49,7 +53,7 @@ def find_distances(network: nn.Module) -> dict[str, int] | None:
     """
     for path, module in network.named_modules():
         if callable(getattr(module, "layer_groups", None)):
-            depths = dict(module.layer_groups())
+            depths = _named_depths(module)
             head = 1 + max(depths.values(), default=0)
         elif callable(getattr(module, "group_matcher", None)):
             named = [*module.named_parameters(), (_HEAD, None)]
@@ -61,6 +65,19 @@ def find_distances(network: nn.Module) -> dict[str, int] | None:
             continue
         return {_join(path, name): head - depth for name, depth in depths.items()}
     return None
+
+
+def _named_depths(module: nn.Module) -> dict[str, int]:
+    depths: Any = module.layer_groups()  # type: ignore[operator]
+    names = {name for name, _ in module.named_parameters()}
+    whole = isinstance(depths, Mapping) and all(isinstance(depth, int) for depth in depths.values())
+    if not whole or depths.keys() != names:
+        differing = sorted(names ^ depths.keys()) if whole else [type(depths).__name__]
+        raise UserError(
+            f"layer_groups() of {type(module).__name__} must return the depth of each of its parameters, a whole "
+            f"number by name; it differs in {shorten(differing)}."
+        )
+    return dict(depths)
 
 
 def _join(path: str, name: str) -> str:

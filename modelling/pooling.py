@@ -9,6 +9,7 @@ from utils.compat import is_autocast_on
 from utils.errors import UserError
 
 TOKEN = "token"
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 class GeM(nn.Module):
@@ -28,7 +29,9 @@ class GeM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D, h, w] floating -> [B, D, 1, 1]."""
-        return x.clamp(min=self.eps).pow(self.p).mean((2, 3), keepdim=True).pow(1 / self.p)
+        # A small number to the power of p is 0 in half precision.
+        wide, p = (value.float() if value.dtype in _HALVES else value for value in (x, self.p))
+        return wide.clamp(min=self.eps).pow(p).mean((2, 3), keepdim=True).pow(1 / p).to(x.dtype)
 
 
 class AverageAndMaximum(nn.Module):

@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 ABOUT = "gallery.json"
 # How every gallery was made before gallery.json told.
-_UNTOLD = {"resize": "stretch", "flip": False}
+_UNTOLD = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after"}
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class Embedder:
             model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": name}})
         except NotACtlCheckpointError as refusal:
             if not name:
-                raise
+                raise NotACtlCheckpointError(f"{refusal} In a program, network= or cfg= names its network.") from None
             named = {"MODEL": {"NAME": name, "BACKBONE_EMB_SIZE": 0}}
             whole = merge_hparams(DEFAULTS if cfg is None else cfg, named)
             model = model_of_weights(ModelBase, path, whole, refusal, num_classes=1)
@@ -154,10 +154,7 @@ class Embedder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What embeddings must share to be comparable: weights, images, scaling, orientation, flip, precision.
-
-        A pooling other than the average, and embeddings from before the neck, are named too.
-        """
+        """What embeddings must share to be comparable: weights, images, scaling, pooling, flip, precision and so on."""
         return {
             "weights": self.weights_digest,
             "dimension": self.dimension,

@@ -102,6 +102,7 @@ def export_checkpoint(
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
     with written_whole(output, keep_ending=True) as temporary, torch.no_grad():
         temporary.touch()  # report a folder that is not writable in our words, not in the exporter's
+        exported(example)  # a transformer gets ready for a size of its own before it is traced
         with _quiet():
             run = _write(format, exported, example, temporary, dynamic_batch, json.dumps(metadata))
         batches = _batches(metadata)

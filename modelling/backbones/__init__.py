@@ -144,6 +144,11 @@ def find_width(baseline: Any, name: str, image_size: Sequence[int], embedding_si
                 f"MODEL.NAME {name} turns an image [1, 3, {image_size[0]}, {image_size[1]}] into {shape}; expected a "
                 "feature map [1, D, h, w], tokens [1, N, D] or a vector [1, D]: leave out its classifier."
             )
+        if output.dim() == 2 and baseline.pooling != "avg":
+            raise UserError(
+                f"MODEL.POOLING is {baseline.pooling!r}, but MODEL.NAME {name} gives vectors, {shape}, in which "
+                "nothing is left to pool: leave MODEL.POOLING avg."
+            )
         width = baseline.pool(output).shape[1]
     network.train(was_training)
     _require_size(embedding_size, width, name)

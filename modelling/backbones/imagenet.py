@@ -80,7 +80,8 @@ def load_weights(
         raise UserError(f"{path} holds {description}, but {unusable}.")
     base.load_state_dict(fit.weights, strict=False)
     if is_first_process():
-        logger.info("Loaded %s from %s into %s: %s.", description, path, network, fit.describe("loaded"))
+        what = description.replace("weights of an unknown network", "weights")  # which fit, so that it is known
+        logger.info("Loaded %s from %s into %s: %s.", what, path, network, fit.describe("loaded"))
 
 
 def load_imagenet_weights(base: nn.Module, path: str, name: str, min_share: float = 1.0) -> None:

@@ -49,7 +49,11 @@ class PackageNetwork(nn.Module):
         if torch.jit.is_tracing() or tuple(images.shape[-2:]) in self.sizes:
             return cast(Tensor, self.features(images))
         with explained(self.name, images.shape[-2:]):
+            self.prepare_for(tuple(images.shape[-2:]))
             return cast(Tensor, self.features(images))
+
+    def prepare_for(self, size: tuple[int, ...]) -> None:
+        """Get ready for images of another height and width than those that it was built for."""
 
     # ------------------------------------------------------------------------------------------------------ checks
 
@@ -128,8 +132,9 @@ class PackageNetwork(nn.Module):
             text = " ".join(str(error).split()) or "no message"
             raise UserError(
                 f"MODEL.PRETRAIN_PATH is empty, so the weights of {self.name} are those that its package downloads, "
-                f"which failed ({type(error).__name__}: {text}). Set MODEL.PRETRAIN_PATH to a file of weights, or "
-                "MODEL.PRETRAINED False to start from random ones."
+                f"which failed ({type(error).__name__}: {text}). Set MODEL.PRETRAIN_PATH to a file of weights that "
+                "you fetched yourself (timm's: https://huggingface.co/timm), or MODEL.PRETRAINED False to start from "
+                "random ones."
             ) from error
         self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
         return what

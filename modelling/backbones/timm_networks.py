@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelling.backbones.options import NetworkOptions
 from modelling.backbones.package_network import PackageNetwork, explained, parameters_of, refuse_unknown
-from utils.errors import UserError
+from utils.errors import UnknownNameError, UserError
 from utils.optional import require
 
 EXTRA = "backbones"  # what installs timm
@@ -125,11 +126,9 @@ class TimmNetwork(PackageNetwork):
     def __init__(self, name: str, options: NetworkOptions) -> None:
         with explained(f"timm:{name}", options.image_size):
             network, given = _create(name, options)
-        if getattr(network, "attn_pool", None) is not None:  # of SigLIP: a pooling of its own
-            network.reset_classifier(0, "avg")
         super().__init__(network, f"timm:{name}")
         self.timm_name = name
-        self.created_with = given
+        self.created_with, self.options = given, options
         self.num_prefix_tokens = _prefix_tokens(network)
         self.is_channels_last = getattr(network, "output_fmt", "") == "NHWC"
         found = self.check(getattr(network, "num_features", 0), options.image_size, options.test_size)
@@ -169,6 +168,17 @@ class TimmNetwork(PackageNetwork):
             self.after_pooling = head
         return same[:1]
 
+    def prepare_for(self, size: tuple[int, ...]) -> None:
+        """Interpolate position embeddings from now on, where this network was made for one size alone."""
+        options = self.options
+        if self.training or torch.is_grad_enabled() or tuple(options.test_size) != tuple(options.image_size):
+            return
+        self.options = replace(options, test_size=(size[0], size[1]))
+        network, self.created_with = _create(self.timm_name, self.options)
+        network.load_state_dict(self.network.state_dict())
+        own = next(self.network.parameters())
+        self.network = network.requires_grad_(False).to(own.device, own.dtype).eval()
+
     # ------------------------------------------------------------------------------------------ what training asks
 
     @property
@@ -192,19 +202,6 @@ class TimmNetwork(PackageNetwork):
                     "MODEL.GRAD_CHECKPOINT False."
                 ) from error
             self._recomputes = wanted
-
-    def layer_groups(self) -> dict[str, int]:
-        """The depth of each parameter, from 0 for the stem upwards, as timm groups them for a decay of rates.
-
-        Raises:
-            UserError: timm has no groups for this network.
-        """
-        matcher = getattr(self.network, "group_matcher", None)
-        if matcher is None:
-            raise UserError(f"timm has no groups of layers for {self.name}, which a decay of rates by layer needs.")
-        models = require("timm.models", EXTRA, self.name)
-        groups: Mapping[str, int] = models.group_parameters(self.network, matcher(coarse=False), reverse=True)
-        return {f"network.{name}": depth for name, depth in groups.items()}
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that timm leaves out of weight decay: tokens, position embeddings and the like."""
@@ -258,13 +255,20 @@ class TimmNetwork(PackageNetwork):
             return None, ""
         rows = found.reshape(1, -1, found.shape[-1])
         own_prefix = own.shape[1] - math.prod(grid)
+        distilled = int("dist_token" in content) - int(getattr(self.network, "dist_token", None) is not None)
+        if distilled < 0:  # the row of a token that the file does not have
+            del content[key]
+            return None, ""
+        if distilled:
+            rows = torch.cat([rows[:, :1], rows[:, 2:]], 1)
         prefix = 1 if is_clip or "register_tokens" in content else own_prefix
         count = rows.shape[1] - prefix
-        if count <= 0 or count == math.prod(grid):
+        if count <= 0 or (count == math.prod(grid) and not distilled):
             return None, ""
         old = guess_grid(count, grid)
         layers = require("timm.layers", EXTRA, self.name)
-        rows = layers.resample_abs_pos_embed(rows, list(grid), list(old), num_prefix_tokens=prefix)
+        if old != tuple(grid):
+            rows = layers.resample_abs_pos_embed(rows, list(grid), list(old), num_prefix_tokens=prefix)
         content[key] = rows.reshape(*found.shape[:-2], *rows.shape[1:])
         text = f"{POSITIONS} {old[0]} x {old[1]} to {grid[0]} x {grid[1]}"
         return rows[:, rows.shape[1] - own.shape[1] :], text
@@ -296,6 +300,13 @@ def find_network(name: str) -> Callable[[NetworkOptions], TimmNetwork]:
     timm = require("timm", EXTRA, f"MODEL.NAME timm:{name}")
     if not timm.is_model(name):
         raise refuse_unknown(name, "timm", timm.__version__, timm.list_models)
+    architecture, _, tag = name.partition(".")
+    known = timm.list_models(f"{architecture}.*", pretrained=True) if tag else [name]
+    if name not in known:
+        raise UnknownNameError(
+            f"MODEL.NAME is 'timm:{name}', but timm {timm.__version__} has no weights {tag!r} of {architecture}; it "
+            f"has {', '.join(known) or 'none'}."
+        )
     return partial(TimmNetwork, name)
 
 
@@ -329,7 +340,10 @@ def _create(name: str, options: NetworkOptions) -> tuple[Any, dict[str, Any]]:
         given["embed_layer"] = partial(OverlappingPatches, options.patch_stride)
     while True:
         try:
-            return timm.create_model(name, num_classes=0, **given), given
+            network = timm.create_model(name, num_classes=0, **given)
+            if getattr(network, "attn_pool", None) is not None:  # of SigLIP: a pooling of its own
+                network.reset_classifier(0, "avg")
+            return network, given
         except TypeError as error:
             refused = [key for key in given if f"'{key}'" in str(error)]
             if "unexpected keyword argument" not in str(error) or not refused:

@@ -12,6 +12,7 @@ from config.paths import is_auto
 from engine.run import run_main, run_single
 from engine.start import Start, find_start, start_weights
 from tests.checkpoints.run_states import STATE, save
+from tests.small import small_config
 from train_ctl_model import CTLModel
 from utils.errors import UserError
 
@@ -110,9 +111,14 @@ def test_data_and_network_of_another_run_are_refused(tmp_path):
     start.check_data(2)
     with pytest.raises(UserError, match="trained on 2 identities, but the training set here has 3"):
         start.check_data(3)
-    start.check_network(STATE["state_dict"], "resnet18")
-    with pytest.raises(UserError, match="but MODEL.NAME is resnet50"):
-        start.check_network({"another": torch.zeros(1)}, "resnet50")
+    start.check_network(STATE["state_dict"], small_config())
+    with pytest.raises(
+        UserError, match=r"does not fit MODEL.NAME resnet18 \(.*backbone.a is only in the file.*\): set"
+    ):
+        start.check_network({"another": torch.zeros(1)}, small_config())
+    key, value = next(iter(STATE["state_dict"].items()))
+    with pytest.raises(UserError, match=f"{key} .* in place of"):
+        start.check_network(STATE["state_dict"] | {key: torch.zeros(*value.shape, 2)}, small_config())
 
 
 def test_extra_losses_of_another_shape_are_refused(tmp_path):
@@ -121,11 +127,11 @@ def test_extra_losses_of_another_shape_are_refused(tmp_path):
     path = save(tmp_path / "run", 0, 1, LOSSES={"EXTRA": ["arcface"], "EXTRA_ARGS": []})
     atomic_save(load_checkpoint(path) | {"state_dict": weights}, path)
     start = find_start(options(tmp_path, "MODEL.PRETRAIN_PATH", str(path)), tmp_path / "run", 0, 0)
-    start.check_network(weights, "resnet18")
+    start.check_network(weights, small_config())
     with pytest.raises(UserError, match=r"LOSSES.EXTRA \['arcface'\]: continue with the same\.$"):
-        start.check_network(STATE["state_dict"], "resnet18")
+        start.check_network(STATE["state_dict"], small_config())
     with pytest.raises(UserError, match=r"\['arcface'\] and LOSSES.EXTRA_ARGS \[\]: continue with the same\.$"):
-        start.check_network(weights | {key: torch.zeros(2, 6)}, "resnet18")
+        start.check_network(weights | {key: torch.zeros(2, 6)}, small_config())
 
 
 def test_weights_alone_cannot_be_continued(tmp_path):

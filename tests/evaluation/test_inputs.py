@@ -225,7 +225,8 @@ def test_folders_are_read_as_files_are(tmp_path, capsys):
     assert captured.err == "" and captured.out.count("note: ") == 1  # that of --normalize
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     gallery = written["inputs"]["gallery"]
-    assert gallery["embedder"] == embedder | {"resize": "stretch", "flip": False}  # as galleries were that do not say
+    untold = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after"}  # of those that do not say
+    assert gallery["embedder"] == embedder | untold
     digest = hashlib.sha256((tmp_path / "gallery" / "pids.npy").read_bytes()).hexdigest()
     assert gallery["sha256"]["pids.npy"] == digest
     assert sorted(gallery["sha256"]) == ["camids.npy", "embeddings.npy", "paths.npy", "pids.npy"]

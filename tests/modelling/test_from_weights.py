@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from checkpoints.plain import to_plain
+from inference.embedding.embedder import Embedder
 from modelling.bases import ModelBase
 from modelling.from_weights import load_head, model_of_weights
 from tests.small import small_config
@@ -77,6 +79,27 @@ def test_a_classifier_of_other_identities_stays_behind(trained, caplog) -> None:
         f"Taken over from {path} too: BN neck; not the classifier and the centres, which are for 5 "
         "identities (here: 8)."
     ]
+
+
+def test_a_learned_pooling_and_a_reduction_belong_to_the_head(tmp_path, caplog) -> None:
+    keys = {"MODEL.POOLING": "gem", "MODEL.EMBED_DIM": 16}
+    model = filled(CTLModel(small_config(**keys), num_classes=5)).eval()
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, tmp_path / "it.ckpt")
+    torch.save(model.state_dict(), tmp_path / "state.pth")
+    own = {"POOLING": "gem", "EMBED_DIM": 16, "PRETRAIN_HEAD": True}
+    found = start_from(tmp_path / "it.ckpt", 5, **own)
+    assert parts_of(found, model.state_dict()) == {"backbone", "bn", "fc_query", "center_loss"}
+    images = torch.rand(2, 3, 32, 16)
+    with torch.no_grad():
+        expected = model(images)
+    embedder = Embedder.from_checkpoint(tmp_path / "state.pth", "cpu", cfg=small_config(**keys))
+    np.testing.assert_allclose(embedder.embed(images), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="without a BN neck that fits"):
+        start_from(tmp_path / "it.ckpt", 5, **own | {"EMBED_DIM": 8})
+    backbone = {key: value for key, value in model.state_dict().items() if key.startswith("backbone.base.")}
+    torch.save(backbone, tmp_path / "backbone.pth")
+    with pytest.raises(UserError, match="EMBED_DIM is 16, but .* without that layer, whose weights would be random"):
+        Embedder.from_checkpoint(tmp_path / "backbone.pth", "cpu", cfg=small_config(**keys))
 
 
 def test_a_head_that_is_not_there_is_refused(trained, tmp_path) -> None:

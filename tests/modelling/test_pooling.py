@@ -8,8 +8,9 @@ from torch import nn
 from inference.embedding.embedder import Embedder
 from inference.embedding.exporting import export_checkpoint
 from inference.embedding.folding import FoldedNetwork, PlainNetwork
-from modelling.backbones import REGISTRY, register_backbone
-from modelling.pooling import POOLINGS, Reduction, pool
+from modelling.backbones import REGISTRY, Backbone, register_backbone
+from modelling.baseline import Baseline
+from modelling.pooling import POOLINGS, GeM, Reduction, pool
 from tests.small import small_config
 from train_ctl_model import CTLModel
 from utils.compat import is_autocast_on
@@ -108,8 +109,8 @@ def test_inference_and_export_give_what_the_model_embeds(patches, options, tmp_p
     assert isinstance(embedder.network, PlainNetwork if "MODEL.NAME" in options else FoldedNetwork)
     assert embedder.dimension == width
     np.testing.assert_allclose(embedder.network(images).numpy(), expected, rtol=1e-4, atol=1e-5)
-    changed = {"pooling": options.get("MODEL.POOLING"), "neck_feat": options.get("MODEL.NECK_FEAT")}
-    assert {k: v for k, v in embedder.identity.items() if k in changed} == {k: v for k, v in changed.items() if v}
+    ways = {"pooling": options.get("MODEL.POOLING", "avg"), "neck_feat": options.get("MODEL.NECK_FEAT", "after")}
+    assert embedder.identity == embedder.identity | ways
 
     path = tmp_path / "model.ckpt"
     torch.save({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, path)
@@ -188,3 +189,19 @@ def test_the_reduction_keeps_its_digits_under_autocast():
 
 def test_the_reduction_has_a_shape_where_nothing_is_computed():
     assert Reduction(64, 8).to("meta")(torch.empty(4, 64, device="meta")).shape == (4, 8)
+
+
+def test_gem_of_small_numbers_in_half_precision_has_a_gradient():
+    pooling = GeM().half()
+    pooling(torch.full((2, 3, 2, 2), 1e-7, dtype=torch.float16)).sum().backward()
+    assert torch.isfinite(pooling.p.grad).all()
+
+
+def test_vectors_are_not_pooled(monkeypatch):
+    monkeypatch.setitem(
+        REGISTRY.registered, "vectors", Backbone(lambda _: nn.Sequential(nn.AvgPool2d((32, 16)), nn.Flatten()), 0)
+    )
+    named = {"MODEL.NAME": "vectors", "MODEL.BACKBONE_EMB_SIZE": 0}
+    assert Baseline(small_config(**named)).embedding_size == 3
+    with pytest.raises(UserError, match=r"POOLING is 'gem', but MODEL.NAME vectors gives vectors, \[1, 3\]"):
+        Baseline(small_config(**named, **{"MODEL.POOLING": "gem"}))

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from modelling.backbones import REGISTRY, NetworkOptions, get_backbone
@@ -19,6 +20,7 @@ from modelling.backbones.imagenet import load_imagenet_weights
 from modelling.backbones.package_network import PackageNetwork
 from modelling.backbones.timm_networks import OverlappingPatches, TimmNetwork, guess_grid
 from modelling.baseline import Baseline
+from modelling.parameters import find_distances
 from tests.launch import run_code
 from tests.modelling.test_computation import batch, fit
 from tests.small import small_config
@@ -130,10 +132,48 @@ def test_rotary_positions_take_images_of_two_sizes(name: str, monkeypatch: pytes
             found = network(images)
             assert list(found.shape) == [2, network.num_prefix_tokens + rows * columns // patch**2, 32]
             torch.testing.assert_close(found, own.forward_features(images))
-    assert sorted(set(network.layer_groups().values()))[:3] == [0, 1, 2]  # the stem and two blocks
+    assert sorted(set((find_distances(network) or {}).values()))[-3:] == [1, 2, 3]  # two blocks and the stem
     pooled = network.train()(torch.randn(4, 3, *size)).mean(1)
     getattr(network, "after_pooling", nn.Identity())(pooled).sum().backward()
     assert all((p.grad is not None) is p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"patch_stride": 12, "drop_path": 0.1}])
+def test_a_network_made_for_one_size_takes_another_outside_of_a_training(options: dict[str, Any]) -> None:
+    network, both = build(STATIC, **options), build(STATIC, test_size=TALL, **options)
+    both.load_state_dict(network.state_dict())
+    images = torch.randn(2, 3, *TALL)
+    with pytest.raises(UserError, match=r"cannot compute images of 96 x 32 pixels"):
+        network(images)  # with gradients
+    copied = copy.deepcopy(network)
+    with torch.inference_mode():
+        expected = both(images)
+        for one in (network, copied, network):
+            torch.testing.assert_close(one(images), expected)
+        torch.testing.assert_close(network(IMAGES), build(STATIC, **options)(IMAGES))
+
+
+def test_a_misspelt_tag_lists_the_right_ones() -> None:
+    message = "has no weights 'orig_in21k_ft' of vit_base_patch16_224; it has .*vit_base_patch16_224.orig_in21k_ft_in1k"
+    with pytest.raises(UnknownNameError, match=message):
+        get_backbone("timm:vit_base_patch16_224.orig_in21k_ft")
+
+
+@pytest.mark.parametrize("size", [(64, 32), (96, 32)])
+def test_positions_of_a_distilled_network_leave_out_those_of_its_token(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"):
+        shrink(monkeypatch, name, embed_dim=32, depth=1, num_heads=2)
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224", img_size=SIZE, num_classes=0)
+    network = build("deit_tiny_patch16_224", size)
+    fit = network.fit_weights(distilled.state_dict())
+    found, rows = fit.weights["network.pos_embed"], distilled.pos_embed.detach()
+    plain = torch.cat([rows[:, :1], rows[:, 2:]], 1)
+    torch.testing.assert_close(found, resample_abs_pos_embed(plain, [size[0] // 16, size[1] // 16], [4, 2]))
+    plain_network = timm.create_model("deit_tiny_patch16_224", img_size=SIZE, num_classes=0)
+    fit = build("deit_tiny_distilled_patch16_224", size).fit_weights(plain_network.state_dict())
+    assert {"pos_embed", "dist_token"} <= set(fit.missing)
 
 
 def test_a_pooling_of_its_own_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,24 +373,31 @@ def _refuse_to_recompute(enable: bool) -> None:
     assert not enable, "gradient checkpointing not supported"
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
-def test_layer_groups(name: str) -> None:
-    network = build(name)
-    groups = network.layer_groups()
-    assert groups.keys() == {key for key, _ in network.named_parameters()}
-    assert sorted(set(groups.values())) == list(range(max(groups.values()) + 1))
-    if name == "test_vit":
-        assert groups["network.cls_token"] == groups["network.patch_embed.proj.weight"] == 0
-        assert groups["network.blocks.0.attn.qkv.weight"] == 1 and groups["network.norm.weight"] == max(groups.values())
-        assert network.no_weight_decay() == {"network.cls_token", "network.pos_embed"}
-    else:
-        assert network.no_weight_decay() == set()
+@pytest.mark.parametrize(
+    "name", ["test_vit", "test_convnext", "test_efficientnet", "mobilenetv3_small_050", "swin_tiny_patch4_window7_224"]
+)
+def test_rates_by_block_and_decay_are_those_of_timm(name: str) -> None:
+    """Of the whole model, compared with a network of timm that has a classifier."""
+    size = [128, 64] if "swin" in name else list(SIZE)
+    more = {"SOLVER.LAYER_DECAY": 0.5, "SOLVER.NO_DECAY": True, "SOLVER.WEIGHT_DECAY": 0.1, "SOLVER.BASE_LR": 1.0}
+    sizes = {"MODEL.BACKBONE_EMB_SIZE": 0, "INPUT.SIZE_TRAIN": size, "INPUT.SIZE_TEST": size}
+    model = CTLModel(small_config(**{"MODEL.NAME": f"timm:{name}"}, **sizes, **more), num_classes=3)
+    groups = model.configure_optimizers()[0][0].param_groups
+    found = {id(p): (group["initial_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    full = timm.create_model(name, num_classes=3)
+    names = {id(parameter): key for key, parameter in full.named_parameters()}
+    listed = full.no_weight_decay() if hasattr(full, "no_weight_decay") else ()
+    theirs = param_groups_layer_decay(full, 0.1, no_weight_decay_list=listed, layer_decay=0.5)
+    expected = {names[id(p)]: (group["lr_scale"], group["weight_decay"]) for group in theirs for p in group["params"]}
+    own = {key: found[id(p)] for key, p in model.backbone.base.network.named_parameters()}
+    assert own == {key: expected[key] for key in own}
+    assert len(set(own.values())) > 3
 
 
 def test_a_network_without_groups() -> None:
-    network = build("pit_ti_224")
-    with pytest.raises(UserError, match="timm has no groups of layers for timm:pit_ti_224"):
-        network.layer_groups()
+    with pytest.raises(UserError, match="LAYER_DECAY is 0.5, but the network does not tell the order of its layers"):
+        sizes = {"INPUT.SIZE_TRAIN": [64, 64], "INPUT.SIZE_TEST": [64, 64], "MODEL.BACKBONE_EMB_SIZE": 0}
+        model_of({"MODEL.NAME": "timm:pit_ti_224", "SOLVER.LAYER_DECAY": 0.5} | sizes).configure_optimizers()
 
 
 def model_of(opts: dict[str, Any]) -> Any:
@@ -700,7 +747,8 @@ def test_without_a_network_there_is_one_line_with_the_way_out(tmp_path: Path) ->
         "package downloads, which failed ("
     )
     assert line.endswith(
-        "Set MODEL.PRETRAIN_PATH to a file of weights, or MODEL.PRETRAINED False to start from random ones."
+        "Set MODEL.PRETRAIN_PATH to a file of weights that you fetched yourself (timm's: https://huggingface.co/timm), or "
+        "MODEL.PRETRAINED False to start from random ones."
     )
 
 

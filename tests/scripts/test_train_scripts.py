@@ -164,7 +164,8 @@ def test_the_newest_checkpoint_may_be_asked_for(given: str, expected: str, recor
 
 
 def test_every_file_and_folder_of_the_configuration_is_the_callers(recorder: Recorder) -> None:
-    keys = [key for key in flatten_config(load_config()) if key.endswith(("_PATH", "_DIR")) and key != "LOG_DIR"]
+    named = {key: value for key, value in flatten_config(load_config()).items() if isinstance(value, str)}
+    keys = [key for key in named if key.endswith(("_PATH", "_DIR")) and key != "LOG_DIR"]
     recorder.run(SCRIPTS / "market1501/train_ctl_model_s_r50.sh", *(part for key in keys for part in (key, "here/it")))
     config = flatten_config(recorder.config())
     assert {key: config[key] for key in keys} == dict.fromkeys(keys, str(recorder.folder / "here/it"))

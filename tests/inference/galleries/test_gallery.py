@@ -302,10 +302,11 @@ def test_resume_of_what_an_older_version_completed_does_nothing(create, files, t
     assert create(new, resume=True).embedded == 10
 
 
-@pytest.mark.parametrize("key", ["resize", "flip"])
+@pytest.mark.parametrize("key", ["resize", "flip", "pooling", "neck_feat"])
 def test_galleries_of_older_versions_are_stretched_and_of_one_view(create, files, tmp_path, caplog, key):
     """They do not tell, but could not be otherwise."""
-    values = {"resize": ("stretch", "pad"), "flip": (False, True)}[key]
+    pairs = {"resize": ("stretch", "pad"), "flip": (False, True), "pooling": ("avg", "gem")}
+    values = (pairs | {"neck_feat": ("after", "before")})[key]
     older, other = FakeEmbedder(), FakeEmbedder()
     older.identity = {**older.identity, key: values[0]}
     other.identity = {**other.identity, key: values[1]}
