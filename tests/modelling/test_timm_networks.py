@@ -165,7 +165,7 @@ def test_positions_of_a_distilled_network_leave_out_those_of_its_token(
 ) -> None:
     for name in ("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"):
         shrink(monkeypatch, name, embed_dim=32, depth=1, num_heads=2)
-    distilled = timm.create_model("deit_tiny_distilled_patch16_224", img_size=SIZE, num_classes=0)
+    distilled: Any = timm.create_model("deit_tiny_distilled_patch16_224", img_size=SIZE, num_classes=0)
     network = build("deit_tiny_patch16_224", size)
     fit = network.fit_weights(distilled.state_dict())
     found, rows = fit.weights["network.pos_embed"], distilled.pos_embed.detach()
@@ -384,7 +384,7 @@ def test_rates_by_block_and_decay_are_those_of_timm(name: str) -> None:
     model = CTLModel(small_config(**{"MODEL.NAME": f"timm:{name}"}, **sizes, **more), num_classes=3)
     groups = model.configure_optimizers()[0][0].param_groups
     found = {id(p): (group["initial_lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    full = timm.create_model(name, num_classes=3)
+    full: Any = timm.create_model(name, num_classes=3)
     names = {id(parameter): key for key, parameter in full.named_parameters()}
     listed = full.no_weight_decay() if hasattr(full, "no_weight_decay") else ()
     theirs = param_groups_layer_decay(full, 0.1, no_weight_decay_list=listed, layer_decay=0.5)
@@ -747,8 +747,8 @@ def test_without_a_network_there_is_one_line_with_the_way_out(tmp_path: Path) ->
         "package downloads, which failed ("
     )
     assert line.endswith(
-        "Set MODEL.PRETRAIN_PATH to a file of weights that you fetched yourself (timm's: https://huggingface.co/timm), or "
-        "MODEL.PRETRAINED False to start from random ones."
+        "Set MODEL.PRETRAIN_PATH to a file of weights that you fetched yourself (timm's: https://huggingface.co/timm), "
+        "or MODEL.PRETRAINED False to start from random ones."
     )
 
 
