@@ -152,10 +152,11 @@ class StartPoint:
             )
         recorded = self.checkpoint["hyper_parameters"]
         lines = differences(cfg, recorded, (*NETWORK, "INPUT.SIZE_TRAIN"))
+        keys = " ".join(line.replace(", which is used", "") for line in lines)
         raise UserError(
             f"{self.path} holds {describe(self.checkpoint, recorded.get('MODEL', {}).get('NAME'))}, which does not fit "
-            f"MODEL.NAME {cfg.MODEL.NAME} ({what_differs(stored, weights)}): set MODEL.NAME, MODEL.BACKBONE_EMB_SIZE "
-            f"and what else shapes its network to the values it was trained with. {' '.join(lines)}".rstrip()
+            f"MODEL.NAME {cfg.MODEL.NAME} ({what_differs(stored, weights)}): continue with what it was trained with. "
+            f"{keys}".rstrip()
         )
 
 

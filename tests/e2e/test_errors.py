@@ -102,7 +102,10 @@ def test_checkpoint_of_other_identities_and_imagenet_weights_are_told_apart(tiny
     torch.save({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, imagenet)
     with pytest.raises(UserError, match="torchvision resnet18 weights"):
         run_main(tiny_cfg(**resume | {"MODEL.PRETRAIN_PATH": str(imagenet)}), CTLModel, "run")
-    with pytest.raises(UserError, match="a CTL checkpoint of resnet18, but MODEL.NAME is resnet34"):
+    message = (
+        "a CTL checkpoint of resnet18, which does not fit MODEL.NAME resnet34 .*: continue with what it was trained "
+    )
+    with pytest.raises(UserError, match=f"{message}with. MODEL.NAME: 'resnet18' in the checkpoint, 'resnet34' here.$"):
         run_main(tiny_cfg(**resume, **{"MODEL.NAME": "resnet34"}), CTLModel, "run")
     content = torch.load(checkpoint, weights_only=True)
     torch.save({k: v for k, v in content.items() if k != "optimizer_states"}, tmp_path / "weights.ckpt")

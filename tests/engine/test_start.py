@@ -113,7 +113,7 @@ def test_data_and_network_of_another_run_are_refused(tmp_path):
         start.check_data(3)
     start.check_network(STATE["state_dict"], small_config())
     with pytest.raises(
-        UserError, match=r"does not fit MODEL.NAME resnet18 \(.*backbone.a is only in the file.*\): set"
+        UserError, match=r"does not fit MODEL.NAME resnet18 \(.*backbone.a is only in the file.*\): continue"
     ):
         start.check_network({"another": torch.zeros(1)}, small_config())
     key, value = next(iter(STATE["state_dict"].items()))
