@@ -143,6 +143,7 @@ def test_the_file_runs_without_this_code(case, exported, checkpoints):
         "input": "images", "output": "embeddings", "batch": "any" if dynamic or form == "torchscript" else 1,
         "layout": "NCHW", "channels": "RGB", "dtype": "float32", "image_size": [64, 32],
         "resize": "bilinear with antialiasing, as Pillow", "resize_mode": "stretch", "border": None, "flip": False,
+        "pooling": "avg", "neck_feat": "after",
         "pixel_range": [0.0, 1.0],
         "pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.229, 0.224, 0.225],
         "embedding_size": NETWORKS[name], "exif_orientation": True, "normalized": unit, "network": name,
