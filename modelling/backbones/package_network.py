@@ -26,6 +26,8 @@ class PackageNetwork(nn.Module):
 
     #: Tokens before those that belong to positions; the first is the class token.
     num_prefix_tokens = 0
+    #: Where its weights can be fetched by hand, as the end of "a file of weights".
+    published = ""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
@@ -132,9 +134,8 @@ class PackageNetwork(nn.Module):
             text = " ".join(str(error).split()) or "no message"
             raise UserError(
                 f"MODEL.PRETRAIN_PATH is empty, so the weights of {self.name} are those that its package downloads, "
-                f"which failed ({type(error).__name__}: {text}). Set MODEL.PRETRAIN_PATH to a file of weights that "
-                "you fetched yourself (timm's: https://huggingface.co/timm), or MODEL.PRETRAINED False to start from "
-                "random ones."
+                f"which failed ({type(error).__name__}: {text}). Set MODEL.PRETRAIN_PATH to a file of weights"
+                f"{self.published}, or MODEL.PRETRAINED False to start from random ones."
             ) from error
         self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
         return what

@@ -123,6 +123,8 @@ class TimmNetwork(PackageNetwork):
             tokens or vectors.
     """
 
+    published = " from https://huggingface.co/timm"
+
     def __init__(self, name: str, options: NetworkOptions) -> None:
         with explained(f"timm:{name}", options.image_size):
             network, given = _create(name, options)

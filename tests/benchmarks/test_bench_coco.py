@@ -1,8 +1,11 @@
 """The benchmark of COCO files runs and counts what it builds."""
 
+import pytest
+
 from benchmarks import bench_coco
 
 
+@pytest.mark.by_hand
 def test_every_part_builds_as_many_annotations_as_asked(run_here, check_table):
     report = run_here(bench_coco, "--sizes", 400, 40, "--repeats", 2)
     for part in bench_coco.PARTS:

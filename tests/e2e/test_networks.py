@@ -16,7 +16,11 @@ NETWORKS = {"osnet": {"MODEL.NAME": "osnet_ain_x0_25"}, "a ReLU in the stem": {"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    "options",
+    [NETWORKS["osnet"], pytest.param(NETWORKS["a ReLU in the stem"], marks=pytest.mark.by_hand)],
+    ids=NETWORKS,
+)
 def test_a_network_is_trained_resumed_tested_and_written_as_onnx(options, tiny_cfg, tmp_path):
     whole, part, rest, test = (str(tmp_path / name) for name in ("whole", "part", "rest", "test"))
     run_main(tiny_cfg(**options, OUTPUT_DIR=whole), CTLModel, "run")

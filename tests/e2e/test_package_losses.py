@@ -24,6 +24,7 @@ def weights_in(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+@pytest.mark.by_hand
 def test_they_are_trained_resumed_and_not_needed_afterwards(run_script, tiny, tmp_path, toy):
     pytest.importorskip("pytorch_metric_learning")
     done = run_script("train_ctl_model.py", *tiny(**EXTRA | {"SOLVER.MAX_EPOCHS": 1}))

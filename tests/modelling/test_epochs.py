@@ -128,10 +128,13 @@ def test_adam_and_adamw_go_on_from_the_moments_of_each_other_with_their_own_deca
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"name": "SGD"}, "the checkpoint has SGD with 1 group(s) of 1 parameters, this configuration makes Adam with"),
+        (
+            {"name": "SGD"},
+            "the checkpoint has SGD with 1 group(s) of 1 parameters, this configuration makes Adam or AdamW with",
+        ),
         (
             {"factors": Factors(head_lr=2.0)},
-            "has Adam with 2 group(s) of 1, 2 parameters, this configuration makes Adam",
+            "has Adam or AdamW with 2 group(s) of 1, 2 parameters, this configuration makes Adam or AdamW",
         ),
     ],
 )

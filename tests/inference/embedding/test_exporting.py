@@ -151,7 +151,7 @@ def test_the_file_runs_without_this_code(case, exported, checkpoints):
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_files_average_with_the_mirror_image_themselves(checkpoints, tmp_path):
     content = torch.load(checkpoints["resnet18"][0], weights_only=True)
     content["hyper_parameters"]["TEST"]["FLIP"] = True
