@@ -12,15 +12,14 @@ from tests.e2e.test_training import assert_same_state, newest
 from train_ctl_model import CTLModel
 from utils.compat import export_onnx
 
-NETWORKS = {"osnet": {"MODEL.NAME": "osnet_ain_x0_25"}, "a ReLU in the stem": {"MODEL.STEM_RELU": True}}
+NETWORKS = [
+    pytest.param({"MODEL.NAME": "osnet_ain_x0_25"}, id="osnet"),
+    pytest.param({"MODEL.STEM_RELU": True}, id="a ReLU in the stem", marks=pytest.mark.by_hand),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [NETWORKS["osnet"], pytest.param(NETWORKS["a ReLU in the stem"], marks=pytest.mark.by_hand)],
-    ids=NETWORKS,
-)
+@pytest.mark.parametrize("options", NETWORKS)
 def test_a_network_is_trained_resumed_tested_and_written_as_onnx(options, tiny_cfg, tmp_path):
     whole, part, rest, test = (str(tmp_path / name) for name in ("whole", "part", "rest", "test"))
     run_main(tiny_cfg(**options, OUTPUT_DIR=whole), CTLModel, "run")

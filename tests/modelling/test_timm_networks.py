@@ -747,8 +747,8 @@ def test_without_a_network_there_is_one_line_with_the_way_out(tmp_path: Path) ->
         "package downloads, which failed ("
     )
     assert line.endswith(
-        "Set MODEL.PRETRAIN_PATH to a file of weights from https://huggingface.co/timm, or MODEL.PRETRAINED False to start "
-        "from random ones."
+        "Set MODEL.PRETRAIN_PATH to a file of weights from https://huggingface.co/timm, or MODEL.PRETRAINED False to "
+        "start from random ones."
     )
 
 
