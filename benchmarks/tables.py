@@ -411,10 +411,10 @@ TABLES = {
         network_rows,
     ),
     "backbones_training": Table(
-        "backbones", NETWORK_SPEED_HEADS, network_speed_rows("training", "32-true", "bf16-mixed")
+        "backbones_speed", NETWORK_SPEED_HEADS, network_speed_rows("training", "32-true", "bf16-mixed")
     ),
     "backbones_embedding": Table(
-        "backbones", NETWORK_SPEED_HEADS, network_speed_rows("embedding", "32-true", "bf16-true")
+        "backbones_speed", NETWORK_SPEED_HEADS, network_speed_rows("embedding", "32-true", "bf16-true")
     ),
     "real": Table("real", columns("", "seeds", *METRICS.values()), real_rows),
     "real_pairs": Table(
