@@ -1,7 +1,7 @@
 """A configuration beside the one that a checkpoint records: what is taken from there, and what differs."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from yacs.config import CfgNode
@@ -108,10 +108,7 @@ def differences(
         optimised_by: the method of another program's that builds the optimisers; "" if this project does.
     """
     lines = []
-    for key in keys:
-        there, here = comparable(_recorded(stored, key)), comparable(_recorded(config, key))
-        if there is _ABSENT or here is _ABSENT or there == here:
-            continue
+    for key, there, here in differing(config, stored, keys):
         by_default = "" if was_set(config, key) else " by default"
         if key in from_checkpoint:
             lines.append(f"{key}: {there!r} in the checkpoint, which is used, {here!r} here{by_default}.")
@@ -121,6 +118,14 @@ def differences(
         else:
             lines.append(f"{key}: {there!r} in the checkpoint, {here!r} here{by_default}, which is used.")
     return [without_passwords(line) for line in lines]
+
+
+def differing(config: CfgNode, stored: Mapping[str, Any], keys: Iterable[str]) -> Iterator[tuple[str, Any, Any]]:
+    """The keys whose values differ, with the checkpoint's and the configuration's; see :func:`differences`."""
+    for key in keys:
+        there, here = comparable(_recorded(stored, key)), comparable(_recorded(config, key))
+        if there is not _ABSENT and here is not _ABSENT and there != here:
+            yield key, there, here
 
 
 def _recorded(stored: Mapping[str, Any], key: str) -> Any:

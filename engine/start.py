@@ -17,7 +17,16 @@ from checkpoints.run_files import find_newest, has_more_epochs, version_of
 from checkpoints.weights import describe, what_differs
 from config.origins import was_set
 from config.paths import is_auto
-from config.recorded import COMPARED, NETWORK, RANKING, SCALING_IN_TESTS, adopt, check_recorded, differences
+from config.recorded import (
+    COMPARED,
+    NETWORK,
+    RANKING,
+    SCALING_IN_TESTS,
+    adopt,
+    check_recorded,
+    differences,
+    differing,
+)
 from modelling.backbones import REGISTRY as BACKBONES
 from utils.errors import MissingPathError, NotACtlCheckpointError, UserError
 
@@ -151,8 +160,10 @@ class StartPoint:
                 "the same."
             )
         recorded = self.checkpoint["hyper_parameters"]
-        lines = differences(cfg, recorded, (*NETWORK, "INPUT.SIZE_TRAIN"))
-        keys = " ".join(line.replace(", which is used", "") for line in lines)
+        keys = " ".join(
+            f"{key}: {there!r} in the checkpoint, {here!r} here."
+            for key, there, here in differing(cfg, recorded, (*NETWORK, "INPUT.SIZE_TRAIN"))
+        )
         raise UserError(
             f"{self.path} holds {describe(self.checkpoint, recorded.get('MODEL', {}).get('NAME'))}, which does not fit "
             f"MODEL.NAME {cfg.MODEL.NAME} ({what_differs(stored, weights)}): continue with what it was trained with. "

@@ -2,6 +2,8 @@
 
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,19 @@ UPRIGHT: dict[int, Any] = {
     7: lambda stored: stored.swapaxes(0, 1)[::-1, ::-1],
     8: lambda stored: stored.swapaxes(0, 1)[::-1],
 }
+
+
+@contextmanager
+def counting_saved_numbers() -> Iterator[list[int]]:
+    """How many numbers each tensor has that operations in this context keep for the backward pass."""
+    saved: list[int] = []
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        saved.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        yield saved
 
 
 def stored_pixels(height: int = 24, width: int = 16) -> np.ndarray:

@@ -57,7 +57,6 @@ def test_convolutions_and_linear_layers_are_counted(network, pixels):
 
 def test_attention_is_counted_too(pixels):
     """4 rows and 2 columns of patches and a class token: 9 tokens of 192 numbers, in 12 blocks."""
-    pytest.importorskip("timm")
     model = build("timm:vit_tiny_patch16_224", SIZE, pixels)
     found = count(model, SIZE)
     assert found["multiply_adds"] == layers_of(model) + 12 * 2 * 9 * 9 * 192

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 
 from benchmarks import bench_real
 from benchmarks.bench_real import METRICS, STUDENT, Run, compare, finished_runs, measure, parse, plan, summarise
@@ -62,7 +63,6 @@ def test_one_seed_has_no_spread_and_no_pair_no_difference() -> None:
 
 
 def test_students_t() -> None:
-    stats = pytest.importorskip("scipy.stats")
     for freedom, value in enumerate(STUDENT, 1):
         assert value == pytest.approx(stats.t.ppf(0.975, freedom), abs=6e-4)
     many = {seed: seed / 100 for seed in range(40)}

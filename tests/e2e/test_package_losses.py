@@ -26,7 +26,6 @@ def weights_in(path):
 
 @pytest.mark.by_hand
 def test_they_are_trained_resumed_and_not_needed_afterwards(run_script, tiny, tmp_path, toy):
-    pytest.importorskip("pytorch_metric_learning")
     done = run_script("train_ctl_model.py", *tiny(**EXTRA | {"SOLVER.MAX_EPOCHS": 1}))
     assert done.returncode == 0, done.stderr
     assert "no effect" not in done.stderr

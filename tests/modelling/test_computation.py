@@ -14,6 +14,7 @@ from engine.trainer import build_profiler
 from modelling.backbones import NetworkOptions, get_backbone
 from solver.optimizers import has_fused_adam
 from tests.small import small_config
+from tests.support import counting_saved_numbers
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -147,10 +148,7 @@ def test_recomputed_blocks_give_the_same_gradients_and_running_statistics(name):
     images = torch.randn(4, 3, 32, 16)
     kept = []
     for network in (plain, recomputed):
-        saved = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, saved=saved: (saved.append(x.numel()), x)[1], lambda x: x
-        ):
+        with counting_saved_numbers() as saved:
             feature_map = network(images)
         feature_map.square().mean().backward()
         kept.append(sum(saved))

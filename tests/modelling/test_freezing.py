@@ -68,6 +68,15 @@ def test_what_is_named_alone_is_frozen_for_good():
     assert all(module.training for module in model.backbone.modules())
 
 
+def test_a_run_that_is_frozen_to_its_end_is_told_so():
+    keys = {"MODEL.FREEZE_AT": ["bn.*"], "SOLVER.FREEZE_EPOCHS": 2}
+    said = [Frozen(make_model(**keys, **{"SOLVER.MAX_EPOCHS": epochs})).describe() for epochs in (2, 3)]
+    assert said[0].startswith(
+        "frozen in the first 2 epoch(s), which are all (SOLVER.MAX_EPOCHS 2): 2 (bn.weight, bn.bias)"
+    )
+    assert said[1].startswith("frozen in the first 2 epoch(s): 2 (bn.weight, bn.bias)")
+
+
 def test_patterns_and_epochs_together():
     options = {"MODEL.FREEZE_AT": ["fc_query.*", "bn.*"], "SOLVER.FREEZE_EPOCHS": 1}
     model, watch, moved = watched(options)

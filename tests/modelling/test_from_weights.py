@@ -98,6 +98,8 @@ def test_a_learned_pooling_and_a_reduction_belong_to_the_head(tmp_path, caplog) 
         start_from(tmp_path / "it.ckpt", 5, **own | {"EMBED_DIM": 8})
     backbone = {key: value for key, value in model.state_dict().items() if key.startswith("backbone.base.")}
     torch.save(backbone, tmp_path / "backbone.pth")
+    with pytest.raises(NotACtlCheckpointError, match=r"In a program, network= or cfg= names its network\.$"):
+        Embedder.from_checkpoint(tmp_path / "backbone.pth", "cpu")
     with pytest.raises(UserError, match="EMBED_DIM is 16, but .* without that layer, whose weights would be random"):
         Embedder.from_checkpoint(tmp_path / "backbone.pth", "cpu", cfg=small_config(**keys))
 

@@ -19,7 +19,7 @@ from modelling.baseline import Baseline
 from modelling.bases import ModelBase
 from modelling.from_weights import model_of_weights
 from tests.small import small_config
-from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
+from tests.support import GOLDEN, assert_close, counting_saved_numbers, fill_by_recipe, golden
 from train_ctl_model import CTLModel
 from utils.errors import CheckpointError, NotACtlCheckpointError
 
@@ -127,13 +127,7 @@ def test_recomputed_blocks_give_the_same_gradients_and_running_statistics(varian
     recomputed.grad_checkpoint = True
     kept = []
     for network in (plain, recomputed):
-        saved: list[int] = []
-
-        def save(x: Tensor, saved: list[int] = saved) -> Tensor:
-            saved.append(x.numel())
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
+        with counting_saved_numbers() as saved:
             embeddings = network.after_pooling(network(IMAGES).mean((2, 3)))
         embeddings.square().mean().backward()
         kept.append(sum(saved))

@@ -4,6 +4,8 @@ import sys
 from types import ModuleType
 
 import pytest
+import timm
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from losses.center_loss import CenterLoss
@@ -130,14 +132,28 @@ def test_the_blocks_of_a_wrapped_network_of_timm_are_what_timm_makes_of_them(mon
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224", "resnet18"])
 def test_rates_by_block_are_those_of_timm(name):
     """Its own function groups a network that has a head; ours has none of its own."""
-    timm = pytest.importorskip("timm")
-    optim = pytest.importorskip("timm.optim")
     full = timm.create_model(name, num_classes=3)
     names = {id(parameter): key for key, parameter in full.named_parameters()}
-    groups = optim.param_groups_layer_decay(full, layer_decay=0.5)
+    groups = param_groups_layer_decay(full, layer_decay=0.5)
     expected = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
     found = find_distances(timm.create_model(name, num_classes=0))
     assert {key: 0.5**far for key, far in found.items()} == {key: expected[key] for key in found}
+
+
+@pytest.mark.parametrize(
+    ("depths", "message"),
+    [
+        ([["token"]], "list"),
+        ({"token": 0, "norm.weight": 1, "norm.bias": 1}, r"2 \(fc.bias, fc.weight\)"),
+        ({"token": 0, "norm.weight": 1, "norm.bias": 1, "fc.weight": 1, "fc.bias": 1, "other": 1}, r"1 \(other\)"),
+        ({"token": 0, "norm.weight": 1, "norm.bias": 1, "fc.weight": 1, "fc.bias": "last"}, "dict"),
+    ],
+)
+def test_depths_of_every_parameter_are_asked_for(depths, message):
+    network = Transformer()
+    network.layer_groups = lambda: depths
+    with pytest.raises(UserError, match=rf"^layer_groups\(\) of Transformer must .*; it differs in .*{message}"):
+        find_distances(network)
 
 
 def test_a_network_that_does_not_tell_its_layers_is_refused():

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,6 +16,9 @@ from timm.layers import resample_abs_pos_embed
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
+from checkpoints.plain import to_plain
+from inference.embedding.embedder import Embedder
+from inference.embedding.exporting import export_checkpoint
 from modelling.backbones import REGISTRY, NetworkOptions, get_backbone
 from modelling.backbones.imagenet import load_imagenet_weights
 from modelling.backbones.package_network import PackageNetwork
@@ -24,6 +28,7 @@ from modelling.parameters import find_distances
 from tests.launch import run_code
 from tests.modelling.test_computation import batch, fit
 from tests.small import small_config
+from tests.support import counting_saved_numbers
 from train_ctl_model import CTLModel
 from utils.compat import program_module
 from utils.errors import CheckpointError, MissingPathError, UnknownNameError, UserError
@@ -117,10 +122,12 @@ def test_tokens_of_a_head_with_its_norm_after_the_pooling() -> None:
         assert not torch.allclose(pooled, own(IMAGES), rtol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "eva02_tiny_patch14_224"])
+TIMM = tuple(int(part) for part in timm.__version__.split(".")[:3])
+DINOV3 = pytest.mark.skipif(TIMM < (1, 0, 20), reason="timm 1.0.20 is the first to have DINOv3")
+
+
+@pytest.mark.parametrize("name", [pytest.param("vit_small_patch16_dinov3", marks=DINOV3), "eva02_tiny_patch14_224"])
 def test_rotary_positions_take_images_of_two_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not timm.is_model(name):
-        pytest.skip("a timm from before DINOv3")
     shrink(monkeypatch, name, embed_dim=32, depth=2, num_heads=2)
     patch = 16 if "16" in name else 14
     size, other = (4 * patch, 2 * patch), (6 * patch, 2 * patch)
@@ -151,6 +158,26 @@ def test_a_network_made_for_one_size_takes_another_outside_of_a_training(options
         for one in (network, copied, network):
             torch.testing.assert_close(one(images), expected)
         torch.testing.assert_close(network(IMAGES), build(STATIC, **options)(IMAGES))
+
+
+def test_a_checkpoint_is_tested_embedded_and_exported_at_sizes_of_their_own(tmp_path: Path) -> None:
+    sizes = {"INPUT.SIZE_TRAIN": list(SIZE), "INPUT.SIZE_TEST": list(SIZE)}
+    named = {"MODEL.NAME": f"timm:{STATIC}", "MODEL.BACKBONE_EMB_SIZE": 0}
+    model = CTLModel(small_config(**named, **sizes), num_classes=3).eval()
+    path = tmp_path / "it.ckpt"
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, path)
+    images = torch.randn(2, 3, *TALL, generator=torch.Generator().manual_seed(3))
+    # A test takes the size of the training from the checkpoint, whatever a file of its own says.
+    cfg = small_config(**named, **{"INPUT.SIZE_TRAIN": [128, 64], "INPUT.SIZE_TEST": list(TALL)})
+    tested = CTLModel.load_from_checkpoint(path, cfg=cfg).eval()
+    assert list(tested.hparams.INPUT.SIZE_TRAIN) == list(SIZE) and list(cfg.INPUT.SIZE_TRAIN) == [128, 64]
+    with torch.no_grad():
+        expected = tested(images)
+    embedder = Embedder.from_checkpoint(path, "cpu", size=TALL)
+    np.testing.assert_allclose(embedder.embed(images), expected, rtol=1e-4, atol=1e-5)
+    assert export_checkpoint(path, tmp_path / "it.pt", "torchscript", size=TALL)["image_size"] == list(TALL)
+    found = torch.jit.load(tmp_path / "it.pt")(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_misspelt_tag_lists_the_right_ones() -> None:
@@ -341,13 +368,7 @@ def test_recomputed_blocks_give_the_same_gradients(name: str) -> None:
     assert recomputed.grad_checkpoint
     kept = []
     for network in (plain, recomputed):
-        saved: list[int] = []
-
-        def keep(x: Tensor, saved: list[int] = saved) -> Tensor:
-            saved.append(x.numel())
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), warnings.catch_warnings():
+        with counting_saved_numbers() as saved, warnings.catch_warnings():
             warnings.simplefilter("error")
             found = network(IMAGES)
         found.square().mean().backward()

@@ -34,6 +34,26 @@ def test_clipped_as_torch_clips_and_without_waiting(max_norm):
     assert ours.unused.grad is None
 
 
+class Scaler:
+    """A GradScaler, as far as clipping asks for it: gradients hold a factor of 128 until it is taken out."""
+
+    def unscale_(self, optimizer):
+        scale_gradients(optimizer, 1 / 128)
+
+
+@pytest.mark.parametrize("takes_it_out_itself", [True, False])
+def test_a_loss_scale_is_taken_out_before_unless_it_has_been(takes_it_out_itself):
+    """Lightning takes it out before the step, except for optimisers that do so in theirs, as fused ones."""
+    ours, theirs = network_with_gradients(), network_with_gradients()
+    optimizer = torch.optim.SGD([ours.weight, ours.bias], lr=0.1)
+    optimizer._step_supports_amp_scaling = takes_it_out_itself
+    if takes_it_out_itself:
+        scale_gradients(optimizer, 128)
+    clip_gradients(optimizer, 0.25, Scaler())
+    clip_grad_norm_(theirs.parameters(), 0.25)
+    assert all(map(torch.equal, gradients_of(ours), gradients_of(theirs)))
+
+
 def test_gradients_of_every_group_are_scaled():
     network = network_with_gradients()
     before = copy.deepcopy(gradients_of(network))
