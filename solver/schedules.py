@@ -4,6 +4,7 @@ import math
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from torch.optim import Optimizer
@@ -71,12 +72,18 @@ class StepWarmup(EpochSchedule):
         self.steps_done = 0
         super().__init__(optimizer, lambda epoch: factor(epoch) * min(1.0, (self.steps_done + 1) / steps))
 
-        def count(*_: Any) -> None:
+        step = optimizer.step
+
+        # Not a hook of the optimiser: torch 2.1 calls none once anything has been compiled.
+        @wraps(step)
+        def counted(*args: Any, **kw: Any) -> Any:
+            found = step(*args, **kw)
             self.steps_done += 1
             if self.steps_done < steps:
                 set_epoch(self, self.last_epoch)
+            return found
 
-        optimizer.register_step_post_hook(count)
+        optimizer.step = counted  # type: ignore[method-assign]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over epoch and count."""
