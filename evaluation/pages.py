@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from evaluation.metrics import metrics_dict
 from evaluation.notes import TITLES
+from evaluation.page_parts import facts, page
 from evaluation.ranked_images import Ranking
 from evaluation.retrieval import EvalResult, RetrievalSet
 from utils.files import write_text
@@ -65,33 +66,32 @@ def write_index(
     cards = []
     for ranking in sorted(rankings, key=badness):
         i = found.get(ranking.query)
-        facts = [
+        about = [
             ("AP", f"{result.average_precision[i]:.1%}" if i is not None else "no match"),
             ("first match", f"rank {result.first_match[i]}" if i is not None else "-"),
             ("identity", named.pid(retrieval.q_pids[ranking.query])),
         ]
         if cameras is not None:
-            facts.append(("camera", named.camera(retrieval.q_camids[ranking.query])))
+            about.append(("camera", named.camera(retrieval.q_camids[ranking.query])))
         strip = quote(Path(os.path.relpath(strips[ranking.query], Path(path).parent)).as_posix())
-        cards.append(_card(names[ranking.query], facts, strip, _results(ranking, cameras, named)))
+        cards.append(_card(names[ranking.query], about, strip, _results(ranking, cameras, named)))
     return write_text(path, _page(result, retrieval, cards))
 
 
 def _page(result: EvalResult, retrieval: RetrievalSet, cards: list[str]) -> str:
-    tiles = "".join(_fact(name, f"{value:.1%}") for name, value in metrics_dict(result).items())
+    tiles = [(name, f"{value:.1%}") for name, value in metrics_dict(result).items()]
     skipped = f" {result.num_skipped} queries have no match and do not count." if result.num_skipped else ""
     if result.caveat:
-        tiles += _fact("these numbers are", result.caveat)
-    counted = retrieval.has_cameras and not retrieval.names.cameras
-    return _PAGE.format(
-        title=f"Ranked results: {TITLES[result.protocol]}",
-        note=html.escape(f"{result.note} {result.num_queries} queries, {result.num_gallery} gallery items.{skipped}"),
-        tiles=tiles,
-        shown=f"{len(cards)} of {result.num_queries} queries are shown",
-        shown_by="" if result.protocol == "instance" else " One of its images stands for a centroid.",
-        cameras=" Cameras are numbered from 0." if counted else "",
-        cards="\n".join(cards),
+        tiles.append(("these numbers are", result.caveat))
+    note = html.escape(f"{result.note} {result.num_queries} queries, {result.num_gallery} gallery items.{skipped}")
+    shown = (
+        f"{len(cards)} of {result.num_queries} queries are shown, worst first. Each strip holds the query (black "
+        "frame), then its nearest results: a green frame marks the query's identity, a red frame another one."
     )
+    shown += "" if result.protocol == "instance" else " One of its images stands for a centroid."
+    shown += " Cameras are numbered from 0." if retrieval.has_cameras and not retrieval.names.cameras else ""
+    header = f"<p>{note}</p>{facts(tiles)}<p>{shown}</p>"
+    return page(f"Ranked results: {TITLES[result.protocol]}", header, "\n".join(cards), _STYLE)
 
 
 def _results(ranking: Ranking, cameras: Cameras | None, named: Names) -> str:
@@ -104,61 +104,17 @@ def _results(ranking: Ranking, cameras: Cameras | None, named: Names) -> str:
     return "".join(badges)
 
 
-def _fact(name: str, value: str) -> str:
-    return f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-
-
-def _card(name: str, facts: list[tuple[str, str]], strip: str, results: str) -> str:
-    listed = "".join(_fact(key, value) for key, value in facts)
+def _card(name: str, about: list[tuple[str, str]], strip: str, results: str) -> str:
     return (
-        f'<article><h2>{html.escape(name)}</h2><dl>{listed}</dl><a class="strip" href="{strip}">'
+        f'<article><h2>{html.escape(name)}</h2>{facts(about)}<a class="strip" href="{strip}">'
         f'<img src="{strip}" alt="Query {html.escape(name)} and its nearest results" loading="lazy"></a>'
         f"<ol>{results}</ol></article>"
     )
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --back: #f4f5f7; --card: #fff; --text: #1b1f24; --faint: #59636e; --line: #d8dde3;
-  --right: #11742f; --wrong: #b3261e; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --back: #14171a; --card: #1f2429; --text: #e8eaed; --faint: #a3adb8;
-  --line: #3a424a; --right: #5fd488; --wrong: #ff8a80; }} }}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; max-width: 100rem; padding: 1.5rem; background: var(--back); color: var(--text);
-  font: 1rem/1.45 system-ui, sans-serif; }}
-h1 {{ font-size: 1.5rem; margin: 0 0 .25rem; }}
-p {{ color: var(--faint); margin: 0 0 1rem; max-width: 60rem; }}
-dl {{ display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: 0 0 .75rem; }}
-dt {{ color: var(--faint); font-size: .8rem; }}
-dd {{ margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; }}
-header dd {{ font-size: 1.25rem; }}
-article {{ background: var(--card); border: 1px solid var(--line); border-radius: .5rem; margin: 0 0 1rem;
-  padding: 1rem; }}
-h2 {{ font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }}
-.strip {{ display: block; overflow-x: auto; }}
-img {{ display: block; max-width: none; background: #fff; }}
-ol {{ display: flex; flex-wrap: wrap; gap: .4rem; list-style: none; margin: .75rem 0 0; padding: 0; }}
-li {{ border: 1px solid currentColor; border-radius: 1rem; padding: 0 .6rem; font-size: .85rem; }}
-.right {{ color: var(--right); }}
-.wrong {{ color: var(--wrong); }}
-</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p>{note}</p>
-<dl>{tiles}</dl>
-<p>{shown}, worst first. Each strip holds the query (black frame), then its nearest results: a green frame marks the
-query's identity, a red frame another one.{shown_by}{cameras}</p>
-</header>
-<main>
-{cards}
-</main>
-</body>
-</html>
+_STYLE = """
+.strip { display: block; overflow-x: auto; }
+img { display: block; max-width: none; background: #fff; }
+ol { display: flex; flex-wrap: wrap; gap: .4rem; list-style: none; margin: .75rem 0 0; padding: 0; }
+li { border: 1px solid currentColor; border-radius: 1rem; padding: 0 .6rem; font-size: .85rem; }
 """
