@@ -3,11 +3,12 @@
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evaluation.inputs import Input
-    from evaluation.retrieval import RetrievalSet
+    from evaluation.retrieval import RankingOptions, RetrievalSet
 
 _DESCRIPTION = """Rank a gallery for every query and print CMC, Top-k, mAP and mINP.
 
@@ -78,21 +79,76 @@ def build_parser() -> argparse.ArgumentParser:
         "--query-expansion", type=int, default=0, metavar="K", help="add K nearest to each query; 0: off"
     )
     parser.add_argument("--alpha", type=float, default=3.0, help="query expansion: exponent of the weights, default: 3")
-    parser.add_argument("--roc", action="store_true", help="also print true accept rates at false accept rates")
+    parser.add_argument(
+        "--roc",
+        action="store_true",
+        help="also print true accept rates at false accept rates, and the equal error rate",
+    )
+    _add_decisions(parser)
     parser.add_argument("--output", metavar="DIR", help="folder for metrics.json and per_query.csv")
     parser.add_argument("--device", default="cpu", help="torch device, default: cpu")
     parser.add_argument("--block-mb", type=_positive, metavar="MB", help="memory for distances, default: 64")
     return parser
 
 
+def _add_decisions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--open-set",
+        action="store_true",
+        help="also print detection and identification rates at rates of false alarms, those of queries whose identity "
+        "the gallery lacks",
+    )
+    parser.add_argument(
+        "--unknown",
+        type=_share,
+        metavar="SHARE",
+        help="open set: draw this share of the identities, and take their images in the gallery as absent",
+    )
+    parser.add_argument("--rank", type=_whole(1), default=1, metavar="N", help="open set: also at rank N, default: 1")
+    parser.add_argument(
+        "--calibrate",
+        choices=["isotonic", "platt"],
+        help="also fit the probability that a pair at a distance is of one identity, on half of the identities, and "
+        "check it on the other half; --output keeps it as calibration.json, for get_similar.py --min-probability",
+    )
+    parser.add_argument(
+        "--prior",
+        type=_share,
+        metavar="SHARE",
+        help="calibration: the share of pairs of one identity where it will be used, default: that in these pairs; it "
+        "is small in a large gallery, and 0.5 where every other pair is of one identity",
+    )
+    parser.add_argument("--seed", type=_whole(0), default=0, help="of what --unknown and --calibrate draw, default: 0")
+
+
 def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1, without these")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")  # which no comparison accepts
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {least} or more")
+        return int(text)
+
+    return parse
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,11 +186,12 @@ def _with_file(message: str, args: argparse.Namespace) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from evaluation.calibration import write_calibration
     from evaluation.metrics import evaluate
     from evaluation.rerank import QueryExpansion, Rerank
     from evaluation.retrieval import RankingOptions
     from evaluation.tables import describe, write_evaluation
-    from evaluation.verification import roc_table
+    from evaluation.verification import describe_roc, roc_table
     from utils.errors import UserError
     from utils.files import require_writable
     from utils.origin import origin
@@ -154,19 +211,50 @@ def _run(args: argparse.Namespace) -> None:
     )
     block_bytes = None if args.block_mb is None else max(1, int(args.block_mb * 2**20))
     notes += _without_effect(args)
+    decided, decisions = _decide(args, retrieval, options, block_bytes, inputs)
     result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
     lines = [*(f"note: {note}" for note in notes), describe(result)]
     table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
-    if table is not None:
-        lines.append("verification over all pairs of single images:")
-        for level, tar, threshold in zip(table.far_levels, table.tar, table.threshold, strict=True):
-            lines.append(f"    TAR {tar:.2%} at FAR {level:g} (distance up to {threshold:.6g})")
+    lines += describe_roc(table) if table is not None else []
+    lines += decided
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()  # before writing, which may fail
     if args.output:
-        about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin()}
-        written = write_evaluation(args.output, [result], retrieval, _settings(args), table, about)
+        about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin(), **decisions}
+        written = list(write_evaluation(args.output, [result], retrieval, _settings(args), table, about))
+        if "calibration" in decisions:
+            written.append(write_calibration(args.output, decisions["calibration"]))
         sys.stdout.write("".join(f"written: {path}\n" for path in written))
+
+
+def _decide(
+    args: argparse.Namespace,
+    retrieval: "RetrievalSet",
+    options: "RankingOptions",
+    block_bytes: int | None,
+    inputs: "dict[str, Input]",
+) -> tuple[list[str], dict[str, Any]]:
+    """What --open-set and --calibrate print, and what metrics.json says of it."""
+    from evaluation.calibration import calibrate, describe_calibration
+    from evaluation.inputs import differing
+    from evaluation.open_set import describe_open_set, draw_unknown, evaluate_open_set, open_set_details
+
+    lines: list[str] = []
+    about: dict[str, Any] = {}
+    if args.open_set:
+        left_out = () if args.unknown is None else draw_unknown(retrieval, args.unknown, args.seed)
+        found = evaluate_open_set(retrieval, options, left_out=left_out, block_bytes=block_bytes)
+        ranks = sorted({1, args.rank})
+        lines += describe_open_set(found, ranks)
+        about["open_set"] = open_set_details(found, ranks)
+    if args.calibrate:
+        query, gallery = inputs["query"], inputs["gallery"]
+        network = query.embedder if gallery.embedder and not differing(query, gallery) else {}
+        drawn = {"method": args.calibrate, "prior": args.prior, "seed": args.seed}
+        fitted = calibrate(retrieval, options, **drawn, network=network, block_bytes=block_bytes)
+        lines += describe_calibration(fitted)
+        about["calibration"] = fitted.to_dict()
+    return lines, about
 
 
 def _read(args: argparse.Namespace) -> "tuple[RetrievalSet, list[str], dict[str, Input]]":
@@ -199,9 +287,18 @@ def _without_effect(args: argparse.Namespace) -> list[str]:
     default = build_parser().get_default
     reranking = ("k1", "k2", "lambda_value") if not args.rerank else ()
     expansion = ("alpha",) if not args.query_expansion else ()
+    open_set = ("unknown", "rank") if not args.open_set else ()
+    calibration = ("prior",) if not args.calibrate else ()
+    drawn = ("seed",) if not args.calibrate and (args.unknown is None or not args.open_set) else ()
     return [
         f"--{key.removesuffix('_value')} {getattr(args, key)} has no effect without {switch}."
-        for switch, keys in (("--rerank", reranking), ("--query-expansion", expansion))
+        for switch, keys in (
+            ("--rerank", reranking),
+            ("--query-expansion", expansion),
+            ("--open-set", open_set),
+            ("--calibrate", calibration),
+            ("--open-set --unknown or --calibrate", drawn),
+        )
         for key in keys
         if getattr(args, key) != default(key)
     ]

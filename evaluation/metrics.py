@@ -226,16 +226,23 @@ def _evaluate_blocks(
     processes: Processes | None,
 ) -> EvalResult:
     found = _PerQuery()
-    for start, block in _blocks(distances, len(q_pids), num_gallery, block_bytes, processes):
+    for start, block in query_blocks(distances, len(q_pids), num_gallery, block_bytes, processes):
         for begin, end in same.spans(start, start + len(block)):
             ranks = rank_pairs(block[begin - start : end - start], same.pairs(begin, end))
             found.add(ranks.row + begin, ranks.rank)
     return found.of_all(processes).result(protocol, q_pids, num_gallery, max_rank)
 
 
-def _blocks(
+def query_blocks(
     distances: BlockFunc, num_query: int, num_gallery: int, block_bytes: int | None, processes: Processes | None
 ) -> Iterator[tuple[int, Tensor]]:
+    """The number of each block's first query and its distances, for the queries that are this process's share.
+
+    Example:
+        >>> blocks = query_blocks(lambda start, stop: torch.zeros(stop - start, 3), 2, 3, None, None)
+        >>> [(start, list(block.shape)) for start, block in blocks]
+        [(0, [2, 3])]
+    """
     height = block_height(num_query, num_gallery, block_bytes)
     first, last = 0, num_query
     if processes is not None:  # whole tiles, so that products do not depend on the number of processes
@@ -255,7 +262,7 @@ def _evaluate_strict(
 ) -> EvalResult:
     found = _PerQuery()
     num_centroids = len(gallery.pids)
-    for start, block in _blocks(distances, len(q_pids), len(gallery.embeddings), block_bytes, processes):
+    for start, block in query_blocks(distances, len(q_pids), len(gallery.embeddings), block_bytes, processes):
         row = np.flatnonzero(gallery.relevant[start : start + len(block)] >= 0)
         column = gallery.own[start + row]
         distance = gather(block, row, gallery.relevant[start + row])

@@ -51,10 +51,10 @@ def write_evaluation(
     """Write metrics.json and per_query.csv.
 
     metrics.json holds the metrics under their logged names, ``protocols`` with the details of each result,
-    ``settings``, and, if there is a ROC table, ``verification`` with its thresholds. If metrics are inflated,
-    ``caveat`` comes first and says which. per_query.csv has one row for each result and query; the numbers of a query
-    without a match are empty, and so are cameras where there are none. Cameras without names are numbered from 0, ranks
-    from 1.
+    ``settings``, and, if there is a ROC table, ``verification`` with its thresholds, ``equal_error_rate`` and
+    ``verification_curve``, lists of FAR, TAR and threshold. If metrics are inflated, ``caveat`` comes first and says
+    which. per_query.csv has one row for each result and query; the numbers of a query without a match are empty, and so
+    are cameras where there are none. Cameras without names are numbered from 0, ranks from 1.
 
     Args:
         output_dir: folder for the two files, created if missing.
@@ -88,7 +88,11 @@ def write_evaluation(
     document: dict[str, Any] = {"caveat": f"mAP and Top-k are {caveat}."} if caveat else {}
     document |= {**metrics, "protocols": details, "settings": dict(settings or {}), **(about or {})}
     if verification is not None:
+        rate, threshold = verification.equal_error_rate()
         document["verification"] = _thresholds(verification)
+        document["equal_error_rate"] = {"rate": rate, "threshold": threshold}
+        curve = verification.curve()
+        document["verification_curve"] = {name: values.tolist() for name, values in vars(curve).items()}
     folder = Path(output_dir)
     written = write_text(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     return written, write_text(folder / "per_query.csv", _per_query_table(results, retrieval))

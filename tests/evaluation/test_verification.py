@@ -5,7 +5,7 @@ import pytest
 
 from evaluation.rerank import Rerank
 from evaluation.retrieval import RankingOptions, RetrievalSet
-from evaluation.verification import FAR_LEVELS, roc_table
+from evaluation.verification import FAR_LEVELS, pair_histograms, roc_table
 from tests.evaluation import oracle
 from utils.errors import UserError
 
@@ -80,3 +80,69 @@ def test_bad_input():
         roc_table(RetrievalSet(*data[:4], np.zeros(40), np.zeros(150)))
     with pytest.raises(UserError, match="no pairs of different identities"):
         roc_table(RetrievalSet(*data[:2], np.zeros(40), np.zeros(150), np.zeros(40), np.ones(150)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_error_rate_of_all_pairs(seed):
+    """Between the last threshold with FAR < 1 - TAR and the first without, found by trying each."""
+    query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw(seed)
+    table = roc_table(RetrievalSet(*data))
+    distances = oracle.squared_euclidean(query, gallery)
+    same = q_pids[:, None] == g_pids
+    genuine, impostor = distances[same & (q_camids[:, None] != g_camids)], distances[~same]
+    tried = [((impostor <= t).mean(), (genuine > t).mean(), t) for t in np.sort(distances, axis=None)]
+    after = next(i for i, (far, frr, _) in enumerate(tried) if far >= frr)
+    rate, threshold = table.equal_error_rate()
+    step = 1 / min(len(genuine), len(impostor))
+    assert tried[after - 1][0] - step <= rate <= tried[after][0] + step
+    slack = table.edges[1] - table.edges[0]
+    assert tried[after - 1][2] - slack <= threshold <= tried[after][2] + slack
+
+
+def test_equal_error_rate_of_a_small_table():
+    """FAR 0, 0, 0, 0.5, 1 and TAR 0, 0.5, 0.5, 0.5, 1 at the edges: both errors are one half at 1.5."""
+    gallery = np.array([[1, 0], [-1, 0], [0, 1], [-1, 0]], np.float32)
+    retrieval = RetrievalSet(np.array([[1, 0]], np.float32), gallery, [7], [7, 7, 8, 8], [0], [1, 1, 1, 1])
+    table = roc_table(retrieval, RankingOptions("cosine"), bins=4)
+    assert table.equal_error_rate() == (0.5, 1.5)
+    curve = table.curve()
+    assert list(zip(curve.threshold, curve.far, curve.tar, strict=True)) == [
+        (0, 0, 0), (0.5, 0, 0.5), (1, 0, 0.5), (1.5, 0.5, 0.5), (2, 1, 1)
+    ]  # fmt: skip
+
+
+def test_equal_error_rate_is_interpolated():
+    """Rates cross within one bin: FAR 0 and 2/3, 1 - TAR 1 and 0."""
+    retrieval = RetrievalSet([[1.0, 0]], [[1.0, 0.0], [0.9, 0.1], [0.9, 0.1], [-1, 0]], [7], [7, 8, 8, 8], [0], [1] * 4)
+    rate, threshold = roc_table(retrieval, RankingOptions("cosine"), bins=4).equal_error_rate()
+    assert (rate, threshold) == pytest.approx((0.4, 0.3))
+
+
+def test_curve_is_part_of_the_whole_and_short():
+    table = roc_table(RetrievalSet(*draw(0, 200, 600)))
+    far, tar = table.rates()
+    curve = table.curve(100)
+    assert 50 < len(curve.far) <= 100
+    place = np.searchsorted(table.edges, curve.threshold)
+    np.testing.assert_array_equal(curve.far, far[place])
+    np.testing.assert_array_equal(curve.tar, tar[place])
+    assert (np.diff(curve.threshold) > 0).all()
+    assert (curve.far[0], curve.tar[0], curve.far[-1], curve.tar[-1]) == (0, 0, 1, 1)
+    for level in (1e-4, 1e-3, 1e-2):  # small rates are there as well, on which applications look
+        assert ((curve.far > level / 2) & (curve.far < level * 2)).any()
+    assert np.diff(curve.tar).max() < 0.05
+    assert len(table.curve().far) <= 500
+
+
+def test_groups_of_pairs():
+    query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw(0)
+    halves = (q_pids % 2, g_pids % 2)
+    found = pair_histograms(RetrievalSet(*data), halves=halves, bins=50)
+    same = q_pids[:, None] == g_pids
+    group = np.where(halves[0][:, None] == halves[1], halves[1], 2)
+    number = (oracle.squared_euclidean(query, gallery) / found.edges[1]).astype(int)
+    for i in range(3):
+        genuine = np.bincount(number[(group == i) & same & (q_camids[:, None] != g_camids)], minlength=50)
+        impostor = np.bincount(number[(group == i) & ~same], minlength=50)
+        assert found.genuine[i].tolist() == genuine.tolist()
+        assert found.impostor[i].tolist() == impostor.tolist()
