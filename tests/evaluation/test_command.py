@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from evaluation.__main__ import main
+from evaluation.calibration import calibrate, describe_calibration, read_calibration
 from evaluation.metrics import evaluate_embeddings
+from evaluation.open_set import describe_open_set, draw_unknown, evaluate_open_set, open_set_details
 from evaluation.rerank import QueryExpansion, Rerank
-from evaluation.retrieval import RankingOptions
+from evaluation.retrieval import RankingOptions, RetrievalSet
+from evaluation.verification import roc_table
 from tests.launch import run_code, run_module
 
 
@@ -244,3 +247,101 @@ def test_what_is_not_given_is_as_the_settings_have_it(files, monkeypatch):
     monkeypatch.setattr("evaluation.metrics.evaluate", record)
     main([*files[0], "--rerank", "--query-expansion", "5"])
     assert asked == [(RankingOptions(rerank=Rerank(), query_expansion=QueryExpansion()), 50, None)]
+
+
+def test_equal_error_rate_and_curve(files, capsys):
+    arguments, data, folder = files
+    assert main([*arguments, "--roc", "--output", str(folder / "out")]) == 0
+    table = roc_table(RetrievalSet(*data))
+    rate, threshold = table.equal_error_rate()
+    assert f"    EER {rate:.2%} (distance up to {threshold:.6g})" in capsys.readouterr().out
+    written = json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert written["equal_error_rate"] == {"rate": rate, "threshold": threshold}
+    assert [row["far_level"] for row in written["verification"]] == list(table.far_levels)
+    assert written["verification_curve"] == {name: x.tolist() for name, x in vars(table.curve()).items()}
+
+
+def test_open_set(files, capsys):
+    arguments, data, folder = files
+    options = ["--open-set", "--unknown", "0.4", "--seed", "3", "--rank", "5", "--output", str(folder / "out")]
+    assert main([*arguments, *options]) == 0
+    retrieval = RetrievalSet(*data)
+    found = evaluate_open_set(retrieval, left_out=draw_unknown(retrieval, 0.4, 3))
+    out = capsys.readouterr().out
+    for line in describe_open_set(found, (1, 5)):
+        assert line in out
+    assert "; the gallery images of 2 identities are left out here):" in out
+    assert f"mAP {evaluate_embeddings(*data).mAP:.2%}" in out  # with all of the gallery
+    written = json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert written["open_set"] == open_set_details(found, (1, 5))
+    assert written["settings"]["unknown"] == 0.4
+
+
+def test_without_unknown_queries_the_way_to_some_is_told(files, capsys):
+    assert main([*files[0], "--open-set"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        "error: There are no unknown queries: the gallery holds the identity of every query. Add queries of other "
+        "identities, or leave the gallery images of some out (--unknown 0.5, for half of the identities).\n"
+    )
+
+
+@pytest.mark.parametrize(("method", "prior"), [("isotonic", None), ("platt", 0.5)])
+def test_calibration(files, capsys, method, prior):
+    arguments, data, folder = files
+    options = ["--calibrate", method, "--normalize", "--seed", "2", "--output", str(folder / "out")]
+    assert main([*arguments, *options, *(["--prior", str(prior)] if prior else [])]) == 0
+    fitted = calibrate(RetrievalSet(*data), RankingOptions(feat_norm=True), method=method, prior=prior, seed=2)
+    out = capsys.readouterr().out
+    assert "\n".join(describe_calibration(fitted)) in out
+    assert out.endswith(f"written: {folder}/out/calibration.json\n")
+    for name in ("calibration.json", "metrics.json"):
+        assert read_calibration(folder / "out" / name) == fitted
+
+
+def test_a_calibration_says_of_which_network_it_is(files):
+    """If both folders say it, and say the same."""
+    _, data, folder = files
+    about = {"weights": "abc", "dimension": 5}
+    for name, feats, pids, camids in (("q", data[0], data[2], data[4]), ("g", data[1], data[3], data[5])):
+        (folder / name).mkdir()
+        for kind, array in (("embeddings", feats), ("pids", pids), ("camids", camids)):
+            np.save(folder / name / f"{kind}.npy", array)
+        (folder / name / "gallery.json").write_text(json.dumps({"embedder": about}))
+    arguments = ["--query", str(folder / "q"), "--gallery", str(folder / "g"), "--calibrate", "platt"]
+    assert main([*arguments, "--output", str(folder / "out")]) == 0
+    assert read_calibration(folder / "out" / "calibration.json").network.items() > about.items()
+    for other in ({"embedder": {**about, "weights": "b"}}, {}):
+        (folder / "g" / "gallery.json").write_text(json.dumps(other))
+        assert main([*arguments, "--output", str(folder / "out")]) == 0
+        assert read_calibration(folder / "out" / "calibration.json").network == {}
+
+
+def test_options_of_decisions_without_the_decision_are_named(files, capsys):
+    assert main([*files[0], "--unknown", "0.5", "--rank", "3", "--prior", "0.5", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "note: --unknown 0.5 has no effect without --open-set.",
+        "note: --rank 3 has no effect without --open-set.",
+        "note: --prior 0.5 has no effect without --calibrate.",
+        "note: --seed 1 has no effect without --open-set --unknown or --calibrate.",
+    ]
+    assert main([*files[0], "--calibrate", "platt", "--seed", "1"]) == 0
+    assert main([*files[0], "--open-set", "--unknown", "0.5", "--seed", "1"]) == 0
+    assert "no effect" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--unknown", "1", "'1' is not a number between 0 and 1, without these"),
+        ("--prior", "x", "'x' is not a number between 0 and 1, without these"),
+        ("--rank", "0", "'0' is not a whole number, 1 or more"),
+        ("--seed", "-1", "'-1' is not a whole number, 0 or more"),
+    ],
+)
+def test_a_wrong_number_is_explained(files, capsys, option, text, message):
+    with pytest.raises(SystemExit) as ended:
+        main([*files[0], f"{option}={text}"])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
