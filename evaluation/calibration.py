@@ -111,7 +111,7 @@ class Calibration:
         return np.where(np.isnan(distance), np.nan, values[ends.searchsorted(distance).clip(max=len(ends) - 1)])
 
     def distance(self, probability: float) -> float:
-        """The largest distance that has at least a probability; infinity if every distance has.
+        """The largest distance that has at least a probability, as a float32 number; infinity if every distance has.
 
         Raises:
             UserError: the probability is not between 0 and 1, or no distance has it.
@@ -125,10 +125,29 @@ class Calibration:
                 "lower one."
             )
         if self.method == "platt":
-            return float((math.log(1 / probability - 1) - self.parameters["offset"]) / self.parameters["slope"])
-        ends, values = self._steps()
-        reached = int((values >= probability).sum())
-        return math.inf if reached == len(ends) else float(ends[reached - 1])
+            limit = (math.log(1 / probability - 1) - self.parameters["offset"]) / self.parameters["slope"]
+        else:
+            ends, values = self._steps()
+            reached = int((values >= probability).sum())
+            limit = math.inf if reached == len(ends) else float(ends[reached - 1])
+        rounded = np.float32(limit)  # distances are float32, and would be compared with a limit that is rounded up
+        return float(rounded if float(rounded) <= limit else np.nextafter(rounded, np.float32(-np.inf)))
+
+    def check_network(self, embedder: Mapping[str, Any], file: str | Path) -> None:
+        """Raise a UserError if the calibration is known to be of another network, or of other images of it.
+
+        Args:
+            embedder: the network in use, as ``network`` describes it. A difference in precision, which moves distances
+                little, is none.
+            file: where the calibration comes from, for the message.
+        """
+        for key, value in embedder.items():
+            if key != "dtype" and self.network.get(key, value) != value:
+                was, now = (f"{str(v)[:12]}..." if key == "weights" else v for v in (self.network[key], value))
+                raise UserError(
+                    f"the calibration in {file} is of embeddings with {key} {was}, but here it is {now}: make one of "
+                    "this network's embeddings (python -m evaluation --calibrate isotonic --output DIR)."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as JSON can hold it; :meth:`from_dict` reads it back."""
@@ -142,9 +161,7 @@ class Calibration:
             UserError: an entry is missing, or of another kind.
         """
         try:
-            named = {name: document[name] for name in ("method", "parameters", "metric", "prior")}
-            more = {name: dict(document.get(name) or {}) for name in ("network", "reliability")}
-            return cls(**named, normalize=bool(document["normalize"]), **more)
+            return cls(**{name: document[name] for name in cls.__dataclass_fields__})
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -292,7 +309,8 @@ def _fit_isotonic(genuine: IntArray, impostor: IntArray, edges: FloatArray, prio
         raise UserError(_NO_BETTER)
     same, other, last = np.array(steps).T
     own, others = _weights(same, other, prior)
-    return {"distances": edges[last + 1].tolist(), "probabilities": (own / (own + others)).tolist()}
+    falling = np.minimum.accumulate(own / (own + others))  # also where two are equal up to rounding
+    return {"distances": edges[last + 1].tolist(), "probabilities": falling.tolist()}
 
 
 def _fit_platt(genuine: IntArray, impostor: IntArray, edges: FloatArray, prior: float) -> dict[str, Any]:
@@ -335,7 +353,7 @@ def _reliability(calibration: Calibration, pairs: PairHistograms) -> dict[str, A
     place = np.minimum((p * _RELIABILITY_BINS).astype(np.int64), _RELIABILITY_BINS - 1)
 
     def summed(values: Any) -> FloatArray:
-        return np.bincount(place, values, minlength=_RELIABILITY_BINS)
+        return np.bincount(place, values, minlength=_RELIABILITY_BINS).astype(np.float64)
 
     total, predicted, observed = summed(own + others), summed((own + others) * p), summed(own)
     rows = [

@@ -44,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="size of the images; default: INPUT.SIZE_TEST of the checkpoint",
     )
     parser.add_argument(
+        "--calibration",
+        default="",
+        metavar="FILE",
+        help="keep a calibration in the metadata: the calibration.json of python -m evaluation --calibrate isotonic "
+        "--output DIR, made of this network's embeddings",
+    )
+    parser.add_argument(
         "--network",
         default="",
         metavar="PACKAGE.MODULE:NAME",
@@ -68,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
             dynamic_batch=args.dynamic_batch,
             size=tuple(args.size) if args.size else None,
             network=args.network,
+            calibration=args.calibration,
         )
         height, width = facts["image_size"]
         sys.stdout.write(

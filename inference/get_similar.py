@@ -86,8 +86,9 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     Raises:
         UserError: the gallery does not exist or does not fit the model, a query cannot be read (the message names it),
-            or --max-far finds no threshold; and as for :func:`inference.searching.search.search`.
+            or --max-far or --min-probability finds no threshold; and as for :func:`inference.searching.search.search`.
     """
+    use_calibration_of_gallery(args)
     options = options_from_args(args, cfg.SOLVER.DISTANCE_FUNC, args.topk, args.normalize_features)
     folder = require_writable(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES), "OUTPUT_DIR")
     from inference.galleries.gallery import EMBEDDINGS, check_comparable, read_gallery
@@ -96,6 +97,10 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     exclusion = read_exclusion(args, cfg, gallery)
     embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",))
     check_comparable(gallery, embedder.identity, args.gallery_data)
+    if options.calibration is not None:
+        options.calibration.check_network(embedder.identity, args.calibration)
+        if not options.calibration.network:
+            logger.info("%s does not say of which network it is; it must be that of the queries.", args.calibration)
     queries, paths = embedder.embed_folder(
         cfg.DATASETS.ROOT_DIR, args.images_in_subfolders, print_freq=args.print_freq, progress=cfg.TRAINER.PROGRESS_BAR
     )
@@ -111,9 +116,22 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         logger.info(line)
     save_array(folder / "query_embeddings.npy", queries)
     save_array(folder / "query_paths.npy", paths)
-    files = write_results(folder, formats_from_args(args), paths, gallery.paths, found.indices, found.distances)
+    calibration = options.calibration
+    probabilities = None if calibration is None else calibration.probability(found.distances)
+    results = (paths, gallery.paths, found.indices, found.distances, probabilities)
+    files = write_results(folder, formats_from_args(args), *results)
     note = _note_of_sheet(*found.indices.shape) if args.html else ""
     logger.info("%d queries against %d: %s%s", len(paths), len(gallery.paths), ", ".join(map(str, files)), note)
+
+
+def use_calibration_of_gallery(args: argparse.Namespace) -> None:
+    """Let --min-probability use calibration.json in the folder of the gallery, unless --calibration names another."""
+    if args.min_probability is None or args.calibration is not None:
+        return
+    from evaluation.calibration import CALIBRATION_FILE
+
+    file = Path(args.gallery_data) / CALIBRATION_FILE
+    args.calibration = str(file) if file.is_file() else None
 
 
 def _note_of_sheet(queries: int, results: int) -> str:

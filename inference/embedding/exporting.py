@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from checkpoints.digest import digest_of
 from datasets.transforms.build import eval_transforms
 from datasets.transforms.pixels import ResizedPlanes
+from evaluation.calibration import read_calibration
 from modelling.backbones.resnet import ResNet
 from modelling.bases import EmbeddingPath, ModelBase
 from modelling.origin import embedding_settings
@@ -65,6 +67,7 @@ def export_checkpoint(
     dynamic_batch: bool = False,
     size: tuple[int, int] | None = None,
     network: str = "",
+    calibration: str | os.PathLike[str] = "",
 ) -> dict[str, Any]:
     """Write the network of a checkpoint to a file, run the file, and keep it only if it agrees with torch.
 
@@ -76,6 +79,7 @@ def export_checkpoint(
         dynamic_batch: take any number of images at once instead of one; TorchScript always does.
         size: height and width of the images; INPUT.SIZE_TEST of the checkpoint if None.
         network: as for :meth:`inference.embedding.embedder.Embedder.from_checkpoint`.
+        calibration: a file of :func:`evaluation.calibration.write_calibration`, kept in the metadata; "" for none.
 
     Returns:
         The metadata, and the results of the comparison: ``cosine`` (the lowest) and ``relative_error`` (the largest
@@ -84,19 +88,14 @@ def export_checkpoint(
     Raises:
         UnknownNameError: the format is unknown.
         UserError: the checkpoint cannot be used or is the output, a package is missing, the output cannot be written,
-            torch fails to write the format, or the written file disagrees with torch.
+            torch fails to write the format, the written file disagrees with torch, or the calibration is of other
+            embeddings.
     """
-    if format not in WRITERS:
-        raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(WRITERS)}.")
-    if Path(output).is_dir():
-        raise UserError(f"{os.fspath(output)!r} is a folder; expected the name of a file.")
-    if Path(output).exists() and Path(checkpoint).exists() and Path(output).samefile(checkpoint):
-        raise UserError(f"{output} is the checkpoint itself, which would be overwritten; name another output file.")
-    if format == "onnx":
-        for package in ("onnx", "onnxruntime"):
-            require(package, "export", "--format onnx")
+    _check(checkpoint, output, format)
     model = ModelBase.load_from_checkpoint(checkpoint, cfg={"MODEL": {"NAME": network}})
     metadata = _metadata(model, Path(checkpoint), unit, dynamic_batch or format == "torchscript", size)
+    if calibration:
+        metadata["calibration"] = _checked_calibration(os.fspath(calibration), model, metadata)
     exported = EmbeddingNetwork(model, unit)
     height, width = metadata["image_size"]
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
@@ -116,6 +115,18 @@ def export_checkpoint(
                 f"least {MIN_COSINE}; relative error {error:.1e}, allowed at most {allowed:.1e})."
             )
     return {**metadata, "cosine": cosine, "relative_error": error}
+
+
+def _check(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], format: str) -> None:
+    if format not in WRITERS:
+        raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(WRITERS)}.")
+    if Path(output).is_dir():
+        raise UserError(f"{os.fspath(output)!r} is a folder; expected the name of a file.")
+    if Path(output).exists() and Path(checkpoint).exists() and Path(output).samefile(checkpoint):
+        raise UserError(f"{output} is the checkpoint itself, which would be overwritten; name another output file.")
+    if format == "onnx":
+        for package in ("onnx", "onnxruntime"):
+            require(package, "export", "--format onnx")
 
 
 def _write(format: str, network: nn.Module, *args: Any) -> RunFile:
@@ -207,6 +218,20 @@ def _metadata(
         "source_sha256": digest,
         "exporter": f"torch {torch.__version__}",
     }
+
+
+def _checked_calibration(file: str, model: ModelBase, metadata: dict[str, Any]) -> dict[str, Any]:
+    calibration = read_calibration(file)
+    if metadata["normalized"] and calibration.metric != "cosine" and not calibration.normalize:
+        raise UserError(
+            f"the calibration in {file} is of embeddings as they are, but --normalize exports a network that scales "
+            "them to unit length: make the calibration with --normalize."
+        )
+    names = {"size": "image_size", "mean": "pixel_mean", "std": "pixel_std", "resize": "resize_mode"}
+    names |= {name: name for name in ("exif_orientation", "flip", *embedding_settings(model.hparams))}
+    digest = digest_of({"backbone": model.backbone, "bn": model.bn})
+    calibration.check_network({"weights": digest, **{key: metadata[name] for key, name in names.items()}}, file)
+    return calibration.to_dict()
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ def write_contact_sheet(
     gallery_paths: Sequence[str],
     indices: Any,
     distances: Any,
+    probabilities: Any = None,
     *,
     max_queries: int = MAX_QUERIES,
     max_results: int = MAX_RESULTS,
@@ -42,6 +43,7 @@ def write_contact_sheet(
         gallery_paths: N image files or names.
         indices: [Q, K] integer rows of the gallery, nearest first, or -1.
         distances: [Q, K] floating.
+        probabilities: [Q, K] floating, shown beside the distances; None if they are not known.
         max_queries: how many queries are shown, from the first on; the page says how many there are.
         max_results: how many results are shown for each query.
     """
@@ -53,14 +55,20 @@ def write_contact_sheet(
     note.append(f"up to {min(max_results, indices.shape[1])} results each, nearest first")
     note.append(f"gallery of {_counted(len(gallery_paths), 'item', 'items')}")
     before, after = _PAGE.split("<!-- rows -->")
+    if probabilities is not None:
+        before = before.replace("rank and distance.", "rank, distance and the probability that it is of one identity.")
     with path.open("w", encoding="utf-8", errors="replace") as stream:
         stream.write(before.replace("<!-- note -->", html.escape("; ".join(note))))
         for i in range(shown):
             found = indices[i] >= 0
-            kept = zip(indices[i][found][:max_results].tolist(), distances[i][found].tolist(), strict=False)
+            captions = [f"{distance:.4g}" for distance in distances[i][found][:max_results].tolist()]
+            if probabilities is not None:
+                likely = probabilities[i][found][:max_results].tolist()
+                captions = [f"{caption} ({p:.1%})" for caption, p in zip(captions, likely, strict=True)]
+            rows = indices[i][found][:max_results].tolist()
             results = [
-                _tile(str(gallery_paths[row]), f"{rank}. {distance:.4g}", path.parent, thumbnails)
-                for rank, (row, distance) in enumerate(kept, start=1)
+                _tile(str(gallery_paths[row]), f"{rank}. {caption}", path.parent, thumbnails)
+                for rank, (row, caption) in enumerate(zip(rows, captions, strict=True), start=1)
             ]
             query = _tile(str(query_paths[i]), Path(query_paths[i]).name, path.parent, _thumbnail)
             listed = "".join(f"<li>{tile}</li>" for tile in results) or '<li class="none">nothing near enough</li>'

@@ -12,6 +12,7 @@ from utils.files import written_whole
 
 AnyPath = str | os.PathLike[str]
 Paths = Sequence[str]
+Numbers = dict[str, Any]  # "distance" and perhaps "probability" -> [Q, K]
 
 
 def write_results(
@@ -21,6 +22,7 @@ def write_results(
     gallery_paths: Paths,
     indices: Any,
     distances: Any,
+    probabilities: Any = None,
 ) -> list[Path]:
     """Write the results of a search in one or several formats; each file appears whole or not at all.
 
@@ -29,6 +31,8 @@ def write_results(
     - ``jsonl``: results.jsonl, a line for each query: {"query", "results": [{"rank", "index", "path", "distance"}]}
     - ``csv``: results.csv, a row for each result: query, rank, index, path, distance
     - ``html``: results.html, a contact sheet, see :func:`inference.results.contact_sheet.write_contact_sheet`
+
+    With probabilities, npy has an array "probabilities" as well, and a result of jsonl and csv a "probability".
 
     Ranks count from 1, indices are rows of the gallery from 0.
 
@@ -39,6 +43,7 @@ def write_results(
         gallery_paths: N image files, or names of identities.
         indices: [Q, K] integer rows of the gallery, nearest first; -1 where a query has fewer results.
         distances: [Q, K] floating.
+        probabilities: [Q, K] floating, that a result is of the query's identity; None if they are not known.
 
     Returns:
         The files, in the order of ``formats``.
@@ -56,63 +61,68 @@ def write_results(
         )
     if indices.size and int(indices.max()) >= len(gallery_paths):
         raise UserError(f"the results name gallery row {indices.max()}, but there are {len(gallery_paths)} paths.")
+    numbers = {"distance": distances} | ({} if probabilities is None else {"probability": probabilities})
     files = []
     for name in dict.fromkeys(formats):
         path = Path(output_dir) / f"results.{name}"
         with written_whole(path, keep_ending=True) as temporary:
-            _WRITERS[name](temporary, query_paths, gallery_paths, indices, distances)
+            _WRITERS[name](temporary, query_paths, gallery_paths, indices, numbers)
         files.append(path)
     return files
 
 
-def _rows(query_paths: Paths, indices: Any, distances: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Each query with its indices and distances, without the padding of their rows."""
-    for path, index, distance in zip(query_paths, indices, distances, strict=True):
+def _rows(query_paths: Paths, indices: Any, numbers: Numbers) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Each query with its indices and numbers, without the padding of their rows."""
+    for path, index, *row in zip(query_paths, indices, *numbers.values(), strict=True):
         found = index >= 0
-        yield str(path), index[found], distance[found]
+        yield str(path), index[found], {name: values[found] for name, values in zip(numbers, row, strict=True)}
 
 
-def _write_npy(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, distances: Any) -> None:
+def _write_npy(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, numbers: Numbers) -> None:
     import numpy as np
 
-    names = np.asarray(gallery_paths)
+    names, plural = np.asarray(gallery_paths), {"distance": "distances", "probability": "probabilities"}
     results = {
-        query: {"indices": index, "paths": names[index], "distances": distance}
-        for query, index, distance in _rows(query_paths, indices, distances)
+        query: {"indices": index, "paths": names[index], **{plural[name]: x for name, x in row.items()}}
+        for query, index, row in _rows(query_paths, indices, numbers)
     }
     with path.open("wb") as stream:
         np.save(stream, np.array(results, dtype=object), allow_pickle=True)
 
 
-def _write_jsonl(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, distances: Any) -> None:
+def _write_jsonl(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, numbers: Numbers) -> None:
     with path.open("w", encoding="ascii") as stream:
-        for query, index, distance in _rows(query_paths, indices, distances):
+        for query, index, row in _rows(query_paths, indices, numbers):
+            columns = (index.tolist(), *(values.tolist() for values in row.values()))
             found = [
-                {"rank": rank, "index": i, "path": str(gallery_paths[i]), "distance": float(_digits(d))}
-                for rank, (i, d) in enumerate(zip(index.tolist(), distance.tolist(), strict=True), start=1)
+                {"rank": rank, "index": i, "path": str(gallery_paths[i])}
+                | {name: float(_digits(value)) for name, value in zip(row, values, strict=True)}
+                for rank, (i, *values) in enumerate(zip(*columns, strict=True), start=1)
             ]
             stream.write(json.dumps({"query": query, "results": found}) + "\n")
 
 
-def _write_csv(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, distances: Any) -> None:
+def _write_csv(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, numbers: Numbers) -> None:
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("query", "rank", "index", "path", "distance"))
-        for query, index, distance in _rows(query_paths, indices, distances):
-            for rank, (i, d) in enumerate(zip(index.tolist(), distance.tolist(), strict=True), start=1):
-                writer.writerow((query, rank, i, str(gallery_paths[i]), _digits(d)))
+        writer.writerow(("query", "rank", "index", "path", *numbers))
+        for query, index, row in _rows(query_paths, indices, numbers):
+            columns = (index.tolist(), *(values.tolist() for values in row.values()))
+            for rank, (i, *values) in enumerate(zip(*columns, strict=True), start=1):
+                writer.writerow((query, rank, i, str(gallery_paths[i]), *map(_digits, values)))
 
 
-def _write_html(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, distances: Any) -> None:
+def _write_html(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, numbers: Numbers) -> None:
     from inference.results.contact_sheet import write_contact_sheet
 
-    write_contact_sheet(path, query_paths, gallery_paths, indices, distances)
+    found = numbers["distance"], numbers.get("probability")
+    write_contact_sheet(path, query_paths, gallery_paths, indices, *found)
 
 
-def _digits(distance: float) -> str:
-    return f"{distance:.9g}"  # as many digits as a float32 needs to be read back unchanged
+def _digits(number: float) -> str:
+    return f"{number:.9g}"  # as many digits as a float32 needs to be read back unchanged
 
 
-_Writer = Callable[[Path, Paths, Paths, Any, Any], None]
+_Writer = Callable[[Path, Paths, Paths, Any, Numbers], None]
 _WRITERS: dict[str, _Writer] = {"npy": _write_npy, "jsonl": _write_jsonl, "csv": _write_csv, "html": _write_html}
 FORMATS = ("npy", "jsonl", "csv")  # for --format; html has an option of its own

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from evaluation.calibration import Calibration
     from inference.searching.exact import Found
     from inference.searching.exclusion import Exclusion, Finder
 
@@ -50,6 +51,7 @@ class SearchOptions:
         index: "exact", or "faiss:flat", "faiss:ivf", "faiss:hnsw", also with ":NUMBER" (see --index).
         store: "milvus:URI" to search a Milvus store instead; "" for none.
         metric, topk, normalize, max_distance: as for :func:`search_gallery`.
+        calibration: gives the results' distances a probability; None if there is none.
 
     Raises:
         UserError: both an index and a store are given.
@@ -61,6 +63,7 @@ class SearchOptions:
     topk: int = 100
     normalize: bool = False
     max_distance: float | None = None
+    calibration: "Calibration | None" = None
 
     def __post_init__(self) -> None:
         if self.store and self.index != "exact":
@@ -79,7 +82,7 @@ class SearchResult:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --index, --store, --max-distance, --max-far, --format and --html; :func:`options_from_args` reads them."""
+    """Add --index, --store, the limits of results, --format and --html; :func:`options_from_args` reads them."""
     parser.add_argument(
         "--index",
         type=_index,
@@ -97,6 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "embedded file) or milvus:http://host:19530; #name at the end names the collection; the access token comes "
         "from MILVUS_TOKEN. pip install 'centroids-reid[search]'",
     )
+    _add_limits(parser)
+    parser.add_argument(
+        "--format",
+        type=_formats,
+        default=("npy",),
+        metavar="LIST",
+        help=f"one or more of {','.join(FORMATS)}; default npy",
+    )
+    parser.add_argument("--html", action="store_true", help="also write results.html, a contact sheet")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-distance",
         type=_distance,
@@ -112,13 +127,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "same metric and normalisation",
     )
     parser.add_argument(
-        "--format",
-        type=_formats,
-        default=("npy",),
-        metavar="LIST",
-        help=f"one or more of {','.join(FORMATS)}; default npy",
+        "--min-probability",
+        type=_distance,
+        metavar="P",
+        help="leave out results whose probability to be of the query's identity is below P, according to the file of "
+        "--calibration, or else to calibration.json in the folder of the gallery",
     )
-    parser.add_argument("--html", action="store_true", help="also write results.html, a contact sheet")
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="write the probability of each result beside its distance; FILE is the calibration.json of python -m "
+        "evaluation --calibrate isotonic --output DIR, made with the same network, metric and normalisation",
+    )
 
 
 def options_from_args(args: argparse.Namespace, metric: str, topk: int, normalize: bool) -> SearchOptions:
@@ -129,18 +149,36 @@ def options_from_args(args: argparse.Namespace, metric: str, topk: int, normaliz
         metric, topk, normalize: what the program learns from other options.
 
     Raises:
-        UserError: --index and --store or --max-distance and --max-far are combined, or --max-far finds no threshold.
+        UserError: --index and --store or two limits are combined, --max-far or --min-probability finds no threshold, or
+            --calibration is of other distances.
     """
-    limit = args.max_distance
+    limits = {"--max-distance": args.max_distance, "--max-far": args.max_far, "--min-probability": args.min_probability}
+    given = [name for name, value in limits.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other; give one of them.")
+    limit, calibration = args.max_distance, None
     if args.max_far:
-        if limit is not None:
-            raise UserError("--max-distance and --max-far exclude each other; give one of them.")
         from inference.searching.thresholds import threshold_from_file
 
         rate, file = args.max_far
         limit = threshold_from_file(rate, file, metric, normalize)
         logger.info("Keeping results up to the distance %.6g, for a false accept rate of %s.", limit, rate)
-    return SearchOptions(args.index, args.store or "", metric, topk, normalize, limit)
+    if args.calibration:
+        from inference.searching.thresholds import calibration_from_file
+
+        calibration = calibration_from_file(args.calibration, metric, normalize)
+    if args.min_probability is not None:
+        if calibration is None:
+            raise UserError(
+                "--min-probability needs --calibration FILE, which tells the probability of a distance: the "
+                "calibration.json of python -m evaluation --calibrate isotonic --output DIR."
+            )
+        try:
+            limit = calibration.distance(args.min_probability)
+        except UserError as error:
+            raise UserError(f"--min-probability {args.min_probability:g}: {error}") from error
+        logger.info("Keeping results up to the distance %.6g, for a probability of %g.", limit, args.min_probability)
+    return SearchOptions(args.index, args.store or "", metric, topk, normalize, limit, calibration)
 
 
 def formats_from_args(args: argparse.Namespace) -> tuple[str, ...]:

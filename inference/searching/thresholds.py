@@ -1,12 +1,14 @@
-"""Distances up to which to accept results, from the threshold table of an evaluation."""
+"""Distances up to which to accept results, from the threshold table or the calibration of an evaluation."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import MissingPathError, UserError
 
 if TYPE_CHECKING:
+    from evaluation.calibration import Calibration
     from evaluation.verification import RocTable
 
 
@@ -56,13 +58,7 @@ def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> f
         other_ranking = settings["rerank"] or settings["query_expansion"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} has no table of thresholds; python -m evaluation --roc --output writes it.") from error
-    differing = []
-    if found["metric"] != metric:
-        differing.append(f"{found['metric']} distances, but this search uses {metric} ones (SOLVER.DISTANCE_FUNC)")
-    if found["normalize"] != normalize:
-        states = {True: "embeddings of unit length (--normalize)", False: "embeddings as they are"}
-        here = "has" if normalize else "lacks"
-        differing.append(f"{states[found['normalize']]}, but this search {here} --normalize_features")
+    differing = _differing(found, metric, normalize)
     if other_ranking:
         differing.append("distances after re-ranking or query expansion, but this search does neither")
     if differing:
@@ -78,3 +74,36 @@ def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> f
     if threshold is None:
         raise UserError(f"no threshold keeps a false accept rate of {rate}, according to {file}; give a higher rate.")
     return float(threshold)
+
+
+def _differing(found: Mapping[str, Any], metric: str, normalize: bool) -> list[str]:
+    """How the distances of an evaluation differ from those of a search."""
+    differing = []
+    if found["metric"] != metric:
+        differing.append(f"{found['metric']} distances, but this search uses {metric} ones (SOLVER.DISTANCE_FUNC)")
+    if found["normalize"] != normalize:
+        states = {True: "embeddings of unit length (--normalize)", False: "embeddings as they are"}
+        here = "has" if normalize else "lacks"
+        differing.append(f"{states[found['normalize']]}, but this search {here} --normalize_features")
+    return differing
+
+
+def calibration_from_file(file: str | Path, metric: str, normalize: bool) -> "Calibration":
+    """The calibration of an evaluation, for the distances of a search.
+
+    Args:
+        file: calibration.json or metrics.json of ``python -m evaluation --calibrate METHOD --output DIR``.
+        metric, normalize: those of the search; the evaluation must have used the same.
+
+    Raises:
+        UserError: there is no such file, or it is of other distances.
+    """
+    from evaluation.calibration import read_calibration
+
+    calibration = read_calibration(file)
+    differing = _differing({"metric": calibration.metric, "normalize": calibration.normalize}, metric, normalize)
+    if differing:
+        raise UserError(
+            f"the calibration in {file} is of {'; and of '.join(differing)}. Make it with the settings of the search."
+        )
+    return calibration

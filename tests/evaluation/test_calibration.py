@@ -1,6 +1,7 @@
 """Probabilities of distances against plain loops over the pairs of each half of the identities."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,15 @@ def test_a_limit_keeps_what_is_probable_enough_and_all_of_it(calibration):
         assert (p[~kept] < wanted).all()
 
 
+@pytest.mark.parametrize("end", [0.1, 0.3, 1 / 3])
+def test_a_limit_holds_for_distances_in_float32(end):
+    """0.1 as float32 is more than 0.1, and belongs to the next step."""
+    calibration = Calibration("isotonic", {"distances": [end, 1.0], "probabilities": [0.9, 0.1]}, "cosine", False, 0.1)
+    distances = np.append(np.nextafter(np.float32(end), np.float32([0, 9])), np.float32(end))
+    kept = distances <= np.float32(calibration.distance(0.5))
+    assert kept.tolist() == (calibration.probability(distances) >= 0.5).tolist()
+
+
 def test_steps():
     calibration = Calibration("isotonic", STEPS, "cosine", False, 0.1)
     assert calibration.probability([[-0.1, 0.25], [0.2501, 99]]).tolist() == [[0.95, 0.95], [0.5, 0.125]]
@@ -178,6 +188,21 @@ def test_written_and_read(tmp_path):
     assert read_calibration(write_calibration(tmp_path, found.to_dict())) == found
     (tmp_path / "metrics.json").write_text(json.dumps({"mAP": 1.0, "calibration": found.to_dict()}))
     assert read_calibration(tmp_path / "metrics.json") == found
+
+
+def test_a_calibration_of_another_network_is_refused():
+    network = {"weights": "0123456789abcdef", "size": [64, 32], "dtype": "float32"}
+    calibration = Calibration("isotonic", STEPS, "cosine", False, 0.1, network)
+    calibration.check_network({**network, "dtype": "bfloat16", "flip": True}, "c.json")  # flip is not known
+    replace(calibration, network={}).check_network(network, "c.json")
+    with pytest.raises(UserError) as refused:
+        calibration.check_network({**network, "weights": "fedcba9876543210"}, "c.json")
+    assert str(refused.value) == (
+        "the calibration in c.json is of embeddings with weights 0123456789ab..., but here it is fedcba987654...: make "
+        "one of this network's embeddings (python -m evaluation --calibrate isotonic --output DIR)."
+    )
+    with pytest.raises(UserError, match=r"with size \[64, 32\], but here it is \[1, 2\]"):
+        calibration.check_network({**network, "size": [1, 2]}, "c.json")
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from torchvision.models import resnet18
 from config.load import load_config
 from datasets.bases import ReidDataModule, Splits
 from evaluation import __main__ as evaluate
+from evaluation.calibration import read_calibration, write_calibration
 from inference import create_embeddings, get_similar
 from inference.command_line import embedder_from_config
 from inference.embedding.embedder import Embedder
@@ -147,6 +150,47 @@ def test_max_far(gallery, recorded_images, legacy_checkpoint, tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"error: the thresholds in {tmp_path / 'metrics.json'} are of embeddings of unit length (--normalize), but "
         "this search lacks --normalize_features. Make the table with the settings of the search.\n"
+    )
+
+
+def test_min_probability(gallery, recorded_images, legacy_checkpoint, tmp_path, capsys, caplog):
+    """By the calibration of an evaluation of the very gallery, in whose folder it is found."""
+    folder = shutil.copytree(gallery, tmp_path / "gallery")
+    pids = np.array([int(path.rsplit("/", 1)[1].split("_")[0]) for path in np.load(folder / "paths.npy")])
+    np.save(folder / "pids.npy", pids)
+    files = ["--query", str(folder), "--gallery", str(folder), "--ignore-cameras", "--calibrate", "isotonic"]
+    given = keys(sorted((recorded_images / "query").iterdir())[3], legacy_checkpoint, tmp_path / "out")
+    search = ["--gallery_data", folder, "--topk", "0", "--min-probability", "0.6"]
+    script_error(get_similar.main, *search, *given)
+    assert "error: --min-probability needs --calibration FILE" in capsys.readouterr().err
+    assert evaluate.main([*files, "--prior", "0.5", "--output", str(folder)]) == 0
+    calibration = read_calibration(folder / "calibration.json")
+    assert calibration.network["weights"]
+
+    get_similar.main([*map(str, search), "--format", "npy,csv", *given])
+    (found,) = np.load(tmp_path / "out" / "results.npy", allow_pickle=True).item().values()
+    assert 0 < len(found["indices"]) < len(pids)
+    np.testing.assert_array_equal(found["probabilities"], calibration.probability(found["distances"]))
+    assert found["probabilities"].min() >= 0.6
+    get_similar.main(["--gallery_data", str(folder), "--topk", "0", *given])
+    (everything,) = np.load(tmp_path / "out" / "results.npy", allow_pickle=True).item().values()
+    assert list(everything) == ["indices", "paths", "distances"]
+    assert (calibration.probability(everything["distances"]) >= 0.6).sum() == len(found["indices"])
+
+    write_calibration(folder, replace(calibration, network={}).to_dict())
+    caplog.set_level("INFO")
+    get_similar.main([*map(str, search), *given])
+    unsaid = f"{folder}/calibration.json does not say of which network it is; it must be that of the queries."
+    assert caplog.messages.count(unsaid) == 1
+
+    other = replace(calibration, network={**calibration.network, "weights": "0123456789abcdef"})
+    write_calibration(folder, other.to_dict())
+    capsys.readouterr()
+    script_error(get_similar.main, *search, *given)
+    assert capsys.readouterr().err.endswith(
+        f"error: the calibration in {folder}/calibration.json is of embeddings with weights 0123456789ab..., but here "
+        f"it is {calibration.network['weights'][:12]}...: make one of this network's embeddings (python -m evaluation "
+        "--calibrate isotonic --output DIR).\n"
     )
 
 

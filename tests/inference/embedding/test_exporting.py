@@ -7,6 +7,8 @@ import os
 import re
 import sys
 import warnings
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ import pytest
 import torch
 
 from checkpoints.plain import to_plain
-from inference import export
+from evaluation.calibration import Calibration, write_calibration
+from inference import Embedder, export
 from inference.embedding import exporting
 from inference.embedding.exporting import METADATA, WRITERS, export_checkpoint
 from modelling.backbones import BACKBONES
@@ -149,6 +152,36 @@ def test_the_file_runs_without_this_code(case, exported, checkpoints):
         "embedding_size": NETWORKS[name], "exif_orientation": True, "normalized": unit, "network": name,
         "source": f"{name}.ckpt",
     }  # fmt: skip
+
+
+def test_a_calibration_is_kept_in_the_metadata(checkpoints, tmp_path):
+    """A program that reads the file gets the calibration of the evaluation; one of other embeddings is refused."""
+    checkpoint = checkpoints["resnet18"][0]
+    network = Embedder.from_checkpoint(checkpoint, "cpu").identity
+    line = Calibration("platt", {"slope": 2.0, "offset": -1.0}, "euclidean", False, 0.1, network)
+    file, output = write_calibration(tmp_path, line.to_dict()), tmp_path / "a.pt"
+    export.main([str(checkpoint), str(output), "--format", "torchscript", "--calibration", str(file)])
+    with zipfile.ZipFile(output) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(f"/extra/{METADATA}.json"))
+        facts = json.loads(archive.read(name))
+    assert Calibration.from_dict(facts["calibration"]) == line
+    output.unlink()
+
+    with pytest.raises(UserError, match=r"is of embeddings as they are, but --normalize exports a network that scales"):
+        export_checkpoint(checkpoint, output, "torchscript", unit=True, calibration=file)
+    for key, value in (
+        ("weights", "ab"),
+        ("mean", [0, 0, 0]),
+        ("flip", True),
+        ("neck_feat", "before"),
+    ):
+        write_calibration(tmp_path, replace(line, network={**network, key: value}).to_dict())
+        with pytest.raises(UserError, match=f"is of embeddings with {key} "):
+            export_checkpoint(checkpoint, output, "torchscript", calibration=file)
+    with pytest.raises(UserError, match="is of embeddings with size"):
+        write_calibration(tmp_path, line.to_dict())
+        export_checkpoint(checkpoint, output, "torchscript", size=(96, 64), calibration=file)
+    assert not output.exists()
 
 
 @pytest.mark.by_hand

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.calibration import Calibration, write_calibration
 from evaluation.metrics import evaluate
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from evaluation.tables import write_evaluation
@@ -343,6 +345,52 @@ def test_threshold_of_a_written_evaluation(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- files
 
 
+def calibration_file(folder, metric="euclidean", normalize=False):
+    steps = {"distances": [0.5, 1.0, 4.0], "probabilities": [0.95, 0.5, 0.0]}
+    return str(write_calibration(folder, Calibration("isotonic", steps, metric, normalize, 0.1).to_dict()))
+
+
+def test_a_probability_becomes_a_distance(tmp_path, caplog):
+    file = calibration_file(tmp_path)
+    caplog.set_level("INFO")
+    options = parsed("--min-probability", "0.9", "--calibration", file)[0]
+    assert options.max_distance == 0.5
+    assert caplog.messages == ["Keeping results up to the distance 0.5, for a probability of 0.9."]
+    assert options.calibration.probability(0.6) == 0.5
+    alone = parsed("--calibration", file)[0]  # probabilities are written, and nothing is left out
+    assert (alone.max_distance, alone.calibration) == (None, options.calibration)
+
+
+@pytest.mark.parametrize("index", ["exact", "faiss:flat"])
+@pytest.mark.parametrize("topk", [0, 3])
+def test_every_engine_keeps_what_is_probable_enough(tmp_path, index, topk):
+    if index != "exact":
+        pytest.importorskip("faiss")
+    gallery = np.array([[0.5], [0.25], [2.0], [1.0]], np.float32)  # squared distances 0.25, 0.0625, 4 and 1
+    options = parsed("--min-probability", "0.5", "--calibration", calibration_file(tmp_path), "--index", index)[0]
+    result = search(np.zeros((1, 1), np.float32), gallery, replace(options, topk=topk))
+    assert result.indices[0][result.indices[0] >= 0].tolist() == [1, 0, 3]
+
+
+def test_a_probability_without_its_calibration_is_refused(tmp_path):
+    file = calibration_file(tmp_path)
+    with pytest.raises(UserError, match=r"--min-probability needs --calibration FILE, which tells the probability of"):
+        parsed("--min-probability", "0.9")
+    with pytest.raises(UserError, match=r"--max-distance and --min-probability exclude each other"):
+        parsed("--min-probability", "0.9", "--calibration", file, "--max-distance", "1")
+    with pytest.raises(UserError, match=r"--max-far and --min-probability exclude each other"):
+        parsed("--min-probability", "0.9", "--calibration", file, "--max-far", "0.1", "m.json")
+    for wrong in ("0", "1", "1.5"):
+        with pytest.raises(UserError, match=rf"--min-probability {wrong}: the probability is .*between 0 and 1"):
+            parsed("--min-probability", wrong, "--calibration", file)
+    with pytest.raises(UserError, match=r"--min-probability 0\.96: no distance has a probability of 0\.96: .*0\.95"):
+        parsed("--min-probability", "0.96", "--calibration", file)
+    with pytest.raises(UserError, match=r"none\.json does not exist"):
+        parsed("--calibration", "none.json")
+    with pytest.raises(UserError, match=r"is of cosine distances, but this search uses euclidean ones .* and of embed"):
+        parsed("--calibration", calibration_file(tmp_path, "cosine", True))
+
+
 def found():
     indices = np.array([[2, 0, 1], [1, -1, -1], [-1, -1, -1]])
     distances = np.array([[0.1234567, 0.25, 3.1234567e-8], [1.5, np.inf, np.inf], [np.inf] * 3], dtype=np.float32)
@@ -380,6 +428,24 @@ def test_files_of_results(tmp_path):
         ("q/b,c.jpg", "1", "1", "g/ö.jpg"),
     ]
     assert np.array_equal(np.float32([r["distance"] for r in rows]), distances[np.isfinite(distances)])
+
+
+def test_files_of_results_with_probabilities(tmp_path):
+    query_paths = found()[0]
+    probabilities = np.array([[0.9, 0.5, 0.1], [0.25, 0.0, 0.0], [0.0] * 3])
+    files = write_results(tmp_path, ["npy", "jsonl", "csv", "html"], *found(), probabilities)
+    entries = np.load(files[0], allow_pickle=True).item()
+    assert list(entries[query_paths[0]]) == ["indices", "paths", "distances", "probabilities"]
+    for row, count in enumerate((3, 1, 0)):
+        assert entries[query_paths[row]]["probabilities"].tolist() == probabilities[row, :count].tolist()
+    line = json.loads(files[1].read_text(encoding="utf-8").splitlines()[0])
+    expected = {"rank": 2, "index": 0, "path": "g/0.jpg", "distance": 0.25, "probability": 0.5}
+    assert line["results"][1] == expected
+    with files[2].open(encoding="utf-8", newline="") as stream:
+        assert [r["probability"] for r in csv.DictReader(stream)] == ["0.9", "0.5", "0.1", "0.25"]
+    page = files[3].read_text(encoding="utf-8")
+    assert "2. 0.25 (50.0%)" in page
+    assert "rank, distance and the probability that it is of one identity." in page
 
 
 def test_results_that_do_not_fit_are_refused(tmp_path):
