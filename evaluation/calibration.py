@@ -382,7 +382,7 @@ def describe_calibration(calibration: Calibration) -> list[str]:
         >>> pids, rows = [1, 2, 3, 4], [[0.0], [2], [4], [6]]
         >>> images = RetrievalSet(rows, [[row[0] + 0.1] for row in rows], pids, pids, [0] * 4, [1] * 4)
         >>> print(describe_calibration(calibrate(images, prior=0.5))[-2])
-            ECE 0.00%  Brier score 0 (0.25 if every pair had the prior)
+            ECE 0  Brier score 0 (0.25 if every pair had the prior)
     """
     found = calibration.reliability
     lines = [
@@ -395,7 +395,7 @@ def describe_calibration(calibration: Calibration) -> list[str]:
             f"{row['observed']:.2%} ({row['pairs']} pairs)"
         )
     lines.append(
-        f"    ECE {found['ece']:.2%}  Brier score {found['brier']:.4g} ({found['brier_of_prior']:.4g} if every pair "
+        f"    ECE {found['ece']:.3g}  Brier score {found['brier']:.4g} ({found['brier_of_prior']:.4g} if every pair "
         "had the prior)"
     )
     highest = float(calibration.probability(0.0))

@@ -82,7 +82,7 @@ class RocCurve:
         >>> images = RetrievalSet([[1.0]], [[1.0], [0.0]], [7], [7, 8], [0], [1, 1])
         >>> curve = roc_table(images).curve()
         >>> curve.far.tolist(), curve.tar.tolist()
-        ([0.0, 0.0, 1.0], [0.0, 1.0, 1.0])
+        ([0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 1.0])
     """
 
     far: FloatArray  # [P]

@@ -23,6 +23,7 @@ from utils.errors import UserError
 from utils.files import output_folder, require_writable, written_whole
 
 if TYPE_CHECKING:
+    from evaluation.calibration import Calibration
     from inference.galleries.gallery import Gallery
     from inference.searching.exclusion import Exclusion
 
@@ -98,9 +99,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",))
     check_comparable(gallery, embedder.identity, args.gallery_data)
     if options.calibration is not None:
-        options.calibration.check_network(embedder.identity, args.calibration)
-        if not options.calibration.network:
-            logger.info("%s does not say of which network it is; it must be that of the queries.", args.calibration)
+        check_calibration(options.calibration, gallery, embedder.identity, args)
     queries, paths = embedder.embed_folder(
         cfg.DATASETS.ROOT_DIR, args.images_in_subfolders, print_freq=args.print_freq, progress=cfg.TRAINER.PROGRESS_BAR
     )
@@ -132,6 +131,27 @@ def use_calibration_of_gallery(args: argparse.Namespace) -> None:
 
     file = Path(args.gallery_data) / CALIBRATION_FILE
     args.calibration = str(file) if file.is_file() else None
+
+
+def check_calibration(
+    calibration: "Calibration", gallery: "Gallery", embedder: dict[str, Any], args: argparse.Namespace
+) -> None:
+    """Raise a UserError if a calibration is of other distances than those of the search.
+
+    Args:
+        calibration: that of ``args.calibration``.
+        gallery: that of ``args.gallery_data``.
+        embedder: ``Embedder.identity`` of the queries.
+        args: the command line.
+    """
+    if gallery.of_centroids:
+        raise UserError(
+            f"the calibration in {args.calibration} is of pairs of images, but {args.gallery_data} holds centroids of "
+            "identities; create it with MODEL.USE_CENTROIDS False."
+        )
+    calibration.check_network(embedder, args.calibration)
+    if not calibration.network:
+        logger.info("%s does not say of which network it is; it must be that of the queries.", args.calibration)
 
 
 def _note_of_sheet(queries: int, results: int) -> str:

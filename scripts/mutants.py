@@ -12,6 +12,8 @@ METRICS = ("tests/evaluation/test_metrics.py", "tests/utils/test_reid_metric.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "losses/": ("tests/losses",),
     "evaluation/__main__.py": ("tests/evaluation/test_command.py",),
+    "evaluation/calibration.py": ("tests/evaluation/test_calibration.py",),
+    "evaluation/open_set.py": ("tests/evaluation/test_open_set.py",),
     "evaluation/pages.py": ("tests/evaluation/test_pages.py",),
     "evaluation/ranked_images.py": ("tests/evaluation/test_ranked_images.py",),
     "evaluation/rerank.py": ("tests/evaluation/test_rerank.py",),

@@ -183,6 +183,16 @@ def test_min_probability(gallery, recorded_images, legacy_checkpoint, tmp_path, 
     unsaid = f"{folder}/calibration.json does not say of which network it is; it must be that of the queries."
     assert caplog.messages.count(unsaid) == 1
 
+    about = json.loads((folder / "gallery.json").read_text())
+    (folder / "gallery.json").write_text(json.dumps({**about, "pid_from": "parent"}))
+    capsys.readouterr()
+    script_error(get_similar.main, *search, *given)
+    assert capsys.readouterr().err.endswith(
+        f"error: the calibration in {folder}/calibration.json is of pairs of images, but {folder} holds centroids of "
+        "identities; create it with MODEL.USE_CENTROIDS False.\n"
+    )
+    (folder / "gallery.json").write_text(json.dumps(about))
+
     other = replace(calibration, network={**calibration.network, "weights": "0123456789abcdef"})
     write_calibration(folder, other.to_dict())
     capsys.readouterr()
