@@ -169,7 +169,7 @@ class Calibration:
 
 
 def read_calibration(file: str | Path) -> Calibration:
-    """Read calibration.json, or the metrics.json of the same evaluation.
+    """Read calibration.json, or the metrics.json of the same evaluation, or the former in the folder of an evaluation.
 
     Raises:
         UserError: the file does not exist or holds no calibration; the message names it.
@@ -182,10 +182,11 @@ def read_calibration(file: str | Path) -> Calibration:
         none.json does not exist
     """
     expected = "python -m evaluation --calibrate isotonic --output DIR writes calibration.json."
-    if not Path(file).is_file():
+    file = Path(file) / CALIBRATION_FILE if Path(file).is_dir() else Path(file)
+    if not file.is_file():
         raise MissingPathError(f"{file} does not exist; {expected}")
     try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
         return Calibration.from_dict(document.get("calibration", document))
     except (OSError, ValueError, AttributeError) as error:  # a UserError is a ValueError
         raise UserError(f"{file} holds no calibration ({error}); {expected}") from error

@@ -210,7 +210,7 @@ def describe_open_set(result: OpenSetResult, ranks: Sequence[int] = (1,)) -> lis
     skipped = f", {result.num_skipped} known ones without a match left out" if result.num_skipped else ""
     drawn = f"; the gallery images of {result.left_out} identities are left out here" if result.left_out else ""
     unknown = len(result.alarm)
-    lines = [f"open set ({len(result.rank)} known and {unknown} unknown queries{skipped}{drawn}):"]
+    lines = [f"open set, single images ({len(result.rank)} known and {unknown} unknown queries{skipped}{drawn}):"]
     for table in (result.rates(rank=rank) for rank in ranks):
         for level, far, found, limit in zip(table.far_levels, table.far, table.dir, table.threshold, strict=True):
             lines.append(

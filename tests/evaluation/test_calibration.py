@@ -186,6 +186,7 @@ def test_written_and_read(tmp_path):
     found = calibrate(RetrievalSet(*draw()), RankingOptions("cosine", feat_norm=True), network={"weights": "ab"})
     assert (found.metric, found.normalize, found.network) == ("cosine", True, {"weights": "ab"})
     assert read_calibration(write_calibration(tmp_path, found.to_dict())) == found
+    assert read_calibration(tmp_path) == found  # the folder of the evaluation
     (tmp_path / "metrics.json").write_text(json.dumps({"mAP": 1.0, "calibration": found.to_dict()}))
     assert read_calibration(tmp_path / "metrics.json") == found
 
@@ -249,8 +250,9 @@ def test_a_rising_probability_is_refused(method, parameters):
 def test_what_cannot_be_calibrated_is_one_line():
     query, gallery, q_pids, g_pids, q_camids, g_camids = data = draw()
     images = RetrievalSet(*data)
+    unusable = RetrievalSet(np.full_like(query, np.nan), *data[1:])
     with pytest.raises(UnknownNameError, match="method is 'beta'; valid names: isotonic, platt"):
-        calibrate(images, method="beta")
+        calibrate(unusable, method="beta")  # before distances are computed
     for wrong in (0, 1, np.nan):
         with pytest.raises(UserError, match="the prior is"):
             calibrate(images, prior=wrong)
@@ -267,7 +269,7 @@ def test_what_cannot_be_calibrated_is_one_line():
     )
     del backwards
     with pytest.raises(UserError, match="must be finite"):
-        calibrate(RetrievalSet(np.full_like(query, np.nan), *data[1:]))
+        calibrate(unusable)
 
 
 @pytest.mark.parametrize("method", ["isotonic", "platt"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.open_set import draw_unknown, evaluate_open_set, open_set_details
+from evaluation.open_set import describe_open_set, draw_unknown, evaluate_open_set, open_set_details
 from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from tests.evaluation import oracle
@@ -82,7 +82,11 @@ def test_ranks_bound_what_counts_as_identified():
     """The right image is the second nearest."""
     retrieval = RetrievalSet([[0.0], [9]], [[1.0], [2]], [7, 5], [8, 7], [0, 0], [1, 1])
     result = evaluate_open_set(retrieval)
+    assert result.rates().rank == 1
     assert [result.rates([0.5], rank).dir.tolist() for rank in (1, 2)] == [[0.0], [1.0]]
+    assert describe_open_set(result, (2,))[2] == (
+        "    DIR 100.00% at FAR 0.01 and rank 2 (distance up to 49, false alarms 0 of 1)"
+    )
     rows = open_set_details(result, (1, 2))["rates"]
     assert [(row["rank"], row["far_level"], row["dir"]) for row in rows][2:4] == [(1, 0.1, 0.0), (2, 0.001, 1.0)]
 
@@ -122,8 +126,9 @@ def test_drawn_identities():
         draw_unknown(retrieval, 0.01)
     with pytest.raises(UserError, match=r"a share of 0\.99 of the 8 identities of queries and gallery is 8 of them"):
         draw_unknown(retrieval, 0.99)
-    with pytest.raises(UserError, match="between 0 and 1"):
-        draw_unknown(retrieval, 1.0)
+    for wrong in (0, 1, np.nan):
+        with pytest.raises(UserError, match=f"the share of unknown identities is {wrong}; expected a number between"):
+            draw_unknown(retrieval, wrong)
 
 
 def test_what_cannot_be_answered_is_one_line():
