@@ -68,7 +68,7 @@ class RocTable:
         """
         far, tar = self.rates()
         levels = np.append(0.0, np.geomspace(1 / self.impostor.sum(), 1, points // 2 - 2))
-        by_far = far.searchsorted(levels * (1 + 1e-9), side="right") - 1  # the largest threshold within each level
+        by_far = far.searchsorted(levels, side="right") - 1  # the largest threshold within each level
         by_tar = tar.searchsorted(np.linspace(0, 1, points // 2 - 1))  # the smallest that accepts each share
         kept = np.unique(np.concatenate(([0, len(far) - 1], by_far, by_tar)))
         return RocCurve(far[kept], tar[kept], self.edges[kept])

@@ -34,6 +34,8 @@ EXAMPLES = (
     "--gallery_data data --exclude-self --other-cameras --camid-from '_c(\\d+)' DATASETS.ROOT_DIR data "
     "MODEL.PRETRAIN_PATH m.ckpt",
     "--gallery_data gallery --topk 10 --normalize_features --html DATASETS.ROOT_DIR a.jpg MODEL.PRETRAIN_PATH m.ckpt",
+    "--gallery_data gallery --min-probability 0.9 --calibration results/calibration.json DATASETS.ROOT_DIR a.jpg "
+    "MODEL.PRETRAIN_PATH m.ckpt",
 )
 
 
