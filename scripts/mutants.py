@@ -12,7 +12,10 @@ METRICS = ("tests/evaluation/test_metrics.py", "tests/utils/test_reid_metric.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "losses/": ("tests/losses",),
     "evaluation/__main__.py": ("tests/evaluation/test_command.py",),
-    "evaluation/pages.py": ("tests/evaluation/test_pages.py",),
+    "evaluation/charts.py": ("tests/evaluation/test_charts.py",),
+    "evaluation/curves.py": ("tests/evaluation/test_curves.py",),
+    "evaluation/embedding_map.py": ("tests/evaluation/test_embedding_map.py",),
+    "evaluation/page": ("tests/evaluation/test_pages.py", "tests/evaluation/test_page_parts.py"),
     "evaluation/ranked_images.py": ("tests/evaluation/test_ranked_images.py",),
     "evaluation/rerank.py": ("tests/evaluation/test_rerank.py",),
     "evaluation/tables.py": ("tests/evaluation/test_tables.py", "tests/evaluation/test_command.py"),
