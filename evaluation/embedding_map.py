@@ -96,10 +96,11 @@ def _umap() -> Any:
 def _principal(x: FloatArray) -> tuple[FloatArray, tuple[float, float]]:
     """The two principal components [P, 2], whose largest value is positive, and their share of the variance."""
     centred = x - x.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred @ centred.T)
+    is_wide = x.shape[1] > x.shape[0]  # then there are fewer rows: their products have the same eigenvalues
+    values, vectors = np.linalg.eigh(centred @ centred.T if is_wide else centred.T @ centred)
     values, vectors = values[::-1][:2].clip(min=0), vectors[:, ::-1][:, :2]
     points = np.zeros((len(x), 2))
-    points[:, : len(values)] = vectors * np.sqrt(values)
+    points[:, : len(values)] = vectors * np.sqrt(values) if is_wide else centred @ vectors
     largest = np.abs(points).argmax(axis=0)
     points *= np.where(points[largest, [0, 1]] < 0, -1.0, 1.0)
     shares = np.append(values / max(np.square(centred).sum(), np.finfo(np.float64).tiny), 0.0)
