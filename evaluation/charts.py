@@ -137,8 +137,8 @@ def _legend(lines: Sequence[Line]) -> list[str]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers from low to high, about five."""
-    rough = (high - low) / 5 or 1.0
+    """Round numbers from low to high, about six."""
+    rough = (high - low) / 6 or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)

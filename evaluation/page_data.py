@@ -150,8 +150,8 @@ def page_data(
     Example:
         >>> from evaluation.metrics import evaluate
         >>> images = RetrievalSet([[1.0]], [[0.9]], [7], [7], [0], [1])
-        >>> page_data(Path(), evaluate(images), images, Shown(), None, Thumbnails())[:40]
-        '{"identities":["7"],"cameras":["0"],"imag'
+        >>> page_data(Path(), evaluate(images), images, Shown(), None, Thumbnails())[:35]
+        '{"identities":["7"],"cameras":["0"]'
     """
     images = _Images(retrieval, thumbnails)
     num_query = retrieval.num_query

@@ -28,8 +28,10 @@
     };
   };
 
-  const shown = ({ name, source }, text) =>
-    source ? element("img", { src: source, alt: text, title: name }) : element("span", { class: "unknown", title: name }, name);
+  const shown = ({ name, source }, text) => {
+    if (source) return element("img", { src: source, alt: text, title: name });
+    return element("span", { class: "unknown", title: name }, name);
+  };
 
   // ----------------------------------------------------------------------------------------------------------- state
 
@@ -69,12 +71,14 @@
   const result = ([number, isRight, distance], place) => {
     const found = image(number);
     const cameras = found.cameras.join(", ");
-    const about = `rank ${place + 1}, ${isRight ? "right" : "wrong"}, identity ${found.identity}` + (cameras && `, camera ${cameras}`);
+    const [kind, mark] = isRight ? ["right", "✓"] : ["wrong", "✗"];
+    const about = `rank ${place + 1}, ${kind}, identity ${found.identity}` + (cameras && `, camera ${cameras}`);
+    const far = element("span", { class: "faint" }, String(distance));
     return element(
       "li",
-      { class: isRight ? "right" : "wrong", title: `${found.name}\n${about}\ndistance ${distance}` },
+      { class: kind, title: `${found.name}\n${about}\ndistance ${distance}` },
       shown(found, about),
-      element("small", { "aria-hidden": "true" }, `${place + 1} ${isRight ? "✓" : "✗"}`),
+      element("small", { "aria-hidden": "true" }, `${place + 1} ${mark} `, far),
       element("small", { class: "faint" }, cameras ? `${found.identity} · cam ${cameras}` : found.identity),
     );
   };
@@ -91,10 +95,11 @@
     );
     for (const camera of query.cameras) facts.append(fact("camera", link(address({ camera }), camera)));
     if (strip) facts.append(fact("strip", link(strip, "PNG")));
-    const row = element("ol", {}, element("li", { class: "query" }, shown(query, "the query"), element("small", {}, "query")));
+    const beside = (text, ...children) => element("li", { class: "query" }, ...children, element("small", {}, text));
+    const row = element("ol", {}, beside("query", shown(query, "the query")));
     if (heat) {
       const map = shown({ name: "heat map", source: source(heat[0]) }, `heat map of ${query.name}`);
-      row.append(element("li", { class: "query" }, element("a", { href: heat[1] }, map), element("small", {}, "heat map")));
+      row.append(beside("heat map", element("a", { href: heat[1] }, map)));
     }
     row.append(...(results ?? []).map(result));
     const parts = [element("h3", {}, query.name), facts, row];
@@ -138,7 +143,8 @@
 
   const SIZE = 1000;
   const chart = at("map");
-  const points = data.map.map(([number, x, y, isQuery]) => ({ number, x, y, isQuery, identity: data.images[number][1] }));
+  const identityOf = (number) => data.images[number][1];
+  const points = data.map.map(([number, x, y, isQuery]) => ({ number, x, y, isQuery, identity: identityOf(number) }));
   points.sort((a, b) => a.identity - b.identity); // arrow keys step through one identity after the other
   const groups = new Map();
   let chosen = -1;
@@ -179,11 +185,12 @@
       for (const [name, value] of Object.entries(attributes)) shape.setAttribute(name, value);
       return shape;
     };
+    const radius = points.length > 500 ? 6 : 9;
+    const side = 1.2 * radius;
     for (const { x, y, isQuery, identity } of points) {
-      const side = 14;
       const shape = isQuery
-        ? made("rect", { x: x - side / 2, y: y - side / 2, width: side, height: side, transform: `rotate(45 ${x} ${y})` })
-        : made("circle", { cx: x, cy: y, r: 8 });
+        ? made("path", { d: `M${x} ${y - side}l${side} ${side} ${-side} ${side} ${-side} ${-side}z` })
+        : made("circle", { cx: x, cy: y, r: radius });
       shape.style.setProperty("--hue", Math.round(identity * 137.508) % 360); // neighbouring numbers, distant colours
       if (!groups.has(identity)) groups.set(identity, []);
       groups.get(identity).push(shape);

@@ -70,16 +70,13 @@ def write_page(
     check_length("retrieval", retrieval.num_query, result.num_queries, "the evaluation")
     path, options, shown = Path(path), options or RankingOptions(), shown or Shown()
     curves = measure_curves(retrieval, options, block_bytes)
-    cards = [_cmc(result), _precision(result, curves)]
-    drawn = None
+    cards, drawn = [_cmc(result), _precision(result, curves)], None
     if result.protocol == "instance":
         cards.append(_histograms(retrieval, options, verification, block_bytes))
         drawn = draw_map(retrieval, options.feat_norm or options.metric == "cosine")
     body = [f'<div class="charts">{"".join(cards)}</div>']
-    if curves.cameras is not None:
-        body.append(_cameras(curves.cameras, retrieval))
-    if drawn is not None:
-        body.append(_map(drawn, retrieval))
+    body += [] if curves.cameras is None else [_cameras(curves.cameras, retrieval)]
+    body += [] if drawn is None else [_map(drawn, retrieval)]
     thumbnails = Thumbnails(shown.exif_orientation)
     data = page_data(path.parent, result, retrieval, shown, drawn, thumbnails)
     note = _missing_images(retrieval, thumbnails)
@@ -296,8 +293,8 @@ th { font-weight: 600; }
 .cameras td { background: color-mix(in srgb, var(--first) calc(var(--share, 0%) * .45), transparent); }
 .map { display: flex; flex-wrap: wrap; gap: 1rem; }
 #map { flex: 1 1 20rem; max-width: 38rem; border: 1px solid var(--line); border-radius: .5rem; }
-#map circle, #map rect { fill: hsl(var(--hue) 70% var(--light)); opacity: .85; }
-#map.chosen circle, #map.chosen rect { opacity: .15; }
+#map circle, #map path { fill: hsl(var(--hue) 70% var(--light)); opacity: .85; }
+#map.chosen circle, #map.chosen path { opacity: .15; }
 #map.chosen .same { opacity: 1; stroke: var(--text); stroke-width: 2; }
 #map #ring { fill: none; stroke: var(--text); stroke-width: 3; opacity: 1; }
 #point { flex: 1 1 14rem; color: var(--faint); overflow-wrap: anywhere; }
@@ -309,11 +306,11 @@ input[type="number"] { width: 5.5rem; }
 input[name="identity"] { width: 8rem; }
 .turn { display: inline-flex; gap: .5rem; }
 .ranking ol { display: flex; flex-wrap: wrap; gap: .5rem; list-style: none; margin: 0; padding: 0; }
-.ranking li { display: flex; flex-direction: column; align-items: center; width: 5.5rem; border: 2px solid currentColor;
+.ranking li { display: flex; flex-direction: column; align-items: center; width: 6rem; border: 2px solid currentColor;
   border-radius: .4rem; padding: .25rem; }
 .ranking li.query { border-color: var(--text); margin-right: .75rem; }
 .ranking li img { height: 64px; max-width: 100%; object-fit: contain; }
-.ranking small { max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.ranking small { font-size: .75rem; max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .faint { color: var(--faint); }
 .unknown { color: var(--faint); font-size: .75rem; height: 64px; max-width: 100%; overflow: hidden;
   overflow-wrap: anywhere; }

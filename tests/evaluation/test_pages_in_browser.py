@@ -111,7 +111,7 @@ def test_a_page_is_used_with_mouse_and_keyboard(small):
     await after(() => press("Enter"));
     const identity = decodeURIComponent(location.hash);
     press("ArrowLeft"); press("ArrowLeft");
-    const shapes = [...map.querySelectorAll("circle:not(#ring), rect")];
+    const shapes = [...map.querySelectorAll("circle:not(#ring), path")];
     const target = shapes[3].getBoundingClientRect();
     map.dispatchEvent(new PointerEvent("pointermove", {{
       clientX: target.x + target.width / 2, clientY: target.y + target.height / 2, bubbles: true,
@@ -129,8 +129,8 @@ def test_a_page_is_used_with_mouse_and_keyboard(small):
     assert start["title"] == "Evaluation: single images" and "Results" not in start["count"]
     assert any(link.endswith("/strips/a%20b.png") for link in start["links"])
     assert any(link.endswith(f"#page=1&identity={quote('Bo & Co').replace('%20', '+')}") for link in start["links"])
-    assert seen["results"][:3] == ["query", "heat map", f"1 ✓\n{EVIL} · cam {EVIL}"]
-    assert seen["results"][3] == "missing.png\n2 ✗\nBo & Co · cam door"
+    assert seen["results"][:3] == ["query", "heat map", f"1 ✓ 1\n{EVIL} · cam {EVIL}"]
+    assert seen["results"][3] == "missing.png\n2 ✗ 26\nBo & Co · cam door"
     assert seen["labels"][:3] == ["the query", "heat map of a.png", f"rank 1, right, identity {EVIL}, camera {EVIL}"]
     assert [label.split(":")[0] for label in seen["charts"]][:2] == ["Cumulative matching", "Precision"]
     assert seen["camera"]["names"] == ["a.png", "c.png"] and seen["camera"]["hash"] == "#page=1&camera=door"
