@@ -163,21 +163,21 @@ def page_data(
     rankings = {ranking.query: ranking for ranking in shown.rankings}
     queries = []
     for query in worst_first(result):
-        row: list[Any] = [images.number(query, query in rankings), None, None, 0, None, None, None]
+        about: list[Any] = [images.number(query, query in rankings), None, None, 0, None, None, None]
         if query in found:
             i = found[query]
-            row[1] = round(float(result.average_precision[i]), 6)
-            row[2:4] = int(result.first_match[i]), int(result.num_relevant[i])
+            about[1] = round(float(result.average_precision[i]), 6)
+            about[2:4] = int(result.first_match[i]), int(result.num_relevant[i])
         if query in rankings:
             ranking = rankings[query]
             listed = zip(ranking.images.tolist(), ranking.right.tolist(), ranking.distances.tolist(), strict=True)
-            row[4] = [[images.number(num_query + j), int(right), float(f"{d:.4g}")] for j, right, d in listed]
+            about[4] = [[images.number(num_query + j), int(right), float(f"{d:.4g}")] for j, right, d in listed]
         if query in shown.strips:
-            row[5] = _link(shown.strips[query], folder)
+            about[5] = _link(shown.strips[query], folder)
         if query in shown.heat_maps:
             file = shown.heat_maps[query]
-            row[6] = [thumbnails.number(file, 2 * _HEIGHT), _link(file, folder)]
-        queries.append(row)
+            about[6] = [thumbnails.number(file, 2 * _HEIGHT), _link(file, folder)]
+        queries.append(about)
     return _as_json(images.rows, thumbnails, queries, points)
 
 

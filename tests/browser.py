@@ -47,9 +47,9 @@ def look(page: Path, script: str, fragment: str = "") -> dict[str, Any]:
     text = page.read_text(encoding="utf-8")
     text = text.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{_NOTHING}">', 1)
     copy.write_text(text.replace("</body>", _REPORT.format(script=script) + "</body>"), encoding="utf-8")
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-    options += ("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'profile'}")
-    options += ("--enable-logging=stderr", "--virtual-time-budget=20000", "--window-size=1200,900", "--dump-dom")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'profile'}"]
+    options += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--window-size=1200,900", "--dump-dom"]
     done = run_command(str(CHROMIUM), *options, copy.as_uri() + fragment)
     assert done.returncode == 0, done.stderr
     found = re.search(r"<pre>(.*)</pre>", done.stdout)
