@@ -73,6 +73,12 @@ def test_a_table_has_room_for_the_cameras_with_the_most_images(rng_set):
     shown = table.query_cameras.tolist()
     assert shown == sorted(shown) and 39 in shown  # which has twice as many as the others
     assert min(counts[shown]) >= max(counts[sorted(set(range(40)) - set(shown))])
+    has_right = (rng_set.q_pids[:, None] == rng_set.g_pids) & (rng_set.q_camids[:, None] != rng_set.g_camids)
+    for place, camera in enumerate(
+        table.gallery_cameras.tolist()
+    ):  # images of cameras that are not shown count nowhere
+        found = has_right[:, rng_set.g_camids == camera].any(axis=1) & np.isin(rng_set.q_camids, shown)
+        assert table.queries[:, place].sum() == found.sum()
 
 
 def test_without_cameras_or_with_several_of_an_item_there_is_no_table(data):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from evaluation.curves import measure_curves
+from evaluation.embedding_map import draw_map
 from evaluation.metrics import evaluate, evaluate_embeddings
 from evaluation.page_data import Shown, Thumbnails, worst_first
 from evaluation.pages import write_page
@@ -162,7 +163,11 @@ def test_numbers_and_intervals(data, tmp_path):
     table = roc_table(retrieval)
     assert cells[cells.index("0.1") :][:3] == ["0.1", f"{table.threshold[-1]:.6g}", f"{table.tar[-1]:.2%}"]
     assert "squared Euclidean distance" in page.texts["text"] and "FAR 0.1" in page.texts["text"]
-    assert len(page.data["map"]) == 52 and "All images, by PCA" in page.text
+    x, y = draw_map(retrieval).points.T
+    np.testing.assert_allclose([row[1:3] for row in page.data["map"]], 1000 * np.stack((x, 1 - y), axis=1), atol=0.5)
+    names = [f"query {i}" for i in range(12)] + [f"gallery image {i}" for i in range(40)]
+    assert [page.image(row[0])[0] for row in page.data["map"]] == names and "All images, by PCA" in page.text
+    assert [row[3] for row in page.data["map"]] == [1] * 12 + [0] * 40
     share = measure_curves(retrieval).cameras.mean_ap[0, 1]
     assert f">{share:.1%}</td>" in page.text and page.text.count("<td>-</td>") == 3  # no queries of the same camera
 
