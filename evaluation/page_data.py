@@ -60,15 +60,15 @@ class Thumbnails:
     def __init__(self, exif_orientation: bool = True, most: int = MOST_THUMBNAILS) -> None:
         self.encoded: list[str] = []  # JPEGs in base64
         self.missing: list[str] = []  # files that cannot be read
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[tuple[str, int], int] = {}
         self._exif_orientation, self._most = exif_orientation, most
         self.left_out = 0  # files beyond the greatest number
 
     def number(self, path: AnyPath, height: int = _HEIGHT) -> int:
         """The place of an image in ``encoded``; -1 if it has none."""
-        key = os.fspath(path)
+        key = (os.fspath(path), height)
         if key not in self._numbers:
-            self._numbers[key] = self._add(key, height)
+            self._numbers[key] = self._add(*key)
         return self._numbers[key]
 
     def _add(self, path: str, height: int) -> int:

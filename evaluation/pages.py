@@ -308,8 +308,9 @@ input[name="identity"] { width: 8rem; }
 .ranking ol { display: flex; flex-wrap: wrap; gap: .5rem; list-style: none; margin: 0; padding: 0; }
 .ranking li { display: flex; flex-direction: column; align-items: center; width: 6rem; border: 2px solid currentColor;
   border-radius: .4rem; padding: .25rem; }
-.ranking li.query { border-color: var(--text); margin-right: .75rem; }
 .ranking li img { height: 64px; max-width: 100%; object-fit: contain; }
+.ranking li.query { border-color: var(--text); margin-right: .75rem; min-width: 6rem; width: auto; }
+.ranking li.query img { max-width: none; }
 .ranking small { font-size: .75rem; max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .faint { color: var(--faint); }
 .unknown { color: var(--faint); font-size: .75rem; height: 64px; max-width: 100%; overflow: hidden;

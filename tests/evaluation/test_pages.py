@@ -60,6 +60,10 @@ def write(folder, retrieval, options=None, rankings=(), **more):
     return Page(path), note
 
 
+def decoded(thumbnail):
+    return Image.open(io.BytesIO(base64.b64decode(thumbnail)))
+
+
 def draw_files(folder, count):
     folder.mkdir()
     files = [folder / f"<{i}> & ü </script>.png".replace("/", "") for i in range(count)]
@@ -101,6 +105,7 @@ def test_queries_are_listed_worst_first_with_their_results(data, tmp_path):
         assert (heat is None) == (query != 3)
         if heat:
             assert (folder / unquote(heat[1])).resolve() == files[0]
+            assert decoded(page.data["thumbnails"][heat[0]]).size == (64, 128)
     assert "Results are listed for 10 of 12 queries." in page.text
 
 
@@ -109,7 +114,7 @@ def test_each_image_is_stored_once_and_small(tmp_path, data):
     retrieval = RetrievalSet(*data, q_paths=files[:12], g_paths=files[:1] * 40)
     page, _ = write(tmp_path, retrieval, None, rank_for_display(retrieval))
     assert len(page.data["thumbnails"]) == 12
-    image = Image.open(io.BytesIO(base64.b64decode(page.data["thumbnails"][0])))
+    image = decoded(page.data["thumbnails"][0])
     assert (image.format, image.size) == ("JPEG", (32, 64))
 
 
