@@ -159,7 +159,7 @@ def _histograms(
     for name, counts in (("same identity", table.genuine), ("different", table.impostor)):
         binned = np.add.reduceat(counts[: filled[-1] + 1], starts) / counts.sum()
         lines.append(Line(name, x.tolist(), binned.tolist(), is_filled=True))
-    reached = ~np.isnan(table.threshold) & (table.threshold >= x[0]) & (table.threshold <= x[-1])
+    reached = (table.threshold >= x[0]) & (table.threshold <= x[-1])  # not one that is NaN
     limits = [
         (float(limit), f"FAR {level:g}")
         for level, limit in zip(table.far_levels[reached], table.threshold[reached], strict=True)

@@ -35,6 +35,7 @@ def test_an_area_ends_on_the_axis():
     parsed = parse([Line("", [0, 1], [1, 0.5], is_filled=True)], Axes("x", "y", (0, 1), (0, 1)))
     assert paths(parsed, "first area")[0].endswith(f"L{RIGHT}.0 {FLOOR}.0L{LEFT}.0 {FLOOR}.0Z")
     assert len(paths(parsed, "first")) == 1
+    assert not paths(parse([Line("", [0, 1], [1, 0.5])], Axes("x", "y", (0, 1), (0, 1))), "first area")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,8 @@ def test_names_of_limits_do_not_overlap_nor_leave_the_frame():
     place = LEFT + 0.1 * (RIGHT - LEFT)
     assert found["one"][0] == pytest.approx(place + 4, abs=0.06) and f"M{place:.1f} " in paths(parsed, "limit")[0]
     assert found["same"][0] < found["other"][0] - 60 and found["same"][1] == found["other"][1] == 12
+    assert found["other"][0] == RIGHT and found["one"][1] > TOP
+    assert found["x"] == ((LEFT + RIGHT) / 2, 294) and found["y"] == (4, 12)
 
 
 def test_texts_are_escaped_and_read_aloud():

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from evaluation.retrieval import RankingOptions, RetrievalSet
 from evaluation.verification import roc_table
 from utils.errors import UserError
 from utils.labels import Names
+
+CMC_NAME = "queries with a right result up to the rank"
 
 
 class Page(html.parser.HTMLParser):
@@ -177,19 +180,59 @@ def test_numbers_and_intervals(data, tmp_path):
     assert f">{share:.1%}</td>" in page.text and page.text.count("<td>-</td>") == 3  # no queries of the same camera
 
 
-def test_histograms_hold_all_pairs(data, tmp_path):
-    page, _ = write(tmp_path, RetrievalSet(*data), RankingOptions(metric="cosine"))
-    table = roc_table(RetrievalSet(*data), RankingOptions(metric="cosine"))
-    heights = []
-    (card,) = re.findall(r"<article><h2>Distances of pairs.*?</article>", page.text)
-    for kind in ("first", "second"):
-        (line,) = re.findall(rf'<path class="{kind}" d="M([^"hA-LN-Z]*L[^"]*)"', card)
-        heights.append([float(point.split()[1]) for point in line.split("L")])
-    floor = 300 - 44
-    shares = [np.array([floor - y for y in line]) for line in heights]
-    counts = [table.genuine.sum(), table.impostor.sum()]
-    assert shares[0].sum() == pytest.approx(shares[1].sum(), rel=0.02) and min(counts) > 0  # each line sums to 100 %
-    assert len(shares[0]) <= 81 and "cosine distance" in card
+def card_of(page, title):
+    """The chart of a card, and what turns a place across it into the value that its ticks name there."""
+    (card,) = re.findall(rf"<article><h2>{re.escape(title)}</h2>(<svg.*?</svg>)", page.text)
+    parsed = ElementTree.fromstring(card)
+    ticks = [(float(t.get("x")), float(t.text.strip("%"))) for t in parsed.iter("text") if t.get("y") == "274"]
+    return parsed, np.poly1d(np.polyfit(*zip(*ticks, strict=True), 1))
+
+
+def line_of(parsed, kind):
+    """The points of a line, [K, 2]."""
+    (line,) = (path.get("d") for path in parsed.iter("path") if path.get("class") == kind and "L" in path.get("d"))
+    return np.array([[float(number) for number in point.split()] for point in line[1:].split("L")])
+
+
+def test_histograms_hold_all_pairs_at_their_distances(data, tmp_path):
+    options = RankingOptions(metric="cosine")
+    page, _ = write(tmp_path, RetrievalSet(*data), options)
+    table = roc_table(RetrievalSet(*data), options)
+    parsed, value = card_of(page, "Distances of pairs")
+    totals = []
+    middles = (table.edges[:-1] + table.edges[1:]) / 2
+    for kind, counts in (("first", table.genuine), ("second", table.impostor)):
+        x, y = line_of(parsed, kind).T
+        height = 300 - 44 - y
+        totals.append(height.sum())
+        mean = (value(x) * height).sum() / height.sum()
+        assert mean == pytest.approx((middles * counts).sum() / counts.sum(), abs=0.004)
+        assert 40 < len(x) <= 80 and np.ptp(x) == pytest.approx(480 - 52 - 22, abs=0.1)
+    assert totals[0] == pytest.approx(totals[1], rel=0.02)  # both sum to 100 %
+    places = [
+        float(re.match(r"M([\d.]+)", path.get("d"))[1]) for path in parsed.iter("path") if path.get("class") == "limit"
+    ]
+    names = [text.text for text in parsed.iter("text") if text.text.startswith("FAR")]
+    low, high = value(52), value(480 - 22)
+    shown = [i for i, limit in enumerate(table.threshold) if low <= limit <= high]
+    assert names == [f"FAR {table.far_levels[i]:g}" for i in shown] and len(shown) > 0
+    np.testing.assert_allclose([value(place) for place in places], table.threshold[shown], atol=0.003)
+    words = [text.text for text in parsed.iter("text")]
+    assert {"cosine distance", "share of pairs", "same identity", "different"} <= set(words)
+
+
+def test_curves_are_those_of_the_numbers(data, tmp_path):
+    retrieval = RetrievalSet(*data)
+    page, _ = write(tmp_path, retrieval)
+    parsed, _ = card_of(page, "Cumulative matching (CMC)")
+    result, y = evaluate(retrieval), line_of(parsed, "first")[:, 1]
+    low = float(np.floor(10 * min(0.9, result.cmc[0])) / 10)
+    np.testing.assert_allclose((256 - y) / (256 - 24) * (1 - low) + low, result.cmc, atol=0.001)
+    assert [t.text for t in parsed.iter("text") if t.get("y") in ("294", "12")] == ["rank", CMC_NAME]
+    parsed, value = card_of(page, "Precision and recall")
+    x, y = line_of(parsed, "first").T
+    np.testing.assert_allclose(value(x), np.arange(101), atol=0.1)
+    np.testing.assert_allclose((256 - y) / (256 - 24), measure_curves(retrieval).precision, atol=0.001)
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path):
