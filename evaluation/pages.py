@@ -262,9 +262,9 @@ def _lists(result: EvalResult, retrieval: RetrievalSet, shown: Shown, note: str)
 
 
 def _missing_images(retrieval: RetrievalSet, thumbnails: Thumbnails) -> str:
-    if retrieval.q_paths is None and retrieval.g_paths is None:
-        return "There are no images to show, since the files are not known."
-    note = []
+    sides = (("queries", retrieval.q_paths), ("gallery", retrieval.g_paths))
+    unknown = [name for name, paths in sides if paths is None]
+    note = [f"The files of the {' and '.join(unknown)} are not known: images have numbers here."] if unknown else []
     if thumbnails.missing:
         total = len(thumbnails.encoded) + len(thumbnails.missing)
         first = thumbnails.missing[0].encode("utf-8", "replace").decode()

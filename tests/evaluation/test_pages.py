@@ -135,10 +135,18 @@ def test_missing_files_are_counted(tmp_path, data, known):
     page, note = write(tmp_path, RetrievalSet(*data, **paths))
     first = tmp_path / "0.jpg"
     expected = f"40 of 52 images cannot be shown, since their files cannot be read (the first is {first})."
-    assert note == (expected if known else "There are no images to show, since the files are not known.")
+    assert note == (
+        expected if known else "The files of the queries and gallery are not known: images have numbers here."
+    )
     assert note in "".join(page.texts["p"])
     names = [row[0] for row in page.data["images"]]
     assert names[11:13] == ([files[11].name, "0.jpg"] if known else ["query 11", "gallery image 0"])
+
+
+def test_one_side_may_have_no_files(tmp_path, data):
+    page, note = write(tmp_path, RetrievalSet(*data, q_paths=draw_files(tmp_path / "im", 12)))
+    assert note == "The files of the gallery are not known: images have numbers here."
+    assert len(page.data["thumbnails"]) == 12
 
 
 def test_no_name_leaves_its_place(tmp_path):
