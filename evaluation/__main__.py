@@ -22,7 +22,7 @@ _EXAMPLES = """examples:
   python -m evaluation --query q.npz --gallery g.npz
   python -m evaluation --query q.npz --gallery g.npz --metric cosine --rerank
   python -m evaluation --query q.npz --gallery g.npz --protocol strict --output results
-  python -m evaluation --query embedded/query --gallery embedded/gallery
+  python -m evaluation --query embedded/query --gallery embedded/gallery --page page.html
 
 protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
 look-up error inflates the scores (report "strict"); "strict" ranks one centroid for each identity and leaves the
