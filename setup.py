@@ -46,7 +46,11 @@ setup(
     python_requires=">=3.11",
     packages=list(package_folders()),
     package_dir=package_folders(),
-    package_data={"centroids_reid": ["py.typed"], "centroids_reid.configs": ["*.yml"]},
+    package_data={
+        "centroids_reid": ["py.typed"],
+        "centroids_reid.configs": ["*.yml"],
+        "centroids_reid.evaluation": ["*.js"],
+    },
     cmdclass={"build_py": BuildPackage, "editable_wheel": InstallEditable},
     entry_points={
         "console_scripts": [f"{name} = centroids_reid.commands:{attribute(name)}" for name in PROGRAMS],

@@ -300,12 +300,12 @@ _C.TEST.ONLY_TEST = False
 _C.TEST.SELF_MATCH = "drop"
 # Validate once before the first epoch, for a number to compare with; it is logged at step -1.
 _C.TEST.BEFORE_TRAINING = False
-# In test passes, write a strip for each query (a PNG of the query and its ranked results), and a page that shows them
-# all, to OUTPUT_DIR/visrank: yes or no.
+# In test passes, write to OUTPUT_DIR/visrank a strip for each query (a PNG of the query and its ranked results), and a
+# page with curves, cameras, a map of the embeddings and the ranked lists: yes or no.
 _C.TEST.VISUALIZE = "no"
-# Results in a strip, 1 or more.
+# Results in a strip and in a list of the page, 1 or more.
 _C.TEST.VISUALIZE_TOPK = 10
-# Largest number of strips, 0 or more; the queries with the lowest average precision come first.
+# Largest number of strips and of lists with results, 0 or more; queries with the lowest average precision come first.
 _C.TEST.VISUALIZE_MAX_NUMBER = 1000000
 # Re-rank by k-reciprocal neighbours (Zhong et al. 2017) before computing the metrics. This uses the other
 # queries: say so when you report such numbers.

@@ -4,11 +4,13 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evaluation.inputs import Input
-    from evaluation.retrieval import RankingOptions, RetrievalSet
+    from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
+    from evaluation.verification import RocTable
 
 _DESCRIPTION = """Rank a gallery for every query and print CMC, Top-k, mAP and mINP.
 
@@ -21,7 +23,7 @@ _EXAMPLES = """examples:
   python -m evaluation --query q.npz --gallery g.npz
   python -m evaluation --query q.npz --gallery g.npz --metric cosine --rerank
   python -m evaluation --query q.npz --gallery g.npz --protocol strict --output results
-  python -m evaluation --query embedded/query --gallery embedded/gallery
+  python -m evaluation --query embedded/query --gallery embedded/gallery --page page.html
   python -m evaluation --query q.npz --gallery g.npz --roc --open-set --unknown 0.5
   python -m evaluation --query q.npz --gallery g.npz --calibrate isotonic --output results
 
@@ -30,6 +32,7 @@ look-up error inflates the scores (report "strict"); "strict" ranks one centroid
 query's camera out."""
 
 _MAX_RANK = 1_000_000
+_RANKED = 10_000  # queries whose results a page lists
 _ARRAY = re.compile(r"(query|gallery|[qg]_(?:pids|camids|paths))(?:\[| (?:is|has|holds|must) )")
 
 
@@ -88,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_decisions(parser)
     parser.add_argument("--output", metavar="DIR", help="folder for metrics.json and per_query.csv")
+    parser.add_argument("--page", metavar="FILE", help="HTML file for curves, cameras, a map and the ranked lists")
     parser.add_argument("--device", default="cpu", help="torch device, default: cpu")
     parser.add_argument("--block-mb", type=_positive, metavar="MB", help="memory for distances, default: 64")
     return parser
@@ -203,6 +207,10 @@ def _run(args: argparse.Namespace) -> None:
     retrieval, notes, inputs = _read(args)
     if args.output:
         require_writable(args.output, "--output")
+    if args.page:
+        if Path(args.page).is_dir():
+            raise UserError(f"--page: {args.page!r} is a folder; expected the name of an HTML file.")
+        require_writable(Path(args.page).parent, "--page")
     options = RankingOptions(
         metric=args.metric,
         protocol="centroid_strict" if args.protocol == "strict" else args.protocol,
@@ -227,6 +235,26 @@ def _run(args: argparse.Namespace) -> None:
         if "calibration" in decisions:
             written.append(write_calibration(args.output, decisions["calibration"]))
         sys.stdout.write("".join(f"written: {path}\n" for path in written))
+    if args.page:
+        _write_page(args.page, result, retrieval, options, table, block_bytes)
+
+
+def _write_page(
+    path: str,
+    result: "EvalResult",
+    retrieval: "RetrievalSet",
+    options: "RankingOptions",
+    table: "RocTable | None",
+    block_bytes: int | None,
+) -> None:
+    from evaluation.page_data import Shown, worst_first
+    from evaluation.pages import write_page
+    from evaluation.ranked_images import rank_for_display
+
+    worst = worst_first(result)[:_RANKED]
+    shown = Shown(rank_for_display(retrieval, options, queries=worst, block_bytes=block_bytes))
+    _, note = write_page(path, result, retrieval, options, shown, verification=table, block_bytes=block_bytes)
+    sys.stdout.write((f"note: {note}\n" if note else "") + f"written: {path}\n")
 
 
 def _decide(
@@ -307,7 +335,7 @@ def _without_effect(args: argparse.Namespace) -> list[str]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {key: value for key, value in vars(args).items() if key != "output"}
+    return {key: value for key, value in vars(args).items() if key not in ("output", "page")}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from evaluation.centroid_protocols import StrictGallery
 from evaluation.distance_blocks import BlockFunc, block_height, tile_height
 from evaluation.notes import NO_VALID_QUERY, SAME_CAMERA, caveat_of, no_valid_query, note_of
 from evaluation.protocols import Candidates, find_candidates, given_candidates
-from evaluation.ranking import Ranks, SameIdentity, count_before, gather, rank_pairs
+from evaluation.ranking import Ranks, count_before, gather, rank_pairs
 from evaluation.retrieval import TOPK_RANKS, EvalResult, FloatArray, RankingOptions, RetrievalSet
 from utils.distributed import Processes
 from utils.errors import NoValidQueryError, UserError
@@ -139,12 +139,37 @@ def evaluate(
 def _measure(
     found: Candidates, max_rank: int, block_bytes: int | None, processes: Processes | None = None
 ) -> EvalResult:
-    if found.strict is not None:
-        return _evaluate_strict(found.distances, found.strict, found.q_pids, max_rank, block_bytes, processes)
-    assert found.same is not None  # one of strict and same is set
-    return _evaluate_blocks(
-        found.distances, found.same, found.q_pids, found.width, max_rank, block_bytes, found.protocol, processes
-    )
+    per_query = _PerQuery()
+    for ranks in relevant_ranks(found, block_bytes, processes):
+        per_query.add(ranks.row, ranks.rank)
+    return per_query.of_all(processes).result(found.protocol, found.q_pids, len(found.pids), max_rank)
+
+
+def relevant_ranks(
+    found: Candidates, block_bytes: int | None = None, processes: Processes | None = None
+) -> Iterator[Ranks]:
+    """The ranks of the relevant items of all queries, in parts that are made of whole queries.
+
+    Args:
+        found: what is ranked.
+        block_bytes, processes: as for :func:`evaluate`; several processes each get the ranks of their own queries.
+
+    Yields:
+        Parts in the order of the queries, whose ``row`` is the index of the query.
+
+    Example:
+        >>> found = given_candidates([[0.5, 0.1]], [7], [7, 8], [0], [1, 1])
+        >>> [ranks.rank.tolist() for ranks in relevant_ranks(found)]
+        [[1]]
+    """
+    for start, block in query_blocks(found.distances, len(found.q_pids), found.width, block_bytes, processes):
+        if found.strict is not None:
+            yield _strict_ranks(start, block, found.strict)
+            continue
+        assert found.same is not None  # one of strict and same is set
+        for begin, end in found.same.spans(start, start + len(block)):
+            ranks = rank_pairs(block[begin - start : end - start], found.same.pairs(begin, end))
+            yield replace(ranks, row=ranks.row + begin)
 
 
 def evaluate_embeddings(
@@ -215,24 +240,6 @@ def evaluate_distances(
     return replace(_measure(found, max_rank, block_bytes), note=SAME_CAMERA)
 
 
-def _evaluate_blocks(
-    distances: BlockFunc,
-    same: SameIdentity,
-    q_pids: IntArray,
-    num_gallery: int,
-    max_rank: int,
-    block_bytes: int | None,
-    protocol: str,
-    processes: Processes | None,
-) -> EvalResult:
-    found = _PerQuery()
-    for start, block in query_blocks(distances, len(q_pids), num_gallery, block_bytes, processes):
-        for begin, end in same.spans(start, start + len(block)):
-            ranks = rank_pairs(block[begin - start : end - start], same.pairs(begin, end))
-            found.add(ranks.row + begin, ranks.rank)
-    return found.of_all(processes).result(protocol, q_pids, num_gallery, max_rank)
-
-
 def query_blocks(
     distances: BlockFunc, num_query: int, num_gallery: int, block_bytes: int | None, processes: Processes | None
 ) -> Iterator[tuple[int, Tensor]]:
@@ -252,25 +259,14 @@ def query_blocks(
         yield start, distances(start, min(start + height, last))
 
 
-def _evaluate_strict(
-    distances: BlockFunc,
-    gallery: StrictGallery,
-    q_pids: IntArray,
-    max_rank: int,
-    block_bytes: int | None,
-    processes: Processes | None,
-) -> EvalResult:
-    found = _PerQuery()
-    num_centroids = len(gallery.pids)
-    for start, block in query_blocks(distances, len(q_pids), len(gallery.embeddings), block_bytes, processes):
-        row = np.flatnonzero(gallery.relevant[start : start + len(block)] >= 0)
-        column = gallery.own[start + row]
-        distance = gather(block, row, gallery.relevant[start + row])
-        # The relevant centroid replaces the one over all images of the identity, which does not count.
-        rank = count_before(block[:, :num_centroids], row, column, distance)
-        rank -= gather(block, row, column) < distance
-        found.add(row + start, rank)
-    return found.of_all(processes).result("centroid_strict", q_pids, num_centroids, max_rank)
+def _strict_ranks(start: int, block: Tensor, gallery: StrictGallery) -> Ranks:
+    row = np.flatnonzero(gallery.relevant[start : start + len(block)] >= 0)
+    column = gallery.own[start + row]
+    distance = gather(block, row, gallery.relevant[start + row])
+    # The relevant centroid replaces the one over all images of the identity, which does not count.
+    rank = count_before(block[:, : len(gallery.pids)], row, column, distance)
+    rank -= gather(block, row, column) < distance
+    return Ranks(row + start, rank, column)
 
 
 def eval_func(

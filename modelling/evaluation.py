@@ -14,7 +14,8 @@ from yacs.config import CfgNode
 from datasets.loading import UNREADABLE
 from evaluation.metrics import evaluate
 from evaluation.notes import own_images_note
-from evaluation.pages import write_index
+from evaluation.page_data import Shown, worst_first
+from evaluation.pages import write_page
 from evaluation.ranked_images import rank_for_display, render_rankings
 from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
@@ -144,7 +145,7 @@ def write_tables(
 
 
 def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> list[Path]:
-    """Write a strip for each query and a page that shows them, the worst queries first.
+    """Write a strip for each query and a page of the evaluation, which lists the worst queries first.
 
     Args:
         retrieval: a set with paths.
@@ -158,15 +159,13 @@ def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hpa
     test, size = hparams.TEST, (hparams.INPUT.SIZE_TEST[0], hparams.INPUT.SIZE_TEST[1])
     pages = []
     for protocol, result in results.items():
-        worst = result.query_index[result.average_precision.argsort(kind="stable")].tolist()
-        without_match = sorted(set(range(retrieval.num_query)) - set(worst))
-        shown = (worst + without_match)[: test.VISUALIZE_MAX_NUMBER]
-        options = ranking_options(hparams, protocol)
-        rankings = rank_for_display(retrieval, options, topk=test.VISUALIZE_TOPK, queries=shown)
+        options, worst = ranking_options(hparams, protocol), worst_first(result)[: test.VISUALIZE_MAX_NUMBER]
+        rankings = rank_for_display(retrieval, options, topk=test.VISUALIZE_TOPK, queries=worst)
         folder = Path(hparams.OUTPUT_DIR) / "visrank" / ("" if protocol == "instance" else protocol)
         files = (retrieval.q_paths, retrieval.g_paths)
         strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
-        pages.append(write_index(folder / "index.html", result, rankings, strips, retrieval))
+        shown = Shown(rankings, strips, exif_orientation=hparams.INPUT.EXIF_ORIENTATION)
+        pages.append(write_page(folder / "index.html", result, retrieval, options, shown)[0])
     return pages
 
 

@@ -91,7 +91,7 @@ def summarize(results: dict[str, dict[str, dict[str, float]]], output: Path, sec
         ("newest checkpoint, to resume from", "training/**/auto_checkpoints/*.pth"),
         ("TensorBoard (tensorboard --logdir)", "training/train_ctl_model"),
         ("MLflow (mlflow ui --backend-store-uri sqlite:///...)", "mlflow.db"),
-        ("strips of ranked results", "test/visrank/index.html"),
+        ("curves, a map and ranked results", "test/visrank/index.html"),
         ("embeddings of the gallery", "gallery/embeddings.npy"),
         ("images most similar to each query", "search/results.html"),
     ):

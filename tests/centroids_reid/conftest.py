@@ -19,7 +19,7 @@ from tests.launch import forbid_modules, run_command
 from tests.support import ROOT
 
 # What a fresh clone has, and what only work leaves behind.
-OF_THE_CLONE = ("*.py", "*.toml", "*.txt", "*.md", "*.in", "*.yml", "LICENSE", "py.typed")
+OF_THE_CLONE = ("*.py", "*.toml", "*.txt", "*.md", "*.in", "*.js", "*.yml", "LICENSE", "py.typed")
 SECONDS = 240
 
 

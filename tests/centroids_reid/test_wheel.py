@@ -30,7 +30,8 @@ def test_the_wheel_holds_one_package(wheel):
     assert {name.partition("/")[0] for name in files} == {PACKAGE, info}
     assert files[f"{info}/top_level.txt"].decode().split() == [PACKAGE]
     configs = {f"{PACKAGE}/configs/{path.name}" for path in ROOT.glob("configs/*.yml")}
-    assert configs | {f"{PACKAGE}/py.typed", f"{PACKAGE}/train_ctl_model.py"} <= set(files)
+    others = ("py.typed", "train_ctl_model.py", "evaluation/pages.js")
+    assert configs.union(f"{PACKAGE}/{name}" for name in others) <= set(files)
     left_out = ("tests", "benchmarks", "examples", "in_repository", "one_package", "mutate", "demo.py")
     assert not [name for name in files if any(part in name for part in left_out)]
     metadata = BytesParser().parsebytes(files[f"{info}/METADATA"])

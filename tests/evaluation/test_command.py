@@ -1,15 +1,20 @@
 """python -m evaluation: what it prints and writes, and how it fails."""
 
 import json
+import re
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluation.__main__ import main
 from evaluation.calibration import calibrate, describe_calibration, read_calibration
-from evaluation.metrics import evaluate_embeddings
+from evaluation.metrics import evaluate, evaluate_embeddings
 from evaluation.open_set import describe_open_set, draw_unknown, evaluate_open_set, open_set_details
+from evaluation.page_data import Shown
+from evaluation.pages import write_page
+from evaluation.ranked_images import rank_for_display
 from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from evaluation.verification import roc_table
@@ -197,6 +202,59 @@ def test_the_metrics_are_printed_before_they_are_written(files, capsys):
     assert f"mAP {evaluate_embeddings(*data).mAP:.2%}" in captured.out
     assert "metrics.json' is a folder" in captured.err
     assert [path.name for path in (folder / "out").iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ([], {}),
+        (["--roc", "--rerank", "--k1", "4", "--k2", "2"], {"rerank": Rerank(4, 2)}),
+        (["--protocol", "strict", "--metric", "cosine"], {"protocol": "centroid_strict", "metric": "cosine"}),
+    ],
+)
+def test_a_page_of_the_evaluation(files, options, more, capsys):
+    arguments, data, folder = files
+    page = folder / "new" / "page.html"
+    assert main([*arguments, *options, "--page", str(page), "--output", str(folder / "out")]) == 0
+    *_, note, written = capsys.readouterr().out.splitlines()
+    assert written == f"written: {page}"
+    paths = [f"é{i}.jpg" for i in range(80)]
+    retrieval, ranking = RetrievalSet(*data, paths[:20], paths[20:]), RankingOptions(**more)
+    shown = Shown(rank_for_display(retrieval, ranking))
+    expected, about = write_page(folder / "page.html", evaluate(retrieval, ranking), retrieval, ranking, shown)
+    assert note == f"note: {about}" and "images cannot be shown, since their files cannot be read" in note
+    assert page.read_text(encoding="utf-8") == expected.read_text(encoding="utf-8")
+    assert "page" not in json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))["settings"]
+
+
+def test_a_page_shows_images_by_their_paths(files, capsys):
+    arguments, _, folder = files
+    for side in "qg":
+        with np.load(folder / f"{side}.npz") as archive:
+            arrays = dict(archive)
+        arrays["paths"] = np.array([str(folder / path) for path in arrays["paths"]])
+        for path in arrays["paths"]:
+            Image.new("RGB", (4, 8)).save(path)
+        np.savez(folder / f"{side}.npz", **arrays)
+    assert main([*arguments, "--page", str(folder / "page.html")]) == 0
+    assert "note" not in capsys.readouterr().out
+    data = re.search(r'"thumbnails":(\[.*?\])', (folder / "page.html").read_text(encoding="utf-8"))[1]
+    assert len(json.loads(data)) == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "--page: '{}' is a folder; expected the name of an HTML file."),
+        ("q.npz/page.html", "--page: cannot write to '{}/q.npz'"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_met_before_the_work(files, name, message, monkeypatch, capsys):
+    arguments, _, folder = files
+    monkeypatch.setattr("evaluation.metrics.evaluate", lambda *_, **__: pytest.fail("was called"))
+    assert main([*arguments, "--page", str(folder / name)]) == 2
+    captured = capsys.readouterr()
+    assert message.format(folder) in captured.err and captured.out == ""
 
 
 @pytest.mark.parametrize("text", ["x", "nan", "0", "inf"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import evaluate, evaluate_distances
-from evaluation.pages import write_index
+from evaluation.pages import write_page
 from evaluation.retrieval import RankingOptions, RetrievalSet
 from evaluation.self_matches import SelfMatches
 from evaluation.tables import describe, write_evaluation
@@ -65,10 +65,15 @@ def test_metrics_json_says_so_first(two_cameras, tmp_path):
 
 def test_a_page_says_so_beside_its_numbers(two_cameras, tmp_path):
     strict, published = results_of(two_cameras)
-    page = write_index(tmp_path / "index.html", published, [], {}, two_cameras).read_text()
+
+    def page_of(result):
+        options = RankingOptions(protocol=result.protocol)
+        return write_page(tmp_path / "index.html", result, two_cameras, options)[0].read_text()
+
+    page = page_of(published)
     (line,) = [line for line in page.splitlines() if f"<dd>{published.mAP:.1%}</dd>" in line]
     assert INFLATED.replace("'", "&#x27;") in line
-    assert "inflated" not in write_index(tmp_path / "index.html", strict, [], {}, two_cameras).read_text()
+    assert "inflated" not in page_of(strict)
 
 
 OWN = SelfMatches(np.array([0]), np.array([0, -1, -1]))

@@ -1,5 +1,7 @@
 """The strips of a model show what its network sees."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ def test_orientation_follows_the_configuration(tmp_path, upright):
         "turned": save_turned(tmp_path / "turned" / "a.png", 6),
         "plain": save_turned(tmp_path / "plain" / "a.png", 1, expected),
     }
-    strips = []
+    strips, thumbnails = [], []
     for name, path in files.items():
         options = {"OUTPUT_DIR": str(tmp_path / "out" / name), "INPUT.EXIF_ORIENTATION": upright}
         hparams = small_config(**options)
@@ -29,4 +31,8 @@ def test_orientation_follows_the_configuration(tmp_path, upright):
         (page,) = write_strips(retrieval, results, hparams)
         (strip,) = page.parent.rglob("*.png")
         strips.append(np.asarray(Image.open(strip)))
+        text = page.read_text(encoding="utf-8")
+        thumbnails.append(re.search(r'"thumbnails":(\[.*?\])', text)[1])
+        assert f'"{strip.name}"' in text
     np.testing.assert_array_equal(*strips)
+    assert thumbnails[0] == thumbnails[1] != "[]"
