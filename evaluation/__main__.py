@@ -155,7 +155,7 @@ def _run(args: argparse.Namespace) -> None:
     block_bytes = None if args.block_mb is None else max(1, int(args.block_mb * 2**20))
     notes += _without_effect(args)
     result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
-    lines = [*(f"note: {note}" for note in notes), describe(result)]
+    lines = [*(f"note: {note}" for note in notes), describe(result, with_intervals=True)]
     table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
     if table is not None:
         lines.append("verification over all pairs of single images:")

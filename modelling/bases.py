@@ -594,7 +594,7 @@ class ModelBase(LightningModule):
         retrieval = self._own_images.leave_out(retrieval, self.hparams, stage, processes)
         results = evaluate_protocols(retrieval, self.hparams, processes)
         for result in results.values():
-            rank_zero_info("%s, %s", stage, describe_result(result))
+            rank_zero_info("%s, %s", stage, describe_result(result, with_intervals=stage == "test"))
         metrics = metrics_dict(*results.values())
         # The metric that selects the best checkpoint must exist even if the published protocol has nothing to rank.
         self._log_epoch({name.removeprefix("strict_"): value for name, value in metrics.items()} | metrics)
