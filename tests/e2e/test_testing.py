@@ -2,8 +2,8 @@
 
 import csv
 import json
-import re
 import lzma
+import re
 import tarfile
 from pathlib import Path
 
