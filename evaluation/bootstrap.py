@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.retrieval import TOPK_RANKS, EvalResult, FloatArray
-from utils.labels import IntArray
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -44,7 +43,7 @@ class Clusters:
         """
         _, group, sizes = np.unique(pids, return_inverse=True, return_counts=True)
         group = group.reshape(-1)
-        sums = np.stack([np.bincount(group, column, len(sizes)) for column in values.T], axis=1)
+        sums = np.stack([np.bincount(group, column, len(sizes)).astype(np.float64) for column in values.T], axis=1)
         return cls(sums, sizes.astype(np.float64))
 
     @property
@@ -53,13 +52,13 @@ class Clusters:
         return self.sums.sum(axis=0) / self.sizes.sum()
 
 
-def per_query(protocol: str, ap: FloatArray, first: IntArray, inp: FloatArray) -> dict[str, FloatArray]:
+def per_query(protocol: str, ap: FloatArray, first: Any, inp: FloatArray) -> dict[str, FloatArray]:
     """The numbers of V queries whose means are the metrics of a protocol.
 
     Args:
         protocol: mINP is a metric of "instance" alone.
         ap: [V] average precision.
-        first: [V] rank of the first relevant item, counted from 1.
+        first: [V] whole or floating, rank of the first relevant item, counted from 1.
         inp: [V] number of relevant items / rank of the last one.
 
     Returns:
