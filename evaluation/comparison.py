@@ -69,6 +69,7 @@ def compare(
         "identities": len(change.sizes),
         "paired_by": by,
         "left_out": len(rows) - len(counts),
+        "first_draw": any(_below(side.about, "protocols", protocol, "draws") for side in (a, b)),
         "differs": differing(a, b, protocol),
         "metrics": {name: dict(zip(keys, column, strict=True)) for name, column in zip(names, columns, strict=True)},
         "level": level,
@@ -179,6 +180,7 @@ def about_queries(document: Mapping[str, Any]) -> str:
     text = f"{TITLES[document['protocol']]}: {document['queries']} queries of {document['identities']} identities, "
     text += f"paired by {document['paired_by']}"
     text += f"; {document['left_out']} without a match in A or B left out" if document["left_out"] else ""
+    text += "; of repeated draws of the gallery the first" if document.get("first_draw") else ""
     return text + ("; one identity: no intervals" if document["identities"] == 1 else "")
 
 

@@ -13,6 +13,7 @@ from evaluation.bootstrap import LEVEL, RESAMPLES, confidence_intervals
 from evaluation.metrics import metrics_dict
 from evaluation.notes import TITLES
 from evaluation.retrieval import EvalResult, RetrievalSet
+from evaluation.statistics import describe_summary
 from evaluation.verification import RocTable
 from utils.files import write_text
 from utils.labels import check_length
@@ -28,7 +29,8 @@ def describe(result: EvalResult, with_intervals: bool = False) -> str:
 
     Args:
         result: the evaluation.
-        with_intervals: put the interval of :func:`evaluation.bootstrap.confidence_intervals` behind each metric.
+        with_intervals: put the interval of :func:`evaluation.bootstrap.confidence_intervals` behind each metric; where
+            there are repeated draws, their spread stands there in any case.
 
     Example:
         >>> from evaluation.metrics import evaluate_distances
@@ -40,14 +42,17 @@ def describe(result: EvalResult, with_intervals: bool = False) -> str:
     skipped = f", {result.num_skipped} without a match left out" if result.num_skipped else ""
     usually = "usually " if result.protocol == "centroid" else ""
     note = "" if result.protocol == "instance" else f"; {usually}one relevant item, so mAP is the mean reciprocal rank"
-    found = confidence_intervals(result) if with_intervals else {}
-    if with_intervals:
+    found = confidence_intervals(result) if with_intervals and not result.draws else {}
+    if result.draws:
+        note += f"; mean ± standard deviation over {len(result.draws['mAP']['values'])} draws of queries and gallery"
+    elif with_intervals:
         note += f"; [{LEVEL:.0%} interval over queries, by identity]" if found else "; no intervals: one identity"
     numbers = []
     for name, value in metrics_dict(result).items():
         ends = found.get(name.removeprefix("strict_"))
         interval = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
-        numbers.append(f"{name} {value:.2%}{interval}")
+        drawn = result.draws.get(name.removeprefix("strict_"))
+        numbers.append(describe_summary({name: drawn}) if drawn else f"{name} {value:.2%}{interval}")
     caveat = f"  ({result.caveat})" if result.caveat else ""
     return f"{TITLES[result.protocol]} ({counts}{skipped}{note}):\n    {'  '.join(numbers)}{caveat}"
 
@@ -117,7 +122,9 @@ def _details(result: EvalResult) -> dict[str, Any]:
         "queries_without_match": result.num_skipped,
         "gallery_items": result.num_gallery,
         "intervals": confidence_intervals(result),
-        "intervals_are": {"level": LEVEL, "resamples": RESAMPLES, "clustered_by": "identity"},
+        "intervals_are": {"level": LEVEL, "resamples": RESAMPLES, "clustered_by": "identity"}
+        | ({"of": "the first draw"} if result.draws else {}),
+        **({"draws": result.draws} if result.draws else {}),
     }
 
 

@@ -111,6 +111,14 @@ def test_what_differs_of_the_settings():
     assert "settings are not compared, since not both tables have a metrics.json beside them" in unknown
 
 
+def test_repeated_draws_are_compared_by_the_first_which_is_said():
+    about = {"protocols": {"instance": {"draws": {"mAP": {"mean": 0.5}}}}}
+    for sides in ((about, {}), ({}, about)):
+        text = describe(*compare(*evaluations(*tables()[:2], sides), "instance", **OPTIONS), 0)
+        assert "paired by path; of repeated draws of the gallery the first\n" in text
+    assert "repeated" not in describe(*compare(*evaluations(*tables()[:2]), "instance", **OPTIONS), 0)
+
+
 def test_the_queries_that_changed_most():
     aps = [(0.5, 0.5), (0.5, 0.6), (0.5, 0.9), (0.9, 0.1), (0.9, 0.8)]
     queries = [{"query": str(i), "path": "", "pid": "7", "AP_A": a, "AP_B": b} for i, (a, b) in enumerate(aps)]
