@@ -1,7 +1,7 @@
 """What changed between two evaluations of the same queries: differences, their intervals and p-values, and queries."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.bootstrap import Clusters, bootstrap, sign_flip_p_values
 from evaluation.notes import TITLES
 from evaluation.per_query import Evaluation, QueryTable, pair_queries
+from evaluation.retrieval import FloatArray
 from utils.errors import UserError
 from utils.labels import IntArray
 
@@ -56,11 +57,7 @@ def compare(
     whole = [np.stack(list(table.metrics(protocol).values()), axis=1) for table in tables]
     sides = whole[0][counts], whole[1][rows[counts]]
     change = Clusters.of(np.array(tables[0].pid)[counts], sides[1] - sides[0])
-    intervals = bootstrap(change, level, resamples, seed) or [None] * len(names)  # type: ignore[list-item]
-    p_values = sign_flip_p_values(change, permutations, seed).tolist()
-    means = [side.mean(axis=0).tolist() for side in sides]
-    columns = zip(*means, change.means.tolist(), intervals, p_values, strict=True)
-    keys = ("A", "B", "difference", "interval", "p_value")
+    options: dict[str, Any] = {"level": level, "resamples": resamples, "permutations": permutations, "seed": seed}
     document = {
         "A": str(a.file),
         "B": str(b.file),
@@ -71,13 +68,22 @@ def compare(
         "left_out": len(rows) - len(counts),
         "first_draw": any(_below(side.about, "protocols", protocol, "draws") for side in (a, b)),
         "differs": differing(a, b, protocol),
-        "metrics": {name: dict(zip(keys, column, strict=True)) for name, column in zip(names, columns, strict=True)},
-        "level": level,
-        "resamples": resamples,
-        "permutations": permutations,
-        "seed": seed,
+        "metrics": dict(zip(names, _differences(*sides, change, **options), strict=True)),
+        **options,
     }
     return document, _numbers_of(tables, counts, rows[counts])
+
+
+def _differences(
+    a: FloatArray, b: FloatArray, change: Clusters, level: float, resamples: int, permutations: int, seed: int
+) -> list[dict[str, Any]]:
+    """What is told of each of F metrics, from its values in A and B [V, F] and their differences."""
+    intervals: Sequence[Any] = bootstrap(change, level, resamples, seed) or [None] * a.shape[1]
+    columns = a.mean(axis=0), b.mean(axis=0), change.means, sign_flip_p_values(change, permutations, seed)
+    return [
+        {"A": in_a, "B": in_b, "difference": difference, "interval": interval, "p_value": p_value}
+        for interval, (in_a, in_b, difference, p_value) in zip(intervals, np.stack(columns, 1).tolist(), strict=True)
+    ]
 
 
 def _numbers_of(tables: tuple[QueryTable, QueryTable], rows: IntArray, others: IntArray) -> list[dict[str, Any]]:
