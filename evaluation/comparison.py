@@ -15,6 +15,7 @@ from utils.labels import IntArray
 
 # What metrics.json says of an evaluation, as far as it may explain a difference. The inputs name two settings too.
 _ABOUT = ("settings", "network", "inputs", "versions")
+_SCORES = "The scores are "  # begins the caveat in the note of a protocol
 _NAMED_TWICE = ("settings.query", "settings.gallery")
 
 
@@ -67,6 +68,7 @@ def compare(
         "paired_by": by,
         "left_out": len(rows) - len(counts),
         "first_draw": any(_below(side.about, "protocols", protocol, "draws") for side in (a, b)),
+        "caveat": _caveat(a, b, protocol),
         "differs": differing(a, b, protocol),
         "metrics": dict(zip(names, _differences(*sides, change, **options), strict=True)),
         **options,
@@ -118,6 +120,12 @@ def differing(a: Evaluation, b: Evaluation, protocol: str) -> dict[str, list[Any
         flat.append({key: value for key, value in found.items() if key not in _NAMED_TWICE})
     values = {key: [side.get(key) for side in flat] for key in dict.fromkeys([*flat[0], *flat[1]])}
     return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+
+
+def _caveat(a: Evaluation, b: Evaluation, protocol: str) -> str:
+    """The sentence of metrics.json that calls the numbers of a protocol too high; "" if none does."""
+    notes = [str(_below(side.about, "protocols", protocol).get("note", "")) for side in (a, b)]
+    return next((_SCORES + note.partition(_SCORES)[2] for note in notes if _SCORES in note), "")
 
 
 def _below(about: Any, *names: str) -> dict[str, Any]:
@@ -187,7 +195,8 @@ def about_queries(document: Mapping[str, Any]) -> str:
     text += f"paired by {document['paired_by']}"
     text += f"; {document['left_out']} without a match in A or B left out" if document["left_out"] else ""
     text += "; of repeated draws of the gallery the first" if document.get("first_draw") else ""
-    return text + ("; one identity: no intervals" if document["identities"] == 1 else "")
+    text += "; one identity: no intervals" if document["identities"] == 1 else ""
+    return text + (f". {document['caveat']}" if document.get("caveat") else "")
 
 
 def about_settings(document: Mapping[str, Any]) -> list[str]:

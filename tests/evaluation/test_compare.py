@@ -8,6 +8,7 @@ from PIL import Image
 
 from evaluation import compare
 from evaluation.__main__ import COMMANDS, build_parser, main
+from evaluation.bootstrap import LEVEL, PERMUTATIONS, RESAMPLES, Clusters, sign_flip_p_values
 from evaluation.metrics import evaluate_embeddings
 from evaluation.retrieval import RetrievalSet
 from evaluation.tables import write_evaluation
@@ -117,3 +118,10 @@ def test_help_names_the_commands_and_theirs_needs_no_numpy():
     code = "import sys; from evaluation.compare import build_parser as b; b().format_help(); "
     assert run_code(f"{code}sys.exit({heavy})").returncode == 0
     assert "per_query.csv" in compare.build_parser().format_help()
+
+
+def test_what_is_not_given_is_as_programs_have_it():
+    args = compare.build_parser().parse_args(["a", "b"])
+    assert (args.level, args.resamples, args.permutations) == (LEVEL, RESAMPLES, PERMUTATIONS) == (0.95, 1000, 10_000)
+    clusters = Clusters.of(np.arange(9), np.arange(9.0)[:, None] - 3)
+    assert sign_flip_p_values(clusters) == sign_flip_p_values(clusters, args.permutations, args.seed)

@@ -1,12 +1,16 @@
 """The comparison of two evaluations: its numbers, what it says of settings and queries."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluation.comparison import compare, describe, differing, most_changed
-from evaluation.per_query import Evaluation, QueryTable
+from evaluation.metrics import evaluate
+from evaluation.per_query import Evaluation, QueryTable, read_evaluation
+from evaluation.retrieval import RankingOptions, RetrievalSet
+from evaluation.tables import write_evaluation
 from utils.errors import UserError
 
 OPTIONS = {"level": 0.9, "resamples": 300, "permutations": 200, "seed": 4}
@@ -117,6 +121,19 @@ def test_repeated_draws_are_compared_by_the_first_which_is_said():
         text = describe(*compare(*evaluations(*tables()[:2], sides), "instance", **OPTIONS), 0)
         assert "paired by path; of repeated draws of the gallery the first\n" in text
     assert "repeated" not in describe(*compare(*evaluations(*tables()[:2]), "instance", **OPTIONS), 0)
+
+
+def test_numbers_that_are_too_high_are_called_so(data, tmp_path):
+    """In the words of the evaluation itself, as wherever these numbers are printed."""
+    images = RetrievalSet(*data)
+    for name in "ab":
+        write_evaluation(tmp_path / name, [evaluate(images, RankingOptions(protocol="centroid"))], images)
+    a, b = read_evaluation(tmp_path / "a"), read_evaluation(tmp_path / "b")
+    line = describe(*compare(a, b, "centroid", **OPTIONS), 0).splitlines()[2]
+    assert line.startswith("centroids, published protocol: ")
+    assert ". The scores are inflated by the published code's camera look-up error; use strict_mAP and" in line
+    for sides in ((a, replace(b, about={})), (replace(a, about={}), b)):
+        assert "inflated" in describe(*compare(*sides, "centroid", **OPTIONS), 0)
 
 
 def test_the_queries_that_changed_most():

@@ -95,6 +95,8 @@ def test_queries_are_paired_by_path_wherever_the_data_lies():
     elsewhere = ["D:\\sets\\q\\2.jpg", "D:\\sets\\r\\1.jpg", "D:\\sets\\q\\1.jpg"]
     assert pair(a, table(elsewhere, ["8", "9", "7"])) == ("path", [2, 0, 1])
     assert pair(table(["x/1.jpg"], ["7"]), table(["1.jpg"], ["7"])) == ("path", [0])
+    with pytest.raises(UserError, match=r"1 only in a.csv \(such as 1.jpg\) and 1 only in b.csv \(such as 2.jpg\)"):
+        pair(table(["x/1.jpg"], ["7"]), table(["y/2.jpg"], ["7"]))
 
 
 @pytest.mark.parametrize("paths", [["", ""], ["a.jpg", "a.jpg"], ["", "a.jpg"]])
