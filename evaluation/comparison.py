@@ -54,7 +54,7 @@ def compare(
     counts = np.flatnonzero(~np.isnan(tables[0].ap) & ~np.isnan(tables[1].ap[rows]))
     if not len(counts):
         raise UserError(f"No query has a match in both {a.file} and {b.file}: there is nothing to compare.")
-    names = list(tables[0].metrics(protocol))
+    names = tables[0].metrics(protocol)
     whole = [np.stack(list(table.metrics(protocol).values()), axis=1) for table in tables]
     sides = whole[0][counts], whole[1][rows[counts]]
     change = Clusters.of(np.array(tables[0].pid)[counts], sides[1] - sides[0])

@@ -34,6 +34,7 @@ def test_differences_beyond_their_interval_are_marked(text):
     assert '<td class="wrong">-25.00</td><td>[-30.00, -10.00]</td><td>0.05</td>' in page
     assert "<td>+25.00</td><td>[-10.00, +30.00]</td><td>0.06</td>" in page
     assert '<th scope="col">90% interval</th>' in page
+    assert "<title>Two evaluations compared</title>" in page
     assert "Bootstrap of 10, permutation test of 20 draws" in page
 
 
