@@ -298,6 +298,9 @@ _C.TEST.ONLY_TEST = False
 # Data without cameras: leave a query's own image (the same file, or a file of the same content) out of its ranking when
 # the gallery holds it (drop), or count it as a match (keep). Data with cameras has the same-camera filter instead.
 _C.TEST.SELF_MATCH = "drop"
+# Evaluations of a data set whose protocol draws its gallery anew for each, 1 or more: VehicleID, and data sets of your
+# own with draw_gallery. Their mean counts, and the spread stands beside it; 1 takes the first draw alone.
+_C.TEST.DRAWS = 10
 # Validate once before the first epoch, for a number to compare with; it is logged at step -1.
 _C.TEST.BEFORE_TRAINING = False
 # In test passes, write to OUTPUT_DIR/visrank a strip for each query (a PNG of the query and its ranked results), and a

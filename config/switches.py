@@ -19,9 +19,10 @@ PLAIN_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 PACKAGES = ("timm:", "torchvision:")
 # The data sets of this project by the files that they read; others may read any key.
 COCO_SETS = ("df1", "street2shop")
+DRAWN_SETS = ("vehicleid_800", "vehicleid_1600", "vehicleid_2400")
 SETS = (
     *("market1501", "dukemtmcreid", "occluded_duke", "msmt17_v1", "msmt17_v2", "cuhk03np_labeled", "cuhk03np_detected"),
-    *("veri776", "vehicleid_800", "vehicleid_1600", "vehicleid_2400", *COCO_SETS, "csv", "folder"),
+    *("veri776", *DRAWN_SETS, *COCO_SETS, "csv", "folder"),
 )
 
 
@@ -99,6 +100,12 @@ SWITCHES = (
         ("MODEL.RESUME_TRAINING",),
         ("TEST.ONLY_TEST",),
         lambda cfg, _: _continues_a_named_file(cfg) and cfg.TEST.ONLY_TEST,
+    ),
+    Switch(
+        ("TEST.DRAWS",),
+        ("DATASETS.NAMES",),
+        # Of several sets the first is tested.
+        lambda cfg, _: cfg.DATASETS.NAMES.partition("+")[0].strip() in {*SETS} - {*DRAWN_SETS},
     ),
     Switch(("DATASETS.CSV_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("csv",))),
     Switch(("DATASETS.CAMERA_FROM",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("folder",))),

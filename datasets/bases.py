@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -21,7 +22,8 @@ from datasets.counts import (
     find_count_problem,
     statistics_table,
 )
-from datasets.filled_lists import derive
+from datasets.draws import GalleryDraw
+from datasets.filled_lists import check_draw, derive
 from datasets.loading import (
     BaseDatasetLabelled,
     BaseDatasetLabelledPerPid,
@@ -160,6 +162,22 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         """Read the subsets from disk. Raises UserError if they are missing or malformed."""
         raise NotImplementedError
 
+    def draw_gallery(self, images: Sequence[Sample], number: int) -> GalleryDraw | None:
+        """Queries and gallery of one of TEST.DRAWS evaluations, whose mean counts; None: there is one, by the lists.
+
+        A subclass whose protocol draws the gallery several times overrides it. The first draw is the one whose queries
+        the tables and pages of an evaluation show.
+
+        Args:
+            images: ``query_list + gallery_list``.
+            number: of the draw, from 0. A draw must depend on nothing else, so that all processes and runs agree;
+                :func:`datasets.draws.derive_seed` makes a seed of it.
+
+        Returns:
+            Positions in ``images``, which need not name all.
+        """
+        return None
+
     @as_lightning_calls
     def setup(self, stage: str | None = None) -> None:
         """Read the data set and log a table of its counts; further calls do nothing.
@@ -235,11 +253,23 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         loads = image_loaders(options.CACHE, options.CACHE_GB, options.CACHE_DIR, wanted, upright)
         for part, load in zip(ours, loads, strict=True):
             part.apply_settings(self.seed, load, skip)
+        self._draw_galleries()
         if unreached:
             rank_zero_warn(
                 f"{self.title}: {', '.join(unreached)} has no effect: it needs BaseDatasetLabelledPerPid or "
                 "BaseDatasetLabelled, and the cache transforms that begin as those of ReidTransforms."
             )
+
+    def _draw_galleries(self) -> None:
+        images = [*self.query_list, *self.gallery_list]
+        draws = []
+        for number in range(self.cfg.TEST.DRAWS):
+            draw = self.draw_gallery(images, number)
+            if draw is None:
+                return
+            check_draw(f"{self.title}.draw_gallery, draw {number},", draw, len(images))
+            draws.append(GalleryDraw(*(np.asarray(part, dtype=np.int64) for part in draw)))
+        self.val.gallery_draws = draws
 
     @rank_zero_only
     def check_published(self, splits: Splits) -> None:

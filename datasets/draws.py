@@ -1,9 +1,14 @@
-"""Which images a draw takes, and with which random state: functions of (seed, epoch, identity, occurrence) alone."""
+"""Which images a draw takes, and with which random state: functions of (seed, epoch, identity, occurrence) alone.
+
+Draws of an evaluation depend on less still: on identities, names of images and the number of the draw.
+"""
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 
@@ -75,6 +80,44 @@ def order_substitutes(count: int, position: int, seed: int, epoch: int, pid: int
     others = [other for other in range(count) if other != position]
     random.Random(derive_seed("substitute", seed, epoch, pid, occurrence, position)).shuffle(others)
     return others
+
+
+class GalleryDraw(NamedTuple):
+    """One division of the images of an evaluation; those in neither part take no part in it."""
+
+    query: Any  # [M] whole numbers, positions of the queries
+    gallery: Any  # [N] positions of the gallery images, in the order in which ties are broken
+
+
+def draw_one_each(purpose: str, images: Sequence[tuple[str, int]], number: int) -> GalleryDraw:
+    """Draw one image of each identity into the gallery; the others are queries.
+
+    The image depends on nothing but the arguments and the names of the identity's images, in any order: it is the same
+    in every run, on any machine, and whatever other identities there are.
+
+    Args:
+        purpose: keeps the draws of different data sets apart.
+        images: (name, identity). A name that an identity has twice is one image.
+        number: of the draw, from 0.
+
+    Returns:
+        Queries in the order of the images, and the gallery by identity, ascending.
+    """
+    names: defaultdict[int, list[str]] = defaultdict(list)
+    for name, pid in images:
+        names[pid].append(name)
+    further = (number,) if number else ()
+    drawn = {
+        pid: random.Random(derive_seed(purpose, pid, *further)).choice(sorted(names[pid])) for pid in sorted(names)
+    }
+    place: dict[int, int] = {}
+    query = []
+    for i, (name, pid) in enumerate(images):
+        if name == drawn[pid]:
+            place.setdefault(pid, i)
+        else:
+            query.append(i)
+    return GalleryDraw(query, [place[pid] for pid in drawn])
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The lists of a data module that a subclass fills by hand: what follows from them, and whether a run can use them."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -110,6 +111,16 @@ def check_numbers(module: Any, labels: set[int]) -> None:
     if len(module.val) <= module.num_query:
         raise UserError(text)
     rank_zero_warn(f"{text} The items beyond the {module.num_query} queries are taken as the gallery.")
+
+
+def check_draw(name: str, draw: Any, count: int) -> None:
+    """Check that a draw has positions of queries and of gallery images among ``count`` images. Raises UserError."""
+    parts = list(draw) if isinstance(draw, Sequence) else []
+    if len(parts) != 2 or not all(len(part) and all(_is_whole(i) and 0 <= i < count for i in part) for part in parts):
+        raise UserError(
+            f"{name} gives {reprlib.repr(draw)}; expected the positions of the queries and those of the gallery, at "
+            f"least one each, whole numbers from 0 to {count - 1}."
+        )
 
 
 def training_rows(module: Any) -> Sequence[Any]:

@@ -11,7 +11,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from datasets.draws import PidDraw, derive_seed, draw_images, order_substitutes, resample_images, seeded_globals
+from datasets.draws import (
+    GalleryDraw,
+    PidDraw,
+    derive_seed,
+    draw_images,
+    order_substitutes,
+    resample_images,
+    seeded_globals,
+)
 from datasets.transforms.pixels import DecodedImage
 from utils.errors import UserError
 from utils.image import pil_loader
@@ -101,6 +109,9 @@ class BaseDatasetLabelled(_ImageSet):
 
     # What the data set calls its pids and camids, for whoever writes about the samples.
     names: Names = Names()
+    # How the samples are divided into queries and gallery, once for each evaluation of which the mean is taken; empty:
+    # once, the queries first.
+    gallery_draws: Sequence[GalleryDraw] = ()
 
     def __init__(
         self, data: Sequence[Sequence[Any]], transform: Transform | None = None, return_paths: bool = False

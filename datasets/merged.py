@@ -7,6 +7,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from datasets.bases import Annotation, ReidDataModule, Splits
 from datasets.counts import camera_name
+from datasets.draws import GalleryDraw
+from datasets.loading import Sample
 from utils.errors import UserError
 from utils.labels import Names
 
@@ -72,6 +74,10 @@ class MergedDataModule(ReidDataModule):
     def describe_source(self) -> str:
         """The sources of the parts."""
         return "; ".join(dict.fromkeys(part.describe_source() for part in self.parts))
+
+    def draw_gallery(self, images: Sequence[Sample], number: int) -> GalleryDraw | None:
+        """As the first part, whose queries and gallery these are."""
+        return self.parts[0].draw_gallery(images, number)
 
     def read_splits(self) -> Splits:
         read = []

@@ -1,13 +1,14 @@
 """VehicleID ("Deep Relative Distance Learning: Tell the Difference Between Similar Vehicles", CVPR 2016)."""
 
 import os
-import random
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.bases import Annotation, ReidDataModule, Splits
 from datasets.counts import Counts, Published
-from datasets.draws import derive_seed
+from datasets.draws import GalleryDraw, draw_one_each
+from datasets.loading import Sample
 from datasets.notes import PassedOver
 from datasets.readers.files import check_images, find_folder, read_list
 from utils.errors import UserError
@@ -17,8 +18,8 @@ from utils.image import IMAGE_SUFFIXES
 def split_test_list(images: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """Split a test list into queries and gallery: one image of each identity, drawn at random, goes to the gallery.
 
-    The published protocol draws again for each of ten repetitions. Here the draw depends only on the identity and the
-    names of its images: it is the same in every run, for any seed, on any machine, and in every list.
+    This is the first of the draws that :meth:`VehicleID800.draw_gallery` makes: it is the same in every run, for any
+    seed, on any machine, and in every list.
 
     Args:
         images: (name, identity).
@@ -26,11 +27,8 @@ def split_test_list(images: list[tuple[str, int]]) -> tuple[list[tuple[str, int]
     Returns:
         Queries in the order of the list, and one gallery image per identity, ascending.
     """
-    names: defaultdict[int, list[str]] = defaultdict(list)
-    for name, pid in images:
-        names[pid].append(name)
-    drawn = {pid: random.Random(derive_seed("VehicleID", pid)).choice(sorted(names[pid])) for pid in sorted(names)}
-    return [image for image in images if drawn[image[1]] != image[0]], [(name, pid) for pid, name in drawn.items()]
+    query, gallery = draw_one_each("VehicleID", images, 0)
+    return [images[i] for i in query], [images[i] for i in gallery]
 
 
 class VehicleID800(ReidDataModule):
@@ -38,7 +36,7 @@ class VehicleID800(ReidDataModule):
 
     A line of a list is the name of an image without .jpg and the identity: 0000001 1. There are no cameras. An image
     that is not there as .jpg may have another suffix of images, in upper or lower case. :func:`split_test_list` says
-    which test images are the gallery.
+    which test images are the gallery of the first draw.
 
     The released lists contain: train 13164 identities, 113346 images; small test (800) 6493 images, of which 800 are
     the gallery. The paper describes an earlier version and gives slightly different numbers.
@@ -68,6 +66,10 @@ class VehicleID800(ReidDataModule):
         check_images((path for path, _, _ in splits.train), lists / "train_list.txt")
         check_images((path for path, _, _ in splits.query + splits.gallery), lists / self.test_list)
         return splits
+
+    def draw_gallery(self, images: Sequence[Sample], number: int) -> GalleryDraw:
+        """One image of each identity is the gallery, drawn anew for each of ten repetitions (Liu et al., CVPR 2016)."""
+        return draw_one_each("VehicleID", [(Path(path).stem, pid) for path, pid, *_ in images], number)
 
 
 class VehicleID1600(VehicleID800):

@@ -4,6 +4,8 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,14 @@ _DESCRIPTION = """Rank a gallery for every query and print CMC, Top-k, mAP and m
 Each .npz file holds "embeddings" [N, D], "pids" [N] and "camids" [N], and may hold "paths" [N]:
     numpy.savez("q.npz", embeddings=..., pids=..., camids=...)
 pids and camids are whole numbers, or text in both files. Images of pid -1 are junk and left out. A folder that
-create_embeddings.py wrote with pids will do as well: embeddings.npy, pids.npy, camids.npy if there are cameras."""
+create_embeddings.py wrote with pids will do as well: embeddings.npy, pids.npy, camids.npy if there are cameras.
+
+Further commands, each with a --help of its own:
+    python -m evaluation compare A B    two evaluations of the same queries: differences, intervals, p-values
+    python -m evaluation suspects ...   identities and images whose labels look wrong"""
+
+# Modules of this package with build_parser() and run(args).
+COMMANDS = ("compare", "suspects")
 
 _EXAMPLES = """examples:
   python -m evaluation --query q.npz --gallery g.npz
@@ -167,13 +176,20 @@ def main(argv: list[str] | None = None) -> int:
         >>> main(["--query", "missing.npz", "--gallery", "missing.npz"])
         2
     """
-    args = build_parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    named: Callable[[str], str] = str
+    if arguments and arguments[0] in COMMANDS:
+        command = import_module(f".{arguments[0]}", __package__)
+        work = partial(command.run, command.build_parser().parse_args(arguments[1:]))
+    else:
+        args = build_parser().parse_args(arguments)
+        work, named = partial(_run, args), partial(_with_file, args=args)
     from utils.errors import UserError
 
     try:
-        _run(args)
+        work()
     except UserError as error:
-        sys.stderr.write(f"error: {_with_file(str(error), args)}\n")
+        sys.stderr.write(f"error: {named(str(error))}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -223,7 +239,7 @@ def _run(args: argparse.Namespace) -> None:
     notes += _without_effect(args)
     decided, decisions = _decide(args, retrieval, options, block_bytes, inputs)
     result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
-    lines = [*(f"note: {note}" for note in notes), describe(result)]
+    lines = [*(f"note: {note}" for note in notes), describe(result, with_intervals=True)]
     table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
     lines += describe_roc(table) if table is not None else []
     lines += decided

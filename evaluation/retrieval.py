@@ -1,6 +1,6 @@
 """The arguments of everything that ranks, and the result of an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,6 +188,9 @@ class EvalResult:
     num_relevant: IntArray  # [V] number of relevant items
     num_queries: int
     num_gallery: int  # items ranked: images or centroids
+    # Metric -> mean, std and values over repeated draws of queries and gallery. mAP, mINP, topk and cmc are then means,
+    # and what single queries have is of the first draw. Empty: there is one division.
+    draws: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     note: str = ""  # what the protocol ranks and leaves out, for readers
     caveat: str = ""  # why the numbers are too high, and which to use instead
 

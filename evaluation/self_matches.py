@@ -5,14 +5,15 @@ itself first, and Top-1 would be 100 %.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from utils.files import content_digest
+from utils.files import content_digest, digests_of_equals
 from utils.labels import IntArray
 
 AnyPath = str | os.PathLike[str]
@@ -30,6 +31,14 @@ class SelfMatches:
 
     queries: IntArray  # [M] the query's group, counted from 0; -1 if the gallery does not hold it
     gallery: IntArray  # [N] the item's group, -1 if it is not a query
+
+    @classmethod
+    def among_copies(
+        cls, copies: Mapping[str, int], q_paths: Sequence[AnyPath], g_paths: Sequence[AnyPath]
+    ) -> "SelfMatches":
+        """Those of one division into queries and gallery, from the groups that :func:`find_copies` found in all."""
+        sides = [np.array([copies.get(os.fspath(path), -1) for path in paths]) for paths in (q_paths, g_paths)]
+        return cls(*(np.where(np.isin(own, other), own, -1) for own, other in (sides, sides[::-1])))
 
     @property
     def count(self) -> int:
@@ -74,6 +83,27 @@ def find_self_matches(q_paths: Sequence[AnyPath], g_paths: Sequence[AnyPath]) ->
     held = set(keys[1]) - {""}
     number = {key: i for i, key in enumerate(dict.fromkeys(key for key in keys[0] if key in held))}
     return SelfMatches(*(np.array([number.get(key, -1) for key in side], dtype=np.int64) for side in keys))
+
+
+def find_copies(paths: Sequence[AnyPath]) -> dict[str, int]:
+    """Find images that are one image: the same file, or files of the same content.
+
+    Args:
+        paths: image files, which need not exist. Only files of a size that occurs twice are read.
+
+    Returns:
+        Path -> number of its group, for the images in groups of two or more.
+
+    Example:
+        >>> find_copies(["a/1.jpg", "a/2.jpg", "a/1.jpg"])
+        {'a/1.jpg': 0}
+    """
+    names = [os.fspath(path) for path in paths]
+    digests = digests_of_equals(names)
+    keys = [digests.get(name, name) for name in names]
+    several = [key for key, times in Counter(keys).items() if times > 1 and key]
+    number = {key: i for i, key in enumerate(several)}
+    return {name: number[key] for name, key in zip(names, keys, strict=True) if key in number}
 
 
 def _place(path: AnyPath, real_folder: Callable[[str], str]) -> str:

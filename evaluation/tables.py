@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.bootstrap import LEVEL, RESAMPLES, confidence_intervals
 from evaluation.metrics import metrics_dict
 from evaluation.notes import TITLES
 from evaluation.retrieval import EvalResult, RetrievalSet
+from evaluation.statistics import describe_summary
 from evaluation.verification import RocTable
 from utils.files import write_text
 from utils.labels import check_length
@@ -21,9 +23,14 @@ AnyPath = str | os.PathLike[str]
 _COLUMNS = ("protocol", "query", "path", "pid", "camera", "AP", "first_match_rank", "INP", "relevant")
 
 
-def describe(result: EvalResult) -> str:
+def describe(result: EvalResult, with_intervals: bool = False) -> str:
     """Describe an evaluation in two lines: the protocol and what its mAP means, then the metrics, and whether they are
     inflated.
+
+    Args:
+        result: the evaluation.
+        with_intervals: put the interval of :func:`evaluation.bootstrap.confidence_intervals` behind each metric; where
+            there are repeated draws, their spread stands there in any case.
 
     Example:
         >>> from evaluation.metrics import evaluate_distances
@@ -35,9 +42,19 @@ def describe(result: EvalResult) -> str:
     skipped = f", {result.num_skipped} without a match left out" if result.num_skipped else ""
     usually = "usually " if result.protocol == "centroid" else ""
     note = "" if result.protocol == "instance" else f"; {usually}one relevant item, so mAP is the mean reciprocal rank"
-    numbers = "  ".join(f"{name} {value:.2%}" for name, value in metrics_dict(result).items())
+    found = confidence_intervals(result) if with_intervals and not result.draws else {}
+    if result.draws:
+        note += f"; mean ± standard deviation over {len(result.draws['mAP']['values'])} draws of queries and gallery"
+    elif with_intervals:
+        note += f"; [{LEVEL:.0%} interval over queries, by identity]" if found else "; no intervals: one identity"
+    numbers = []
+    for name, value in metrics_dict(result).items():
+        ends = found.get(name.removeprefix("strict_"))
+        interval = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
+        drawn = result.draws.get(name.removeprefix("strict_"))
+        numbers.append(describe_summary({name: drawn}) if drawn else f"{name} {value:.2%}{interval}")
     caveat = f"  ({result.caveat})" if result.caveat else ""
-    return f"{TITLES[result.protocol]} ({counts}{skipped}{note}):\n    {numbers}{caveat}"
+    return f"{TITLES[result.protocol]} ({counts}{skipped}{note}):\n    {'  '.join(numbers)}{caveat}"
 
 
 def write_evaluation(
@@ -50,11 +67,12 @@ def write_evaluation(
 ) -> tuple[Path, Path]:
     """Write metrics.json and per_query.csv.
 
-    metrics.json holds the metrics under their logged names, ``protocols`` with the details of each result,
-    ``settings``, and, if there is a ROC table, ``verification`` with its thresholds, ``equal_error_rate`` and
-    ``verification_curve``, lists of FAR, TAR and threshold. If metrics are inflated, ``caveat`` comes first and says
-    which. per_query.csv has one row for each result and query; the numbers of a query without a match are empty, and so
-    are cameras where there are none. Cameras without names are numbered from 0, ranks from 1.
+    metrics.json holds the metrics under their logged names, ``protocols`` with the details of each result and the
+    intervals of its metrics (none if all queries are of one identity), ``settings``, and, if there is a ROC table,
+    ``verification`` with its thresholds, ``equal_error_rate`` and ``verification_curve``, lists of FAR, TAR and
+    threshold. If metrics are inflated, ``caveat`` comes first and says which. per_query.csv has one row for each result
+    and query; the numbers of a query without a match are empty, and so are cameras where there are none. Cameras
+    without names are numbered from 0, ranks from 1.
 
     Args:
         output_dir: folder for the two files, created if missing.
@@ -108,6 +126,10 @@ def _details(result: EvalResult) -> dict[str, Any]:
         "queries": result.num_queries,
         "queries_without_match": result.num_skipped,
         "gallery_items": result.num_gallery,
+        "intervals": confidence_intervals(result),
+        "intervals_are": {"level": LEVEL, "resamples": RESAMPLES, "clustered_by": "identity"}
+        | ({"of": "the first draw"} if result.draws else {}),
+        **({"draws": result.draws} if result.draws else {}),
     }
 
 

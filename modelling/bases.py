@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from numbers import Real
 from typing import Any, Self, cast
 
@@ -27,8 +28,10 @@ from checkpoints.weights import describe, find_unusable, shorten, what_differs
 from config.defaults import _C as DEFAULTS
 from config.recorded import check_recorded
 from config.validate import check_keys
+from datasets.draws import GalleryDraw
 from datasets.loading import BaseDatasetLabelled
 from evaluation.centroid_protocols import create_centroids
+from evaluation.draws import Rows, with_draws
 from evaluation.metrics import evaluate, metrics_dict
 from evaluation.notes import caveat_of
 from evaluation.retrieval import TOPK_RANKS, EvalResult, RankingOptions, RetrievalSet
@@ -587,14 +590,25 @@ class ModelBase(LightningModule):
         paths = (
             [sample[0] for sample in loader.dataset.data] if isinstance(loader.dataset, BaseDatasetLabelled) else None
         )
-        retrieval, left_out = leave_out_unreadable(embeddings, pids, camids, self.hparams.num_query, paths)
+        rows = Rows(embeddings, pids, camids, self.hparams.num_query, paths)
+        draws: Sequence[GalleryDraw] = getattr(loader.dataset, "gallery_draws", ())
+        among = paths if len(draws) > 1 else None
+        retrieval, left_out = leave_out_unreadable(*(rows.of_draw(draws[0]) if draws else rows))
         if left_out:
             rank_zero_info("%s, %s", stage, left_out)
         retrieval = replace(retrieval, names=getattr(loader.dataset, "names", Names()))
-        retrieval = self._own_images.leave_out(retrieval, self.hparams, stage, processes)
+        retrieval = self._own_images.leave_out(retrieval, self.hparams, stage, processes, among)
         results = evaluate_protocols(retrieval, self.hparams, processes)
+
+        def evaluate_draw(draw: GalleryDraw) -> dict[str, EvalResult]:
+            drawn, _ = leave_out_unreadable(*rows.of_draw(draw))
+            drawn = self._own_images.leave_out(drawn, self.hparams, stage, processes, among)
+            return evaluate_protocols(drawn, self.hparams, processes)
+
+        if len(draws) > 1:
+            results = with_draws(chain([results], map(evaluate_draw, draws[1:])))
         for result in results.values():
-            rank_zero_info("%s, %s", stage, describe_result(result))
+            rank_zero_info("%s, %s", stage, describe_result(result, with_intervals=stage == "test"))
         metrics = metrics_dict(*results.values())
         # The metric that selects the best checkpoint must exist even if the published protocol has nothing to rank.
         self._log_epoch({name.removeprefix("strict_"): value for name, value in metrics.items()} | metrics)

@@ -19,7 +19,7 @@ from evaluation.pages import write_page
 from evaluation.ranked_images import rank_for_display, render_rankings
 from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
-from evaluation.self_matches import SelfMatches, find_self_matches
+from evaluation.self_matches import SelfMatches, find_copies, find_self_matches
 from evaluation.tables import write_evaluation
 from utils.distributed import Processes, of_first_process
 from utils.errors import NoValidQueryError, UserError
@@ -68,15 +68,34 @@ class OwnImages:
     def __init__(self) -> None:
         self._files: Any = None
         self._found: SelfMatches | None = None
+        self._copies: dict[str, int] = {}
 
     def leave_out(
-        self, retrieval: RetrievalSet, hparams: CfgNode, stage: str, processes: Processes | None
+        self,
+        retrieval: RetrievalSet,
+        hparams: CfgNode,
+        stage: str,
+        processes: Processes | None,
+        among: Sequence[str] | None = None,
     ) -> RetrievalSet:
-        """The set as it is ranked: whether it has cameras and, if they filter nothing, which images are left out."""
+        """The set as it is ranked: whether it has cameras and, if they filter nothing, which images are left out.
+
+        Args:
+            retrieval: the set.
+            hparams: TEST.SELF_MATCH decides.
+            stage: for what is said.
+            processes: of which the first one reads the files.
+            among: the images that repeated draws divide, whose copies are looked for once; None: there is one division.
+        """
         has_cameras = hparams.get("has_cameras", True)
         # Queries and gallery of the fashion sets have one made-up camera each, which is as good as none.
         filters = has_cameras and bool(np.isin(retrieval.q_camids, retrieval.single_cameras()).any())
-        own = self._of(retrieval, stage, processes) if not filters and hparams.TEST.SELF_MATCH == "drop" else None
+        own = None
+        if not filters and hparams.TEST.SELF_MATCH == "drop":
+            if among is None:
+                own = self._of(retrieval, stage, processes)
+            else:
+                own = self._in_draw(retrieval, among, stage, processes)
         return replace(retrieval, has_cameras=has_cameras and own is None, self_matches=own)
 
     def _of(self, retrieval: RetrievalSet, stage: str, processes: Processes | None) -> SelfMatches | None:
@@ -92,6 +111,25 @@ class OwnImages:
                 note = own_images_note(replace(retrieval, self_matches=found), "TEST.SELF_MATCH keep")
                 rank_zero_info("%s: %s", stage, note)
         return self._found
+
+    def _in_draw(
+        self, retrieval: RetrievalSet, among: Sequence[str], stage: str, processes: Processes | None
+    ) -> SelfMatches | None:
+        """The same in one of several draws."""
+        if among != self._files:
+            find = partial(find_copies, among)
+            self._files, self._copies = among, find() if processes is None else of_first_process(find)
+            if self._copies:
+                count, first = sum(path in self._copies for path in among), next(iter(self._copies))
+                rank_zero_info(
+                    "%s: %d of the %d images that are drawn from are copies of others among them (the first is %s); a "
+                    "gallery image that is a copy of a query is left out of the query's ranking (TEST.SELF_MATCH keep: "
+                    "it counts).",
+                    *(stage, count, len(among), first),
+                )
+        assert retrieval.q_paths is not None and retrieval.g_paths is not None
+        found = SelfMatches.among_copies(self._copies, retrieval.q_paths, retrieval.g_paths)
+        return found if found.count else None
 
 
 def evaluate_protocols(

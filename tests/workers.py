@@ -182,12 +182,14 @@ def find_own_images(files):
     """The groups of own images; only the first process may read the files."""
     rank, _ = meet()
     if rank:
-        evaluation.find_self_matches = _refuse
+        evaluation.find_self_matches = evaluation.find_copies = _refuse
     rows = torch.zeros(len(files), 2), torch.zeros(len(files)), torch.tensor([0, 0, 1, 1])
     retrieval = RetrievalSet.of_rows(*rows, 2, files)
-    own = evaluation.OwnImages()
-    found = own.leave_out(retrieval, small_config(), "test", distributed.running_processes()).self_matches
-    return found.queries.tolist(), found.gallery.tolist()
+    found = [
+        evaluation.OwnImages().leave_out(retrieval, small_config(), "test", distributed.running_processes(), among)
+        for among in (None, files)  # of one division, of repeated draws
+    ]
+    return [(each.self_matches.queries.tolist(), each.self_matches.gallery.tolist()) for each in found]
 
 
 def average_gradients(method_name, options, gather):

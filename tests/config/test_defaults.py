@@ -81,6 +81,7 @@ ADDED = {
     "MODEL.PRETRAIN_MIN_SHARE": 1.0,
     "MODEL.STEM_RELU": False,
     "TEST.BEFORE_TRAINING": False,
+    "TEST.DRAWS": 10,
     "TRAINER.FAST_MATH": False,
     "TRAINER.PROFILER": "",
 }

@@ -315,6 +315,12 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         {"TEST.VISUALIZE": "yes"},
     ),
     (
+        {"TEST.DRAWS": 3, "DATASETS.NAMES": "market1501+vehicleid_800"},
+        CPU,
+        "TEST.DRAWS 3 has no effect: DATASETS.NAMES is market1501+vehicleid_800.",
+        {"DATASETS.NAMES": "vehicleid_800+market1501"},
+    ),
+    (
         {"TRAINER.FAST_MATH": True},
         CPU,
         "TRAINER.FAST_MATH True has no effect: the run does not compute on CUDA.",

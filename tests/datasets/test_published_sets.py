@@ -6,6 +6,7 @@ import pytest
 
 from datasets import init_dataset
 from datasets.counts import Counts, Published, count, find_count_problem
+from datasets.draws import draw_one_each
 from datasets.notes import PassedOver
 from datasets.readers.files import check_images, find_folder
 from datasets.readers.named_files import NameRule, read_folder
@@ -200,6 +201,36 @@ def test_the_vehicleid_draw_is_fair():
     _, gallery = split_test_list(images)
     chosen = [int(name.split("_")[1]) for name, _ in gallery]
     assert all(70 < chosen.count(i) < 130 for i in range(3))
+
+
+def test_further_vehicleid_draws_are_others_and_always_the_same(tmp_path, make_cfg):
+    """Neither the run's seed nor the order of the list nor the other identities change them."""
+    write_vehicleid(tmp_path)
+    chosen = {}
+    for name, seed in (("vehicleid_800", 0), ("vehicleid_1600", 7)):
+        module = init_dataset(name, cfg=make_cfg(tmp_path), seed=seed)
+        module.setup()
+        samples = module.query_list + module.gallery_list
+        assert len(module.val.gallery_draws) == 10
+        assert [part.tolist() for part in module.val.gallery_draws[0]] == [
+            [sample[3] for sample in part] for part in (module.query_list, module.gallery_list)
+        ]
+        for number, (query, gallery) in enumerate(module.val.gallery_draws):
+            assert sorted([*query, *gallery]) == list(range(len(samples)))
+            for i in gallery:
+                assert chosen.setdefault((number, samples[i][1]), samples[i][0]) == samples[i][0]
+    # Pinned, so that numbers of different versions can be compared.
+    assert [chosen[number, 20][-6:-4] for number in range(10)] == PINNED_DRAWS
+
+
+PINNED_DRAWS = ["10", "10", "10", "12", "10", "12", "11", "10", "10", "12"]
+
+
+def test_one_image_is_drawn_of_a_name_that_is_listed_twice():
+    images = [("b", 2), ("a", 1), ("b", 2), ("c", 1)]
+    draw = draw_one_each("x", images, 3)
+    assert draw.gallery[1] == 0 and draw.gallery[0] in (1, 3)
+    assert draw.query == [4 - draw.gallery[0]]
 
 
 def test_vehicleid_without_a_second_image(tmp_path, make_cfg):

@@ -90,7 +90,7 @@ def test_junk_is_left_out_and_counted(tmp_path, as_text, capsys):
     out = capsys.readouterr().out
     assert f"note: {tmp_path}/q.npz: 2 of 12 queries have pid -1, which marks junk, and are left out: not eval" in out
     assert f"note: {tmp_path}/g.npz: 3 of 38 gallery images have pid -1, which marks junk, and are left out: nei" in out
-    assert f"({len(result.first_match)} queries against 35 items)" in out
+    assert f"({len(result.first_match)} queries against 35 items; [" in out
     assert f"mAP {result.mAP:.2%}" in out
     assert [row["path"] for row in read(tmp_path / "out")] == np.delete(PATHS[QUERIES], [3, 7]).tolist()
 

@@ -8,7 +8,7 @@ import pytest
 from evaluation.metrics import evaluate
 from evaluation.ranked_images import rank_for_display
 from evaluation.retrieval import RankingOptions, RetrievalSet
-from evaluation.self_matches import SelfMatches, find_self_matches
+from evaluation.self_matches import SelfMatches, find_copies, find_self_matches
 from evaluation.verification import roc_table
 from utils.errors import NoValidQueryError
 
@@ -137,3 +137,12 @@ def test_without_cameras_the_numbers_of_cameras_do_not_matter(images):
             usual = RetrievalSet(query, gallery, q_pids, g_pids, [0] * 9, [1] * 40, has_cameras=False, **more)
             options = RankingOptions(protocol=protocol)
             assert evaluate(one_camera, options).mAP == evaluate(usual, options).mAP
+
+
+def test_copies_among_images_that_draws_divide(tmp_path):
+    one, two, three, again = write(tmp_path / "a", one=b"1", two=b"2", three=b"33", again=b"1")
+    copies = find_copies([one, two, three, again, "gone.jpg", "gone.jpg", "other.jpg", ""])
+    assert copies == {one: 0, again: 0, "gone.jpg": 1}
+    own = SelfMatches.among_copies(copies, [two, one, "gone.jpg"], [again, three])
+    assert groups(own) == ([-1, 0, -1], [0, -1])
+    assert find_copies([]) == find_copies(["", ""]) == {}

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from evaluation.bootstrap import confidence_intervals
 from evaluation.metrics import evaluate, evaluate_embeddings, metrics_dict
 from evaluation.retrieval import RetrievalSet
 from evaluation.tables import describe, write_evaluation
@@ -78,3 +79,29 @@ def test_what_else_is_said_of_the_evaluation(data, tmp_path):
     result = evaluate_embeddings(*data)
     metrics, _ = write_evaluation(tmp_path, [result], RetrievalSet(*data), about={"command": "x"})
     assert json.loads(metrics.read_text())["command"] == "x"
+
+
+def test_intervals_are_written_and_described(data, tmp_path):
+    results = [evaluate_embeddings(*data, protocol=protocol) for protocol in ("instance", "centroid_strict")]
+    metrics, _ = write_evaluation(tmp_path, results, RetrievalSet(*data))
+    for result in results:
+        written = json.loads(metrics.read_text())["protocols"][result.protocol]
+        assert written["intervals"] == confidence_intervals(result)
+        assert written["intervals_are"] == {"level": 0.95, "resamples": 1000, "clustered_by": "identity"}
+        head, numbers = describe(result, with_intervals=True).splitlines()
+        assert head.endswith("; [95% interval over queries, by identity]):")
+        low, high = written["intervals"]["mAP"]
+        assert f"mAP {result.mAP:.2%} [{100 * low:.2f}, {100 * high:.2f}]  " in numbers
+        assert numbers.count("[") == len(metrics_dict(result))
+        assert "[" not in describe(result)
+
+
+def test_one_identity_has_no_interval_which_is_said(tmp_path):
+    images = RetrievalSet([[1.0], [2.0]], [[0.9]], [7, 7], [7], [0, 0], [1])
+    result = evaluate(images)
+    assert describe(result, with_intervals=True).splitlines() == [
+        "single images (2 queries against 1 items; no intervals: one identity):",
+        describe(result).splitlines()[1],
+    ]
+    metrics, _ = write_evaluation(tmp_path, [result], images)
+    assert json.loads(metrics.read_text())["protocols"]["instance"]["intervals"] == {}

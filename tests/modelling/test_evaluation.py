@@ -175,6 +175,17 @@ def test_names_of_the_data_set_reach_the_table(caplog, tmp_path):
     assert [row["pid"] for row in rows] == ["Ann", "1"]
 
 
+def test_tests_print_intervals_and_validations_do_not(caplog):
+    model, _ = validate(caplog, files=["a", "b", "c", "d"], has_cameras=False)
+    options = {"accelerator": "cpu", "devices": 1, "enable_checkpointing": False, "enable_progress_bar": False}
+    loader = DataLoader(Files(["a", "b", "c", "d"]), batch_size=4)
+    Trainer(logger=False, **options).test(model, loader, verbose=False)
+    lines = [record.getMessage() for record in caplog.records if "single images" in record.getMessage()]
+    assert [line.partition(",")[0] for line in lines] == ["validation", "test"]
+    assert lines[0].splitlines()[1].startswith("    mAP 100.00%  Top-1 100.00%  ")
+    assert lines[1].splitlines()[1].startswith("    mAP 100.00% [100.00, 100.00]  Top-1 100.00% [100.00, 100.00]  ")
+
+
 # ------------------------------------------------------------------------------------------------ a loop of one's own
 
 

@@ -56,4 +56,4 @@ def test_groups_of_batches_equal_the_joint_ones_and_are_reduced_once(tmp_path):
 def test_one_process_looks_for_own_images(tmp_path):
     """The others may not see the files, or see them late, and must rank the same."""
     found = run_processes(workers.find_own_images, 2, tmp_path / "run", ["q/0", "q/1", "g/0", "q/1"])
-    assert found == [([-1, 0], [-1, 0])] * 2
+    assert found == [[([-1, 0], [-1, 0])] * 2] * 2

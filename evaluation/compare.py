@@ -1,0 +1,128 @@
+"""Compare two evaluations of the same queries: ``python -m evaluation compare A B``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evaluation.per_query import Evaluation
+
+_DESCRIPTION = """Compare two evaluations of the same queries, query by query.
+
+A and B are folders that hold per_query.csv and metrics.json, the OUTPUT_DIR of a run, or a per_query.csv itself.
+Printed are the metrics of both, their difference B - A with a bootstrap interval, the p-value of a permutation test,
+and the queries that changed most. Both resample identities, since the queries of one resemble each other. They tell
+what the choice of queries may do; how much another seed of the training does, only further trainings tell."""
+
+_EXAMPLES = """examples:
+  python -m evaluation compare logs/plain/evaluation logs/reranked/evaluation
+  python -m evaluation compare logs/a logs/b --protocol strict --output logs/a_and_b"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line from the standard library alone, so that --help is fast.
+
+    Example:
+        >>> build_parser().parse_args(["a", "b"]).top
+        20
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation compare",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("a", metavar="A", help="the evaluation to compare with")
+    parser.add_argument("b", metavar="B", help="the evaluation to compare")
+    parser.add_argument(
+        "--protocol",
+        choices=["instance", "centroid", "strict", "centroid_strict"],
+        help="default: the first that both have",
+    )
+    parser.add_argument("--level", type=_share, default=0.95, help="of the intervals, between 0 and 1, default: 0.95")
+    parser.add_argument("--resamples", type=_count, default=1000, metavar="N", help="of the bootstrap, default: 1000")
+    parser.add_argument("--permutations", type=_count, default=10_000, metavar="N", help="of the test, default: 10000")
+    parser.add_argument("--seed", type=int, default=0, help="of both, 0 or more, default: 0")
+    parser.add_argument(
+        "--top", type=int, default=20, metavar="N", help="queries listed that gained and that lost most, default: 20"
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder for compare.json and compare.html")
+    return parser
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 10_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 10000000")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the comparison, and write it if there is a folder.
+
+    Raises:
+        UserError: a file is wrong, the evaluations do not fit together, or the folder cannot be written to.
+
+    Example:
+        >>> run(build_parser().parse_args(["a", "b", "--top", "-1"]))
+        Traceback (most recent call last):
+        utils.errors.UserError: --top is -1; expected 0 or more.
+    """
+    from evaluation.compare_page import write_page
+    from evaluation.comparison import compare, describe, most_changed
+    from evaluation.per_query import read_evaluation
+    from utils.errors import UserError
+    from utils.files import require_writable, write_text
+    from utils.origin import origin
+
+    for name in ("seed", "top"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name} is {getattr(args, name)}; expected 0 or more.")
+    a, b = read_evaluation(args.a), read_evaluation(args.b)
+    protocol = shared_protocol(a, b, args.protocol)
+    options = {name: getattr(args, name) for name in ("level", "resamples", "permutations", "seed")}
+    document, queries = compare(a, b, protocol, **options)
+    if args.output:
+        require_writable(args.output, "--output")
+    sys.stdout.write(describe(document, queries, args.top) + "\n")
+    sys.stdout.flush()  # before writing, which may fail
+    if args.output:
+        changed = dict(zip(("gained", "lost"), most_changed(queries, args.top), strict=True))
+        text = json.dumps({**document, "changed": changed, **origin()}, indent=2, allow_nan=False)
+        written = [write_text(Path(args.output) / "compare.json", text + "\n")]
+        written.append(write_page(Path(args.output) / "compare.html", document, queries, changed))
+        sys.stdout.write("".join(f"written: {path}\n" for path in written))
+
+
+def shared_protocol(a: "Evaluation", b: "Evaluation", wanted: str | None = None) -> str:
+    """The protocol to compare by: the wanted one, or the first of ``a`` that ``b`` has too.
+
+    Raises:
+        UserError: not both have it; the message names what each has.
+
+    Example:
+        >>> from evaluation.per_query import Evaluation
+        >>> a, b = (Evaluation(Path("x.csv"), {}, dict.fromkeys(names)) for names in (("centroid", "instance"),) * 2)
+        >>> shared_protocol(a, b)
+        'centroid'
+    """
+    from utils.errors import UserError
+
+    wanted = "centroid_strict" if wanted == "strict" else wanted
+    shared = [name for name in a.protocols if name in b.protocols and wanted in (None, name)]
+    if not shared:
+        has = "; ".join(f"{side.file} has {', '.join(side.protocols)}" for side in (a, b))
+        raise UserError(f"Not both evaluations have {f'the protocol {wanted}' if wanted else 'one protocol'}: {has}.")
+    return shared[0]
