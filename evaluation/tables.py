@@ -95,7 +95,8 @@ def write_evaluation(
 
 
 def _details(result: EvalResult) -> dict[str, Any]:
-    return {
+    caveat = {"caveat": result.caveat} if result.caveat else {}
+    return caveat | {
         "note": f"{result.note} The scores are {result.caveat}." if result.caveat else result.note,
         "mAP": result.mAP,
         "mINP": result.mINP,

@@ -15,6 +15,7 @@ from datasets.loading import UNREADABLE
 from evaluation.metrics import evaluate
 from evaluation.notes import own_images_note
 from evaluation.pages import write_index
+from evaluation.places import EvaluationPlace
 from evaluation.ranked_images import rank_for_display, render_rankings
 from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
@@ -131,25 +132,37 @@ def evaluate_protocols(
 
 
 def write_tables(
-    retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode, about: Mapping[str, Any]
+    retrieval: RetrievalSet,
+    results: Mapping[str, EvalResult],
+    hparams: CfgNode,
+    about: Mapping[str, Any],
+    place: EvaluationPlace,
 ) -> None:
-    """Write metrics.json and per_query.csv to OUTPUT_DIR/evaluation; of a metric in several results the last counts."""
+    """Write metrics.json and per_query.csv to the folders of a place below OUTPUT_DIR/evaluation.
+
+    Of a metric in several results the last counts.
+    """
     settings = {"feat_norm": hparams.TEST.FEAT_NORM, "distance": hparams.SOLVER.DISTANCE_FUNC}
-    settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS, "data_set": hparams.DATASETS.NAMES}
+    settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS}
+    settings |= {"data_set": place.test_set or hparams.DATASETS.NAMES}
     own = retrieval.self_matches
     settings |= {"same_camera_filter": retrieval.has_cameras, "own_images_left_out": 0 if own is None else own.count}
     settings |= {"rerank": hparams.TEST.RERANK, "query_expansion": hparams.TEST.QUERY_EXPANSION}
-    folder = Path(hparams.OUTPUT_DIR) / "evaluation"
-    write_evaluation(folder, list(results.values()), retrieval, settings, about=about)
+    about = place.about(hparams.get("data_seed")) | dict(about)
+    for folder in place.folders(Path(hparams.OUTPUT_DIR) / "evaluation"):
+        write_evaluation(folder, list(results.values()), retrieval, settings, about=about)
 
 
-def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> list[Path]:
+def write_strips(
+    retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode, part: str = ""
+) -> list[Path]:
     """Write a strip for each query and a page that shows them, the worst queries first.
 
     Args:
         retrieval: a set with paths.
         results: protocol -> result.
         hparams: TEST.VISUALIZE_TOPK results are shown, of the worst TEST.VISUALIZE_MAX_NUMBER queries.
+        part: a folder in OUTPUT_DIR/visrank for them; "" for that itself.
 
     Returns:
         The pages: OUTPUT_DIR/visrank/index.html for single images; for centroids, in a subfolder for each protocol.
@@ -163,7 +176,7 @@ def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hpa
         shown = (worst + without_match)[: test.VISUALIZE_MAX_NUMBER]
         options = ranking_options(hparams, protocol)
         rankings = rank_for_display(retrieval, options, topk=test.VISUALIZE_TOPK, queries=shown)
-        folder = Path(hparams.OUTPUT_DIR) / "visrank" / ("" if protocol == "instance" else protocol)
+        folder = Path(hparams.OUTPUT_DIR) / "visrank" / part / ("" if protocol == "instance" else protocol)
         files = (retrieval.q_paths, retrieval.g_paths)
         strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
         pages.append(write_index(folder / "index.html", result, rankings, strips, retrieval))
