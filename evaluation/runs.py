@@ -31,6 +31,11 @@ class RunsSummary:
         runs: numbers of the runs; None for a single one.
         seeds: of each run; None where it is unknown.
         trained_on: data sets of the training, where metrics.json names them.
+
+    Example:
+        >>> one = {"mAP": {"mean": 0.5, "std": 0.1, "values": [0.4, 0.5, 0.6]}}
+        >>> RunsSummary({"instance": one}, {}, {}, [0, 1, 2], [7, 8, 9]).scalars()
+        {'instances/mAP_mean': 0.5, 'instances/mAP_std': 0.1}
     """
 
     protocols: dict[str, Summary]
@@ -181,7 +186,15 @@ def summarize_runs(top: Path, runs: Sequence[int | None], place: EvaluationPlace
 
 
 def write_summary(summary: RunsSummary, folder: Path) -> Path:
-    """Write summary.json, and return its path. Raises UserError if the folder cannot be written to."""
+    """Write summary.json, and return its path. Raises UserError if the folder cannot be written to.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     written = write_summary(RunsSummary({}, {}, {}, [0], [7]), Path(folder))
+        ...     print(json.loads(written.read_text())["seeds"])
+        [7]
+    """
     document = summary.document() | origin()
     return write_text(folder / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
 
@@ -194,6 +207,15 @@ def cross_domain_lines(rows: Mapping[str, Mapping[str, RunsSummary]]) -> list[st
 
     Returns:
         A table of single images and one of centroids by the strict protocol, each one text with line breaks.
+
+    Example:
+        >>> one = {name: {"mean": 0.5, "std": None, "values": [0.5]} for name in CELL}
+        >>> rows = {"market1501": {"veri776": RunsSummary({"instance": one}, {}, {}, [None], [None])}}
+        >>> print(cross_domain_lines(rows)[0])
+        cross-domain matrix, mAP / Top-1 in %, single images:
+            trained on | veri776
+            --------------------------
+            market1501 | 50.00 / 50.00
     """
     columns = list(next(iter(rows.values())))
     tables = []
@@ -236,6 +258,14 @@ def write_matrix(rows: Mapping[str, Mapping[str, RunsSummary]], folder: Path) ->
 
     Returns:
         The path. Raises UserError if the folder cannot be written to.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> one = {name: {"mean": 0.5, "std": None, "values": [0.5]} for name in CELL}
+        >>> rows = {"market1501": {"veri776": RunsSummary({"instance": one}, {}, {}, [None], [None])}}
+        >>> with TemporaryDirectory() as folder:
+        ...     print(json.loads(write_matrix(rows, Path(folder)).read_text())["instances"])
+        {'mAP': [[0.5]], 'Top-1': [[0.5]]}
     """
     columns = list(next(iter(rows.values())))
     tables: dict[str, dict[str, dict[str, list[list[Any]]]]] = {"mean": {}, "std": {}}
