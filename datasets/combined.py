@@ -42,9 +42,9 @@ def combine_all(
         elif path not in known:
             added.setdefault(path, (path, pid + shift, camid if has_cameras else 0))
     identities = len({pid for _, pid, _ in added.values()} - {pid for _, pid, _ in train})
-    note = f"DATASETS.COMBINEALL: {len(added)} query and gallery images of {title}, with {identities} further "
-    note += f"identities, join its {len(train)} training images"
+    note = f"DATASETS.COMBINEALL: {title} trains on {len(added)} images of query and gallery besides its {len(train)} "
+    note += f"training images (further identities: {identities}"
     if without_identity:
         first = next(iter(without_identity))
-        note += f", without {len(without_identity)} of distractors or junk, which are no identity (such as {first})"
-    return [*train, *added.values()], f"{note}. Tests on {title} measure images that were trained on."
+        note += f"; distractors and junk, which are left out: {len(without_identity)}, such as {first}"
+    return [*train, *added.values()], f"{note}). Tests on {title} measure images that were trained on."

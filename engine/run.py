@@ -30,7 +30,7 @@ from engine.loggers import build_loggers, log_places
 from engine.noise import quiet_libraries
 from engine.start import Start, StartPoint, find_start, is_auto
 from engine.summary import conclude
-from engine.test_sets import TestedSet, heed, read_test_set, read_test_sets, training_place
+from engine.test_sets import EvaluatedSet, heed, read_test_set, read_test_sets, training_place
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase, is_own_model
@@ -152,7 +152,7 @@ def run_single(
 
 
 def _test(
-    results: RunMetrics, model: ModelBase, trainer: Trainer, tested: Sequence[TestedSet], as_configured: bool
+    results: RunMetrics, model: ModelBase, trainer: Trainer, tested: Sequence[EvaluatedSet], as_configured: bool
 ) -> None:
     """Test on each set with USE_CENTROIDS as set, unless the last validation was that, and flipped."""
     configured = model.hparams.MODEL.USE_CENTROIDS

@@ -25,7 +25,7 @@ COMBINED = "those of images that were trained on (DATASETS.COMBINEALL)"
 
 
 @dataclass(frozen=True)
-class TestedSet:
+class EvaluatedSet:
     """A data set that is tested by itself.
 
     Attributes:
@@ -75,7 +75,7 @@ def heed(findings: Sequence[Finding], before: str = "") -> None:
 
 def read_test_sets(
     cfg: CfgNode, start: StartPoint, data: ReidDataModule, run: int | None, keep_camids: bool
-) -> list[TestedSet]:
+) -> list[EvaluatedSet]:
     """What the run tests on, in order; the set of the training if DATASETS.TESTS names none.
 
     Args:
@@ -90,7 +90,7 @@ def read_test_sets(
     """
     names = split_names(cfg.DATASETS.TESTS)
     if not names:
-        return [TestedSet(training_place(cfg, start, run), data)]
+        return [EvaluatedSet(training_place(cfg, start, run), data)]
     is_read = split_names(cfg.DATASETS.NAMES)[0] if start.trains else names[0]
     sets = []
     for number, name in enumerate(names):
@@ -98,7 +98,7 @@ def read_test_sets(
             run, name, number == 0, describe_training(cfg, start), caveat_of_training(cfg, start, name)
         )
         module = data if name == is_read else read_test_set(cfg, name, start.seed)
-        sets.append(TestedSet(place, module, keep_camids))
+        sets.append(EvaluatedSet(place, module, keep_camids))
     return sets
 
 

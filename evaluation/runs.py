@@ -227,15 +227,23 @@ def cross_domain_lines(rows: Mapping[str, Mapping[str, RunsSummary]]) -> list[st
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         lines = [" | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells]
         lines.insert(1, "-" * len(lines[0]))
-        caveats = dict.fromkeys(
-            f"{column}: the scores are {summary.caveats[protocol]}."
-            for row in rows.values()
-            for column, summary in row.items()
-            if protocol in summary.caveats
-        )
+        caveats = _caveats(rows, (protocol,))
         title = f"cross-domain matrix, {' / '.join(CELL)} in %, {TITLES[protocol]}:"
         tables.append("\n".join([title, *(f"    {line.rstrip()}" for line in (*lines, *caveats))]))
     return tables
+
+
+def _caveats(rows: Mapping[str, Mapping[str, RunsSummary]], protocols: Sequence[str]) -> list[str]:
+    """What must be said of numbers in a matrix, a sentence for each of its test sets."""
+    return list(
+        dict.fromkeys(
+            f"{TITLES[protocol]} of {column}: the scores are {summary.caveats[protocol]}."
+            for row in rows.values()
+            for column, summary in row.items()
+            for protocol in protocols
+            if protocol in summary.caveats
+        )
+    )
 
 
 def _cell(numbers: Sequence[Mapping[str, Any] | None]) -> str:
@@ -277,14 +285,8 @@ def write_matrix(rows: Mapping[str, Mapping[str, RunsSummary]], folder: Path) ->
                 for name in CELL
             }
     summaries = [summary for row in rows.values() for summary in row.values()]
-    caveats = {
-        f"{TITLES[protocol]} of {column}: the scores are {summary.caveats[protocol]}."
-        for row in rows.values()
-        for column, summary in row.items()
-        for protocol in ("instance", "centroid_strict")
-        if protocol in summary.caveats
-    }
-    document: dict[str, Any] = {"caveat": " ".join(sorted(caveats))} if caveats else {}
+    caveats = _caveats(rows, ("instance", "centroid_strict"))
+    document: dict[str, Any] = {"caveat": " ".join(caveats)} if caveats else {}
     document |= {"trained_on": list(rows), "tested_on": columns, **tables["mean"]}
     document |= {"std": tables["std"]} if any(len(summary.seeds) > 1 for summary in summaries) else {}
     return write_text(folder / "matrix.json", json.dumps(document | origin(), indent=2, allow_nan=False) + "\n")

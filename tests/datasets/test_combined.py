@@ -22,22 +22,22 @@ def test_one_numbering_keeps_one_class_for_an_identity():
     train, note = combine_all(TRAIN, [("q.jpg", 8, 2), ("g.jpg", 9, 0)], "Mine", one_numbering=True)
     assert train == [*TRAIN, ("q.jpg", 8, 2), ("g.jpg", 9, 0)]
     assert note == (
-        "DATASETS.COMBINEALL: 2 query and gallery images of Mine, with 1 further identities, join its 2 training "
-        "images. Tests on Mine measure images that were trained on."
+        "DATASETS.COMBINEALL: Mine trains on 2 images of query and gallery besides its 2 training images (further "
+        "identities: 1). Tests on Mine measure images that were trained on."
     )
 
 
 def test_other_numberings_share_no_identity():
     train, note = combine_all(TRAIN, [("q.jpg", 0, 2), ("g.jpg", 8, 0)], "Mine", one_numbering=False)
     assert train == [*TRAIN, ("q.jpg", 9, 2), ("g.jpg", 17, 0)]
-    assert "with 2 further identities" in note
+    assert "(further identities: 2)" in note
 
 
 def test_what_is_no_identity_is_left_out_and_counted_and_no_file_is_trained_on_twice():
     evaluated = [("q.jpg", 5, 1), ("t0.jpg", 3, 0), ("q.jpg", 5, 1), ("far.jpg", 0, 2), ("junk.jpg", -1, 2)]
     train, note = combine_all(TRAIN, evaluated, "Mine", one_numbering=True, left_out=(0,))
     assert train == [*TRAIN, ("q.jpg", 5, 1)]
-    assert ", without 2 of distractors or junk, which are no identity (such as far.jpg). " in note
+    assert "(further identities: 1; distractors and junk, which are left out: 2, such as far.jpg). " in note
     assert combine_all(TRAIN, [("far.jpg", 0, 2)], "Mine", one_numbering=True)[0][-1] == ("far.jpg", 0, 2)
 
 
@@ -50,8 +50,8 @@ def test_market_trains_on_all_but_its_distractors(market, make_cfg, caplog):
     assert len(module.train_list) == 24 + 3 + 4
     assert len(module.gallery_list) == 5
     (note,) = [line for line in caplog.messages if "COMBINEALL" in line]
-    assert "7 query and gallery images of Market1501, with 3 further identities, join its 24 training" in note
-    assert "without 1 of distractors or junk" in note
+    assert "Market1501 trains on 7 images of query and gallery besides its 24 training images" in note
+    assert "(further identities: 3; distractors and junk, which are left out: 1, such as " in note
 
 
 def test_a_test_and_the_default_read_the_training_set_alone(market, make_cfg, caplog):

@@ -11,7 +11,7 @@ from engine.run import run_main
 from modelling import baseline
 from tests import workers
 from tests.e2e.forked import thin_backbone
-from tests.e2e.test_data_sets import newest, two_sets  # noqa: F401 (a fixture)
+from tests.e2e.test_data_sets import newest
 from tests.launch import run_processes
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -80,7 +80,7 @@ def test_a_run_that_fails_leaves_those_before_it(tiny_cfg, tmp_path):
 
 
 @pytest.mark.usefixtures("_thin")
-def test_each_test_set_has_its_numbers_and_a_matrix_ends_the_run(two_sets, tiny_cfg, tmp_path, caplog):  # noqa: F811
+def test_each_test_set_has_its_numbers_and_a_matrix_ends_the_run(two_sets, tiny_cfg, tmp_path, caplog):
     options = {"DATASETS.ROOT_DIR": str(two_sets), "SOLVER.MAX_EPOCHS": 1, "DATASETS.COMBINEALL": True}
     tests = {"DATASETS.TESTS": "dukemtmcreid+market1501", "TEST.VISUALIZE": "yes"}
     (metrics,) = run_main(tiny_cfg(**options, **tests), CTLModel, "run")
@@ -126,7 +126,7 @@ def test_each_test_set_has_its_numbers_and_a_matrix_ends_the_run(two_sets, tiny_
 
 
 @pytest.mark.by_hand
-def test_several_processes_write_the_same(two_sets, tiny, tmp_path):  # noqa: F811
+def test_several_processes_write_the_same(two_sets, tiny, tmp_path):
     """The real network: both sets are tested twice by one, two and three processes."""
     options = {"DATASETS.ROOT_DIR": str(two_sets), "SOLVER.DIST_BACKEND": "ddp_cpu", "TEST.IMS_PER_BATCH": 4}
     workers.train_and_test(tiny(**options, **{"SOLVER.MAX_EPOCHS": 1}), [])

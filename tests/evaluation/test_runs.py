@@ -122,7 +122,7 @@ def test_the_matrix_has_a_row_for_each_training_and_a_column_for_each_test_set(t
         "    ----------------------------------------------------------------------",
         "    market1501 | 85.00 ± 7.07 / 21.25 ± 1.77 | 55.00 ± 7.07 / 13.75 ± 1.77",
         "    veri776    | 60.00 / 15.00               | 70.00 / 17.50",
-        "    veri776: the scores are too kind.",
+        "    single images of veri776: the scores are too kind.",
     ]
     assert centroids.splitlines()[0].endswith("centroids, strict protocol:")
     assert centroids.splitlines()[3].endswith("| - / -")  # not evaluated
