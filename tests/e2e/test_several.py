@@ -1,7 +1,6 @@
 """Several runs, and several test sets: what each keeps, and what is said of all of them."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,18 +9,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from engine.run import run_main
 from modelling import baseline
 from tests import workers
-from tests.e2e.forked import thin_backbone
+from tests.e2e import forked
 from tests.e2e.test_data_sets import newest
 from tests.launch import run_processes
 from train_ctl_model import CTLModel
-from utils.errors import UserError
 
 TWO = {"REPRODUCIBLE_NUM_RUNS": 2, "SOLVER.MAX_EPOCHS": 1}
 
 
 @pytest.fixture
 def _thin(monkeypatch):
-    monkeypatch.setattr(baseline, "get_backbone", thin_backbone)
+    monkeypatch.setattr(baseline, "get_backbone", forked.thin_backbone)
 
 
 def read(path):
@@ -57,26 +55,21 @@ def test_each_run_keeps_its_evaluation_and_a_summary_says_mean_and_spread(tiny_c
     assert [line.partition(":")[0] for line in said] == [
         "2 runs, single images", "2 runs, centroids, strict protocol", "2 runs, centroids, published protocol",
     ]  # fmt: skip
-    # Stopped in the second run, the sequence goes on to the same summary.
-    shutil.rmtree(tmp_path / "out" / "run" / "version_1")
-    shutil.rmtree(kept / "run_1")
-    (kept / "summary.json").unlink()
-    run_main(tiny_cfg(**TWO, **{"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": "auto"}), CTLModel, "run")
-    assert {**read(kept / "summary.json"), "command": ""} == {**summary, "command": ""}
 
 
-@pytest.mark.usefixtures("_thin")
-def test_a_run_that_fails_leaves_those_before_it(tiny_cfg, tmp_path):
-    class Fails(CTLModel):
-        def on_fit_start(self):
-            if self.hparams.run_number == 1:
-                raise UserError("the second run fails.")
-
-    with pytest.raises(UserError, match="the second run fails"):
-        run_main(tiny_cfg(**TWO), Fails, "run")
-    kept = tmp_path / "out" / "evaluation"
-    assert set(read(kept / "run_0" / "metrics.json")["protocols"]) == {"instance", "centroid", "centroid_strict"}
+@pytest.mark.slow
+def test_a_sequence_that_is_stopped_keeps_its_runs_and_goes_on_to_a_summary_of_all(tiny, tmp_path):
+    auto = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": "auto"}
+    kept, log = tmp_path / "out" / "evaluation", tmp_path / "log"
+    assert forked.run(tiny(**TWO | auto), log, "SIGTERM:15") == [0]
+    assert log.read_text().count("SIGTERM: stopped.") == 1
     assert {path.name for path in kept.iterdir()} == {"run_0", "metrics.json", "per_query.csv"}
+    first = read(kept / "run_0" / "metrics.json")
+    assert set(first["protocols"]) == {"instance", "centroid", "centroid_strict"}
+    assert forked.run(tiny(**TWO | auto), log) == [0]
+    values = [read(kept / f"run_{number}" / "metrics.json")["protocols"]["instance"]["mAP"] for number in (0, 1)]
+    assert values[0] == first["protocols"]["instance"]["mAP"]
+    assert read(kept / "summary.json")["instances"]["mAP"]["values"] == values
 
 
 @pytest.mark.usefixtures("_thin")
@@ -106,6 +99,9 @@ def test_each_test_set_has_its_numbers_and_a_matrix_ends_the_run(two_sets, tiny_
     lines = [line.partition(" (")[0] for line in caplog.messages if ", test, single images" in line]
     assert lines == ["dukemtmcreid, test, single images", "market1501, test, single images"]
     assert sum("DATASETS.COMBINEALL: " in line for line in caplog.messages) == 1
+    assert sum(line.startswith("Market1501:\n") for line in caplog.messages) == 1  # read once
+    (validation,) = [line for line in caplog.messages if line.startswith("validation, ")]
+    assert validation.endswith("(those of images that were trained on (DATASETS.COMBINEALL))")
     assert (out / "visrank" / "index.html").is_file()
     assert (out / "visrank" / "market1501" / "index.html").is_file()
     # The sets are those of tests one by one; what they were trained on is told by the checkpoint.

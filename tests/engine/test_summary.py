@@ -1,10 +1,12 @@
 """A summary of several runs in TensorBoard and, as the parent of the runs, in MLflow."""
 
+import json
+
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import SafeMLFlowLogger
-from engine.summary import record
+from engine.summary import conclude, record
 from tests.small import small_config
 
 SCALARS = {"summary/instances/mAP_mean": 0.5, "summary/instances/mAP_std": 0.25}
@@ -52,3 +54,23 @@ def test_mlflow_that_takes_nothing_costs_one_line(tmp_path, caplog):
 def test_without_mlflow_there_is_no_parent(tmp_path, monkeypatch):
     monkeypatch.setattr("engine.summary.SafeMLFlowLogger.connect", lambda self: 1 / 0)
     record(configuration(tmp_path), "train", SCALARS, [], tmp_path / "summary.json")
+
+
+def test_a_run_without_an_evaluation_is_named_and_a_single_run_has_no_summary(tmp_path, caplog):
+    caplog.set_level("INFO")
+    cfg = configuration(tmp_path)
+    details = {"mAP": 0.5, "mINP": 0.5, "topk": {"1": 0.5}}
+    for number in (0, 2):
+        folder = tmp_path / "evaluation" / f"run_{number}"
+        folder.mkdir(parents=True)
+        document = {"protocols": {"instance": details}, "run": {"number": number, "seed": None}}
+        (folder / "metrics.json").write_text(json.dumps(document))
+    conclude(cfg, "train", [0], [])
+    assert not caplog.messages
+    cfg.REPRODUCIBLE_NUM_RUNS = 3
+    conclude(cfg, "train", [0, 1, 2], [])
+    assert caplog.messages == [
+        "2 runs, single images:\n    mAP 50.00 ± 0.00%  Top-1 50.00 ± 0.00%  mINP 50.00 ± 0.00%",
+        "2 runs: without run 1, which left no metrics.json",
+        f"summary: {tmp_path / 'evaluation' / 'summary.json'}",
+    ]
