@@ -50,11 +50,14 @@ class EvaluatedSet:
 
 
 def read_test_set(cfg: CfgNode, name: str, seed: int) -> ReidDataModule:
-    """A data set of DATASETS.TESTS, set up and checked.
+    """A data set of DATASETS.TESTS, set up and checked; data of the user's own may lack training images.
 
     Raises:
         UserError: there is no such data set, or it cannot be read or evaluated.
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.NAMES, cfg.TEST.ONLY_TEST = name, True  # as for a run that tests it alone
     try:
         data = init_dataset(name, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=seed)
         with naming_the_default_folder(cfg):
