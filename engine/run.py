@@ -30,7 +30,7 @@ from engine.loggers import build_loggers, log_places
 from engine.noise import quiet_libraries
 from engine.start import Start, StartPoint, find_start, is_auto
 from engine.summary import conclude
-from engine.test_sets import EvaluatedSet, heed, read_test_set, read_test_sets, training_place
+from engine.tested_sets import EvaluatedSet, heed, read_test_set, read_test_sets, training_place
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase, is_own_model

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine.start import Start, StartPoint
-from engine.test_sets import (
+from engine.tested_sets import (
     COMBINED,
     EvaluatedSet,
     caveat_of_training,
