@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import methodcaller
 from pathlib import Path
@@ -65,6 +65,9 @@ class SafeMLFlowLogger(Logger):
         self._refused = 0  # records that the server answered with an error
         self._warned = False
         self._next_try = 0.0
+
+    #: What becomes of records that are not taken; "" says what that means for a training.
+    outlook = ""
 
     @property
     def is_checked_without_mlflow(self) -> bool:
@@ -124,6 +127,16 @@ class SafeMLFlowLogger(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Like MLFlowLogger's, but waits for the first metrics and never raises."""
         self._waiting.append(methodcaller("log_hyperparams", params))
+
+    @rank_zero_only
+    def adopt(self, run_ids: Sequence[str]) -> None:
+        """Make runs of the same place the children of this one; like log_hyperparams it waits for the first metrics."""
+
+        def tag(mlflow: MLFlowLogger) -> None:
+            for run_id in run_ids:
+                mlflow.experiment.set_tag(run_id, "mlflow.parentRunId", mlflow.run_id)
+
+        self._waiting.append(tag)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -190,7 +203,7 @@ class SafeMLFlowLogger(Logger):
         if not self._warned:
             self._warned = True
             outlook = "Training continues without them." if isinstance(error, ModuleNotFoundError) else outlook
-            logger.warning("%s. %s", self.describe(error), outlook)
+            logger.warning("%s. %s", self.describe(error), self.outlook or outlook)
 
 
 def _check_database(path: str) -> None:

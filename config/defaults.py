@@ -126,6 +126,13 @@ _C.DATASETS = CfgNode()
 # of your own, or package.module:Class for a class of your own. Several names joined by "+" train on the identities of
 # all and test on the first.
 _C.DATASETS.NAMES = "market1501"
+# Data sets to test on, such as "market1501+dukemtmcreid": after the training, or with TEST.ONLY_TEST in place of
+# DATASETS.NAMES, each is tested by itself, with a folder and lines of its own, and a cross-domain matrix ends the run.
+# Validations, and so the best checkpoint, remain those of DATASETS.NAMES. Empty: tests on DATASETS.NAMES as well.
+_C.DATASETS.TESTS = ""
+# Train on the query and gallery images of DATASETS.NAMES as well (torchreid's combineall), for a network that is to be
+# used rather than compared: a test on these data sets then measures images that were trained on.
+_C.DATASETS.COMBINEALL = False
 # Folder that holds the data set's own folder (such as market1501), or its train, query and gallery folders (df1,
 # street2shop, folder). csv: the folder that relative paths start from; if left at the default, or empty, that of the
 # CSV file.

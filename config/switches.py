@@ -11,6 +11,7 @@ from config.defaults import UNUSED_KEYS
 from config.flatten import flatten_config
 from config.origins import strength
 from config.paths import is_auto
+from config.validate import split_names
 from utils.addresses import without_passwords
 
 # The networks whose stem can do without a ReLU.
@@ -54,7 +55,7 @@ class Switch(NamedTuple):
 
 
 def _reads_none_of(cfg: CfgNode, readers: tuple[str, ...]) -> bool:
-    names = [name.strip() for name in cfg.DATASETS.NAMES.split("+")]
+    names = split_names(cfg.DATASETS.NAMES) + split_names(cfg.DATASETS.TESTS)
     return all(name in SETS and name not in readers for name in names)
 
 
@@ -103,13 +104,20 @@ SWITCHES = (
     ),
     Switch(
         ("TEST.DRAWS",),
-        ("DATASETS.NAMES",),
-        # Of several sets the first is tested.
-        lambda cfg, _: cfg.DATASETS.NAMES.partition("+")[0].strip() in {*SETS} - {*DRAWN_SETS},
+        ("DATASETS.NAMES", "DATASETS.TESTS"),
+        # Validations are of the first of several sets, tests of it or of each that is named.
+        lambda cfg, _: (
+            {*split_names(cfg.DATASETS.NAMES)[:1], *split_names(cfg.DATASETS.TESTS)} <= {*SETS} - {*DRAWN_SETS}
+        ),
     ),
     Switch(("DATASETS.CSV_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("csv",))),
     Switch(("DATASETS.CAMERA_FROM",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, ("folder",))),
     Switch(("DATASETS.JSON_TRAIN_PATH",), ("DATASETS.NAMES",), lambda cfg, _: _reads_none_of(cfg, COCO_SETS)),
+    Switch(
+        ("DATASETS.COMBINEALL",),
+        ("TEST.ONLY_TEST",),
+        lambda cfg, _: cfg.DATASETS.COMBINEALL and cfg.TEST.ONLY_TEST,
+    ),
     Switch(("INPUT.RE_MODE", "INPUT.RE_AREA"), ("INPUT.RE_PROB",), lambda cfg, _: cfg.INPUT.RE_PROB == 0),
     Switch(("INPUT.COLOR_JITTER_PROB",), ("INPUT.COLOR_JITTER",), lambda cfg, _: not cfg.INPUT.COLOR_JITTER),
     Switch(("DATALOADER.CACHE_DIR",), ("DATALOADER.CACHE",), lambda cfg, _: cfg.DATALOADER.CACHE != "disk"),

@@ -107,8 +107,9 @@ OPTIONAL_NUMBERS = ("SOLVER.MARGIN",)
 
 # Keys that the original does not have.
 NEW_KEYS = (
-    *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM", "DATASETS.CSV_PATH"),
-    *("DATASETS.ON_ERROR", "INPUT.COLOR_JITTER", "INPUT.COLOR_JITTER_PROB", "INPUT.EXIF_ORIENTATION"),
+    *("DATALOADER.CACHE", "DATALOADER.CACHE_DIR", "DATALOADER.CACHE_GB", "DATASETS.CAMERA_FROM"),
+    *("DATASETS.COMBINEALL", "DATASETS.CSV_PATH", "DATASETS.ON_ERROR", "DATASETS.TESTS"),
+    *("INPUT.COLOR_JITTER", "INPUT.COLOR_JITTER_PROB", "INPUT.EXIF_ORIENTATION"),
     *("INPUT.GRAY_PROB", "INPUT.RAND_AUGMENT", "INPUT.RESIZE", "INPUT.RE_AREA", "INPUT.RE_MODE"),
     *("LOGGING.EVERY_N_STEPS", "LOGGING.MLFLOW", "LOGGING.MLFLOW_URI", "LOGGING.ON_ERROR", "LOSSES.EXTRA"),
     *("LOSSES.EXTRA_ARGS", "LOSSES.EXTRA_WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE", "MODEL.DROP_PATH"),
@@ -160,9 +161,24 @@ def check_config(config: CfgNode) -> None:
     for key in ("SOLVER.MONITOR_METRIC_NAME", "DATASETS.NAMES"):
         if values.get(key) == "":
             raise ConfigError(f"{key} is empty; expected a name.")
+    check_tests(values.get("DATASETS.TESTS") or "")
     for key in ("TEST.ONLY_TEST", "MODEL.RESUME_TRAINING"):
         if values.get(key) and not values.get("MODEL.PRETRAIN_PATH"):
             raise ConfigError(f"MODEL.PRETRAIN_PATH is empty; with {key} True it must name a checkpoint.")
+
+
+def split_names(joined: str) -> list[str]:
+    """The data sets that a value such as "market1501+dukemtmcreid" names; none for ""."""
+    return [name.strip() for name in joined.split("+")] if joined else []
+
+
+def check_tests(tests: str) -> None:
+    """Raise a ConfigError if DATASETS.TESTS names a data set twice, or has a "+" without a name beside it."""
+    names = split_names(tests)
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None or "" in names:
+        wrong = f"names {twice!r} twice" if twice else "has a '+' without a name beside it"
+        raise ConfigError(f"DATASETS.TESTS is {tests!r}, which {wrong}; expected different names joined by '+'.")
 
 
 def check_value(key: str, value: Any) -> None:

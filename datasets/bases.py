@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from config import cfg as shared_cfg
 from datasets.caching.cache import image_loaders
+from datasets.combined import combine_all
 from datasets.counts import (
     Published,
     batch_advice,
@@ -127,8 +128,12 @@ class ReidDataModule(OldHelpers, LightningDataModule):
     family: str = ""
     # Whether a pid means the same identity in the training set as in query and gallery.
     one_numbering: bool = True
+    # Pids of gallery images that are no identity: distractors of many people under one number.
+    distractor_pids: tuple[int, ...] = ()
     # Whether subclasses fill the attributes in setup, rather than say where the images are in read_splits.
     fills_by_hand: bool = False
+    # Whether query and gallery have joined the training images (DATASETS.COMBINEALL).
+    is_combined: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -178,6 +183,21 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         """
         return None
 
+    def read_for(self, stage: str | None = None) -> Splits:
+        """The subsets as a run uses them: :meth:`read_splits`, checked, with DATASETS.COMBINEALL unless it only tests.
+
+        Raises:
+            UserError: as :meth:`read_splits`.
+        """
+        self.is_combined = self.cfg.DATASETS.COMBINEALL and stage != "test"
+        splits = self.read_splits()
+        self.check_published(splits)
+        if not self.is_combined:
+            return splits
+        images, numbering = (splits.train, splits.query + splits.gallery), self.one_numbering
+        train, note = combine_all(*images, self.title, numbering, self.distractor_pids, splits.has_cameras)
+        return splits._replace(train=train, notes=(*splits.notes, note))
+
     @as_lightning_calls
     def setup(self, stage: str | None = None) -> None:
         """Read the data set and log a table of its counts; further calls do nothing.
@@ -192,8 +212,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
                 f"{self.title}._process_dir is never called by this project: write a setup(self) that calls it and "
                 "fills the lists, or return Splits from read_splits(self); see docs/MIGRATION.md."
             )
-        splits = self.read_splits()
-        self.check_published(splits)
+        splits = self.read_for(stage)
         rank_zero_only(say)(splits.notes, log)
         self.has_cameras, self.names = splits.has_cameras, splits.names
         self.train_list = _relabel(splits.train)
@@ -220,6 +239,11 @@ class ReidDataModule(OldHelpers, LightningDataModule):
 
     def _complete(self, stage: str | None) -> None:
         """After the ``setup`` of a subclass has filled the attributes: add what is left, and check everything."""
+        if self.cfg.DATASETS.COMBINEALL and stage != "test" and not self.is_combined:
+            raise UserError(
+                f"DATASETS.COMBINEALL is True, but {self.title} fills its lists by hand in setup: let it return Splits "
+                "from read_splits(self), or add query and gallery to its training lists there and set this False."
+            )
         derive(self)
         self._apply_settings(stage)
         self._is_set_up = True

@@ -13,4 +13,5 @@ class Market1501(FolderDataModule):
 
     folders = ("market1501",)
     rule = NameRule(num_cameras=6, max_pid=1501, junk_pid=-1)
+    distractor_pids = (0,)
     published = Published(Counts(751, 12936, 6), Counts(750, 3368, 6), Counts(751, 15913, 6))

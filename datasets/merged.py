@@ -80,16 +80,24 @@ class MergedDataModule(ReidDataModule):
         return self.parts[0].draw_gallery(images, number)
 
     def read_splits(self) -> Splits:
+        return self._join("test")
+
+    def read_for(self, stage: str | None = None) -> Splits:
+        """As the base class; query and gallery of each part join its own training images."""
+        splits = self._join(stage)
+        self.is_combined = any(part.is_combined for part in self.parts)
+        return splits
+
+    def _join(self, stage: str | None) -> Splits:
         read = []
         seen: set[str] = set()
         for part in self.parts:
-            splits = part.read_splits()
+            splits = part.read_for(stage)
             if part.fills_by_hand:
                 rank_zero_info(
                     f"{part.title}: joined with others, it gives its lists; images are read and transformed as the "
                     "configuration says."
                 )
-            part.check_published(splits)
             shared = next((path for path, _, _ in splits.train if path in seen), None)
             if shared:
                 raise UserError(f"DATASETS.NAMES {self.cfg.DATASETS.NAMES}: {shared} is in two of the training sets.")

@@ -57,6 +57,11 @@ def init_dataset(
     return merged.MergedDataModule(parts, cfg=cfg, num_workers=num_workers, **kwargs)
 
 
+def family_of(name: str) -> str:
+    """What is equal for data sets that show the same identities; the name itself for one that is not this project's."""
+    return (kind := REGISTRY.find(name)).family or kind.__name__ if name in DATASETS else name
+
+
 def _checked(kind: Any, name: str) -> Any:
     """The class, or a function that makes a data module; nothing else, before it is called."""
     base = import_module(".bases", __package__).ReidDataModule

@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.seed import isolate_rng
 from yacs.config import CfgNode
@@ -20,7 +21,7 @@ from config.cli import clean_exit
 from config.origins import naming_the_default_folder
 from config.paths import expand_paths
 from config.switches import Facts, find_unused
-from config.validate import check_config, check_keys
+from config.validate import check_config, check_keys, split_names
 from datasets import init_dataset
 from datasets.bases import ReidDataModule
 from datasets.checking.checks import check_labels
@@ -28,6 +29,8 @@ from datasets.loading import explain_worker_death
 from engine.loggers import build_loggers, log_places
 from engine.noise import quiet_libraries
 from engine.start import Start, StartPoint, find_start, is_auto
+from engine.summary import conclude
+from engine.tested_sets import EvaluatedSet, heed, read_test_set, read_test_sets, training_place
 from engine.trainer import build_trainer
 from modelling.backbones import check_embedding_size
 from modelling.bases import ModelBase, is_own_model
@@ -80,17 +83,29 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
             "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS %d tests the same file %d times; 1 tests it once.",
             *[cfg.REPRODUCIBLE_NUM_RUNS] * 2,
         )
-    results = []
+    results: list[RunMetrics] = []
+    loggers: list[Logger] = []
     for run in range(cfg.REPRODUCIBLE_NUM_RUNS):
         # Without REPRODUCIBLE each run draws its data differently.
         seed = cfg.REPRODUCIBLE_SEED + run if cfg.REPRODUCIBLE else int.from_bytes(os.urandom(4), "little")
         if cfg.REPRODUCIBLE:
             seed_everything(seed, workers=True)
-        results.append(run_single(cfg, method, logger_save_dir, seed=seed, run=run))
+        results.append(run_single(cfg, method, logger_save_dir, seed=seed, run=run, loggers=loggers))
+    # A program's own steps may have evaluated nothing.
+    evaluated = [run for run, found in enumerate(results) if any("mAP" in metrics for metrics in found.values())]
+    if evaluated and is_first_process():
+        conclude(cfg, logger_save_dir, evaluated, loggers)
     return results
 
 
-def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed: int = 0, run: int = 0) -> RunMetrics:
+def run_single(
+    cfg: CfgNode,
+    method: type[ModelBase],
+    logger_save_dir: str,
+    seed: int = 0,
+    run: int = 0,
+    loggers: list[Logger] | None = None,
+) -> RunMetrics:
     """Train, then test with USE_CENTROIDS flipped; with TEST.ONLY_TEST, test with USE_CENTROIDS as set and flipped.
 
     Args:
@@ -99,22 +114,30 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
         logger_save_dir: name of the folder in LOG_DIR.
         seed: shifts the random draws of identities and images; 0 draws as the original did.
         run: number of this run, from 0 to REPRODUCIBLE_NUM_RUNS - 1, by which it finds its own checkpoint again.
+        loggers: a list to which those of this run are added; None for nobody who wants them.
 
     Returns:
         The final metrics of each kind of evaluation, under "instances" and "centroids"; with TEST.BEFORE_TRAINING also
-        those of the network as it starts, under "before training".
+        those of the network as it starts, under "before training". With DATASETS.TESTS these are of its first data set,
+        and those of each stand under its name too, such as "veri776/instances".
     """
     start = find_start(cfg, Path(cfg.LOG_DIR) / logger_save_dir, run, seed)
     cfg = start.settle(cfg)
     check_embedding_size(cfg.MODEL.NAME, cfg.MODEL.BACKBONE_EMB_SIZE)
     data = _read_data(cfg, start)
+    number = run if cfg.REPRODUCIBLE_NUM_RUNS > 1 else None
+    tested = read_test_sets(cfg, start, data, number, cfg.MODEL.KEEP_CAMID_CENTROIDS)
     cfg = _settle_cameras(cfg, data.has_cameras)
     ours = ModelBase.configure_optimizers
     has_own = getattr(method, "configure_optimizers", ours) is not ours  # a function that makes models has none
     _warn(start.describe_differences(cfg, f"{method.__name__}.configure_optimizers" if has_own else ""))
     model = _build_model(cfg, method, start, data, run)
-    loggers = build_loggers(cfg, logger_save_dir, start.version)
-    trainer = build_trainer(cfg, loggers, start.keep, find_unused=not is_own_model(method))
+    model.evaluate_at(training_place(cfg, start, number))
+    trainer = build_trainer(
+        cfg, build_loggers(cfg, logger_save_dir, start.version), start.keep, find_unused=not is_own_model(method)
+    )
+    if loggers is not None:
+        loggers += trainer.loggers
     for logger in trainer.loggers:
         logger.log_hyperparams(to_plain(cfg))
     results: RunMetrics = {}
@@ -123,14 +146,27 @@ def run_single(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str, seed
             _validate_before(results, model, trainer, data, start)
         if start.trains:
             trainer.fit(model, datamodule=data, ckpt_path=start.ckpt_path)
-        if start.tests_as_configured:
-            trainer.test(model, datamodule=data, verbose=False)
-        _keep_metrics(results, model, trainer)
-        model.hparams.MODEL.USE_CENTROIDS = not model.hparams.MODEL.USE_CENTROIDS
-        trainer.test(model, datamodule=data, verbose=False)
-        _keep_metrics(results, model, trainer)
+        _test(results, model, trainer, tested, start.tests_as_configured)
     log_places(trainer)
     return results
+
+
+def _test(
+    results: RunMetrics, model: ModelBase, trainer: Trainer, tested: Sequence[EvaluatedSet], as_configured: bool
+) -> None:
+    """Test on each set with USE_CENTROIDS as set, unless the last validation was that, and flipped."""
+    configured = model.hparams.MODEL.USE_CENTROIDS
+    for test_set in tested:
+        place = test_set.place
+        if place.test_set:  # otherwise it is what the validations were of
+            test_set.prepare(model)
+        for use_centroids in (configured, not configured):
+            model.hparams.MODEL.USE_CENTROIDS = use_centroids
+            if as_configured or place.test_set or use_centroids != configured:
+                trainer.test(model, datamodule=test_set.data, verbose=False)
+            kind = _keep_metrics(results, model, trainer, prefix=place.prefix)
+            if place.is_first and place.prefix:
+                results[kind] = results[place.prefix + kind]
 
 
 def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
@@ -153,13 +189,13 @@ def run_untrained(cfg: CfgNode, method: type[ModelBase]) -> RunMetrics:
 
 def _read_data(cfg: CfgNode, start: StartPoint) -> ReidDataModule:
     """The data set, after those checks of ``python -m datasets.validate`` that need not read an image."""
+    if cfg.DATASETS.TESTS and not start.trains:
+        return read_test_set(cfg, split_names(cfg.DATASETS.TESTS)[0], start.seed)
     data = init_dataset(cfg.DATASETS.NAMES, cfg=cfg, num_workers=cfg.DATALOADER.NUM_WORKERS, seed=start.seed)
     with naming_the_default_folder(cfg):
         data.setup("fit" if start.trains else "test")
-    for finding in check_labels(data.train_pids, data.query_list, data.gallery_list, data.one_numbering):
-        if finding.is_fatal:
-            raise UserError(finding.text)
-        log.warning(finding.text)
+    trained = () if data.is_combined else data.train_pids  # that they are evaluated as well has been said
+    heed(check_labels(trained, data.query_list, data.gallery_list, data.one_numbering))
     start.check_data(data.num_classes)
     return data
 
@@ -253,6 +289,8 @@ def _validate_before(
     _keep_metrics(results, model, trainer, "before training")
 
 
-def _keep_metrics(results: RunMetrics, model: ModelBase, trainer: Trainer, kind: str = "") -> None:
+def _keep_metrics(results: RunMetrics, model: ModelBase, trainer: Trainer, kind: str = "", prefix: str = "") -> str:
+    """Keep the metrics of the last evaluation under a prefix and its kind, which is returned."""
     kind = kind or ("centroids" if model.hparams.MODEL.USE_CENTROIDS else "instances")
-    results[kind] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    results[prefix + kind] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return kind

@@ -135,7 +135,8 @@ class StartPoint:
         if found != num_classes:
             raise UserError(
                 f"{self.path} was trained on {found} identities, but the training set here has {num_classes}: resume "
-                "on the same data set (DATASETS.NAMES, DATASETS.ROOT_DIR), or test with TEST.ONLY_TEST True."
+                "on the same data set (DATASETS.NAMES, DATASETS.COMBINEALL, DATASETS.ROOT_DIR), or test with "
+                "TEST.ONLY_TEST True."
             )
 
     def check_network(self, weights: Mapping[str, Tensor], cfg: CfgNode) -> None:

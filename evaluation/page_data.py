@@ -29,7 +29,6 @@ class Shown:
         rankings: of the queries whose results are listed; the others are listed without.
         strips: index of the query -> PNG, as :func:`evaluation.ranked_images.render_rankings` returns it; linked.
         heat_maps: index of the query -> image file; shown beside the query and linked.
-        intervals: metric -> low and high, shares, as :func:`evaluation.metrics.metrics_dict` names them.
         exif_orientation: turn images upright as their EXIF data says, as the network sees them by default.
 
     Example:
@@ -40,7 +39,6 @@ class Shown:
     rankings: Sequence[Ranking] = ()
     strips: Mapping[int, AnyPath] = field(default_factory=dict)
     heat_maps: Mapping[int, AnyPath] = field(default_factory=dict)
-    intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     exif_orientation: bool = True
 
 

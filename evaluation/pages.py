@@ -3,7 +3,7 @@
 import html
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,11 @@ from evaluation import charts
 from evaluation.charts import Axes, Line, chart
 from evaluation.curves import RECALL_STEPS, CameraTable, Curves, measure_curves
 from evaluation.embedding_map import EmbeddingMap, draw_map
-from evaluation.metrics import metrics_dict
 from evaluation.notes import TITLES
 from evaluation.page_data import Shown, Thumbnails, page_data
 from evaluation.page_parts import facts, page
 from evaluation.retrieval import TOPK_RANKS, EvalResult, RankingOptions, RetrievalSet
+from evaluation.tables import metric_texts
 from evaluation.verification import RocTable, roc_table
 from utils.errors import UserError
 from utils.files import write_bytes
@@ -84,20 +84,17 @@ def write_page(
     body.append(f'<script type="application/json" id="data">{data}</script>')
     script = Path(__file__).with_name("pages.js").read_text(encoding="utf-8")
     title = f"Evaluation: {TITLES[result.protocol]}"
-    text = page(title, _header(result, shown.intervals), "\n".join(body), charts.STYLE + _STYLE, script)
+    text = page(title, _header(result), "\n".join(body), charts.STYLE + _STYLE, script)
     return write_bytes(path, text.encode("utf-8", "replace")), note  # names of files may be no text
 
 
-def _header(result: EvalResult, intervals: Mapping[str, Sequence[float]]) -> str:
-    tiles = []
-    for name, value in metrics_dict(result).items():
-        low_high = intervals.get(name)
-        beside = "" if low_high is None else f" [{100 * low_high[0]:.1f}, {100 * low_high[1]:.1f}]"
-        tiles.append((name, f"{value:.1%}{beside}"))
+def _header(result: EvalResult) -> str:
+    texts, spread = metric_texts(result)
+    tiles = list(texts.items())
     if result.caveat:
         tiles.append(("these numbers are", result.caveat))
     skipped = f" {result.num_skipped} queries have no match and do not count." if result.num_skipped else ""
-    note = f"{result.note} {result.num_queries} queries, {result.num_gallery} gallery items.{skipped}"
+    note = f"{result.note} {result.num_queries} queries, {result.num_gallery} gallery items{spread}.{skipped}"
     return f"<p>{html.escape(note)}</p>{facts(tiles)}"
 
 

@@ -42,19 +42,35 @@ def describe(result: EvalResult, with_intervals: bool = False) -> str:
     skipped = f", {result.num_skipped} without a match left out" if result.num_skipped else ""
     usually = "usually " if result.protocol == "centroid" else ""
     note = "" if result.protocol == "instance" else f"; {usually}one relevant item, so mAP is the mean reciprocal rank"
+    values, spread = metric_texts(result, with_intervals)
+    numbers = "  ".join(f"{name} {value}" for name, value in values.items())
+    caveat = f"  ({result.caveat})" if result.caveat else ""
+    return f"{TITLES[result.protocol]} ({counts}{skipped}{note}{spread}):\n    {numbers}{caveat}"
+
+
+def metric_texts(result: EvalResult, with_intervals: bool = True) -> tuple[dict[str, str], str]:
+    """Each metric as it is printed, and what the spread beside it is; that begins with a semicolon unless empty.
+
+    Example:
+        >>> from evaluation.metrics import evaluate_distances
+        >>> result = evaluate_distances([[0.5, 0.1]], [7], [7, 8], [0], [1, 1])
+        >>> texts, spread = metric_texts(result)
+        >>> texts["mAP"], spread
+        ('50.00%', '; no intervals: one identity')
+    """
     found = confidence_intervals(result) if with_intervals and not result.draws else {}
     if result.draws:
-        note += f"; mean ± standard deviation over {len(result.draws['mAP']['values'])} draws of queries and gallery"
+        spread = f"; mean ± standard deviation over {len(result.draws['mAP']['values'])} draws of queries and gallery"
     elif with_intervals:
-        note += f"; [{LEVEL:.0%} interval over queries, by identity]" if found else "; no intervals: one identity"
-    numbers = []
+        spread = f"; [{LEVEL:.0%} interval over queries, by identity]" if found else "; no intervals: one identity"
+    else:
+        spread = ""
+    texts = {}
     for name, value in metrics_dict(result).items():
-        ends = found.get(name.removeprefix("strict_"))
+        ends, drawn = (table.get(name.removeprefix("strict_")) for table in (found, result.draws))
         interval = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
-        drawn = result.draws.get(name.removeprefix("strict_"))
-        numbers.append(describe_summary({name: drawn}) if drawn else f"{name} {value:.2%}{interval}")
-    caveat = f"  ({result.caveat})" if result.caveat else ""
-    return f"{TITLES[result.protocol]} ({counts}{skipped}{note}):\n    {'  '.join(numbers)}{caveat}"
+        texts[name] = describe_summary({"": drawn}).strip() if drawn else f"{value:.2%}{interval}"
+    return texts, spread
 
 
 def write_evaluation(
@@ -117,7 +133,8 @@ def write_evaluation(
 
 
 def _details(result: EvalResult) -> dict[str, Any]:
-    return {
+    caveat = {"caveat": result.caveat} if result.caveat else {}
+    return caveat | {
         "note": f"{result.note} The scores are {result.caveat}." if result.caveat else result.note,
         "mAP": result.mAP,
         "mINP": result.mINP,

@@ -34,6 +34,7 @@ from evaluation.centroid_protocols import create_centroids
 from evaluation.draws import Rows, with_draws
 from evaluation.metrics import evaluate, metrics_dict
 from evaluation.notes import caveat_of
+from evaluation.places import EvaluationPlace
 from evaluation.retrieval import TOPK_RANKS, EvalResult, RankingOptions, RetrievalSet
 from evaluation.tables import describe as describe_result
 from losses.center_loss import CenterLoss
@@ -102,6 +103,9 @@ class ModelBase(LightningModule):
 
     #: Whether a validation is the one before the first epoch (TEST.BEFORE_TRAINING), which is logged at step -1.
     before_training = False
+
+    #: Which run and test set evaluations are of, see :meth:`evaluate_at`.
+    evaluation_place = EvaluationPlace()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Adapt a class that was written for Lightning 1.1, see :mod:`modelling.lightning_1_1`."""
@@ -485,7 +489,8 @@ class ModelBase(LightningModule):
         self.log_dict(metrics, logger=False, sync_dist=True)
         if self.trainer.testing:
             kind = "centroids" if self.hparams.MODEL.USE_CENTROIDS else "instances"
-            metrics = {f"test_{kind}/{name}": value for name, value in metrics.items()}
+            prefix = f"{self.evaluation_place.prefix}test_{kind}"
+            metrics = {f"{prefix}/{name}": value for name, value in metrics.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=epoch)
 
@@ -547,7 +552,7 @@ class ModelBase(LightningModule):
     def on_test_start(self) -> None:
         """Say once which network is tested, unless it has just been trained."""
         is_loaded = self.loaded_from or self.hparams.TEST.ONLY_TEST
-        if is_loaded and not self._results and self.trainer.is_global_zero:
+        if is_loaded and not self._results and self.evaluation_place.is_first and self.trainer.is_global_zero:
             network = network_origin(self)
             if network["checkpoint"]:
                 rank_zero_info("test of %s", describe_origin(network, versions()))
@@ -575,14 +580,20 @@ class ModelBase(LightningModule):
         positions = torch.tensor(list(loader.sampler), dtype=torch.int64)[: len(embeddings)]
         return gather_in_order(positions, len(loader.dataset), embeddings, pids, camids)
 
+    def evaluate_at(self, place: EvaluationPlace) -> None:
+        """Let what follows be the evaluation of another run or test set, which keeps no result of the one before."""
+        self.evaluation_place, self._results = place, {}
+
     def _evaluate(self, stage: str, loader: Any) -> None:
+        place = self.evaluation_place
+        label = place.label(stage)
         loader = loader[0] if isinstance(loader, list) else loader
         # Unless the loader is divided among the processes, each of them has the whole set and evaluates it.
         processes = running_processes() if isinstance(getattr(loader, "sampler", None), DistributedSampler) else None
         embeddings, pids, camids = self._collect(loader, processes)
         if len(embeddings) != len(loader.dataset):
             rank_zero_warn(
-                f"{stage}: no metrics, since only {len(embeddings)} of {len(loader.dataset)} images were embedded "
+                f"{label}: no metrics, since only {len(embeddings)} of {len(loader.dataset)} images were embedded "
                 "(fast_dev_run, a limit of batches, or steps that return nothing)."
             )
             return
@@ -595,20 +606,21 @@ class ModelBase(LightningModule):
         among = paths if len(draws) > 1 else None
         retrieval, left_out = leave_out_unreadable(*(rows.of_draw(draws[0]) if draws else rows))
         if left_out:
-            rank_zero_info("%s, %s", stage, left_out)
+            rank_zero_info("%s, %s", label, left_out)
         retrieval = replace(retrieval, names=getattr(loader.dataset, "names", Names()))
-        retrieval = self._own_images.leave_out(retrieval, self.hparams, stage, processes, among)
+        retrieval = self._own_images.leave_out(retrieval, self.hparams, label, processes, among)
         results = evaluate_protocols(retrieval, self.hparams, processes)
 
         def evaluate_draw(draw: GalleryDraw) -> dict[str, EvalResult]:
             drawn, _ = leave_out_unreadable(*rows.of_draw(draw))
-            drawn = self._own_images.leave_out(drawn, self.hparams, stage, processes, among)
+            drawn = self._own_images.leave_out(drawn, self.hparams, label, processes, among)
             return evaluate_protocols(drawn, self.hparams, processes)
 
         if len(draws) > 1:
             results = with_draws(chain([results], map(evaluate_draw, draws[1:])))
+        results = {protocol: place.with_caveat(result) for protocol, result in results.items()}
         for result in results.values():
-            rank_zero_info("%s, %s", stage, describe_result(result, with_intervals=stage == "test"))
+            rank_zero_info("%s, %s", label, describe_result(result, with_intervals=stage == "test"))
         metrics = metrics_dict(*results.values())
         # The metric that selects the best checkpoint must exist even if the published protocol has nothing to rank.
         self._log_epoch({name.removeprefix("strict_"): value for name, value in metrics.items()} | metrics)
@@ -616,9 +628,10 @@ class ModelBase(LightningModule):
         # that both have are those of the first evaluation.
         self._results = results | {name: old for name, old in self._results.items() if name not in results}
         if self.trainer.is_global_zero and self.hparams.OUTPUT_DIR:
-            write_tables(retrieval, self._results, self.hparams, {"network": network_origin(self), **origin()})
+            about = {"network": network_origin(self), **origin()}
+            write_tables(retrieval, self._results, self.hparams, about, place)
             if stage == "test" and self.hparams.TEST.VISUALIZE == "yes" and paths is not None:
-                for page in write_strips(retrieval, results, self.hparams):
+                for page in write_strips(retrieval, results, self.hparams, "" if place.is_first else place.name):
                     rank_zero_info("ranked results: %s", page)
 
     def validation_create_centroids(

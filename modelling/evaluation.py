@@ -16,6 +16,7 @@ from evaluation.metrics import evaluate
 from evaluation.notes import own_images_note
 from evaluation.page_data import Shown, worst_first
 from evaluation.pages import write_page
+from evaluation.places import EvaluationPlace
 from evaluation.ranked_images import rank_for_display, render_rankings
 from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
@@ -170,25 +171,37 @@ def evaluate_protocols(
 
 
 def write_tables(
-    retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode, about: Mapping[str, Any]
+    retrieval: RetrievalSet,
+    results: Mapping[str, EvalResult],
+    hparams: CfgNode,
+    about: Mapping[str, Any],
+    place: EvaluationPlace,
 ) -> None:
-    """Write metrics.json and per_query.csv to OUTPUT_DIR/evaluation; of a metric in several results the last counts."""
+    """Write metrics.json and per_query.csv to the folders of a place below OUTPUT_DIR/evaluation.
+
+    Of a metric in several results the last counts.
+    """
     settings = {"feat_norm": hparams.TEST.FEAT_NORM, "distance": hparams.SOLVER.DISTANCE_FUNC}
-    settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS, "data_set": hparams.DATASETS.NAMES}
+    settings |= {"keep_camids": hparams.MODEL.KEEP_CAMID_CENTROIDS}
+    settings |= {"data_set": place.test_set or hparams.DATASETS.NAMES}
     own = retrieval.self_matches
     settings |= {"same_camera_filter": retrieval.has_cameras, "own_images_left_out": 0 if own is None else own.count}
     settings |= {"rerank": hparams.TEST.RERANK, "query_expansion": hparams.TEST.QUERY_EXPANSION}
-    folder = Path(hparams.OUTPUT_DIR) / "evaluation"
-    write_evaluation(folder, list(results.values()), retrieval, settings, about=about)
+    about = place.about(hparams.get("data_seed")) | dict(about)
+    for folder in place.folders(Path(hparams.OUTPUT_DIR) / "evaluation"):
+        write_evaluation(folder, list(results.values()), retrieval, settings, about=about)
 
 
-def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> list[Path]:
+def write_strips(
+    retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode, part: str = ""
+) -> list[Path]:
     """Write a strip for each query and a page of the evaluation, which lists the worst queries first.
 
     Args:
         retrieval: a set with paths.
         results: protocol -> result.
         hparams: TEST.VISUALIZE_TOPK results are shown, of the worst TEST.VISUALIZE_MAX_NUMBER queries.
+        part: a folder in OUTPUT_DIR/visrank for them; "" for that itself.
 
     Returns:
         The pages: OUTPUT_DIR/visrank/index.html for single images; for centroids, in a subfolder for each protocol.
@@ -199,7 +212,7 @@ def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hpa
     for protocol, result in results.items():
         options, worst = ranking_options(hparams, protocol), worst_first(result)[: test.VISUALIZE_MAX_NUMBER]
         rankings = rank_for_display(retrieval, options, topk=test.VISUALIZE_TOPK, queries=worst)
-        folder = Path(hparams.OUTPUT_DIR) / "visrank" / ("" if protocol == "instance" else protocol)
+        folder = Path(hparams.OUTPUT_DIR) / "visrank" / part / ("" if protocol == "instance" else protocol)
         files = (retrieval.q_paths, retrieval.g_paths)
         strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
         shown = Shown(rankings, strips, exif_orientation=hparams.INPUT.EXIF_ORIENTATION)

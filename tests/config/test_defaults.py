@@ -21,6 +21,8 @@ from utils.errors import ConfigError
 
 RECORDED = json.loads((GOLDEN / "config_defaults.json").read_text())
 ADDED = {
+    "DATASETS.TESTS": "",
+    "DATASETS.COMBINEALL": False,
     "DATASETS.CSV_PATH": "",
     "DATASETS.CAMERA_FROM": "name",
     "INPUT.EXIF_ORIENTATION": True,

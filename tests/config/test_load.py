@@ -382,6 +382,8 @@ RULES = [
     ("SOLVER.CLIP_GRAD_NORM", "-1", "0 or more"),
     ("SOLVER.EMA_DECAY", "-0.1", "0 or more"),
     ("SOLVER.EMA_DECAY", "1", "0 or more, and less than 1"),
+    ("DATASETS.TESTS", "market1501+veri776+market1501", "names 'market1501' twice; expected different names joined"),
+    ("DATASETS.TESTS", "market1501+", "without a name beside it"),
     ("SOLVER.IMS_PER_BATCH", "0", "1 or more"),
     ("SOLVER.DIST_BACKEND", "dp", "use 'ddp'"),
     ("SOLVER.DIST_BACKEND", "ddp2", "no longer"),

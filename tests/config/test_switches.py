@@ -58,6 +58,7 @@ WITHOUT_SWITCH = {
                 "INPUT.PIXEL_MEAN",
                 "INPUT.PIXEL_STD",
                 "DATASETS.NAMES",
+                "DATASETS.TESTS",
             ),
             *("DATASETS.ON_ERROR", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE", "SOLVER.DISTANCE_FUNC"),
             *("TEST.IMS_PER_BATCH", "TEST.FEAT_NORM", "TEST.FLIP", "TEST.ONLY_TEST", "TEST.VISUALIZE", "TEST.RERANK"),
@@ -119,6 +120,12 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         "MODEL.PRETRAIN_PATH auto has no effect: MODEL.PRETRAINED, MODEL.RESUME_TRAINING and TEST.ONLY_TEST are "
         "False; MODEL.RESUME_TRAINING True continues the newest checkpoint.",
         {"MODEL.RESUME_TRAINING": True},
+    ),
+    (
+        {"DATASETS.COMBINEALL": True, "TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": "a.ckpt"},
+        CPU,
+        "DATASETS.COMBINEALL True has no effect: TEST.ONLY_TEST is True.",
+        {"TEST.ONLY_TEST": False},
     ),
     (
         {"MODEL.PRETRAIN_HEAD": True, "MODEL.PRETRAINED": False},

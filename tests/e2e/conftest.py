@@ -1,3 +1,4 @@
+import shutil
 from functools import partial
 
 import pytest
@@ -30,6 +31,15 @@ def coco_toy(tmp_path_factory):
     """A third one in COCO layout."""
     folder = tmp_path_factory.mktemp("toy") / "coco_train_here"
     return draw(folder, "--ids", "12", "--cameras", "2", "--images-per-id", "6", "--layout", "coco")
+
+
+@pytest.fixture
+def two_sets(toy, other_toy, tmp_path):
+    """A Market-1501 and a DukeMTMC-reID tree below one folder."""
+    root = tmp_path / "data"
+    shutil.copytree(toy / "market1501", root / "market1501")
+    shutil.copytree(other_toy / "market1501", root / "DukeMTMC-reID", ignore=shutil.ignore_patterns("-1_*"))
+    return root
 
 
 @pytest.fixture

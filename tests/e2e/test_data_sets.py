@@ -122,15 +122,6 @@ def test_identity_folders(tiny_cfg, tmp_path, caplog):
     assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == [[8, 48, 3], [2, 6, 3], [2, 6, 3]]
 
 
-@pytest.fixture
-def two_sets(toy, other_toy, tmp_path):
-    """A Market-1501 and a DukeMTMC-reID tree below one folder."""
-    root = tmp_path / "data"
-    shutil.copytree(toy / "market1501", root / "market1501")
-    shutil.copytree(other_toy / "market1501", root / "DukeMTMC-reID", ignore=shutil.ignore_patterns("-1_*"))
-    return root
-
-
 def test_two_sets_are_trained_on_and_each_is_tested(two_sets, tiny_cfg, tmp_path):
     options = {"DATASETS.ROOT_DIR": str(two_sets), "DATASETS.NAMES": "market1501+dukemtmcreid", "SOLVER.MAX_EPOCHS": 1}
     (metrics,) = run_main(tiny_cfg(**options), CTLModel, "run")

@@ -225,3 +225,17 @@ def test_several_tests_of_one_file_are_said(tmp_path, monkeypatch, caplog, runs,
         assert run_main(cfg, CTLModel, "tests") == [{}] * runs
     line = "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS 3 tests the same file 3 times; 1 tests it once."
     assert [record.getMessage() for record in caplog.records].count(line) == times
+
+
+def test_a_program_that_evaluates_nothing_has_no_summary_of_what_another_left(tmp_path, monkeypatch):
+    kept = tmp_path / "evaluation"
+    (kept / "run_0").mkdir(parents=True)
+    (kept / "run_0" / "metrics.json").write_text('{"protocols": {}}')
+    found = {"instances": {"loss": 1.0}}
+    monkeypatch.setattr("engine.run.run_single", lambda *_, **__: found)
+    cfg = options(tmp_path, "MODEL.RESUME_TRAINING", False, "REPRODUCIBLE_NUM_RUNS", 2, "LOGGING.MLFLOW", False)
+    run_main(cfg, CTLModel, "runs")
+    assert not (kept / "summary.json").exists()
+    found["instances"]["mAP"] = 0.5
+    run_main(cfg, CTLModel, "runs")
+    assert (kept / "summary.json").exists()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.bootstrap import confidence_intervals
 from evaluation.curves import measure_curves
 from evaluation.embedding_map import draw_map
 from evaluation.metrics import evaluate, evaluate_embeddings
@@ -171,8 +172,10 @@ def test_another_number_of_queries_is_refused(data, tmp_path):
 def test_numbers_and_intervals(data, tmp_path):
     retrieval = RetrievalSet(*data)
     result, precision = evaluate(retrieval), measure_curves(retrieval).precision
-    page, _ = write(tmp_path, retrieval, intervals={"mAP": [0.5, 0.825]})
-    assert page.texts["dd"][:2] == [f"{result.mAP:.1%} [50.0, 82.5]", f"{result.topk[1]:.1%}"]
+    page, _ = write(tmp_path, retrieval)
+    low, high = confidence_intervals(result)["mAP"]
+    assert page.texts["dd"][0] == f"{result.mAP:.2%} [{100 * low:.2f}, {100 * high:.2f}]"
+    assert "40 gallery items; [95% interval over queries, by identity]." in page.text
     assert "1 queries have no match and do not count." in page.text
     cells = page.texts["td"]
     assert cells[:2] == ["1", f"{result.topk[1]:.2%}"] and f"{precision[50]:.2%}" in cells
