@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ _EXAMPLES = """examples:
   python -m evaluation --query q.npz --gallery g.npz --metric cosine --rerank
   python -m evaluation --query q.npz --gallery g.npz --protocol strict --output results
   python -m evaluation --query embedded/query --gallery embedded/gallery
+  python -m evaluation suspects --embeddings embedded/train     (labels that may be wrong; --help tells more)
 
 protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
 look-up error inflates the scores (report "strict"); "strict" ranks one centroid for each identity and leaves the
 query's camera out."""
 
 _MAX_RANK = 1_000_000
+_COMMANDS = ("suspects",)  # modules with build_parser and run
 _ARRAY = re.compile(r"(query|gallery|[qg]_(?:pids|camids|paths))(?:\[| (?:is|has|holds|must) )")
 
 
@@ -105,13 +108,16 @@ def main(argv: list[str] | None = None) -> int:
         >>> main(["--query", "missing.npz", "--gallery", "missing.npz"])
         2
     """
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    command = import_module(f"evaluation.{argv[0]}") if argv and argv[0] in _COMMANDS else None
+    args = (command or sys.modules[__name__]).build_parser().parse_args(argv[1:] if command else argv)
     from utils.errors import UserError
 
     try:
-        _run(args)
+        command.run(args) if command else _run(args)
     except UserError as error:
-        sys.stderr.write(f"error: {_with_file(str(error), args)}\n")
+        message = str(error) if command else _with_file(str(error), args)
+        sys.stderr.write(f"error: {message}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
