@@ -23,6 +23,7 @@ def write_index(
     rankings: Sequence[Ranking],
     strips: Mapping[int, AnyPath],
     retrieval: RetrievalSet,
+    heatmaps: Mapping[int, AnyPath] | None = None,
 ) -> Path:
     """Write a page that shows the strips of ranked results, worst query first; it needs neither network nor server.
 
@@ -35,6 +36,7 @@ def write_index(
         rankings: the rankings of the queries that have a strip; none give a page without strips.
         strips: index of the query -> PNG, as :func:`evaluation.ranked_images.render_rankings` returns it.
         retrieval: what was evaluated, with the image files of its queries.
+        heatmaps: index of the query -> image that shows why its first result is similar; None for none.
 
     Returns:
         The path of the page.
@@ -73,9 +75,17 @@ def write_index(
         ]
         if cameras is not None:
             about.append(("camera", named.camera(retrieval.q_camids[ranking.query])))
-        strip = quote(Path(os.path.relpath(strips[ranking.query], Path(path).parent)).as_posix())
-        cards.append(_card(names[ranking.query], about, strip, _results(ranking, cameras, named)))
+        strip = _link(strips[ranking.query], path)
+        results = _results(ranking, cameras, named)
+        heatmap = (heatmaps or {}).get(ranking.query)
+        if heatmap is not None:
+            results += f'<li><a href="{_link(heatmap, path)}">heat maps</a></li>'
+        cards.append(_card(names[ranking.query], about, strip, results))
     return write_text(path, _page(result, retrieval, cards))
+
+
+def _link(file: AnyPath, page_path: AnyPath) -> str:
+    return quote(Path(os.path.relpath(file, Path(page_path).parent)).as_posix())
 
 
 def _page(result: EvalResult, retrieval: RetrievalSet, cards: list[str]) -> str:

@@ -20,6 +20,7 @@ from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
 from evaluation.self_matches import SelfMatches, find_self_matches
 from evaluation.tables import write_evaluation
+from modelling.heatmaps import write_heatmaps
 from utils.distributed import Processes, of_first_process
 from utils.errors import NoValidQueryError, UserError
 
@@ -143,13 +144,16 @@ def write_tables(
     write_evaluation(folder, list(results.values()), retrieval, settings, about=about)
 
 
-def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode) -> list[Path]:
+def write_strips(
+    retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode, model: Any = None
+) -> list[Path]:
     """Write a strip for each query and a page that shows them, the worst queries first.
 
     Args:
         retrieval: a set with paths.
         results: protocol -> result.
         hparams: TEST.VISUALIZE_TOPK results are shown, of the worst TEST.VISUALIZE_MAX_NUMBER queries.
+        model: what draws heat maps of the first TEST.HEATMAPS of these queries; None draws none.
 
     Returns:
         The pages: OUTPUT_DIR/visrank/index.html for single images; for centroids, in a subfolder for each protocol.
@@ -166,7 +170,14 @@ def write_strips(retrieval: RetrievalSet, results: Mapping[str, EvalResult], hpa
         folder = Path(hparams.OUTPUT_DIR) / "visrank" / ("" if protocol == "instance" else protocol)
         files = (retrieval.q_paths, retrieval.g_paths)
         strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
-        pages.append(write_index(folder / "index.html", result, rankings, strips, retrieval))
+        drawn = rankings[: test.HEATMAPS] if model is not None else []
+        heatmaps = write_heatmaps(model, retrieval, drawn, folder / "heatmaps")
+        if drawn and not heatmaps and not pages:
+            rank_zero_warn(
+                f"TEST.HEATMAPS {test.HEATMAPS}: none are drawn, since MODEL.NAME {hparams.MODEL.NAME} gives neither a "
+                "feature map nor tokens with attention between all of them."
+            )
+        pages.append(write_index(folder / "index.html", result, rankings, strips, retrieval, heatmaps))
     return pages
 
 
