@@ -54,7 +54,6 @@ def write_index(
     """
     check_length("retrieval", retrieval.num_query, result.num_queries, "the evaluation")
     assert retrieval.q_paths is not None
-    names = [Path(path).name for path in retrieval.q_paths]
     named = retrieval.names
     cameras = Cameras("g_camids", retrieval.g_camids, retrieval.num_gallery) if retrieval.has_cameras else None
     found = {query: i for i, query in enumerate(result.query_index.tolist())}
@@ -73,19 +72,19 @@ def write_index(
             ("first match", f"rank {result.first_match[i]}" if i is not None else "-"),
             ("identity", named.pid(retrieval.q_pids[ranking.query])),
         ]
-        if cameras is not None:
-            about.append(("camera", named.camera(retrieval.q_camids[ranking.query])))
+        about += [("camera", named.camera(retrieval.q_camids[ranking.query]))] * (cameras is not None)
         strip = _link(strips[ranking.query], path)
-        results = _results(ranking, cameras, named)
-        heatmap = (heatmaps or {}).get(ranking.query)
-        if heatmap is not None:
-            results += f'<li><a href="{_link(heatmap, path)}">heat maps</a></li>'
-        cards.append(_card(names[ranking.query], about, strip, results))
+        results = _results(ranking, cameras, named) + _heatmap_link((heatmaps or {}).get(ranking.query), path)
+        cards.append(_card(Path(retrieval.q_paths[ranking.query]).name, about, strip, results))
     return write_text(path, _page(result, retrieval, cards))
 
 
 def _link(file: AnyPath, page_path: AnyPath) -> str:
     return quote(Path(os.path.relpath(file, Path(page_path).parent)).as_posix())
+
+
+def _heatmap_link(file: AnyPath | None, page_path: AnyPath) -> str:
+    return "" if file is None else f'<li><a href="{_link(file, page_path)}">heat maps</a></li>'
 
 
 def _page(result: EvalResult, retrieval: RetrievalSet, cards: list[str]) -> str:

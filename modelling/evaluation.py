@@ -171,7 +171,7 @@ def write_strips(
         files = (retrieval.q_paths, retrieval.g_paths)
         strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
         drawn = rankings[: test.HEATMAPS] if model is not None else []
-        heatmaps = write_heatmaps(model, retrieval, drawn, folder / "heatmaps")
+        heatmaps = write_heatmaps(model, retrieval, drawn, folder / "heatmaps") if drawn else {}
         if drawn and not heatmaps and not pages:
             rank_zero_warn(
                 f"TEST.HEATMAPS {test.HEATMAPS}: none are drawn, since MODEL.NAME {hparams.MODEL.NAME} gives neither a "
