@@ -63,8 +63,9 @@ def find_label_errors(
 
     What makes the kinds comparable is how rare a value is: an exponential tail is fitted to the upper quarter of each
     statistic (peaks over threshold, Pickands, 1975) without the last tenth, where the errors are. The score is minus
-    the decimal logarithm of the number of such values that this tail lets expect in a set without errors: 0 is what
-    chance brings to every set, 2 to one in a hundred. Images between two identities that are one are left to "merge".
+    the decimal logarithm of the number of such values, among all images and identities, that this tail lets expect in a
+    set without errors: 0 is what chance brings to every set, 2 to one in a hundred. Images between two identities that
+    are one are left to "merge".
 
     Args:
         embeddings: [N, D] floating.
@@ -145,6 +146,11 @@ class _People:
         """What chance adds to the squared distance to the mean of each identity, [C]."""
         return self.spread / self.counts
 
+    @property
+    def candidates(self) -> int:
+        """How many images and identities are looked at: each image, each identity, and each with its nearest."""
+        return len(self.identity) + 2 * len(self.names)
+
     def rows(self, number: int) -> IntArray:
         """The images of an identity."""
         return self.order[self.first[number] : self.first[number + 1]]
@@ -184,12 +190,12 @@ def _without_cameras(embeddings: Tensor, identity: IntArray, camids: IntArray) -
     return images
 
 
-def _scores(values: FloatArray) -> FloatArray:
-    """How striking each value is among all, [K] -> [K]: see :func:`find_label_errors`."""
+def _scores(values: FloatArray, candidates: int) -> FloatArray:
+    """How striking each value is among all of its kind, [K] -> [K], in a list of so many candidates of all kinds."""
     low, high = (1 - level for level in _TAIL)
     begin, end = np.quantile(values, _TAIL)
     scale = max((end - begin) / np.log(low / high), _SMALLEST_SCALE)
-    scores: FloatArray = (values - begin) / scale / np.log(10) - np.log10(len(KINDS) * len(values) * low)
+    scores: FloatArray = (values - begin) / scale / np.log(10) - np.log10(candidates * low)
     return scores
 
 
@@ -218,7 +224,7 @@ def _merges(
     for part, found, distance in _nearest_other(people, people.centroids(), np.arange(count), block_bytes):
         other[part], gap[part] = found, distance - people.noise[part]
     pairs: dict[tuple[int, int], float] = {}
-    for number, score in enumerate(_scores(-gap).tolist()):
+    for number, score in enumerate(_scores(-gap, people.candidates).tolist()):
         pair = (min(number, int(other[number])), max(number, int(other[number])))
         pairs[pair] = max(score, pairs.get(pair, -np.inf))
     first = sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:limit]
@@ -235,7 +241,7 @@ def _moves(
         other[part] = found
         own[part] -= distance
     rows = np.flatnonzero(np.isfinite(own))
-    scores = _scores(own[rows])
+    scores = _scores(own[rows], people.candidates)
     kept = 0
     for i in np.argsort(-scores, kind="stable").tolist():
         row, score = int(rows[i]), float(scores[i])
@@ -278,7 +284,7 @@ def _splits(people: _People) -> Iterator[_Finding]:
     for i, number in enumerate(numbers.tolist()):
         sample = people.vectors(_evenly(people.rows(number)))
         gaps[i] = _gap(sample, _two_parts(sample))
-    for number, score in zip(numbers.tolist(), _scores(gaps).tolist(), strict=True):
+    for number, score in zip(numbers.tolist(), _scores(gaps, people.candidates).tolist(), strict=True):
         yield score, "split", number, -1
 
 
