@@ -330,12 +330,16 @@ def _suspect(people: _People, score: float, kind: str, subject: int, other: int)
         images, rest = people.rows(number), people.rows(other)
     else:
         rows = people.rows(number)
-        sample = people.vectors(_evenly(rows))
+        place = _evenly(np.arange(len(rows)))
+        sample = people.vectors(rows[place])
         first = _two_parts(sample)
         means = np.stack([sample[~first].mean(0), sample[first].mean(0)])
-        is_first = np.square(people.vectors(rows)[:, None] - means).sum(-1).argmin(1) == 1
+        towards = people.images[people.on_device(rows)] @ people.on_device(means[1] - means[0])
+        is_first = towards.cpu().numpy() > (np.square(means[1]).sum() - np.square(means[0]).sum()) / 2
+        is_first[place] = first
         images, rest = sorted((rows[is_first], rows[~is_first]), key=len)
-    distance = np.square(people.vectors(rest) - people.vectors(images).mean(0)).sum(1)
+    rest = _evenly(rest)
+    distance = np.square(people.vectors(rest) - people.vectors(_evenly(images)).mean(0)).sum(1)
     against = rest[np.argsort(distance, kind="stable")[:_SHOWN]]
     pid = None if kind == "split" else int(people.names[other])
     return Suspect(kind, score, images, against, int(people.names[number]), pid)

@@ -160,7 +160,7 @@ def write_strips(
     """
     assert retrieval.q_paths is not None and retrieval.g_paths is not None
     test, size = hparams.TEST, (hparams.INPUT.SIZE_TEST[0], hparams.INPUT.SIZE_TEST[1])
-    pages = []
+    pages: list[Path] = []
     for protocol, result in results.items():
         worst = result.query_index[result.average_precision.argsort(kind="stable")].tolist()
         without_match = sorted(set(range(retrieval.num_query)) - set(worst))

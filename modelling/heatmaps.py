@@ -27,8 +27,10 @@ from utils.image import pil_loader
 Pixels = NDArray[np.uint8]
 
 # Dark blue over green to dark red: the colours of Turbo (Mikhailov, 2019) at eight points.
-_COLOURS = ((48, 18, 59), (70, 118, 238), (27, 208, 213), (98, 252, 108), (210, 233, 53), (254, 155, 45), (219, 58, 7))
-_COLOURS += ((122, 4, 3),)
+_COLOURS = (
+    *((48, 18, 59), (70, 118, 238), (27, 208, 213), (98, 252, 108)),
+    *((210, 233, 53), (254, 155, 45), (219, 58, 7), (122, 4, 3)),
+)
 _GAP = 4  # pixels between two images
 
 
@@ -110,13 +112,11 @@ def _attended(backbone: Any, tokens: Tensor, matrices: Sequence[Tensor], size: S
 
 def _grid(base: Any, count: int, size: Sequence[int]) -> tuple[int, int]:
     """Rows and columns of the patches of an image."""
-    patches = getattr(getattr(base, "network", base), "patch_embed", None)
-    if hasattr(patches, "dynamic_feat_size"):
-        rows, columns = patches.dynamic_feat_size(tuple(size))
-        if rows * columns == count:
-            return rows, columns
-    grid = getattr(patches, "grid_size", ())
-    return (grid[0], grid[1]) if prod(grid) == count and len(grid) == 2 else guess_grid(count, size)
+    patches: Any = getattr(getattr(base, "network", base), "patch_embed", None)
+    grids = [patches.dynamic_feat_size(tuple(size))] if hasattr(patches, "dynamic_feat_size") else []
+    grids.append(getattr(patches, "grid_size", None) or ())
+    known = [(grid[0], grid[1]) for grid in grids if len(grid) == 2 and prod(grid) == count]
+    return known[0] if known else guess_grid(count, size)
 
 
 @contextmanager

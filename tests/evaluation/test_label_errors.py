@@ -118,6 +118,17 @@ def test_what_is_shown_of_each_kind():
     assert (merge.images.tolist(), merge.other, sorted(merge.against)) == ([8], 9, [9, 10, 11])  # the smaller first
 
 
+def test_people_of_many_images_are_divided_too():
+    """By a part of their images, to which the others are added."""
+    rng = np.random.default_rng(0)
+    rows = np.eye(6)[np.r_[np.zeros(700, int), np.ones(500, int), np.arange(2, 6).repeat(4)]]
+    rows += 0.05 * rng.normal(size=rows.shape)
+    found = find_label_errors(rows, np.r_[np.zeros(1200, int), np.arange(2, 6).repeat(4)], limit=2000)
+    split = next(one for one in found if one.kind == "split")
+    assert split.images.tolist() == [*range(700, 1200)]
+    assert {*split.against} <= {*range(700)}
+
+
 def test_images_between_two_labels_of_one_person_are_left_to_the_pair():
     feats, truth, camids = draw(5, 60)
     labels = truth.copy()
@@ -136,8 +147,99 @@ def test_blocks_do_not_change_the_result():
 
 
 def test_equal_embeddings_give_no_certainty():
-    found = find_label_errors(np.ones((12, 4)), np.arange(12) // 2)
-    assert all(one.score < 0 for one in found)
+    """Nor do differences that may be rounding."""
+    feats = np.ones((24, 4)) + 1e-5 * np.random.default_rng(0).normal(size=(24, 4))
+    feats[0, 0] += 1e-3
+    for rows in (np.ones((24, 4)), feats):
+        assert all(one.score < 0 for one in find_label_errors(rows, np.arange(24) // 4))
+
+
+def plain_statistics(feats, pids, camids):
+    """What find_label_errors ranks by, in plain loops: kind -> subject -> statistic."""
+    x = feats / np.linalg.norm(feats, axis=1, keepdims=True)
+    overall = x.mean(0)
+    shifts = {c: x[camids == c].mean(0) - overall for c in np.unique(camids)}
+    seen = {c: len(np.unique(pids[camids == c])) for c in shifts}
+    x = np.stack([row - shifts[c] * seen[c] / (seen[c] + 10) for row, c in zip(x, camids, strict=True)])
+    people = {pid: x[pids == pid] for pid in np.unique(pids)}
+    scatter = {pid: ((rows - rows.mean(0)) ** 2).sum() for pid, rows in people.items()}
+    typical = sum(scatter.values()) / (len(x) - len(people))
+    spread = {pid: (scatter[pid] + 4 * typical) / (len(rows) - 1 + 4) for pid, rows in people.items()}
+
+    def distance(row, pid):
+        return ((row - people[pid].mean(0)) ** 2).sum() - spread[pid] / len(people[pid])
+
+    found = {"split": {}, "merge": {}, "move": {}}
+    for pid, rows in people.items():
+        gaps = {other: distance(rows.mean(0), other) - spread[pid] / len(rows) for other in people if other != pid}
+        nearest = min(gaps, key=gaps.get)
+        found["merge"][pid, nearest] = -gaps[nearest]
+        found["split"][pid] = plain_gap(rows)
+    for i, (row, pid, camera) in enumerate(zip(x, pids, camids, strict=True)):
+        rest = x[(pids == pid) & (camids != camera)]
+        if not len(rest):
+            rest = x[(pids == pid) & (np.arange(len(x)) != i)]
+        own = ((row - rest.mean(0)) ** 2).sum() - spread[pid] / len(rest)
+        found["move"][i] = own - min(distance(row, other) for other in people if other != pid)
+    return found
+
+
+def plain_gap(rows):
+    """The squared distance between the parts of two-means, less what the spread within them adds."""
+
+    def parts(first):
+        return [rows[i] for i in first], [rows[i] for i in range(len(rows)) if i not in first]
+
+    def loss(first):
+        return sum(((np.array(part) - np.mean(part, 0)) ** 2).sum() for part in parts(first))
+
+    component = np.linalg.svd(rows - rows.mean(0))[0][:, 0]
+    order = np.argsort(component)
+    weights = [
+        np.square(
+            component
+            - np.where(
+                np.isin(np.arange(len(rows)), order[:cut]), component[order[:cut]].mean(), component[order[cut:]].mean()
+            )
+        ).sum()
+        for cut in range(2, len(rows) - 1)
+    ]
+    first = set(order[: 2 + int(np.argmin(weights))].tolist())
+    for _ in range(5):
+        means = [np.mean(part, 0) for part in parts(first)]
+        nearer = {i for i, row in enumerate(rows) if ((row - means[0]) ** 2).sum() < ((row - means[1]) ** 2).sum()}
+        if min(len(nearer), len(rows) - len(nearer)) < 2:
+            break
+        assert loss(nearer) <= loss(first) + 1e-9
+        first = nearer
+    one, other = (np.array(part) for part in parts(first))
+    noise = sum(part.var(0, ddof=1).sum() / len(part) for part in (one, other))
+    return ((one.mean(0) - other.mean(0)) ** 2).sum() - noise
+
+
+def test_scores_are_those_of_plain_loops():
+    feats, truth, camids = draw(7, 25)
+    keep = (truth > 2) | (camids == camids[np.searchsorted(truth, truth)])  # three people are seen by one camera alone
+    feats, truth, camids = feats[keep], truth[keep], camids[keep]
+    statistics = plain_statistics(feats.astype(np.float64), truth, camids)
+    candidates = len(truth) + 2 * 25
+    expected = {}
+    for kind, values in statistics.items():
+        begin, end = np.quantile(list(values.values()), [0.75, 0.9])
+        per_decade = (end - begin) / np.log10(0.25 / 0.1)
+        for subject, value in values.items():
+            expected[kind, subject] = (value - begin) / per_decade - np.log10(0.25 * candidates)
+    found = find_label_errors(feats, truth, camids)
+    assert {one.kind for one in found} == {"split", "merge", "move"}
+    for one in found:
+        if one.kind == "merge":
+            pairs = (one.identity, one.other), (one.other, one.identity)
+            score = max(expected.get(("merge", pair), -np.inf) for pair in pairs)
+        else:
+            score = expected[one.kind, one.images[0] if one.kind == "move" else one.identity]
+        assert one.score == pytest.approx(score, abs=2e-3), one
+    assert sum(one.kind == "move" for one in found) >= 0.9 * len(truth)
+    assert sum(one.kind == "split" for one in found) == 25
 
 
 @pytest.mark.parametrize(
