@@ -22,7 +22,6 @@ KINDS = ("split", "merge", "move")
 _SHOWN = 4  # images of the other side of a suspicion
 _PART = 2  # images that a person needs to be told apart from another one of the same label
 _SAMPLE = 512  # images of an identity among which two people are sought
-_ROUNDS = 5  # of two-means
 _PRIOR = 4  # images' worth of the mean spread that the spread of an identity is drawn to
 _PRIOR_CAMERA = 10  # identities of which a camera must have many more for its mean to be taken for its own
 _TAIL = (0.75, 0.9)  # quantiles that the tail of a statistic is fitted to; more errors than the rest would bend it
@@ -54,8 +53,8 @@ def find_label_errors(
     Embeddings are scaled to unit length, and freed of what all images of a camera share. Each kind has its statistic,
     in squared distances d between means, less what the spread s of n images adds to them by chance, s / n:
 
-    - split: d between the two parts that two-means finds, from a start along the first principal component (Ding and
-      He, ICML 2004);
+    - split: d between two parts of an identity, cut along its first principal component where they are tightest, which
+      nearly is what two-means finds (Ding and He, ICML 2004);
     - merge: -d between an identity and the nearest other one;
     - move: d between an image and the images of its identity from other cameras (from all, if there are no others:
       copies from one camera should not vouch for each other), less d between it and the nearest other identity, as in
@@ -294,7 +293,7 @@ def _evenly(rows: IntArray) -> IntArray:
 
 
 def _two_parts(images: FloatArray) -> BoolArray:
-    """Which of K >= 4 images [K, D] belong to the first of the two parts that two-means finds, [K]."""
+    """Which of K >= 4 images [K, D] belong to the first of two parts of 2 or more, [K]."""
     centred = images - images.mean(0)
     component = np.linalg.eigh(centred @ centred.T)[1][:, -1]
     order = np.argsort(component, kind="stable")
@@ -304,11 +303,6 @@ def _two_parts(images: FloatArray) -> BoolArray:
     cut = int(between[_PART - 1 : len(order) - _PART].argmax()) + _PART
     first = np.zeros(len(order), dtype=np.bool_)
     first[order[:cut]] = True
-    for _ in range(_ROUNDS):
-        nearer = np.square(images - images[first].mean(0)).sum(1) < np.square(images - images[~first].mean(0)).sum(1)
-        if not _PART <= nearer.sum() <= len(order) - _PART:
-            break
-        first = nearer
     return first
 
 

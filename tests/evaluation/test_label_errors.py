@@ -185,34 +185,12 @@ def plain_statistics(feats, pids, camids):
 
 
 def plain_gap(rows):
-    """The squared distance between the parts of two-means, less what the spread within them adds."""
-
-    def parts(first):
-        return [rows[i] for i in first], [rows[i] for i in range(len(rows)) if i not in first]
-
-    def loss(first):
-        return sum(((np.array(part) - np.mean(part, 0)) ** 2).sum() for part in parts(first))
-
-    component = np.linalg.svd(rows - rows.mean(0))[0][:, 0]
-    order = np.argsort(component)
-    weights = [
-        np.square(
-            component
-            - np.where(
-                np.isin(np.arange(len(rows)), order[:cut]), component[order[:cut]].mean(), component[order[cut:]].mean()
-            )
-        ).sum()
-        for cut in range(2, len(rows) - 1)
-    ]
-    first = set(order[: 2 + int(np.argmin(weights))].tolist())
-    for _ in range(5):
-        means = [np.mean(part, 0) for part in parts(first)]
-        nearer = {i for i, row in enumerate(rows) if ((row - means[0]) ** 2).sum() < ((row - means[1]) ** 2).sum()}
-        if min(len(nearer), len(rows) - len(nearer)) < 2:
-            break
-        assert loss(nearer) <= loss(first) + 1e-9
-        first = nearer
-    one, other = (np.array(part) for part in parts(first))
+    """The squared distance between the parts of the best cut, less what the spread within them adds."""
+    order = np.argsort(np.linalg.svd(rows - rows.mean(0))[0][:, 0])
+    component = np.linalg.svd(rows - rows.mean(0))[0][order, 0]
+    cuts = range(2, len(rows) - 1)
+    best = min(cuts, key=lambda cut: component[:cut].var() * cut + component[cut:].var() * (len(rows) - cut))
+    one, other = rows[order[:best]], rows[order[best:]]
     noise = sum(part.var(0, ddof=1).sum() / len(part) for part in (one, other))
     return ((one.mean(0) - other.mean(0)) ** 2).sum() - noise
 
