@@ -14,7 +14,7 @@ from utils.labels import IntArray
 
 _MOST = 200  # suspects on a page: with eight images each it has about five megabytes
 _SHOWN = 4  # images of one side of a suspicion
-_TITLES = {"split": "Two people?", "merge": "One person?", "move": "Another person?"}
+_TITLES = {"split": "Two identities?", "merge": "One identity?", "move": "Another identity?"}
 
 
 def write_suspect_page(

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from evaluation.label_errors import Suspect
 
 _DESCRIPTION = """Rank the labels that the embeddings contradict, the surest first:
-    split   an identity that looks like two people
-    merge   two identities that look like one person
+    split   an identity that looks like two
+    merge   two identities that look like one
     move    an image that is nearer to another identity than to its own
 
 The score tells how rare this is: 0 is what chance brings to every set without errors, 2 to one in a hundred. It is
@@ -24,7 +24,7 @@ _COLUMNS = (
     *("rank", "kind", "score", "identity", "other_identity", "images", "rows", "paths", "cameras"),
     *("compared_row", "compared_path"),
 )
-_SURE = 1.0  # one such row in ten sets without errors
+_SURE = 1.0  # a score that one row in ten sets without errors has
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         ...     np.savez(f"{folder}/all.npz", embeddings=np.eye(4)[[0, 0, 1, 1]], pids=[7, 7, 8, 8])
         ...     arguments = ["--embeddings", f"{folder}/all.npz", "--ignore-cameras"]
         ...     run(build_parser().parse_args(arguments))  # doctest: +ELLIPSIS
-        4 images of 2 identities: no suspect has a score of 1 or more, as one in ten sets without errors has. ...
+        4 images of 2 identities: no suspect has a score of 1 or more; a set without errors has 0.1 ...
     """
     from evaluation.label_errors import find_label_errors
     from evaluation.suspect_page import write_suspect_page
@@ -131,7 +131,7 @@ def _summary(found: "list[Suspect]", images: "LabelledImages") -> list[str]:
     told = f"{sure} suspects have" if sure > 1 else f"{sure or 'no'} suspect has"
     return [
         f"{len(images.pids)} images of {len(set(images.pids.tolist()))} identities: {told} a score of {_SURE:g} or "
-        "more, as one in ten sets without errors has. Go down the list for as long as it proves right."
+        f"more; a set without errors has {10**-_SURE:g} on average. Go down the list for as long as it proves right."
     ]
 
 

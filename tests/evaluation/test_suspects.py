@@ -65,7 +65,7 @@ def test_the_page_shows_the_images_and_escapes_names(people):
     assert main(arguments) == 0
     page = (folder / "suspects.html").read_text(encoding="utf-8")
     first = page.split("<article>")[1]
-    assert "Another person?" in first
+    assert "Another identity?" in first
     assert first.count('<img src="data:image/jpeg;base64,') == 1 + 3 + 3  # itself, those of ann, those of bob but one
     assert "bob&amp;5.png: not to be read" in first
     assert "cam south" in first
