@@ -95,7 +95,7 @@ def roll_out(matrices: Sequence[Tensor]) -> Tensor:
     rolled = torch.eye(matrices[0].shape[-1], device=matrices[0].device)
     for matrix in matrices:
         mean = matrix.float().mean(1)
-        mixed = (mean + torch.eye(mean.shape[-1], device=mean.device)) / 2
+        mixed = mean + torch.eye(mean.shape[-1], device=mean.device)
         rolled = mixed / mixed.sum(-1, keepdim=True) @ rolled
     return rolled
 

@@ -132,6 +132,13 @@ def test_attention_rolled_out_is_as_in_a_plain_computation():
     assert_close(find_map(model, images, targets), rolled[:, 0, 1:].reshape(2, 4, 2))
 
 
+def test_the_grid_is_that_of_the_image():
+    """Not that of the images in training, which has as many places here."""
+    model = build(**SMALL_VIT | {"INPUT.SIZE_TEST": [32, 64]})
+    images, targets = draw_inputs(model, 1)
+    assert find_map(model, images, targets).shape == (1, 2, 4)
+
+
 def test_rows_of_rolled_out_attention_sum_to_1():
     matrices = torch.rand(3, 2, 4, 5, 5).softmax(-1).unbind(0)
     rolled = roll_out(matrices)
@@ -145,7 +152,9 @@ def test_the_model_stays_as_it_was(options):
     """Also in the mode in which a Trainer tests, and with a compiled network."""
     model = build(**options)
     images, targets = draw_inputs(model)
+    fused = [m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")]
     expected = find_map(model, images, targets)
+    assert all(fused) and fused == [m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")]
     model.backbone.train()
     model.bn.weight.requires_grad_(False)
     model.backbone.base._compiled_call_impl = compiled = object()  # not to be called
