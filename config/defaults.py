@@ -317,6 +317,10 @@ _C.TEST.VISUALIZE = "no"
 _C.TEST.VISUALIZE_TOPK = 10
 # Largest number of strips and of lists with results, 0 or more; queries with the lowest average precision come first.
 _C.TEST.VISUALIZE_MAX_NUMBER = 1000000
+# Of so many of the worst queries, draw heat maps to OUTPUT_DIR/visrank/heatmaps: the places in the query and in its
+# first result that make them similar, by the feature map of a CNN, or where the attention of a transformer of timm
+# goes. 0 for none.
+_C.TEST.HEATMAPS = 0
 # Re-rank by k-reciprocal neighbours (Zhong et al. 2017) before computing the metrics. This uses the other
 # queries: say so when you report such numbers.
 _C.TEST.RERANK = False

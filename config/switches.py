@@ -197,7 +197,7 @@ SWITCHES = (
         lambda cfg, _: not cfg.TEST.RERANK,
     ),
     Switch(
-        ("TEST.VISUALIZE_TOPK", "TEST.VISUALIZE_MAX_NUMBER"),
+        ("TEST.VISUALIZE_TOPK", "TEST.VISUALIZE_MAX_NUMBER", "TEST.HEATMAPS"),
         ("TEST.VISUALIZE",),
         lambda cfg, _: cfg.TEST.VISUALIZE != "yes",
     ),

@@ -35,6 +35,7 @@ _EXAMPLES = """examples:
   python -m evaluation --query embedded/query --gallery embedded/gallery --page page.html
   python -m evaluation --query q.npz --gallery g.npz --roc --open-set --unknown 0.5
   python -m evaluation --query q.npz --gallery g.npz --calibrate isotonic --output results
+  python -m evaluation suspects --embeddings embedded/train     (labels that may be wrong; --help tells more)
 
 protocols: "instance" ranks single images; "centroid" ranks centroids as the published code builds them, whose camera
 look-up error inflates the scores (report "strict"); "strict" ranks one centroid for each identity and leaves the

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.distance_blocks import as_embeddings
+from evaluation.distance_blocks import as_embeddings, row_squares
 from evaluation.notes import own_images_note
 from evaluation.retrieval import RetrievalSet
 from evaluation.self_matches import find_self_matches
 from utils.errors import MissingPathError, UserError
 from utils.files import content_digest
 from utils.galleries import read_about, read_array
-from utils.labels import JUNK_PIDS, Names, check_length, int_array
+from utils.labels import JUNK_PIDS, BoolArray, IntArray, Names, check_length, int_array
 
 _ARRAYS = ("embeddings", "pids", "camids", "paths")
 
@@ -149,8 +149,9 @@ def combine(
     has_cameras = not (ignore_cameras or missing)
     if missing and not ignore_cameras:
         notes.append(f"{' and '.join(missing)} without camids: taken as images without cameras (--ignore-cameras).")
-    pids, pid_names = _labels(query, gallery, "pids")
-    camids, camera_names = _labels(query, gallery, "camids") if has_cameras else (_no_cameras(*pids), {})
+    sides_read = (query, gallery)
+    pids, pid_names = _labels(sides_read, "pids")
+    camids, camera_names = _labels(sides_read, "camids") if has_cameras else (_no_cameras(*pids), {})
     sides = []
     for i, (side, name) in enumerate(((query, "query"), (gallery, "gallery"))):
         columns = [as_embeddings(name, side.arrays["embeddings"]).to(device), pids[i], camids[i], _paths(side)]
@@ -163,6 +164,93 @@ def combine(
     elif not has_cameras and self_match != "keep":
         retrieval = _without_own_images(retrieval, notes)
     return retrieval, notes
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """N images with their labels, from one file or folder or several.
+
+    Example:
+        >>> LabelledImages(torch.ones(1, 2), np.array([0]), None, None, Names({0: "ann"})).names.pid(0)
+        'ann'
+    """
+
+    embeddings: torch.Tensor  # [N, D]
+    pids: IntArray  # [N]
+    camids: IntArray | None  # [N]; None without cameras
+    paths: list[str] | None
+    names: Names
+
+
+def join(
+    sides: Sequence[Input], device: torch.device, ignore_cameras: bool = False
+) -> tuple[LabelledImages, list[str]]:
+    """All images of several files or folders, one after the other, and what was passed over, in sentences.
+
+    Text is numbered alike in all of them and keeps its names. Images of pid -1 are left out.
+
+    Args:
+        sides: one or more of what :func:`read_input` returned.
+        device: where to put the embeddings.
+        ignore_cameras: take the images as having no cameras.
+
+    Raises:
+        UserError: arrays do not fit together, a label is no number or text, or a value is not finite.
+
+    Example:
+        >>> one = Input("q.npz", {"embeddings": np.ones((2, 2)), "pids": np.array(["ann", "-1"])}, {})
+        >>> images, notes = join([one], torch.device("cpu"), ignore_cameras=True)
+        >>> images.pids.tolist(), images.names.pid(1), notes
+        ([1], 'ann', ['1 of 2 images have pid -1, which marks junk, and are left out.'])
+    """
+    notes: list[str] = []
+    without = [side.path for side in sides if "camids" not in side.arrays]
+    if without and not ignore_cameras:
+        notes.append(f"{' and '.join(without)} without camids: taken as images without cameras (--ignore-cameras).")
+    pids, pid_names = _labels(sides, "pids")
+    camids, camera_names = ([None] * len(sides), {}) if without or ignore_cameras else _labels(sides, "camids")
+    columns = [_checked(*side) for side in zip(sides, pids, camids, strict=True)]
+    embeddings, all_pids, all_camids, paths = zip(*columns, strict=True)
+    for side, rows in zip(sides, embeddings, strict=True):
+        if rows.shape[1] != embeddings[0].shape[1]:
+            raise UserError(
+                f"{side.path} has {rows.shape[1]} dimensions, but {sides[0].path} has {embeddings[0].shape[1]}: embed "
+                "both with one network."
+            )
+    numbers = np.concatenate(all_pids)
+    kept = np.flatnonzero(~_is_junk(numbers, pid_names))
+    if len(kept) < len(numbers):
+        notes.append(
+            f"{len(numbers) - len(kept)} of {len(numbers)} images have pid -1, which marks junk, and are left out."
+        )
+    if not len(kept):
+        raise UserError(f"{sides[0].path}: all images have pid -1, which marks junk: none is left to check.")
+    joined = embeddings[0] if len(sides) == 1 else torch.cat(embeddings)
+    files = [path for part in paths for path in part]
+    images = LabelledImages(
+        (joined if len(kept) == len(numbers) else joined[torch.from_numpy(kept)]).to(device),
+        numbers[kept],
+        None if all_camids[0] is None else np.concatenate(all_camids)[kept],
+        [files[i] for i in kept.tolist()] if any(files) else None,
+        Names(pid_names, camera_names),
+    )
+    return images, notes
+
+
+def _checked(side: Input, pids: Any, camids: Any) -> tuple[torch.Tensor, IntArray, IntArray | None, list[str]]:
+    """The columns of one file or folder; images without paths have the path "". Camids may be None."""
+    owner = f"{side.path}: embeddings"
+    rows = as_embeddings(owner, side.arrays["embeddings"])
+    row_squares(owner, rows)  # raises for values that are not finite
+    paths = _paths(side)
+    if paths is not None:
+        check_length(f"{side.path}: paths", len(paths), len(rows), owner)
+    return (
+        rows,
+        int_array(f"{side.path}: pids", pids, len(rows), owner),
+        None if camids is None else int_array(f"{side.path}: camids", camids, len(rows), owner),
+        paths or [""] * len(rows),
+    )
 
 
 def _paths(side: Input) -> list[str] | None:
@@ -180,22 +268,22 @@ def _no_cameras(q_pids: Any, g_pids: Any) -> tuple[Any, Any]:
     return np.zeros(np.size(q_pids), dtype=np.int64), np.ones(np.size(g_pids), dtype=np.int64)
 
 
-def _labels(query: Input, gallery: Input, name: str) -> tuple[tuple[Any, Any], dict[int, str]]:
-    """The labels of both sides as numbers, and the names of those that were text."""
-    own, there = query.arrays[name], gallery.arrays[name]
-    is_text = [labels.dtype.kind == "U" for labels in (own, there)]
+def _labels(sides: Sequence[Input], name: str) -> tuple[list[Any], dict[int, str]]:
+    """The labels of all sides as numbers, and the names of those that were text."""
+    found = [side.arrays[name] for side in sides]
+    is_text = [labels.dtype.kind == "U" for labels in found]
     if not any(is_text):
-        return (own, there), {}
+        return found, {}
     if not all(is_text):
-        text, numbers = (query, gallery) if is_text[0] else (gallery, query)
+        text, numbers = sides[is_text.index(True)], sides[is_text.index(False)]
         raise UserError(
             f"{text.path}: {name} are text ({', '.join(map(repr, text.arrays[name].reshape(-1)[:1].tolist()))}), but "
             f"in {numbers.path} they are {numbers.arrays[name].dtype}: give both as text, or both as whole numbers."
         )
-    distinct, number = np.unique(np.concatenate((own.reshape(-1), there.reshape(-1))), return_inverse=True)
-    number = number.reshape(-1).astype(np.int64)
-    split = number[: own.size].reshape(own.shape), number[own.size :].reshape(there.shape)
-    return split, dict(enumerate(distinct.tolist()))
+    distinct, number = np.unique(np.concatenate([labels.reshape(-1) for labels in found]), return_inverse=True)
+    parts = np.split(number.reshape(-1).astype(np.int64), np.cumsum([labels.size for labels in found])[:-1])
+    shaped = [part.reshape(labels.shape) for part, labels in zip(parts, found, strict=True)]
+    return shaped, dict(enumerate(distinct.tolist()))
 
 
 def _without_junk(
@@ -204,7 +292,7 @@ def _without_junk(
     """Embeddings, pids, camids and paths without the images of pid -1, which are no identity."""
     prefix, count = name[0], len(columns[0])
     pids = int_array(f"{prefix}_pids", columns[1], count, name)
-    kept = ~np.isin(pids, [i for i, text in pid_names.items() if text in JUNK_PIDS] if pid_names else [-1])
+    kept = ~_is_junk(pids, pid_names)
     junk = int(count - kept.sum())
     if not junk:
         return columns
@@ -219,6 +307,10 @@ def _without_junk(
     embeddings, _, camids, paths = columns
     paths = paths and [path for path, keep in zip(paths, kept.tolist(), strict=True) if keep]
     return embeddings[torch.from_numpy(kept).to(embeddings.device)], pids[kept], np.asarray(camids)[kept], paths
+
+
+def _is_junk(pids: IntArray, names: dict[int, str]) -> BoolArray:
+    return np.isin(pids, [i for i, text in names.items() if text in JUNK_PIDS] if names else [-1])
 
 
 def _without_own_images(retrieval: RetrievalSet, notes: list[str]) -> RetrievalSet:

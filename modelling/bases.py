@@ -3,8 +3,8 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -73,6 +73,7 @@ from modelling.lightning_1_1 import (
     warn_of_uncalled,
 )
 from modelling.mirroring import embed_views
+from modelling.modes import in_eval_mode
 from modelling.origin import describe_origin, epochs_in, network_origin
 from modelling.parameters import find_parts
 from solver.build import build_optimizer, build_scheduler
@@ -535,7 +536,7 @@ class ModelBase(LightningModule):
             the evaluation at the end of the epoch.
         """
         images, pids, camids, positions = batch
-        with _in_eval_mode(self.backbone, self.bn), torch.no_grad():
+        with in_eval_mode(self.backbone, self.bn), torch.no_grad():
             embeddings = embed_views(self.embed, images, self.hparams.TEST.FLIP)
         return {"emb": embeddings, "labels": pids, "camid": camids, "idx": positions}
 
@@ -631,7 +632,8 @@ class ModelBase(LightningModule):
             about = {"network": network_origin(self), **origin()}
             write_tables(retrieval, self._results, self.hparams, about, place)
             if stage == "test" and self.hparams.TEST.VISUALIZE == "yes" and paths is not None:
-                for page in write_strips(retrieval, results, self.hparams, "" if place.is_first else place.name):
+                part = "" if place.is_first else place.name
+                for page in write_strips(retrieval, results, self.hparams, part, self):
                     rank_zero_info("ranked results: %s", page)
 
     def validation_create_centroids(
@@ -685,7 +687,7 @@ class ModelBase(LightningModule):
             raise UserError(f"to_torchscript: method is {method!r}; the network can only be traced: method='trace'.")
         if example_inputs is None:
             example_inputs = torch.zeros(1, 3, *self.hparams.INPUT.SIZE_TEST, device=self.device)
-        with _in_eval_mode(self), torch.no_grad():
+        with in_eval_mode(self), torch.no_grad():
             traced = torch.jit.trace(EmbeddingPath(self, self.hparams.TEST.FLIP), example_inputs, **kwargs)
         if file_path is not None:
             torch.jit.save(traced, file_path)
@@ -718,19 +720,6 @@ class EmbeddingPath(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] floating -> embeddings [B, D]."""
         return embed_views(partial(self.method, self), images, self.flip)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _in_eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Switch modules to eval mode, and those back afterwards that were in training mode."""
-    training = [part for module in modules for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def is_own_model(cls: type) -> bool:

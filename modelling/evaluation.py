@@ -22,6 +22,7 @@ from evaluation.rerank import QueryExpansion, Rerank
 from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
 from evaluation.self_matches import SelfMatches, find_copies, find_self_matches
 from evaluation.tables import write_evaluation
+from modelling.heatmaps import write_heatmaps
 from utils.distributed import Processes, of_first_process
 from utils.errors import NoValidQueryError, UserError
 
@@ -193,7 +194,11 @@ def write_tables(
 
 
 def write_strips(
-    retrieval: RetrievalSet, results: Mapping[str, EvalResult], hparams: CfgNode, part: str = ""
+    retrieval: RetrievalSet,
+    results: Mapping[str, EvalResult],
+    hparams: CfgNode,
+    part: str = "",
+    model: Any = None,
 ) -> list[Path]:
     """Write a strip for each query and a page of the evaluation, which lists the worst queries first.
 
@@ -202,20 +207,28 @@ def write_strips(
         results: protocol -> result.
         hparams: TEST.VISUALIZE_TOPK results are shown, of the worst TEST.VISUALIZE_MAX_NUMBER queries.
         part: a folder in OUTPUT_DIR/visrank for them; "" for that itself.
+        model: what draws heat maps of the first TEST.HEATMAPS of these queries; None draws none.
 
     Returns:
         The pages: OUTPUT_DIR/visrank/index.html for single images; for centroids, in a subfolder for each protocol.
     """
     assert retrieval.q_paths is not None and retrieval.g_paths is not None
     test, size = hparams.TEST, (hparams.INPUT.SIZE_TEST[0], hparams.INPUT.SIZE_TEST[1])
-    pages = []
+    pages: list[Path] = []
     for protocol, result in results.items():
         options, worst = ranking_options(hparams, protocol), worst_first(result)[: test.VISUALIZE_MAX_NUMBER]
         rankings = rank_for_display(retrieval, options, topk=test.VISUALIZE_TOPK, queries=worst)
         folder = Path(hparams.OUTPUT_DIR) / "visrank" / part / ("" if protocol == "instance" else protocol)
         files = (retrieval.q_paths, retrieval.g_paths)
         strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
-        shown = Shown(rankings, strips, exif_orientation=hparams.INPUT.EXIF_ORIENTATION)
+        drawn = rankings[: test.HEATMAPS] if model is not None else []
+        heat_maps = write_heatmaps(model, retrieval, drawn, folder / "heatmaps") if drawn else {}
+        if drawn and not heat_maps and not pages:
+            rank_zero_warn(
+                f"TEST.HEATMAPS {test.HEATMAPS}: none are drawn, since MODEL.NAME {hparams.MODEL.NAME} gives neither a "
+                "feature map nor tokens with attention between all of them."
+            )
+        shown = Shown(rankings, strips, heat_maps, hparams.INPUT.EXIF_ORIENTATION)
         pages.append(write_page(folder / "index.html", result, retrieval, options, shown)[0])
     return pages
 

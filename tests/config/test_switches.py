@@ -316,9 +316,9 @@ CASES: list[tuple[dict[str, Any], Facts, str, Any]] = [
         {"TEST.RERANK": True},
     ),
     (
-        {"TEST.VISUALIZE_TOPK": 5, "TEST.VISUALIZE_MAX_NUMBER": 9},
+        {"TEST.VISUALIZE_TOPK": 5, "TEST.VISUALIZE_MAX_NUMBER": 9, "TEST.HEATMAPS": 3},
         CPU,
-        "TEST.VISUALIZE_TOPK 5, TEST.VISUALIZE_MAX_NUMBER 9 have no effect: TEST.VISUALIZE is no.",
+        "TEST.VISUALIZE_TOPK 5, TEST.VISUALIZE_MAX_NUMBER 9, TEST.HEATMAPS 3 have no effect: TEST.VISUALIZE is no.",
         {"TEST.VISUALIZE": "yes"},
     ),
     (

@@ -167,6 +167,7 @@ def test_what_a_test_writes(tiny_cfg, tmp_path):
     run_main(tiny_cfg(**one_epoch), CTLModel, "train")
     (checkpoint,) = (tmp_path / "train/train/version_0/auto_checkpoints").iterdir()
     pictures = {"TEST.VISUALIZE": "yes", "TEST.VISUALIZE_TOPK": 3, "TEST.VISUALIZE_MAX_NUMBER": 4}
+    pictures |= {"TEST.HEATMAPS": 2}
     (metrics,) = run_main(tiny_cfg(**only_test(checkpoint, **pictures)), CTLModel, "test")
     out = tmp_path / "out"
     written = json.loads((out / "evaluation" / "metrics.json").read_text())
@@ -183,6 +184,7 @@ def test_what_a_test_writes(tiny_cfg, tmp_path):
     for folder in (out / "visrank", out / "visrank" / "centroid", out / "visrank" / "centroid_strict"):
         assert len(list(folder.glob("*.png"))) == 4
         assert (folder / "index.html").is_file()
+        assert len(list((folder / "heatmaps").glob("*.png"))) == 2
     worst_score = scores[3][0]
     worst = {Path(path).stem for score, path in scores if score <= worst_score}
     assert {path.stem for path in (out / "visrank").glob("*.png")} <= worst
