@@ -214,7 +214,7 @@ def retrieval(tmp_path):
 def visualize(model, retrieval, folder):
     model.hparams.OUTPUT_DIR = str(folder)
     results = {"instance": evaluate(retrieval, ranking_options(model.hparams, "instance"))}
-    (page,) = write_strips(retrieval, results, model.hparams, model)
+    (page,) = write_strips(retrieval, results, model.hparams, model=model)
     return page
 
 
@@ -250,7 +250,7 @@ def test_a_network_that_has_none_is_told_once(retrieval, tmp_path):
     results = {"instance": evaluate(retrieval), "again": evaluate(retrieval)}
     model.hparams.OUTPUT_DIR = str(tmp_path / "out")
     with pytest.warns(UserWarning, match="TEST.HEATMAPS 2: none are drawn, since MODEL.NAME resnet18 gives") as seen:
-        write_strips(retrieval, {"instance": results["instance"]}, model.hparams, model)
+        write_strips(retrieval, {"instance": results["instance"]}, model.hparams, model=model)
     assert len(seen) == 1
     assert write_heatmaps(model, retrieval, [SimpleNamespace(query=0, images=np.array([0]))], tmp_path / "none") == {}
     assert not (tmp_path / "none").exists()
