@@ -183,8 +183,8 @@ def _search(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np
     most = int(counts.max())
     at = (torch.from_numpy(row).to(device), torch.from_numpy(place).to(device))
     sought = torch.full((len(block), most), torch.iinfo(torch.int64).max, device=device)  # [B, P]
-    sought[at] = _order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
-    keys = _order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
+    sought[at] = order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
+    keys = order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
     passed = torch.searchsorted(sought, keys, right=True)  # how many relevant items are at or before each entry
     passed += torch.arange(len(block), device=device).unsqueeze(1) * (most + 1)
     histogram = torch.bincount(passed.flatten(), minlength=len(block) * (most + 1)).view(len(block), most + 1)
@@ -221,8 +221,20 @@ def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:
     return columns, distances
 
 
-def _order_keys(distance: Tensor, column: Tensor) -> Tensor:
-    """Whole numbers, unique within a row, that sort like (distance, column)."""
+def order_keys(distance: Tensor, column: Tensor) -> Tensor:
+    """Whole numbers, unique within a row, that sort like (distance, column).
+
+    Args:
+        distance: [...] float32, finite.
+        column: [...] int64, 0 to 2^32 - 1.
+
+    Returns:
+        [...] int64.
+
+    Example:
+        >>> order_keys(torch.tensor([0.5, -0.5, 0.5]), torch.tensor([0, 1, 2])).argsort().tolist()
+        [1, 0, 2]
+    """
     bits = (distance + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (bits.to(torch.int64) << 32) + column
