@@ -6,7 +6,9 @@ whole row with each relevant item, which is faster for a few of them, or search 
 relevant ones.
 """
 
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,7 @@ from utils.labels import BoolArray, Cameras, IntArray
 FEW = 192  # up to this many relevant items, comparing is faster than searching
 PAIRS_AT_ONCE = 1 << 18
 SEARCH_BYTES = 32 << 20
+ENTRIES_FOR_A_THREAD = 1 << 24  # fewer are compared before a thread has started
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,16 @@ def count_before(block: Tensor, row: IntArray, column: IntArray, distance: NDArr
 def _count_by_comparing(
     block: NDArray[np.float32], row: IntArray, column: IntArray, distance: NDArray[np.float32]
 ) -> IntArray:
+    entries = len(row) * block.shape[1]
+    workers = min(torch.get_num_threads(), 1 + entries // ENTRIES_FOR_A_THREAD)  # numpy compares in one thread
+    ends = np.linspace(0, len(row), workers + 1).astype(np.int64)
+    parts = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+    with ThreadPoolExecutor(workers) as pool:
+        counts = pool.map(lambda part: _compare(block, row[part], column[part], distance[part]), parts)
+        return np.concatenate(list(counts))
+
+
+def _compare(block: NDArray[np.float32], row: IntArray, column: IntArray, distance: NDArray[np.float32]) -> IntArray:
     mask = np.empty(block.shape[1], dtype=np.bool_)
     before = []
     for r, j, d in zip(row.tolist(), column.tolist(), distance, strict=True):
