@@ -215,9 +215,7 @@ class _Lists:
 def _below(tile: Tensor, limit: Tensor) -> tuple[IntArray, IntArray, FloatArray]:
     """Row, column and value of the entries below their row's limit, ordered by row and column."""
     if tile.device.type != "cpu":
-        places = (tile < limit[:, None]).nonzero(as_tuple=True)
-        row, column, value = (x.cpu().numpy() for x in (*places, tile[places]))
-        return row, column, value
+        return _below_on_accelerator(tile, limit)
     if tile.is_contiguous():
         row, column = np.divmod(np.flatnonzero((tile < limit[:, None]).numpy()), tile.shape[1])
     else:  # along the memory, which is faster, then into the order of the rows
@@ -225,6 +223,12 @@ def _below(tile: Tensor, limit: Tensor) -> tuple[IntArray, IntArray, FloatArray]
         order = np.argsort(row, kind="stable")
         row, column = row[order], column[order]
     return row, column, tile.numpy()[row, column]
+
+
+def _below_on_accelerator(tile: Tensor, limit: Tensor) -> tuple[IntArray, IntArray, FloatArray]:
+    places = (tile < limit[:, None]).nonzero(as_tuple=True)
+    row, column, value = (x.cpu().numpy() for x in (*places, tile[places]))
+    return row, column, value
 
 
 def _keys(distance: FloatArray, node: IntArray) -> IntArray:

@@ -14,6 +14,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/__main__.py": ("tests/evaluation/test_command.py",),
     "evaluation/pages.py": ("tests/evaluation/test_pages.py",),
     "evaluation/ranked_images.py": ("tests/evaluation/test_ranked_images.py",),
+    "evaluation/neighbours.py": ("tests/evaluation/test_neighbours.py",),
     "evaluation/rerank.py": ("tests/evaluation/test_rerank.py",),
     "evaluation/tables.py": ("tests/evaluation/test_tables.py", "tests/evaluation/test_command.py"),
     "evaluation/verification.py": ("tests/evaluation/test_verification.py", "tests/evaluation/test_command.py"),
