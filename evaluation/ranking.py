@@ -7,9 +7,10 @@ relevant ones.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.labels import BoolArray, Cameras, IntArray
+
+T, R = TypeVar("T"), TypeVar("R")
 
 FEW = 192  # up to this many relevant items, comparing is faster than searching
 PAIRS_AT_ONCE = 1 << 18
@@ -156,13 +159,10 @@ def count_before(block: Tensor, row: IntArray, column: IntArray, distance: NDArr
 def _count_by_comparing(
     block: NDArray[np.float32], row: IntArray, column: IntArray, distance: NDArray[np.float32]
 ) -> IntArray:
-    entries = len(row) * block.shape[1]
-    workers = min(torch.get_num_threads(), 1 + entries // ENTRIES_FOR_A_THREAD)  # numpy compares in one thread
+    workers = min(torch.get_num_threads(), 1 + len(row) * block.shape[1] // ENTRIES_FOR_A_THREAD)
     ends = np.linspace(0, len(row), workers + 1).astype(np.int64)
     parts = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
-    with ThreadPoolExecutor(workers) as pool:
-        counts = pool.map(lambda part: _compare(block, row[part], column[part], distance[part]), parts)
-        return np.concatenate(list(counts))
+    return np.concatenate(in_threads(lambda part: _compare(block, row[part], column[part], distance[part]), parts))
 
 
 def _compare(block: NDArray[np.float32], row: IntArray, column: IntArray, distance: NDArray[np.float32]) -> IntArray:
@@ -202,6 +202,20 @@ def _search(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np
     passed += torch.arange(len(block), device=device).unsqueeze(1) * (most + 1)
     histogram = torch.bincount(passed.flatten(), minlength=len(block) * (most + 1)).view(len(block), most + 1)
     return histogram.cumsum(1)[at].cpu().numpy()
+
+
+def in_threads(function: Callable[[T], R], parts: Sequence[T]) -> list[R]:
+    """The results of a function that computes with numpy, for each part, by as many threads as torch uses.
+
+    Example:
+        >>> in_threads(abs, [-1, 2])
+        [1, 2]
+    """
+    workers = min(torch.get_num_threads(), len(parts))
+    if workers < 2:
+        return [function(part) for part in parts]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, parts))
 
 
 def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:

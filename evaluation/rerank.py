@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evaluation.distance_blocks import DistanceBlocks, block_height
 from evaluation.neighbours import Neighbours, Nodes, find_neighbours
-from evaluation.ranking import cut, nearest, ragged
+from evaluation.ranking import cut, in_threads, nearest, ragged
 from utils.distances import normalize
 from utils.distributed import Processes
 from utils.errors import UserError
@@ -173,10 +173,18 @@ class RerankedDistances:
         """``(1 - lambda) * Jaccard distance + lambda * distance``, [stop - start, N], valid until the next call."""
         original = self.distances(start, stop)
         original.div_(self._largest[start:stop, None]).mul_(self._lambda)
-        for begin, end in self._spans(start, stop):
-            jaccard = torch.from_numpy(self._jaccard(begin, end)).to(original.device)
-            original[begin - start : end - start] += jaccard * (1 - self._lambda)
+        in_threads(lambda span: self._add_jaccard(original, start, *span), list(self._spans(start, stop)))
         return original
+
+    def _add_jaccard(self, block: Tensor, first: int, start: int, stop: int) -> None:
+        """Add the Jaccard distances of queries start to stop to their rows of a block that begins with query first."""
+        jaccard = self._jaccard(start, stop)
+        jaccard *= np.float32(1 - self._lambda)
+        rows = block[start - first : stop - first]
+        if rows.device.type == "cpu":
+            rows.numpy()[:] += jaccard  # torch would start threads within this one
+        else:
+            rows += torch.from_numpy(jaccard).to(rows.device)
 
     def bounds(self) -> tuple[float, float]:
         """Lower and upper bound of all distances, up to rounding."""
