@@ -232,17 +232,18 @@ def _encode(nodes: Nodes, found: Neighbours, largest: FloatArray, k1: int) -> tu
     k, half = min(k1 + 1, size), min(round(k1 / 2) + 1, size)
     lists, half_lists = found.nodes[:, :k], found.nodes[:, :half]
     mutual, half_mutual = _reciprocal(lists), _reciprocal(half_lists)
-    keys = []
     at_once = max(1, ENTRIES_AT_ONCE // (k * half * k))
-    for start in range(0, size, at_once):
+
+    def expand(start: int) -> IntArray:
         part, own = lists[start : start + at_once], mutual[start : start + at_once]  # [B, k]
         theirs, valid = half_lists[part], half_mutual[part]  # [B, k, half] neighbours of each neighbour
         shared = ((theirs[..., None] == part[:, None, None]) & own[:, None, None]).any(3) & valid
         close = own & (3 * shared.sum(2) > 2 * valid.sum(2))
         row = np.arange(start, start + len(part)) * size
         of_neighbours = (row[:, None, None] + theirs)[valid & close[..., None]]
-        keys.append(np.unique(np.concatenate(((row[:, None] + part)[own], of_neighbours))))
-    key = np.concatenate(keys)
+        return np.unique(np.concatenate(((row[:, None] + part)[own], of_neighbours)))
+
+    key = np.concatenate(in_threads(expand, range(0, size, at_once)))
     rows, columns = np.divmod(key, size)
     weights = np.exp(-_known_or_computed(nodes, found, key) / largest[rows])
     return rows, columns, _rows_to_unit_sum(rows, weights, size)
