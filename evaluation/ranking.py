@@ -19,7 +19,8 @@ from torch import Tensor
 
 from utils.labels import BoolArray, Cameras, IntArray
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 FEW = 192  # up to this many relevant items, comparing is faster than searching
 PAIRS_AT_ONCE = 1 << 18

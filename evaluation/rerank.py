@@ -243,7 +243,7 @@ def _encode(nodes: Nodes, found: Neighbours, largest: FloatArray, k1: int) -> tu
         of_neighbours = (row[:, None, None] + theirs)[valid & close[..., None]]
         return np.unique(np.concatenate(((row[:, None] + part)[own], of_neighbours)))
 
-    key = np.concatenate(in_threads(expand, range(0, size, at_once)))
+    key: IntArray = np.concatenate(in_threads(expand, range(0, size, at_once)))
     rows, columns = np.divmod(key, size)
     weights = np.exp(-_known_or_computed(nodes, found, key) / largest[rows])
     return rows, columns, _rows_to_unit_sum(rows, weights, size)
