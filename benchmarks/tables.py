@@ -156,6 +156,7 @@ def evaluation_rows(report: Report) -> Iterator[Row]:
     for protocol, title in titles.items():
         yield f"{title}, memory", cell(report, f"memory/{protocol}/peak_beyond_inputs_mib", "MiB")
     yield "k-reciprocal re-ranking and evaluation", cell(report, "rerank/whole_s", "s")
+    yield "... as a multiple of the product of all images with themselves", cell(report, "rerank/rerank_over_product")
     yield "... memory", cell(report, "memory/rerank/peak_beyond_inputs_mib", "MiB")
     skipped = find(report, "classic/skipped")
     if skipped:

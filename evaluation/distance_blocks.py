@@ -24,7 +24,7 @@ _TILE_BYTES = 128 << 20
 MAX_TILE = 1024  # taller products are hardly faster
 _TORCH_TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
 _STEP = 16  # tile heights are multiples of this, so that all tiles have the same alignment
-CHUNK_BYTES = 32 << 20  # of a gallery that has to be converted to float32
+CHUNK_BYTES = 32 << 20  # of the gallery, converted to float32 and multiplied at a time; wider products are slower
 # On a CPU, sums run over parts that stay in the cache and are too small for several threads.
 _CACHED_BYTES = 120 << 10
 
@@ -261,28 +261,22 @@ class DistanceBlocks:
         return 0.0, longest**2
 
     def fill_tile(self, out: Tensor, start: int) -> None:
-        """Write the distances of the tile of queries from ``start`` on to ``out`` [tile, N]: one matrix product."""
-        part = self.query[start : start + self.tile]
-        x = torch.zeros(self.tile, part.shape[1], device=out.device)
-        x[: len(part)] = part
+        """Write the distances of the tile of queries from ``start`` on to ``out`` [tile, N], chunk by chunk."""
+        rows = self.query[start : start + self.tile]
+        x = torch.zeros(self.tile, rows.shape[1], device=out.device)
+        x[: len(rows)] = rows
         if self.normalized:
             x = normalize(x)
         x_squares = x.square().sum(1, keepdim=True)
-        if not self.normalized:
-            torch.add(x_squares, self._squares, out=out)
-        for columns, y in self._gallery_parts():
-            if self.normalized:
-                torch.mm(x, y.t(), out=out[:, columns])
+        one = torch.ones((), device=out.device)
+        for first, y in _float_chunks(self.gallery, CHUNK_BYTES):
+            columns = slice(first, first + len(y))
+            part, squares = out[:, columns], self._squares[columns]
+            if not self.normalized:
+                torch.add(x_squares, squares, out=part).addmm_(x, y.t(), beta=1, alpha=-2)
+                continue
+            torch.mm(x, y.t(), out=part)
+            if self.metric == "cosine":
+                torch.addcmul(one, part, -self._scale[columns], out=part)  # 1 - similarity
             else:
-                out[:, columns].addmm_(x, y.t(), beta=1, alpha=-2)
-        if self.normalized and self.metric == "cosine":
-            torch.addcmul(torch.ones((), device=out.device), out, -self._scale, out=out)  # 1 - similarity
-        elif self.normalized:
-            torch.addcmul(self._squares, out, -2 * self._scale, out=out).add_(x_squares)
-
-    def _gallery_parts(self) -> Iterator[tuple[slice, Tensor]]:
-        if self.gallery.dtype == torch.float32:
-            yield slice(0, len(self.gallery)), self.gallery
-            return
-        for start, part in _float_chunks(self.gallery, CHUNK_BYTES):
-            yield slice(start, start + len(part)), part
+                torch.addcmul(squares, part, -2 * self._scale[columns], out=part).add_(x_squares)

@@ -111,9 +111,9 @@ def evaluate(
         options: protocol and distances; None ranks single images by squared Euclidean distance.
         max_rank: length of the CMC; ranks beyond the gallery repeat the last value.
         block_bytes: memory for distances, at least one tile (16 to 1024 queries). None is 64 MiB.
-        processes: processes that share the queries; each must call with the same inputs, and gets the whole result. A
-            share is a whole number of tiles (16 to 1024 queries), so a small set keeps only a few processes busy.
-            Centroids, query expansion and the re-ranking graph are computed by each process.
+        processes: processes that share the queries and the search for re-ranking; each must call with the same
+            inputs, and gets the whole result. A share is a whole number of tiles (16 to 1024 queries), so a small set
+            keeps only a few processes busy. Centroids and query expansion are computed by each process.
 
     Raises:
         NoValidQueryError: no query has a relevant item.
@@ -128,7 +128,7 @@ def evaluate(
     """
     _check_max_rank(max_rank)
     options = options or RankingOptions()
-    found = find_candidates(retrieval, options, block_bytes)
+    found = find_candidates(retrieval, options, block_bytes, processes)
     try:
         result = _measure(found, max_rank, block_bytes, processes)
     except NoValidQueryError:

@@ -13,6 +13,7 @@ from evaluation.notes import no_valid_query
 from evaluation.ranking import SameIdentity
 from evaluation.rerank import RerankedDistances, expand_queries
 from evaluation.retrieval import RankingOptions, RetrievalSet
+from utils.distributed import Processes
 from utils.errors import NoValidQueryError, UserError
 from utils.labels import Cameras, IntArray, int_array
 
@@ -37,13 +38,16 @@ class Candidates:
     strict: StrictGallery | None  # None in the other protocols
 
 
-def find_candidates(retrieval: RetrievalSet, options: RankingOptions, block_bytes: int | None = None) -> Candidates:
+def find_candidates(
+    retrieval: RetrievalSet, options: RankingOptions, block_bytes: int | None = None, processes: Processes | None = None
+) -> Candidates:
     """Build what a protocol ranks.
 
     Args:
         retrieval: queries and gallery images.
         options: protocol and distances.
         block_bytes: memory for distances; None is 64 MiB.
+        processes: processes that share the search for re-ranking; each must call with the same arguments.
 
     Raises:
         NoValidQueryError: the published protocol builds no centroid.
@@ -65,16 +69,16 @@ def find_candidates(retrieval: RetrievalSet, options: RankingOptions, block_byte
     if options.query_expansion is not None:
         query = expand_queries(query, gallery, options.query_expansion, options.feat_norm, block_bytes)
     if options.protocol == "instance":
-        distances = _distances(query, gallery, options, "gallery", block_bytes)
+        distances = _distances(query, gallery, options, "gallery", processes)
         same = SameIdentity(retrieval.q_pids, retrieval.g_pids, q_camids, cameras)
         images = np.arange(len(gallery))
         return Candidates("instance", distances, len(gallery), retrieval.q_pids, retrieval.g_pids, images, same, None)
     if options.protocol == "centroid":
-        return _published(retrieval, query, labels, options, block_bytes)
+        return _published(retrieval, query, labels, options, processes)
     # Without cameras, these are stand-ins, which set queries' own images apart.
     keep_camids = options.keep_camids if retrieval.has_cameras else retrieval.self_matches is not None
     strict = strict_centroids(gallery, *labels, keep_camids)
-    distances = _distances(query, strict.embeddings, options, "gallery centroids", block_bytes)
+    distances = _distances(query, strict.embeddings, options, "gallery centroids", processes)
     images = strict.images[: len(strict.pids)]
     width = len(strict.embeddings)
     return Candidates(options.protocol, distances, width, retrieval.q_pids, strict.pids, images, None, strict)
@@ -106,7 +110,11 @@ def given_candidates(distances: BlockFunc | Any, q_pids: Any, g_pids: Any, q_cam
 
 
 def _published(
-    retrieval: RetrievalSet, query: Tensor, labels: Sequence[IntArray], options: RankingOptions, block_bytes: int | None
+    retrieval: RetrievalSet,
+    query: Tensor,
+    labels: Sequence[IntArray],
+    options: RankingOptions,
+    processes: Processes | None,
 ) -> Candidates:
     g_pids, g_camids, q_pids, q_camids = labels
     keep_camids = options.keep_camids and retrieval.has_cameras
@@ -115,14 +123,14 @@ def _published(
         raise NoValidQueryError(no_valid_query(retrieval))
     sets = built.camera_sets if built.camera_sets is not None else [()] * len(built.pids)
     same = SameIdentity(q_pids, built.pids, q_camids, Cameras("camera sets", sets, len(sets), as_sets=True))
-    distances = _distances(query, built.embeddings, options, "gallery centroids", block_bytes)
+    distances = _distances(query, built.embeddings, options, "gallery centroids", processes)
     return Candidates("centroid", distances, len(built.pids), q_pids, built.pids, built.images, same, None)
 
 
 def _distances(
-    query: Tensor, gallery: Tensor, options: RankingOptions, name: str, block_bytes: int | None
+    query: Tensor, gallery: Tensor, options: RankingOptions, name: str, processes: Processes | None
 ) -> DistanceBlocks | RerankedDistances:
     plain = DistanceBlocks(query, gallery, options.metric, options.feat_norm, names=("query", name))
     if options.rerank is None:
         return plain
-    return RerankedDistances(query, gallery, options.rerank, options.metric, options.feat_norm, block_bytes)
+    return RerankedDistances(query, gallery, options.rerank, options.metric, options.feat_norm, processes)

@@ -6,8 +6,11 @@ whole row with each relevant item, which is faster for a few of them, or search 
 relevant ones.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +19,13 @@ from torch import Tensor
 
 from utils.labels import BoolArray, Cameras, IntArray
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 FEW = 192  # up to this many relevant items, comparing is faster than searching
 PAIRS_AT_ONCE = 1 << 18
 SEARCH_BYTES = 32 << 20
+ENTRIES_FOR_A_THREAD = 1 << 24  # fewer are compared before a thread has started
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,13 @@ def count_before(block: Tensor, row: IntArray, column: IntArray, distance: NDArr
 def _count_by_comparing(
     block: NDArray[np.float32], row: IntArray, column: IntArray, distance: NDArray[np.float32]
 ) -> IntArray:
+    workers = min(torch.get_num_threads(), 1 + len(row) * block.shape[1] // ENTRIES_FOR_A_THREAD)
+    ends = np.linspace(0, len(row), workers + 1).astype(np.int64)
+    parts = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+    return np.concatenate(in_threads(lambda part: _compare(block, row[part], column[part], distance[part]), parts))
+
+
+def _compare(block: NDArray[np.float32], row: IntArray, column: IntArray, distance: NDArray[np.float32]) -> IntArray:
     mask = np.empty(block.shape[1], dtype=np.bool_)
     before = []
     for r, j, d in zip(row.tolist(), column.tolist(), distance, strict=True):
@@ -183,12 +197,26 @@ def _search(block: Tensor, row: IntArray, column: IntArray, distance: NDArray[np
     most = int(counts.max())
     at = (torch.from_numpy(row).to(device), torch.from_numpy(place).to(device))
     sought = torch.full((len(block), most), torch.iinfo(torch.int64).max, device=device)  # [B, P]
-    sought[at] = _order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
-    keys = _order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
+    sought[at] = order_keys(torch.from_numpy(distance).to(device), torch.from_numpy(column).to(device))
+    keys = order_keys(block, torch.arange(block.shape[1], device=device))  # [B, N]
     passed = torch.searchsorted(sought, keys, right=True)  # how many relevant items are at or before each entry
     passed += torch.arange(len(block), device=device).unsqueeze(1) * (most + 1)
     histogram = torch.bincount(passed.flatten(), minlength=len(block) * (most + 1)).view(len(block), most + 1)
     return histogram.cumsum(1)[at].cpu().numpy()
+
+
+def in_threads(function: Callable[[T], R], parts: Sequence[T]) -> list[R]:
+    """The results of a function that computes with numpy, for each part, by as many threads as torch uses.
+
+    Example:
+        >>> in_threads(abs, [-1, 2])
+        [1, 2]
+    """
+    workers = min(torch.get_num_threads(), len(parts))
+    if workers < 2:
+        return [function(part) for part in parts]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, parts))
 
 
 def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:
@@ -221,8 +249,20 @@ def nearest(block: Tensor, count: int) -> tuple[IntArray, NDArray[np.float32]]:
     return columns, distances
 
 
-def _order_keys(distance: Tensor, column: Tensor) -> Tensor:
-    """Whole numbers, unique within a row, that sort like (distance, column)."""
+def order_keys(distance: Tensor, column: Tensor) -> Tensor:
+    """Whole numbers, unique within a row, that sort like (distance, column).
+
+    Args:
+        distance: [...] float32, finite.
+        column: [...] int64, 0 to 2^32 - 1.
+
+    Returns:
+        [...] int64.
+
+    Example:
+        >>> order_keys(torch.tensor([0.5, -0.5, 0.5]), torch.tensor([0, 1, 2])).argsort().tolist()
+        [1, 0, 2]
+    """
     bits = (distance + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (bits.to(torch.int64) << 32) + column

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.distance_blocks import DistanceBlocks, block_height
-from evaluation.ranking import cut, nearest, ragged
+from evaluation.neighbours import Neighbours, Nodes, find_neighbours
+from evaluation.ranking import cut, in_threads, nearest, ragged
 from utils.distances import normalize
+from utils.distributed import Processes
 from utils.errors import UserError
 from utils.labels import IntArray
 
@@ -21,7 +23,6 @@ FloatArray = NDArray[np.float32]
 
 # How much is held at once; the results do not depend on it.
 ENTRIES_AT_ONCE = 1 << 19
-PAIR_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class RerankedDistances:
         gallery: [N, D] floating, N >= 1.
         settings: k1, k2 and lambda; k1 and k2 beyond M + N act as M + N.
         metric, feat_norm: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
-        block_bytes: memory for distances; None is 64 MiB.
+        processes: processes that share the search for neighbours; each must call with the same inputs.
 
     Raises:
         UserError: a value is not finite, or queries and gallery differ in width.
@@ -147,17 +148,19 @@ class RerankedDistances:
         settings: Rerank,
         metric: str = "euclidean",
         feat_norm: bool = False,
-        block_bytes: int | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._lambda = settings.lambda_value
-        graph = _Graph(query, gallery, max(settings.k1 + 1, settings.k2), metric, feat_norm, block_bytes)
-        rows, columns, weights = _encode(graph, settings.k1)
-        if settings.k2 > 1:
-            rows, columns, weights = _average(graph, settings.k2, rows, columns, weights)
-        m, n = len(query), len(gallery)
         self.distances = DistanceBlocks(query, gallery, metric, feat_norm)
         self.gallery = gallery
-        self._largest = torch.from_numpy(graph.largest[:m]).to(gallery.device)
+        nodes = Nodes(query, gallery, metric, feat_norm)
+        found = find_neighbours(nodes, min(max(settings.k1 + 1, settings.k2), nodes.size), processes)
+        largest = np.where(found.largest > 0, found.largest, 1)  # 0 if all nodes coincide
+        rows, columns, weights = _encode(nodes, found, largest, settings.k1)
+        if settings.k2 > 1:
+            rows, columns, weights = _average(found.nodes[:, : settings.k2], rows, columns, weights)
+        m, n = len(query), len(gallery)
+        self._largest = torch.from_numpy(largest[:m]).to(gallery.device)
         self._query_start = np.searchsorted(rows, np.arange(m + 1))
         last = self._query_start[m]
         self._query_column, self._query_weight = columns[:last], weights[:last]
@@ -170,10 +173,18 @@ class RerankedDistances:
         """``(1 - lambda) * Jaccard distance + lambda * distance``, [stop - start, N], valid until the next call."""
         original = self.distances(start, stop)
         original.div_(self._largest[start:stop, None]).mul_(self._lambda)
-        for begin, end in self._spans(start, stop):
-            jaccard = torch.from_numpy(self._jaccard(begin, end)).to(original.device)
-            original[begin - start : end - start] += jaccard * (1 - self._lambda)
+        in_threads(lambda span: self._add_jaccard(original, start, *span), list(self._spans(start, stop)))
         return original
+
+    def _add_jaccard(self, block: Tensor, first: int, start: int, stop: int) -> None:
+        """Add the Jaccard distances of queries start to stop to their rows of a block that begins with query first."""
+        jaccard = self._jaccard(start, stop)
+        jaccard *= np.float32(1 - self._lambda)
+        rows = block[start - first : stop - first]
+        if rows.device.type == "cpu":
+            rows.numpy()[:] += jaccard  # torch would start threads within this one
+        else:
+            rows += torch.from_numpy(jaccard).to(rows.device)
 
     def bounds(self) -> tuple[float, float]:
         """Lower and upper bound of all distances, up to rounding."""
@@ -200,107 +211,52 @@ class RerankedDistances:
         return 1 - overlap / (2 - overlap)
 
 
-class _Graph:
-    """The nearest neighbours of every node, and the largest distance from it."""
-
-    def __init__(
-        self, query: Tensor, gallery: Tensor, k: int, metric: str, feat_norm: bool, block_bytes: int | None
-    ) -> None:
-        self.size = len(query) + len(gallery)
-        self.k = min(k, self.size)
-        self._sets, self._metric, self._normalized = (query, gallery), metric, feat_norm or metric == "cosine"
-        self.neighbours = np.empty((self.size, self.k), dtype=np.int64)
-        self.distances = np.empty((self.size, self.k), dtype=np.float32)
-        self.largest = np.full(self.size, -np.inf, dtype=np.float32)
-        for offset, nodes in ((0, query), (len(query), gallery)):
-            self._search(offset, nodes, metric, feat_norm, block_bytes)
-        self.largest[self.largest <= 0] = 1  # all nodes coincide
-
-    def _search(self, offset: int, nodes: Tensor, metric: str, feat_norm: bool, block_bytes: int | None) -> None:
-        found: list[tuple[IntArray, FloatArray]] = []
-        largest = self.largest[offset : offset + len(nodes)]
-        for first, others in ((0, self._sets[0]), (len(self._sets[0]), self._sets[1])):
-            k = min(self.k, len(others))
-            columns, distances = np.empty((len(nodes), k), np.int64), np.empty((len(nodes), k), np.float32)
-            blocks = DistanceBlocks(nodes, others, metric, feat_norm)
-            height = block_height(len(nodes), len(others), block_bytes)
-            for start in range(0, len(nodes), height):
-                stop = min(start + height, len(nodes))
-                block = blocks(start, stop)
-                columns[start:stop], distances[start:stop] = nearest(block, k)
-                np.maximum(largest[start:stop], block.amax(1).cpu().numpy(), out=largest[start:stop])
-            found.append((columns + first, distances))
-        columns, distances = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        # A stable sort keeps ties in the order of the columns, in which the queries come first.
-        order = np.argsort(distances, axis=1, kind="stable")[:, : self.k]
-        self.neighbours[offset : offset + len(nodes)] = np.take_along_axis(columns, order, 1)
-        self.distances[offset : offset + len(nodes)] = np.take_along_axis(distances, order, 1)
-
-    def take(self, nodes: IntArray) -> Tensor:
-        """Embeddings [K, D] float32 of nodes, scaled to unit length if the distances are taken so."""
-        query, gallery = self._sets
-        taken = torch.empty(len(nodes), query.shape[1], device=gallery.device)
-        of_query = nodes < len(query)
-        for which, source, offset in ((of_query, query, 0), (~of_query, gallery, len(query))):
-            rows = torch.from_numpy(nodes[which] - offset).to(source.device)
-            taken[torch.from_numpy(np.flatnonzero(which)).to(taken.device)] = source[rows].to(taken)
-        return normalize(taken) if self._normalized else taken
-
-    def pair_distances(self, a: IntArray, b: IntArray) -> FloatArray:
-        """The distances [K] between nodes a[i] and b[i]."""
-        result = np.empty(len(a), dtype=np.float32)
-        at_once = max(1, PAIR_BYTES // (4 * self._sets[0].shape[1]))
-        for start in range(0, len(a), at_once):
-            x, y = self.take(a[start : start + at_once]), self.take(b[start : start + at_once])
-            pairs = 1 - (x * y).sum(1) if self._metric == "cosine" else (x - y).square().sum(1)
-            result[start : start + at_once] = pairs.cpu().numpy()
-        return result
-
-    def reciprocal(self, k: int) -> NDArray[np.bool_]:
-        """[size, k] bool, whether each of a node's k nearest neighbours has the node among its own k nearest."""
-        lists = self.neighbours[:, :k]
-        result = np.empty(lists.shape, dtype=np.bool_)
-        at_once = max(1, ENTRIES_AT_ONCE // (k * k))
-        for start in range(0, self.size, at_once):
-            part = lists[start : start + at_once]
-            nodes = np.arange(start, start + len(part))
-            result[start : start + at_once] = (lists[part] == nodes[:, None, None]).any(2)
-        return result
+def _reciprocal(lists: IntArray) -> NDArray[np.bool_]:
+    """[T, k] bool, whether each of a node's k nearest neighbours has the node among its own k nearest."""
+    result = np.empty(lists.shape, dtype=np.bool_)
+    at_once = max(1, ENTRIES_AT_ONCE // lists.shape[1] ** 2)
+    for start in range(0, len(lists), at_once):
+        part = lists[start : start + at_once]
+        nodes = np.arange(start, start + len(part))
+        result[start : start + at_once] = (lists[part] == nodes[:, None, None]).any(2)
+    return result
 
 
-def _encode(graph: _Graph, k1: int) -> tuple[IntArray, IntArray, FloatArray]:
+def _encode(nodes: Nodes, found: Neighbours, largest: FloatArray, k1: int) -> tuple[IntArray, IntArray, FloatArray]:
     """Find each node's k-reciprocal neighbours, add those of its neighbours, and weight them by exp(-distance).
 
     Returns:
         rows, columns and weights of a sparse matrix, sorted by row and column; each row sums to 1.
     """
-    k, half = min(k1 + 1, graph.size), min(round(k1 / 2) + 1, graph.size)
-    lists, half_lists = graph.neighbours[:, :k], graph.neighbours[:, :half]
-    mutual, half_mutual = graph.reciprocal(k), graph.reciprocal(half)
-    keys = []
+    size = nodes.size
+    k, half = min(k1 + 1, size), min(round(k1 / 2) + 1, size)
+    lists, half_lists = found.nodes[:, :k], found.nodes[:, :half]
+    mutual, half_mutual = _reciprocal(lists), _reciprocal(half_lists)
     at_once = max(1, ENTRIES_AT_ONCE // (k * half * k))
-    for start in range(0, graph.size, at_once):
+
+    def expand(start: int) -> IntArray:
         part, own = lists[start : start + at_once], mutual[start : start + at_once]  # [B, k]
         theirs, valid = half_lists[part], half_mutual[part]  # [B, k, half] neighbours of each neighbour
         shared = ((theirs[..., None] == part[:, None, None]) & own[:, None, None]).any(3) & valid
         close = own & (3 * shared.sum(2) > 2 * valid.sum(2))
-        row = np.arange(start, start + len(part)) * graph.size
+        row = np.arange(start, start + len(part)) * size
         of_neighbours = (row[:, None, None] + theirs)[valid & close[..., None]]
-        keys.append(np.unique(np.concatenate(((row[:, None] + part)[own], of_neighbours))))
-    key = np.concatenate(keys)
-    rows, columns = np.divmod(key, graph.size)
-    weights = np.exp(-_known_or_computed(graph, key) / graph.largest[rows])
-    return rows, columns, _rows_to_unit_sum(rows, weights, graph.size)
+        return np.unique(np.concatenate(((row[:, None] + part)[own], of_neighbours)))
+
+    key: IntArray = np.concatenate(in_threads(expand, range(0, size, at_once)))
+    rows, columns = np.divmod(key, size)
+    weights = np.exp(-_known_or_computed(nodes, found, key) / largest[rows])
+    return rows, columns, _rows_to_unit_sum(rows, weights, size)
 
 
-def _known_or_computed(graph: _Graph, key: IntArray) -> FloatArray:
+def _known_or_computed(nodes: Nodes, found: Neighbours, key: IntArray) -> FloatArray:
     """Distances of pairs of nodes; a pair is row * size + column, and pairs are in ascending order."""
-    order = np.argsort(graph.neighbours, axis=1)
-    known = (np.take_along_axis(graph.neighbours, order, 1) + np.arange(graph.size)[:, None] * graph.size).ravel()
+    order = np.argsort(found.nodes, axis=1)
+    known = (np.take_along_axis(found.nodes, order, 1) + np.arange(nodes.size)[:, None] * nodes.size).ravel()
     place = np.searchsorted(known, key).clip(max=len(known) - 1)
-    distances = np.take_along_axis(graph.distances, order, 1).ravel()[place]
+    distances = np.take_along_axis(found.distances, order, 1).ravel()[place]
     missing = known[place] != key
-    distances[missing] = graph.pair_distances(*np.divmod(key[missing], graph.size))
+    distances[missing] = nodes.pair_distances(*np.divmod(key[missing], nodes.size))
     return distances
 
 
@@ -309,19 +265,18 @@ def _rows_to_unit_sum(rows: IntArray, weights: FloatArray, size: int) -> FloatAr
 
 
 def _average(
-    graph: _Graph, k2: int, rows: IntArray, columns: IntArray, weights: FloatArray
+    lists: IntArray, rows: IntArray, columns: IntArray, weights: FloatArray
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Replace each node's row of the sparse matrix by the mean of the rows of its k2 nearest neighbours."""
-    lists = graph.neighbours[:, :k2]
-    starts = np.searchsorted(rows, np.arange(graph.size + 1))
+    """Replace each node's row of the sparse matrix by the mean of the rows of its nearest neighbours, [T, k2]."""
+    starts = np.searchsorted(rows, np.arange(len(lists) + 1))
     count = np.diff(starts)
     keys, values = [], []
     for part in cut(count[lists].sum(1), ENTRIES_AT_ONCE):
         nodes = lists[part].ravel()
         at = ragged(starts[nodes], count[nodes])
         own = np.repeat(np.arange(part.start, part.start + len(lists[part])), lists.shape[1])
-        key, place = np.unique(np.repeat(own, count[nodes]) * graph.size + columns[at], return_inverse=True)
+        key, place = np.unique(np.repeat(own, count[nodes]) * len(lists) + columns[at], return_inverse=True)
         keys.append(key)
         values.append((np.bincount(place.reshape(-1), weights[at]) / lists.shape[1]).astype(np.float32))
-    rows, columns = np.divmod(np.concatenate(keys), graph.size)
+    rows, columns = np.divmod(np.concatenate(keys), len(lists))
     return rows, columns, np.concatenate(values)

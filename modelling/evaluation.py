@@ -142,8 +142,7 @@ def evaluate_protocols(
     Args:
         retrieval: the same set on every process.
         hparams: selects the protocols, the distance and the options.
-        processes: processes to divide the queries among. Re-ranking needs the graph of all images, so there the first
-            process does all the work while the others wait.
+        processes: processes to divide the queries among, and the search for re-ranking.
 
     Returns:
         Protocol -> result, for the protocols that MODEL.USE_CENTROIDS selects, the strict one before the published one,
@@ -153,8 +152,6 @@ def evaluate_protocols(
     Raises:
         NoValidQueryError: no query has a match.
     """
-    if processes is not None and hparams.TEST.RERANK:
-        return of_first_process(lambda: evaluate_protocols(retrieval, hparams))
     protocols = ("centroid_strict", "centroid") if hparams.MODEL.USE_CENTROIDS else ("instance",)
     results = {}
     for protocol in protocols:

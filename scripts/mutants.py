@@ -21,6 +21,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/page_data.py": ("tests/evaluation/test_pages.py",),
     "evaluation/page_parts.py": ("tests/evaluation/test_page_parts.py",),
     "evaluation/ranked_images.py": ("tests/evaluation/test_ranked_images.py",),
+    "evaluation/neighbours.py": ("tests/evaluation/test_neighbours.py",),
     "evaluation/rerank.py": ("tests/evaluation/test_rerank.py",),
     "evaluation/tables.py": ("tests/evaluation/test_tables.py", "tests/evaluation/test_command.py"),
     "evaluation/verification.py": ("tests/evaluation/test_verification.py", "tests/evaluation/test_command.py"),

@@ -38,6 +38,7 @@ EVALUATIONS = {
     "centroids without cameras": (2600, 150, 40, CENTROIDS | {"MODEL.KEEP_CAMID_CENTROIDS": False}),
     "query expansion": (2600, 150, 40, {"TEST.QUERY_EXPANSION": 3}),
     "re-ranking": (40, 90, 12, CENTROIDS | {"TEST.RERANK": True, "TEST.RERANK_K1": 5, "TEST.RERANK_K2": 2}),
+    "re-ranking by several products": (1400, 800, 90, {"TEST.RERANK": True}),
     "uneven": (5, 13, 4, {}),
     "fewer than processes": (1, 1, 1, {}),
     "matches on the last process only": (2600, 150, -1, {}),

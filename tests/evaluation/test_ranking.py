@@ -1,5 +1,7 @@
 """The two ways of counting against a plain loop, with ties, zeros of both signs, and negative distances."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,33 @@ def test_counts_equal_plain_loop(seed, few, search_bytes, monkeypatch):
     block, row, column = draw(seed, rows=6, columns=seed * 3 + 1, chosen=lambda rng: rng.integers(0, 8))
     counts = count_before(torch.from_numpy(block), row, column, block[row, column])
     assert counts.tolist() == by_loop(block, row, column)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 40])  # of 24 entries
+def test_threads_count_the_same(threads, monkeypatch):
+    used = set()
+    compare = ranking._compare
+
+    def spy(*arguments):
+        used.add(threading.get_ident())
+        barrier.wait(10)  # all parts are compared at the same time
+        return compare(*arguments)
+
+    barrier = threading.Barrier(threads)
+    monkeypatch.setattr(ranking, "_compare", spy)
+    monkeypatch.setattr(ranking, "ENTRIES_FOR_A_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    block, row, column = draw(0, rows=6, columns=30, chosen=lambda rng: 4)
+    counts = count_before(torch.from_numpy(block), row, column, block[row, column])
+    assert counts.tolist() == by_loop(block, row, column)
+    assert len(used) == threads
+
+
+def test_few_entries_start_no_thread(monkeypatch):
+    monkeypatch.setattr(ranking, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    block, row, column = draw(0, rows=6, columns=30, chosen=lambda rng: 4)
+    assert len(count_before(torch.from_numpy(block), row, column, block[row, column])) == 24
 
 
 def test_part_of_a_wider_block():

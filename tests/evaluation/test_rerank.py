@@ -87,10 +87,11 @@ def test_duplicates_and_ties_equal_dense_implementation(seed):
 def test_parts_and_blocks_do_not_matter(monkeypatch):
     query, gallery = tensors(*draw(0, 40, 60))
     expected = RerankedDistances(query, gallery, Rerank())(0, 40).clone()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(rerank, "ENTRIES_AT_ONCE", 50)
-    monkeypatch.setattr(rerank, "PAIR_BYTES", 64)
+    monkeypatch.setattr("evaluation.neighbours.PAIR_BYTES", 64)
     monkeypatch.setattr("evaluation.ranking.SEARCH_BYTES", 4000)
-    distances = RerankedDistances(query, gallery, Rerank(), block_bytes=1)
+    distances = RerankedDistances(query, gallery, Rerank())
     assert torch.equal(distances(0, 40), expected)
     assert torch.equal(distances(distances.distances.tile * 0, 17), expected[:17])
 
