@@ -67,7 +67,8 @@ def metric_texts(result: EvalResult, with_intervals: bool = True) -> tuple[dict[
         spread = ""
     texts = {}
     for name, value in metrics_dict(result).items():
-        ends, drawn = (table.get(name.removeprefix("strict_")) for table in (found, result.draws))
+        plain = name.removeprefix("strict_")
+        ends, drawn = found.get(plain), result.draws.get(plain)
         interval = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
         texts[name] = describe_summary({"": drawn}).strip() if drawn else f"{value:.2%}{interval}"
     return texts, spread
