@@ -24,7 +24,9 @@ _TILE_BYTES = 128 << 20
 MAX_TILE = 1024  # taller products are hardly faster
 _TORCH_TYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8")
 _STEP = 16  # tile heights are multiples of this, so that all tiles have the same alignment
-CHUNK_BYTES = 32 << 20  # of the gallery, converted to float32 and multiplied at a time; wider products are slower
+CHUNK_BYTES = 32 << 20  # of the gallery, converted to float32 and multiplied at a time on an accelerator
+_CPU_CHUNK_BYTES = 4 << 20  # the same on a CPU, where wider products are slower
+_LEAST_CHUNK = 128  # rows; products with a handful of columns round in their own way
 # On a CPU, sums run over parts that stay in the cache and are too small for several threads.
 _CACHED_BYTES = 120 << 10
 
@@ -158,10 +160,13 @@ def row_squares(name: str, x: Tensor) -> Tensor:
     return squares
 
 
-def _float_chunks(x: Tensor, chunk_bytes: int) -> Iterator[tuple[int, Tensor]]:
-    rows = max(1, chunk_bytes // (4 * max(x.shape[1], 1)))
-    for start in range(0, len(x), rows):
-        yield start, x[start : start + rows].to(torch.float32)
+def _float_chunks(x: Tensor, chunk_bytes: int, least: int = 1) -> Iterator[tuple[int, Tensor]]:
+    """Rows in float32; the last chunk is longer if fewer than ``least`` would be left."""
+    rows, start = max(least, chunk_bytes // (4 * max(x.shape[1], 1))), 0
+    while start < len(x):
+        stop = start + rows if len(x) - start - rows >= least else len(x)
+        yield start, x[start:stop].to(torch.float32)
+        start = stop
 
 
 def tile_height(num_query: int, num_gallery: int) -> int:
@@ -269,7 +274,8 @@ class DistanceBlocks:
             x = normalize(x)
         x_squares = x.square().sum(1, keepdim=True)
         one = torch.ones((), device=out.device)
-        for first, y in _float_chunks(self.gallery, CHUNK_BYTES):
+        chunk_bytes = _CPU_CHUNK_BYTES if out.device.type == "cpu" else CHUNK_BYTES
+        for first, y in _float_chunks(self.gallery, chunk_bytes, _LEAST_CHUNK):
             columns = slice(first, first + len(y))
             part, squares = out[:, columns], self._squares[columns]
             if not self.normalized:

@@ -3,7 +3,6 @@
 Both use embeddings alone, never identities or cameras.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,41 +172,23 @@ class RerankedDistances:
         """``(1 - lambda) * Jaccard distance + lambda * distance``, [stop - start, N], valid until the next call."""
         original = self.distances(start, stop)
         original.div_(self._largest[start:stop, None]).mul_(self._lambda)
-        in_threads(lambda span: self._add_jaccard(original, start, *span), list(self._spans(start, stop)))
+        for query in range(start, stop):
+            jaccard = torch.from_numpy(self._jaccard(query)).to(original.device)
+            original[query - start] += jaccard.mul_(1 - self._lambda)
         return original
-
-    def _add_jaccard(self, block: Tensor, first: int, start: int, stop: int) -> None:
-        """Add the Jaccard distances of queries start to stop to their rows of a block that begins with query first."""
-        jaccard = self._jaccard(start, stop)
-        jaccard *= np.float32(1 - self._lambda)
-        rows = block[start - first : stop - first]
-        if rows.device.type == "cpu":
-            rows.numpy()[:] += jaccard  # torch would start threads within this one
-        else:
-            rows += torch.from_numpy(jaccard).to(rows.device)
 
     def bounds(self) -> tuple[float, float]:
         """Lower and upper bound of all distances, up to rounding."""
         return 0.0, 1.0
 
-    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        at_once = max(1, ENTRIES_AT_ONCE // len(self.gallery))
-        for begin in range(start, stop, at_once):
-            yield begin, min(begin + at_once, stop)
-
-    def _jaccard(self, start: int, stop: int) -> FloatArray:
-        """``1 - sum min(v_q, v_g) / sum max(v_q, v_g)``; an item's weights sum to 1, so the two sums add up to 2."""
-        span = slice(self._query_start[start], self._query_start[stop])
-        columns, weights = self._query_column[span], self._query_weight[span]
-        row = np.repeat(np.arange(stop - start), np.diff(self._query_start[start : stop + 1]))
-        count = self._item_start[columns + 1] - self._item_start[columns]
-        shared = np.zeros((stop - start) * len(self.gallery))
-        for part in cut(count, ENTRIES_AT_ONCE):
-            at = ragged(self._item_start[columns[part]], count[part])
-            smaller = np.minimum(np.repeat(weights[part], count[part]), self._item_weight[at])
-            key = np.repeat(row[part], count[part]) * len(self.gallery) + self._item[at]
-            shared += np.bincount(key, smaller, minlength=len(shared))
-        overlap = shared.astype(np.float32).reshape(stop - start, len(self.gallery))
+    def _jaccard(self, query: int) -> FloatArray:
+        """``1 - sum min(v_q, v_g) / sum max(v_q, v_g)``, [N]; weights sum to 1, so the two sums add up to 2."""
+        shared = np.zeros(len(self.gallery))
+        span = slice(self._query_start[query], self._query_start[query + 1])
+        for column, weight in zip(self._query_column[span].tolist(), self._query_weight[span], strict=True):
+            items = slice(self._item_start[column], self._item_start[column + 1])  # each of them once
+            shared[self._item[items]] += np.minimum(self._item_weight[items], weight)
+        overlap = shared.astype(np.float32)
         return 1 - overlap / (2 - overlap)
 
 

@@ -296,7 +296,8 @@ def test_types_of_labels(convert):
 def test_more_rows_than_are_multiplied_at_once(convert, how, monkeypatch):
     query, gallery = (torch.from_numpy(x.astype(convert)) for x in draw(5, 30, 60)[:2])
     expected = DistanceBlocks(query, gallery, **how)(0, 30)
-    monkeypatch.setattr("evaluation.distance_blocks.CHUNK_BYTES", 100)
+    monkeypatch.setattr("evaluation.distance_blocks._CPU_CHUNK_BYTES", 100)
+    monkeypatch.setattr("evaluation.distance_blocks._LEAST_CHUNK", 20)
     found = DistanceBlocks(query, gallery, **how)(0, 30)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if how else 0)  # few columns round differently
 
