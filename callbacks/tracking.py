@@ -53,13 +53,14 @@ class SafeMLFlowLogger(Logger):
     Args:
         experiment_name: name of the experiment in MLflow.
         tracking_uri: address of a server or database.
+        run_name: None lets MLflow make one up.
     """
 
-    def __init__(self, experiment_name: str, tracking_uri: str) -> None:
+    def __init__(self, experiment_name: str, tracking_uri: str, run_name: str | None = None) -> None:
         super().__init__()
         for name, value in MLFLOW_REQUESTS.items():
             os.environ.setdefault(name, value)
-        self.experiment_name, self.tracking_uri = experiment_name, tracking_uri
+        self.experiment_name, self.tracking_uri, self._run_name = experiment_name, tracking_uri, run_name
         self._logger: MLFlowLogger | None = None
         self._waiting: deque[Callable[[MLFlowLogger], None]] = deque()
         self._refused = 0  # records that the server answered with an error
@@ -102,7 +103,8 @@ class SafeMLFlowLogger(Logger):
             self.check()
             if not self.tracking_uri.startswith(SERVERS):
                 _open_databases_at_once()
-            self._logger = MLFlowLogger(experiment_name=self.experiment_name, tracking_uri=self.tracking_uri)
+            place = {"experiment_name": self.experiment_name, "tracking_uri": self.tracking_uri}
+            self._logger = MLFlowLogger(**place, run_name=self._run_name)
         return self._logger
 
     @property

@@ -78,7 +78,7 @@ def __getattr__(name: str) -> Any:
 class Splits(NamedTuple):
     """The three subsets of a data set as read from disk, none of them empty.
 
-    Without cameras, gallery images have camid 1 and all others 0, so that the same-camera filter removes none.
+    Without cameras (``has_cameras`` False) the camids are not looked at; the data module gives stand-ins for them.
     ``names`` holds what the data set calls its pids and camids, where that is not the number. ``notes`` are sentences
     about what was passed over or taken in a way that the user may not expect; each is said once.
     """
@@ -130,6 +130,8 @@ class ReidDataModule(OldHelpers, LightningDataModule):
     one_numbering: bool = True
     # Pids of gallery images that are no identity: distractors of many people under one number.
     distractor_pids: tuple[int, ...] = ()
+    # The one subset that is read, as by create_embeddings.py --split; None for all.
+    only_subset: str | None = None
     # Whether subclasses fill the attributes in setup, rather than say where the images are in read_splits.
     fills_by_hand: bool = False
     # Whether query and gallery have joined the training images (DATASETS.COMBINEALL).
@@ -167,6 +169,13 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         """Read the subsets from disk. Raises UserError if they are missing or malformed."""
         raise NotImplementedError
 
+    @property
+    def needed_subsets(self) -> tuple[str, ...]:
+        """The subsets that data of the user's own must have: a run that only tests needs no training images."""
+        if self.only_subset is not None:
+            return (self.only_subset,)
+        return ("query", "gallery") if self.cfg.TEST.ONLY_TEST else ("train", "query", "gallery")
+
     def draw_gallery(self, images: Sequence[Sample], number: int) -> GalleryDraw | None:
         """Queries and gallery of one of TEST.DRAWS evaluations, whose mean counts; None: there is one, by the lists.
 
@@ -191,6 +200,9 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         """
         self.is_combined = self.cfg.DATASETS.COMBINEALL and stage != "test"
         splits = self.read_splits()
+        if not splits.has_cameras:  # stand-ins, which no filter takes for one camera
+            parts = zip(splits[:3], (0, 0, 1), strict=True)
+            splits = Splits(*([(path, pid, camid) for path, pid, _ in part] for part, camid in parts), *splits[3:])
         self.check_published(splits)
         if not self.is_combined:
             return splits
@@ -289,7 +301,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         draws = []
         for number in range(self.cfg.TEST.DRAWS):
             draw = self.draw_gallery(images, number)
-            if draw is None:
+            if draw is None and not number:
                 return
             check_draw(f"{self.title}.draw_gallery, draw {number},", draw, len(images))
             draws.append(GalleryDraw(*(np.asarray(part, dtype=np.int64) for part in draw)))

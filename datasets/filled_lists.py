@@ -1,7 +1,9 @@
 """The lists of a data module that a subclass fills by hand: what follows from them, and whether a run can use them."""
 
 import reprlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -121,6 +123,9 @@ def check_draw(name: str, draw: Any, count: int) -> None:
             f"{name} gives {reprlib.repr(draw)}; expected the positions of the queries and those of the gallery, at "
             f"least one each, whole numbers from 0 to {count - 1}."
         )
+    repeated = [int(i) for i, times in Counter(map(int, chain(*parts))).items() if times > 1]
+    if repeated:
+        raise UserError(f"{name} names position {repeated[0]} twice; expected each image once at most.")
 
 
 def training_rows(module: Any) -> Sequence[Any]:

@@ -80,7 +80,8 @@ def run_main(cfg: CfgNode, method: type[ModelBase], logger_save_dir: str) -> lis
         require_writable(cfg.LOG_DIR, "OUTPUT_DIR")
     if cfg.TEST.ONLY_TEST and cfg.REPRODUCIBLE_NUM_RUNS > 1 and not is_auto(cfg.MODEL.PRETRAIN_PATH):
         rank_zero_info(
-            "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS %d tests the same file %d times; 1 tests it once.",
+            "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS %d tests the same file %d times, which says nothing of the spread: "
+            "there is no summary. 1 tests it once.",
             *[cfg.REPRODUCIBLE_NUM_RUNS] * 2,
         )
     results: list[RunMetrics] = []

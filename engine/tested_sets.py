@@ -1,6 +1,7 @@
 """The data sets that a run tests on: that of its training, or each of DATASETS.TESTS."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-COMBINED = "those of images that were trained on (DATASETS.COMBINEALL)"
+COMBINED = "those of images that were trained on, by DATASETS.COMBINEALL"
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,6 @@ def caveat_of_training(cfg: CfgNode, start: StartPoint, name: str) -> str:
     trained = split_names(recorded.get("NAMES") or "")
     # Data of one's own has no name of its own: it is the same if it is read from the same place.
     place = {"csv": "CSV_PATH", "folder": "ROOT_DIR"}.get(name)
-    if place and recorded.get(place) != cfg.DATASETS[place]:
+    if place and os.path.realpath(recorded.get(place) or "") != os.path.realpath(cfg.DATASETS[place]):
         return ""
     return COMBINED if family_of(name) in map(family_of, trained) else ""

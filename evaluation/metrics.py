@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evaluation.centroid_protocols import StrictGallery
 from evaluation.distance_blocks import BlockFunc, block_height, tile_height
-from evaluation.notes import NO_VALID_QUERY, SAME_CAMERA, caveat_of, no_valid_query, note_of
+from evaluation.notes import NO_VALID_QUERY, SAME_CAMERA, applied, caveat_of, no_valid_query, note_of
 from evaluation.protocols import Candidates, find_candidates, given_candidates
 from evaluation.ranking import Ranks, count_before, gather, rank_pairs
 from evaluation.retrieval import TOPK_RANKS, EvalResult, FloatArray, RankingOptions, RetrievalSet
@@ -133,7 +133,8 @@ def evaluate(
         result = _measure(found, max_rank, block_bytes, processes)
     except NoValidQueryError:
         raise NoValidQueryError(no_valid_query(retrieval)) from None
-    return replace(result, note=note_of(retrieval, options), caveat=caveat_of(retrieval, options))
+    said = {"note": note_of(retrieval, options), "caveat": caveat_of(retrieval, options), "applied": applied(options)}
+    return replace(result, **said)
 
 
 def _measure(

@@ -1,6 +1,6 @@
 """What must be said beside the numbers of a protocol, and why no query could be evaluated."""
 
-from evaluation.retrieval import RankingOptions, RetrievalSet
+from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
 
 TITLES = {
     "instance": "single images",
@@ -41,6 +41,32 @@ def note_of(retrieval: RetrievalSet, options: RankingOptions) -> str:
     own = "; the query's own leaves out the query's camera" if by_camera else ""
     own = "; the query's own leaves out the query itself" if retrieval.self_matches is not None else own
     return f"One centroid for each identity{own}. {_MEAN_AP}"
+
+
+def title_of(result: EvalResult) -> str:
+    """What an evaluation ranks, and how, in a few words.
+
+    Example:
+        >>> from evaluation.metrics import evaluate_distances
+        >>> title_of(evaluate_distances([[0.5]], [7], [7], [0], [1]))
+        'single images'
+    """
+    return ", ".join(filter(None, (TITLES[result.protocol], result.applied)))
+
+
+def applied(options: RankingOptions) -> str:
+    """What looks at more than one query and the gallery item at hand, for the title of an evaluation; "" for nothing.
+
+    Example:
+        >>> from evaluation.rerank import QueryExpansion, Rerank
+        >>> applied(RankingOptions(rerank=Rerank(), query_expansion=QueryExpansion(k=3)))
+        'query expansion (k 3, alpha 3), re-ranking (k1 20, k2 6, lambda 0.3)'
+    """
+    expansion, rerank = options.query_expansion, options.rerank
+    parts = [] if expansion is None else [f"query expansion (k {expansion.k}, alpha {expansion.alpha:g})"]
+    if rerank is not None:
+        parts.append(f"re-ranking (k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})")
+    return ", ".join(parts)
 
 
 def caveat_of(retrieval: RetrievalSet, options: RankingOptions) -> str:

@@ -12,7 +12,7 @@ from evaluation import charts
 from evaluation.charts import Axes, Line, chart
 from evaluation.curves import RECALL_STEPS, CameraTable, Curves, measure_curves
 from evaluation.embedding_map import EmbeddingMap, draw_map
-from evaluation.notes import TITLES
+from evaluation.notes import title_of
 from evaluation.page_data import Shown, Thumbnails, page_data
 from evaluation.page_parts import facts, page
 from evaluation.retrieval import TOPK_RANKS, EvalResult, RankingOptions, RetrievalSet
@@ -83,7 +83,7 @@ def write_page(
     body.append(_lists(result, retrieval, shown, note))
     body.append(f'<script type="application/json" id="data">{data}</script>')
     script = Path(__file__).with_name("pages.js").read_text(encoding="utf-8")
-    title = f"Evaluation: {TITLES[result.protocol]}"
+    title = f"Evaluation: {title_of(result)}"
     text = page(title, _header(result), "\n".join(body), charts.STYLE + _STYLE, script)
     return write_bytes(path, text.encode("utf-8", "replace")), note  # names of files may be no text
 
@@ -95,6 +95,8 @@ def _header(result: EvalResult) -> str:
         tiles.append(("these numbers are", result.caveat))
     skipped = f" {result.num_skipped} queries have no match and do not count." if result.num_skipped else ""
     note = f"{result.note} {result.num_queries} queries, {result.num_gallery} gallery items{spread}.{skipped}"
+    if result.draws:
+        note += " Other curves than the CMC, and what is told of single queries, are of the first draw."
     return f"<p>{html.escape(note)}</p>{facts(tiles)}"
 
 

@@ -193,6 +193,7 @@ class EvalResult:
     draws: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     note: str = ""  # what the protocol ranks and leaves out, for readers
     caveat: str = ""  # why the numbers are too high, and which to use instead
+    applied: str = ""  # query expansion and re-ranking, with their settings
 
     @property
     def query_index(self) -> IntArray:

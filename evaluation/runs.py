@@ -46,7 +46,7 @@ class RunsSummary:
     trained_on: str = ""
 
     def lines(self, label: str) -> list[str]:
-        """Two lines for each protocol, and one for metrics that were left out.
+        """Lines for each protocol, and one for metrics that were left out.
 
         Args:
             label: what the lines begin with, such as "3 runs".
@@ -54,7 +54,12 @@ class RunsSummary:
         lines = []
         for protocol, summary in self.protocols.items():
             caveat = f"  ({self.caveats[protocol]})" if protocol in self.caveats else ""
-            lines.append(f"{label}, {TITLES[protocol]}:\n    {describe_summary(summary)}{caveat}")
+            first = next(iter(summary))
+            of_each = ", ".join(f"{value:.2%}" for value in summary[first]["values"])
+            lines.append(
+                f"{label}, {TITLES[protocol]} (mean ± standard deviation):\n    {describe_summary(summary)}{caveat}"
+            )
+            lines.append(f"    {first} of each run: {of_each}")
         if self.left_out:
             named = "; ".join(f"{TITLES[protocol]}: {', '.join(names)}" for protocol, names in self.left_out.items())
             lines.append(f"{label}: left out of the summary, since not every run has them: {named}")
@@ -77,6 +82,11 @@ class RunsSummary:
             for part in ("mean", "std")
             if found[part] is not None
         }
+
+    def of_run(self, number: int) -> dict[str, float]:
+        """The metrics of the run at a place in ``runs``: instances/mAP and so on."""
+        kinds = self.by_kind().items()
+        return {f"{kind}/{name}": found["values"][number] for kind, own in kinds for name, found in own.items()}
 
     def document(self) -> dict[str, Any]:
         """The contents of summary.json."""
@@ -137,7 +147,7 @@ def summarize_documents(documents: Sequence[Mapping[str, Any]]) -> RunsSummary:
     Example:
         >>> runs = [{"protocols": {"instance": {"mAP": x, "mINP": x, "topk": {"1": x}}}} for x in (0.5, 0.75)]
         >>> print(summarize_documents(runs).lines("2 runs")[0])
-        2 runs, single images:
+        2 runs, single images (mean ± standard deviation):
             mAP 62.50 ± 17.68%  Top-1 62.50 ± 17.68%  mINP 62.50 ± 17.68%
     """
     metrics = [metrics_by_protocol(document) for document in documents]

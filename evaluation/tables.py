@@ -11,7 +11,7 @@ from typing import Any
 
 from evaluation.bootstrap import LEVEL, RESAMPLES, confidence_intervals
 from evaluation.metrics import metrics_dict
-from evaluation.notes import TITLES
+from evaluation.notes import title_of
 from evaluation.retrieval import EvalResult, RetrievalSet
 from evaluation.statistics import describe_summary
 from evaluation.verification import RocTable
@@ -45,7 +45,7 @@ def describe(result: EvalResult, with_intervals: bool = False) -> str:
     values, spread = metric_texts(result, with_intervals)
     numbers = "  ".join(f"{name} {value}" for name, value in values.items())
     caveat = f"  ({result.caveat})" if result.caveat else ""
-    return f"{TITLES[result.protocol]} ({counts}{skipped}{note}{spread}):\n    {numbers}{caveat}"
+    return f"{title_of(result)} ({counts}{skipped}{note}{spread}):\n    {numbers}{caveat}"
 
 
 def metric_texts(result: EvalResult, with_intervals: bool = True) -> tuple[dict[str, str], str]:

@@ -218,7 +218,7 @@ def write_strips(
         folder = Path(hparams.OUTPUT_DIR) / "visrank" / part / ("" if protocol == "instance" else protocol)
         files = (retrieval.q_paths, retrieval.g_paths)
         strips = render_rankings(rankings, *files, folder, size, hparams.INPUT.EXIF_ORIENTATION)
-        drawn = rankings[: test.HEATMAPS] if model is not None else []
+        drawn = [ranking for ranking in rankings if len(ranking.images)][: test.HEATMAPS] if model is not None else []
         heat_maps = write_heatmaps(model, retrieval, drawn, folder / "heatmaps") if drawn else {}
         if drawn and not heat_maps and not pages:
             rank_zero_warn(

@@ -32,6 +32,7 @@ _COLOURS = (
     *((210, 233, 53), (254, 155, 45), (219, 58, 7), (122, 4, 3)),
 )
 _GAP = 4  # pixels between two images
+_STEM = 50  # characters of a file's name that the name of its map has, which must not become too long
 
 
 def find_map(model: Any, images: Tensor, targets: Tensor) -> Tensor | None:
@@ -228,7 +229,7 @@ def write_heatmaps(
             cells += [pixels, draw_over(pixels, found[0].cpu().numpy())]
         encoded = io.BytesIO()
         _beside(cells).save(encoded, "PNG")
-        name = f"{query:05d}_{Path(retrieval.q_paths[query]).stem}.png"
+        name = f"{query:05d}_{Path(retrieval.q_paths[query]).stem[:_STEM]}.png"
         written[query] = write_bytes(Path(folder) / name, encoded.getvalue())
     return written
 

@@ -69,7 +69,6 @@ class OwnFolder(ReidDataModule):
 
     def read_splits(self) -> Splits:
         root, camera_from = Path(self.cfg.DATASETS.ROOT_DIR), self.cfg.DATASETS.CAMERA_FROM
-        only_test = self.cfg.TEST.ONLY_TEST
         passed = PassedOver(root)
         passed.add(OTHER_FOLDER, *(root / name for name in _OTHER_SUBSETS if (root / name).is_dir()))
         entries: dict[str, list[Entry]] = {}
@@ -77,7 +76,7 @@ class OwnFolder(ReidDataModule):
             folder = root / subset
             if folder.is_dir():
                 entries[subset] = read_identity_folders(folder, passed, camera_from)
-            elif subset == "train" and only_test:
+            elif subset not in self.needed_subsets:
                 entries[subset] = []
             else:
                 raise MissingPathError(
@@ -87,7 +86,7 @@ class OwnFolder(ReidDataModule):
             if not entries[subset] and folder.is_dir():
                 text = f"Folder {folder} holds no images; expected files such as 0002/anything_c1.jpg in it."
                 raise UserError(" ".join((text, *passed.notes())))
-        splits = build_splits(entries, str(root), only_test, passed)
+        splits = build_splits(entries, str(root), self.needed_subsets, passed)
         if camera_from == "folder":
             return splits
         images = (image for subset in SUBSETS for image in entries[subset])

@@ -1,6 +1,6 @@
 """Numbers the identities and cameras of the user's own data, however they are written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from datasets.bases import Annotation, Splits
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 def build_splits(
     entries: Mapping[str, Sequence[Entry]],
     source: str,
-    may_lack_training: bool = False,
+    needed: Collection[str] = SUBSETS,
     passed: PassedOver | None = None,
 ) -> Splits:
     """Number identities and cameras, and build the splits. Images of identity -1, which marks junk, are left out.
@@ -34,7 +34,7 @@ def build_splits(
     Args:
         entries: subset -> images.
         source: name of the data in messages.
-        may_lack_training: whether training images may be missing, as they may for a run that only tests.
+        needed: subsets that must not be empty.
         passed: what the reader has passed over so far, for the notes; the junk is added.
 
     Raises:
@@ -45,10 +45,10 @@ def build_splits(
         passed.add(JUNK, *(image.path for image in entries[subset] if image.pid in JUNK_PIDS))
     entries = {subset: [image for image in entries[subset] if image.pid not in JUNK_PIDS] for subset in SUBSETS}
     for subset in SUBSETS:
-        if not entries[subset] and not (subset == "train" and may_lack_training):
-            text = f"{source} has no {subset} images; expected at least one each of {', '.join(SUBSETS)}."
+        if not entries[subset] and subset in needed:
+            text = f"{source} has no {subset} images; expected at least one each of {', '.join(needed)}."
             raise UserError(" ".join((text, *passed.notes())))
-    has_cameras = _have_cameras([*entries["query"], *entries["gallery"]], source)
+    has_cameras = _have_cameras([*entries["query"], *entries["gallery"]] or entries["train"], source)
     images = [image for subset in SUBSETS for image in entries[subset]]
     pids = number_identities({image.pid for image in images}, source)
     cameras = number_cameras({image.camera for image in images if image.camera}, source) if has_cameras else {}

@@ -169,7 +169,7 @@ class OwnTable(ReidDataModule):
         passed = PassedOver(path)
         entries = read_table(path, self._image_folder(), passed)
         check_images((image.path for subset in SUBSETS for image in entries[subset]), path, self._advise())
-        splits = build_splits(entries, str(path), self.cfg.TEST.ONLY_TEST, passed)
+        splits = build_splits(entries, str(path), self.needed_subsets, passed)
         return splits._replace(notes=splits.notes + _repeated_note(path, entries))
 
 

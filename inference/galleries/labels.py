@@ -45,6 +45,7 @@ def read_subset(module: ReidDataModule, subset: str) -> LabelledImages:
     Raises:
         UserError: the data set cannot be read, or has no such images.
     """
+    module.only_subset = subset
     splits = module.read_splits()
     module.check_published(splits)
     images = getattr(splits, subset)

@@ -92,6 +92,7 @@ def test_batch_norms_know_the_images_and_noise(pixels):
     assert model.bn.running_mean.abs().max() == 0  # the neck of a new model
 
 
+@pytest.mark.by_hand
 def test_a_network_beside_the_reference(measured, monkeypatch):
     monkeypatch.setattr(bench_backbones, "REFERENCE", "resnet18")
     row = measured("osnet_x0_25", "embedding", "training")

@@ -166,6 +166,7 @@ def test_pairs_start_alike_and_see_the_same_batches(table: Path, tmp_path: Path)
     assert len(seen["ctl"]) > 2
 
 
+@pytest.mark.by_hand
 def test_a_small_run(table: Path, tmp_path: Path, run_here: Any, check_table: Any) -> None:
     torch.manual_seed(7)
     torch.save(get_backbone("resnet18").build(NetworkOptions(1)).state_dict(), tmp_path / "w.pth")

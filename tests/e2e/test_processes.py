@@ -157,6 +157,7 @@ def test_a_validation_while_training_equals_a_test_of_the_checkpoint(two, toy, f
         assert strict == pytest.approx({name: tested["centroids"][name] for name in strict}, abs=1e-6)
 
 
+@pytest.mark.by_hand
 def test_two_machines_train_as_one_with_two_processes(two, toy, folder, checkpoint, tmp_path):
     """Two torchrun agents on loopback, the real script; the weights are equal bit for bit."""
     nodes = {"GPU_IDS": "[0]", "TRAINER.NUM_NODES": 2, "OUTPUT_DIR": str(tmp_path / "out")}

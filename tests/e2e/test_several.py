@@ -88,7 +88,7 @@ def test_each_test_set_has_its_numbers_and_a_matrix_ends_the_run(two_sets, tiny_
     assert (duke["settings"]["data_set"], duke["trained_on"]) == ("dukemtmcreid", "market1501")
     assert "run" not in duke
     assert "caveat" not in duke
-    assert market["caveat"] == "mAP and Top-k are those of images that were trained on (DATASETS.COMBINEALL)."
+    assert market["caveat"] == "mAP and Top-k are those of images that were trained on, by DATASETS.COMBINEALL."
     matrix = read(kept / "matrix.json")
     assert (matrix["trained_on"], matrix["tested_on"]) == (["market1501"], ["dukemtmcreid", "market1501"])
     expected = [duke["protocols"]["instance"]["mAP"], market["protocols"]["instance"]["mAP"]]
@@ -101,7 +101,7 @@ def test_each_test_set_has_its_numbers_and_a_matrix_ends_the_run(two_sets, tiny_
     assert sum("DATASETS.COMBINEALL: " in line for line in caplog.messages) == 1
     assert sum(line.startswith("Market1501:\n") for line in caplog.messages) == 1  # read once
     (validation,) = [line for line in caplog.messages if line.startswith("validation, ")]
-    assert validation.endswith("(those of images that were trained on (DATASETS.COMBINEALL))")
+    assert validation.endswith("(those of images that were trained on, by DATASETS.COMBINEALL)")
     assert (out / "visrank" / "index.html").is_file()
     assert (out / "visrank" / "market1501" / "index.html").is_file()
     # The sets are those of tests one by one; what they were trained on is told by the checkpoint.

@@ -161,8 +161,15 @@ def test_base_model_trains_and_logs_no_centroid_loss(tiny_cfg, tmp_path):
     assert not tags & {"centroid_triplet", "l2_mean_centroid"}
 
 
-@pytest.mark.parametrize("source", ["auto_checkpoints", "checkpoints"])
-@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize(
+    ("source", "seed"),
+    [
+        ("auto_checkpoints", 0),
+        ("checkpoints", 5),
+        pytest.param("auto_checkpoints", 5, marks=pytest.mark.by_hand),
+        pytest.param("checkpoints", 0, marks=pytest.mark.by_hand),
+    ],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_cfg, tmp_path, source, seed):
     # The monitored metric falls, so that the best checkpoint is that of the last epoch before the interruption.
     common = {"REPRODUCIBLE_SEED": seed, "DATALOADER.USE_RESAMPLING": False, "SOLVER.MONITOR_METRIC_NAME": "lr"}

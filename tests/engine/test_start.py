@@ -223,7 +223,10 @@ def test_several_tests_of_one_file_are_said(tmp_path, monkeypatch, caplog, runs,
     cfg = options(tmp_path, "TEST.ONLY_TEST", True, "MODEL.PRETRAIN_PATH", path, "REPRODUCIBLE_NUM_RUNS", runs)
     with caplog.at_level("INFO"):
         assert run_main(cfg, CTLModel, "tests") == [{}] * runs
-    line = "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS 3 tests the same file 3 times; 1 tests it once."
+    line = (
+        "TEST.ONLY_TEST: REPRODUCIBLE_NUM_RUNS 3 tests the same file 3 times, which says nothing of the spread: there "
+        "is no summary. 1 tests it once."
+    )
     assert [record.getMessage() for record in caplog.records].count(line) == times
 
 

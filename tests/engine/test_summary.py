@@ -9,7 +9,8 @@ from callbacks import SafeMLFlowLogger
 from engine.summary import conclude, record
 from tests.small import small_config
 
-SCALARS = {"summary/instances/mAP_mean": 0.5, "summary/instances/mAP_std": 0.25}
+TOGETHER = {"summary/instances/mAP_mean": 0.5, "summary/instances/mAP_std": 0.25}
+SCALARS = [TOGETHER, {"summary/instances/mAP": 0.25}, {"summary/instances/mAP": 0.75}]
 
 
 def configuration(folder):
@@ -31,14 +32,18 @@ def test_the_summary_is_the_parent_of_its_runs(tmp_path):
         run.info.run_id: run for run in client.search_runs([client.get_experiment_by_name("default").experiment_id])
     }
     (parent,) = set(found) - {run.version for run in runs}
-    assert found[parent].data.metrics == SCALARS
+    assert found[parent].data.metrics == TOGETHER | SCALARS[-1]
+    history = client.get_metric_history(parent, "summary/instances/mAP")
+    assert [(entry.step, entry.value) for entry in history] == [(0, 0.25), (1, 0.75)]
+    assert found[parent].info.run_name == "train: 2 runs"
     assert found[parent].data.params["MODEL/NAME"] == "resnet18"
     assert found[parent].info.status == "FINISHED"
     tags = [found[run.version].data.tags.get("mlflow.parentRunId") for run in (*summarised, other)]
     assert tags == [parent, parent, None]
     events = EventAccumulator(str(tmp_path / "train" / "summary"))
     events.Reload()
-    assert {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]} == SCALARS
+    assert {name: events.Scalars(name)[0].value for name in events.Tags()["scalars"]} == TOGETHER | SCALARS[1]
+    assert [event.value for event in events.Scalars("summary/instances/mAP")] == [0.25, 0.75]
 
 
 def test_mlflow_that_takes_nothing_costs_one_line(tmp_path, caplog):
@@ -70,7 +75,17 @@ def test_a_run_without_an_evaluation_is_named_and_a_single_run_has_no_summary(tm
     cfg.REPRODUCIBLE_NUM_RUNS = 3
     conclude(cfg, "train", [0, 1, 2], [])
     assert caplog.messages == [
-        "2 runs, single images:\n    mAP 50.00 ± 0.00%  Top-1 50.00 ± 0.00%  mINP 50.00 ± 0.00%",
+        "2 runs, single images (mean ± standard deviation):\n    mAP 50.00 ± 0.00%  Top-1 50.00 ± 0.00%  mINP 50.00 ± "
+        "0.00%",
+        "    mAP of each run: 50.00%, 50.00%",
         "2 runs: without run 1, which left no metrics.json",
         f"summary: {tmp_path / 'evaluation' / 'summary.json'}",
     ]
+
+
+def test_one_file_that_is_tested_again_has_no_spread(tmp_path, caplog):
+    caplog.set_level("INFO")
+    cfg = configuration(tmp_path)
+    cfg.REPRODUCIBLE_NUM_RUNS, cfg.TEST.ONLY_TEST, cfg.MODEL.PRETRAIN_PATH = 2, True, "model.ckpt"
+    conclude(cfg, "train", [0, 1], [])
+    assert not caplog.messages and not (tmp_path / "evaluation").exists()

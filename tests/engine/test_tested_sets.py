@@ -1,5 +1,6 @@
 """The data sets that a run tests on, and what must be said of those that it was trained on."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +96,7 @@ def test_a_table_is_the_same_data_if_it_is_the_same_file():
     cfg = small_config(**{"DATASETS.NAMES": "csv", "DATASETS.CSV_PATH": "a.csv"})
     recorded = {"NAMES": "csv", "COMBINEALL": True}
     assert caveat_of_training(cfg, a_test_of(**recorded, CSV_PATH="a.csv"), "csv") == COMBINED
+    assert caveat_of_training(cfg, a_test_of(**recorded, CSV_PATH=f"{Path.cwd()}/x/../a.csv"), "csv") == COMBINED
     assert caveat_of_training(cfg, a_test_of(**recorded, CSV_PATH="b.csv"), "csv") == ""
 
 

@@ -64,6 +64,7 @@ def test_evaluates_as_the_function(files, options, keywords, capsys):
     out = capsys.readouterr().out
     assert f"mAP {result.mAP:.2%}" in out
     assert ("reciprocal rank" in out) == (result.protocol != "instance")
+    assert (f", re-ranking (k1 {keywords['rerank'].k1}, " in out) if "rerank" in keywords else "re-ranking" not in out
 
 
 def test_options_without_the_one_that_they_belong_to_are_named(files, capsys):

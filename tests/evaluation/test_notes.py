@@ -71,7 +71,7 @@ def test_a_page_says_so_beside_its_numbers(two_cameras, tmp_path):
         return write_page(tmp_path / "index.html", result, two_cameras, options)[0].read_text()
 
     page = page_of(published)
-    (line,) = [line for line in page.splitlines() if f"<dd>{published.mAP:.1%}</dd>" in line]
+    (line,) = [line for line in page.splitlines() if f"<dd>{published.mAP:.2%} [" in line]
     assert INFLATED.replace("'", "&#x27;") in line
     assert "inflated" not in page_of(strict)
 

@@ -58,11 +58,15 @@ def test_mean_and_spread_of_each_kind(tmp_path):
     assert "left_out" not in written
     assert {"versions", "command"} <= set(written)
     assert summary.lines("2 runs") == [
-        "2 runs, single images:\n    mAP 55.00 ± 7.07%  Top-1 13.75 ± 1.77%  Top-5 100.00 ± 0.00%  mINP 27.50 ± 3.54%",
-        "2 runs, centroids, strict protocol:\n    strict_mAP 85.00 ± 7.07%  strict_Top-1 21.25 ± 1.77%  "
-        "strict_Top-5 100.00 ± 0.00%",
-        "2 runs, centroids, published protocol:\n    mAP 90.00 ± 0.00%  Top-1 22.50 ± 0.00%  Top-5 100.00 ± 0.00%  "
-        f"({CAVEAT})",
+        "2 runs, single images (mean ± standard deviation):\n    mAP 55.00 ± 7.07%  Top-1 13.75 ± 1.77%  Top-5 100.00 "
+        "± 0.00%  mINP 27.50 ± 3.54%",
+        "    mAP of each run: 50.00%, 60.00%",
+        "2 runs, centroids, strict protocol (mean ± standard deviation):\n    strict_mAP 85.00 ± 7.07%  strict_Top-1 "
+        "21.25 ± 1.77%  strict_Top-5 100.00 ± 0.00%",
+        "    strict_mAP of each run: 80.00%, 90.00%",
+        "2 runs, centroids, published protocol (mean ± standard deviation):\n    mAP 90.00 ± 0.00%  Top-1 22.50 ± "
+        f"0.00%  Top-5 100.00 ± 0.00%  ({CAVEAT})",
+        "    mAP of each run: 90.00%, 90.00%",
     ]
     scalars = summary.scalars()
     assert scalars["instances/mAP_mean"] == pytest.approx(0.55)

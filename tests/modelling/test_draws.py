@@ -247,6 +247,34 @@ def test_a_draw_that_cannot_be_evaluated_is_refused(infrared, tmp_path, monkeypa
         data.setup("test")
 
 
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (None, "draw 1, gives None; expected"),
+        (([0, 0], [1]), "draw 1, names position 0 twice; expected each image once at most."),
+        (([0], [1, 0]), "draw 1, names position 0 twice"),
+    ],
+)
+def test_a_draw_is_refused_that_is_missing_or_names_an_image_twice(infrared, tmp_path, monkeypatch, draw, said):
+    monkeypatch.setattr(InfraredSet, "draw_gallery", lambda self, images, number: draw if number else ([0], [1]))
+    data = init_dataset(infrared, cfg=small_config(**{"DATASETS.ROOT_DIR": str(tmp_path)}), num_workers=0)
+    with pytest.raises(UserError, match=said):
+        data.setup("test")
+
+
+def test_a_set_of_ones_own_without_cameras_needs_no_stand_ins(run, infrared, monkeypatch):
+    split = InfraredSet.read_splits
+    monkeypatch.setattr(InfraredSet, "read_splits", lambda self: split(self)._replace(has_cameras=False))
+    seen = [(pid, 0) for pid in (1, 2, 4) for _ in range(5)] + [(1, 0)]
+    monkeypatch.setattr(InfraredSet, "seen", staticmethod(lambda: seen))
+    monkeypatch.setattr(InfraredSet, "draw_gallery", ReidDataModule.draw_gallery)
+    data, logged, embeddings = run(infrared)
+    assert [sample[2] for sample in data.query_list + data.gallery_list] == [0] * 4 + [1] * 12
+    pids = np.array([sample[1] for sample in data.query_list + data.gallery_list])
+    arrays = embeddings[:4], embeddings[4:], pids[:4], pids[4:], np.zeros(4, int), np.ones(12, int)
+    assert logged["mAP"] == pytest.approx(evaluate(RetrievalSet(*arrays), RankingOptions(feat_norm=True)).mAP)
+
+
 def test_joined_sets_are_drawn_as_the_first(infrared, tmp_path):
     write_vehicles(tmp_path)
     cfg = small_config(**{"DATASETS.ROOT_DIR": str(tmp_path), "TEST.DRAWS": 2, "DATASETS.NAMES": "vehicleid_800"})

@@ -1,5 +1,7 @@
 """Heat maps: exact shares of a similarity, roll-out against a plain computation, and a model that stays as it was."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -236,6 +238,21 @@ def test_the_page_links_to_the_maps_of_the_worst_queries(retrieval, tmp_path):
         (found,) = find_map(model, (plane - mean) / std, target)
         pixels = (plane[0] * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.abs(draw_over(pixels, found.numpy()) - cells[:, start : start + 16].astype(int)).max() <= 1
+
+
+def test_a_query_without_results_has_no_map(retrieval, tmp_path):
+    """All its gallery images are of its own camera."""
+    alone = replace(retrieval, q_pids=[1, 1], g_pids=[1, 1], q_camids=[1, 0])
+    page = visualize(build(**{"TEST.HEATMAPS": 2}), alone, tmp_path / "out")
+    assert [file.name for file in (page.parent / "heatmaps").iterdir()] == ["00001_two.png"]
+
+
+def test_names_of_maps_stay_short(retrieval, tmp_path):
+    long = tmp_path / f"{'é' * 120}.png"
+    Path(retrieval.q_paths[0]).rename(long)
+    named = replace(retrieval, q_paths=[str(long), retrieval.q_paths[1]])
+    page = visualize(build(**{"TEST.HEATMAPS": 1}), named, tmp_path / "out")
+    assert [file.name for file in (page.parent / "heatmaps").iterdir()] == [f"00000_{'é' * 50}.png"]
 
 
 def test_none_are_drawn_unless_asked_for(retrieval, tmp_path):
