@@ -103,8 +103,7 @@ class SafeMLFlowLogger(Logger):
             self.check()
             if not self.tracking_uri.startswith(SERVERS):
                 _open_databases_at_once()
-            place = {"experiment_name": self.experiment_name, "tracking_uri": self.tracking_uri}
-            self._logger = MLFlowLogger(**place, run_name=self._run_name)
+            self._logger = MLFlowLogger(self.experiment_name, self._run_name, self.tracking_uri)
         return self._logger
 
     @property

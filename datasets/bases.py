@@ -201,8 +201,10 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         self.is_combined = self.cfg.DATASETS.COMBINEALL and stage != "test"
         splits = self.read_splits()
         if not splits.has_cameras:  # stand-ins, which no filter takes for one camera
-            parts = zip(splits[:3], (0, 0, 1), strict=True)
-            splits = Splits(*([(path, pid, camid) for path, pid, _ in part] for part, camid in parts), *splits[3:])
+            train, query, gallery = (
+                [(path, pid, camid) for path, pid, _ in part] for part, camid in zip(splits[:3], (0, 0, 1), strict=True)
+            )
+            splits = splits._replace(train=train, query=query, gallery=gallery)
         self.check_published(splits)
         if not self.is_combined:
             return splits
@@ -304,7 +306,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
             if draw is None and not number:
                 return
             check_draw(f"{self.title}.draw_gallery, draw {number},", draw, len(images))
-            draws.append(GalleryDraw(*(np.asarray(part, dtype=np.int64) for part in draw)))
+            draws.append(GalleryDraw(*(np.asarray(part, dtype=np.int64) for part in draw or ())))
         self.val.gallery_draws = draws
 
     @rank_zero_only

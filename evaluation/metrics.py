@@ -133,8 +133,8 @@ def evaluate(
         result = _measure(found, max_rank, block_bytes, processes)
     except NoValidQueryError:
         raise NoValidQueryError(no_valid_query(retrieval)) from None
-    said = {"note": note_of(retrieval, options), "caveat": caveat_of(retrieval, options), "applied": applied(options)}
-    return replace(result, **said)
+    note, caveat = note_of(retrieval, options), caveat_of(retrieval, options)
+    return replace(result, note=note, caveat=caveat, applied=applied(options))
 
 
 def _measure(

@@ -52,7 +52,7 @@ def test_each_run_keeps_its_evaluation_and_a_summary_says_mean_and_spread(tiny_c
         assert logged[f"summary/{kind}/{prefix}mAP_mean"] == pytest.approx(found["mean"])
         assert logged[f"summary/{kind}/{prefix}mAP_std"] == pytest.approx(found["std"])
     said = [line for line in caplog.messages if line.startswith("2 runs, ")]
-    assert [line.partition(":")[0] for line in said] == [
+    assert [line.partition(" (mean ±")[0] for line in said] == [
         "2 runs, single images", "2 runs, centroids, strict protocol", "2 runs, centroids, published protocol",
     ]  # fmt: skip
 
