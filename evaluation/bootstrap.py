@@ -95,7 +95,7 @@ def confidence_intervals(
         [0.5, 0.5]
     """
     values = per_query(result.protocol, result.average_precision, result.first_match, result.inp)
-    clusters = Clusters.of(result.single_performance[:, 1], np.stack(list(values.values()), axis=1))
+    clusters = Clusters.of(result.pids, np.stack(list(values.values()), axis=1))
     return dict(zip(values, bootstrap(clusters, level, resamples, seed), strict=False))
 
 

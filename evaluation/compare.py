@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="default: the first that both have",
     )
     parser.add_argument("--level", type=_share, default=0.95, help="of the intervals, between 0 and 1, default: 0.95")
-    parser.add_argument("--resamples", type=_count, default=1000, metavar="N", help="of the bootstrap, default: 1000")
+    parser.add_argument(
+        "--resamples", type=_resamples, default=1000, metavar="N", help="of the bootstrap, default: 1000"
+    )
     parser.add_argument("--permutations", type=_count, default=10_000, metavar="N", help="of the test, default: 10000")
     parser.add_argument("--seed", type=int, default=0, help="of both, 0 or more, default: 0")
     parser.add_argument(
@@ -63,10 +65,14 @@ def _share(text: str) -> float:
     return value
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 10_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 10000000")
+def _count(text: str, most: int = 10_000_000) -> int:
+    if not text.isdecimal() or len(text) > 9 or not 0 < int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
     return int(text)
+
+
+def _resamples(text: str) -> int:
+    return _count(text, 1_000_000)  # the metrics of all of them are in memory at once
 
 
 def run(args: argparse.Namespace) -> None:

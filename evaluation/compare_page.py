@@ -9,7 +9,7 @@ from typing import Any
 from evaluation.comparison import about_queries, about_settings, interval_text
 from evaluation.page_parts import facts, page, thumbnail
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import write_bytes
 
 AnyPath = str | os.PathLike[str]
 _SIZE = 320  # of the plot, in its own units
@@ -47,20 +47,25 @@ def write_page(
     for what, found in changed.items():
         body += f"<h2>Queries that {what} most: {len(found)} are shown</h2>" if found else ""
         body += f'<div class="cards">{"".join(map(_card, found))}</div>'
-    return write_text(path, page("Two evaluations compared", header, body, _STYLE))
+    text = page("Two evaluations compared", header, body, _STYLE)
+    return write_bytes(path, text.encode("utf-8", "replace"))  # names of files may be no text
 
 
 def _table(document: Mapping[str, Any]) -> str:
     names = ("", "A", "B", "B - A", f"{100 * document['level']:g}% interval", "p")
     rows = ["<tr>" + "".join(f'<th scope="col">{name}</th>' for name in names) + "</tr>"]
     for name, found in document["metrics"].items():
-        kind = "" if not found["interval"] or found["interval"][0] <= 0 <= found["interval"][1] else ' class="{}"'
-        kind = kind.format("right" if found["difference"] > 0 else "wrong")
+        beyond = found["interval"] and not found["interval"][0] <= 0 <= found["interval"][1]
+        agree = beyond and found["p_value"] <= 1 - document["level"]
+        kind = f' class="{"right" if found["difference"] > 0 else "wrong"}"' if agree else ""
         cells = f"<td>{found['A']:.2%}</td><td>{found['B']:.2%}</td><td{kind}>{100 * found['difference']:+.2f}</td>"
         cells += f"<td>{interval_text(found)}</td><td>{found['p_value']:.4g}</td>"
         rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     text = f"Bootstrap of {document['resamples']}, permutation test of {document['permutations']} draws by identity."
-    return f"<table>{''.join(rows)}</table><p>{text} They tell of the choice of queries, not of other trainings.</p>"
+    text += " They tell of the choice of queries, not of other trainings. p tests whether there is any difference, the "
+    text += "interval estimates its size; near the edge they can disagree. A difference has a colour where both agree: "
+    text += f"the interval leaves out 0 and p is at most {1 - document['level']:.4g}."
+    return f"<table>{''.join(rows)}</table><p>{text}</p>"
 
 
 def _plot(queries: Sequence[Mapping[str, Any]]) -> str:

@@ -17,6 +17,12 @@ from utils.labels import IntArray
 _ABOUT = ("settings", "network", "inputs", "versions")
 _SCORES = "The scores are "  # begins the caveat in the note of a protocol
 _NAMED_TWICE = ("settings.query", "settings.gallery")
+# What a run calls otherwise than python -m evaluation does: what a name begins with there -> with what here.
+_ALIASES = {
+    "settings.metric": "settings.distance",
+    "settings.normalize": "settings.feat_norm",
+    "inputs.query.embedder.": "network.",
+}
 
 
 def compare(
@@ -58,6 +64,7 @@ def compare(
     whole = [np.stack(list(table.metrics(protocol).values()), axis=1) for table in tables]
     sides = whole[0][counts], whole[1][rows[counts]]
     change = Clusters.of(np.array(tables[0].pid)[counts], sides[1] - sides[0])
+    differs, told_by_one = differing(a, b, protocol)
     options: dict[str, Any] = {"level": level, "resamples": resamples, "permutations": permutations, "seed": seed}
     document = {
         "A": str(a.file),
@@ -69,7 +76,8 @@ def compare(
         "left_out": len(rows) - len(counts),
         "first_draw": any(_below(side.about, "protocols", protocol, "draws") for side in (a, b)),
         "caveat": _caveat(a, b, protocol),
-        "differs": differing(a, b, protocol),
+        "differs": differs,
+        "told_by_one": told_by_one,
         "metrics": dict(zip(names, _differences(*sides, change, **options), strict=True)),
         **options,
     }
@@ -99,27 +107,38 @@ def _numbers_of(tables: tuple[QueryTable, QueryTable], rows: IntArray, others: I
     return queries
 
 
-def differing(a: Evaluation, b: Evaluation, protocol: str) -> dict[str, list[Any]] | None:
-    """What the two metrics.json say otherwise of settings, network, inputs and versions: key -> values in A and B.
+def differing(a: Evaluation, b: Evaluation, protocol: str) -> tuple[dict[str, list[Any]] | None, list[str]]:
+    """What the two metrics.json say otherwise of settings, network, inputs and versions.
 
-    A value that one of them lacks is None there. Returns None if not both have a metrics.json.
+    Returns:
+        Key -> values in A and B, and those of the keys that one of them lacks, where the value is None. None and no
+        keys if not both have a metrics.json.
 
     Example:
         >>> from pathlib import Path
         >>> a, b = (Evaluation(Path("x"), {"settings": {"rerank": r, "norm": True}}, {}) for r in (True, False))
         >>> differing(a, b, "instance")
-        {'settings.rerank': [True, False]}
+        ({'settings.rerank': [True, False]}, [])
     """
     if not (a.about and b.about):
-        return None
+        return None, []
     flat = []
     for side in (a, b):
-        found = {"gallery_items": _below(side.about, "protocols", protocol).get("gallery_items")}
+        of_protocol = _below(side.about, "protocols", protocol)
+        found = {name: of_protocol[name] for name in ("gallery_items",) if name in of_protocol}
         for name in _ABOUT:
             found |= dict(_flatten(name, _below(side.about, name)))
-        flat.append({key: value for key, value in found.items() if key not in _NAMED_TWICE})
+        flat.append({_alias(key): value for key, value in found.items() if key not in _NAMED_TWICE})
     values = {key: [side.get(key) for side in flat] for key in dict.fromkeys([*flat[0], *flat[1]])}
-    return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+    differs = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+    return differs, [key for key in differs if not (key in flat[0] and key in flat[1])]
+
+
+def _alias(key: str) -> str:
+    for begin, instead in _ALIASES.items():
+        if key == begin or (begin.endswith(".") and key.startswith(begin)):
+            return instead + key[len(begin) :]
+    return key
 
 
 def _caveat(a: Evaluation, b: Evaluation, protocol: str) -> str:
@@ -146,14 +165,16 @@ def _flatten(name: str, value: Any) -> list[tuple[str, Any]]:
 def most_changed(queries: list[dict[str, Any]], top: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The queries whose AP is higher in B, and those whose AP is lower, at most ``top`` of each, most changed first.
 
+    Changes that vanish in the three decimals that are shown are left out.
+
     Example:
         >>> gained, lost = most_changed([{"AP_A": 0.5, "AP_B": 0.5}, {"AP_A": 0.5, "AP_B": 1.0}], 20)
         >>> len(gained), len(lost)
         (1, 0)
     """
     by_change = sorted(queries, key=lambda query: query["AP_A"] - query["AP_B"])
-    gained = [query for query in by_change if query["AP_B"] > query["AP_A"]]
-    lost = [query for query in reversed(by_change) if query["AP_B"] < query["AP_A"]]
+    gained = [query for query in by_change if round(query["AP_B"], 3) > round(query["AP_A"], 3)]
+    lost = [query for query in reversed(by_change) if round(query["AP_B"], 3) < round(query["AP_A"], 3)]
     return gained[:top], lost[:top]
 
 
@@ -200,19 +221,24 @@ def about_queries(document: Mapping[str, Any]) -> str:
 
 
 def about_settings(document: Mapping[str, Any]) -> list[str]:
-    """A line for each setting that differs.
+    """A line for each setting that both tell and that differs, and one that counts those of one side.
 
     Example:
-        >>> about_settings({"differs": {"settings.rerank": [True, None]}})
-        ['differs: settings.rerank is true in A, not told in B']
+        >>> about_settings({"differs": {"settings.rerank": [True, None], "settings.seed": [0, 1]}, "told_by_one": []})
+        ['differs: settings.rerank is true in A, null in B', 'differs: settings.seed is 0 in A, 1 in B']
     """
     if document["differs"] is None:
         return ["settings are not compared, since not both tables have a metrics.json beside them"]
-    return [f"differs: {key} is {_told(a)} in A, {_told(b)} in B" for key, (a, b) in document["differs"].items()]
-
-
-def _told(value: Any) -> str:
-    return "not told" if value is None else json.dumps(value, ensure_ascii=False)
+    alone = document.get("told_by_one", [])
+    lines = [
+        "differs: {} is {} in A, {} in B".format(key, *(json.dumps(value, ensure_ascii=False) for value in pair))
+        for key, pair in document["differs"].items()
+        if key not in alone
+    ]
+    if alone:
+        what = "1 setting is" if len(alone) == 1 else f"{len(alone)} settings are"
+        lines.append(f"{what} told by A or B alone, such as {alone[0]}")
+    return lines
 
 
 def interval_text(found: dict[str, Any]) -> str:

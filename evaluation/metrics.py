@@ -84,6 +84,7 @@ class _PerQuery:
             mINP=float(inp.mean()),
             topk={k: float((first <= k).mean()) for k in TOPK_RANKS},
             single_performance=np.stack((index, q_pids[index], ap), axis=1).astype(np.float64),
+            pids=q_pids[index],
             first_match=first,
             inp=inp,
             num_relevant=np.concatenate(self.relevant),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,17 +73,9 @@ def read_evaluation(path: str | os.PathLike[str]) -> Evaluation:
         ...     read_evaluation(folder).protocols["instance"].ap.tolist()
         [0.5]
     """
-    file = Path(path)
-    if file.is_dir():
-        places = [file / TABLE, file / "evaluation" / TABLE]
-        file = next((place for place in places if place.is_file()), places[0])
-    if not file.is_file():
-        raise MissingPathError(
-            f"{file} does not exist; expected {TABLE}, or a folder that holds it: a test of a run writes it to "
-            "OUTPUT_DIR/evaluation, python -m evaluation to --output."
-        )
+    file = _find(Path(path))
     by_protocol: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-    for line, row in enumerate(_read_rows(file), start=2):
+    for line, row in _read_rows(file):
         if None in row.values() or None in row:
             raise UserError(f"{file}, line {line} has too many or too few values for the columns of the first line.")
         if row["protocol"] not in PROTOCOLS:
@@ -94,28 +87,51 @@ def read_evaluation(path: str | os.PathLike[str]) -> Evaluation:
     return Evaluation(file, _read_about(file.with_name(METRICS)), tables)
 
 
-def _read_rows(file: Path) -> list[dict[str, Any]]:
+def _find(file: Path) -> Path:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if file.is_dir():
+            places = [file / TABLE, file / "evaluation" / TABLE]
+            file = next((place for place in places if place.is_file()), places[0])
+        exists = file.is_file()
+    except (OSError, ValueError) as error:  # a name that no file can have, or a folder that may not be entered
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"{str(file)!r} cannot be looked up ({reason}); expected {TABLE}, or a folder of it."
+        ) from error
+    if not exists:
+        raise MissingPathError(
+            f"{file} does not exist; expected {TABLE}, or a folder that holds it: a test of a run writes it to "
+            "OUTPUT_DIR/evaluation, python -m evaluation to --output."
+        )
+    return file
+
+
+def _read_rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The rows, each with the number of its last line."""
+    try:
+        # Names of files need not be text.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = reader.fieldnames or []
+    except (OSError, csv.Error) as error:
         raise UserError(
             f"{file} cannot be read as a table ({error}); expected the {TABLE} of an evaluation."
         ) from error
-    if not rows:
-        raise UserError(f"{file} has no rows; expected one for each query, as an evaluation writes them to {TABLE}.")
-    missing = [name for name in _COLUMNS if name not in rows[0]]
-    if missing:
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing and columns:
         raise UserError(
             f"{file} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; expected the {TABLE} of "
             "an evaluation."
         )
+    if not rows:
+        raise UserError(f"{file} has no rows; expected one for each query, as an evaluation writes them to {TABLE}.")
     return rows
 
 
 def _table(file: Path, lines: Sequence[tuple[int, dict[str, Any]]]) -> QueryTable:
     query, path, pid = ([row[name] for _, row in lines] for name in ("query", "path", "pid"))
-    limits = {"AP": (0.0, 1.0), "first_match_rank": (1.0, float("inf")), "INP": (0.0, 1.0)}
+    limits = {"AP": (0.0, 1.0), "first_match_rank": (1.0, 2.0**53), "INP": (0.0, 1.0)}
     columns = []
     for name, (low, high) in limits.items():
         column = np.full(len(lines), np.nan)
@@ -124,10 +140,10 @@ def _table(file: Path, lines: Sequence[tuple[int, dict[str, Any]]]) -> QueryTabl
                 continue
             with suppress(ValueError):
                 column[i] = float(row[name])
-            if not low <= column[i] <= high:
-                raise UserError(
-                    f"{file}, line {line}: {name} is {row[name]!r}; expected a number from {low:g} to {high:g}."
-                )
+            whole = name == "first_match_rank"
+            if not low <= column[i] <= high or (whole and column[i] % 1):
+                expected = "a rank, a whole number from 1" if whole else f"a number from {low:g} to {high:g}"
+                raise UserError(f"{file}, line {line}: {name} is {row[name]!r}; expected {expected}.")
         columns.append(column)
     return QueryTable(query, path, pid, *columns)
 
@@ -136,8 +152,9 @@ def _read_about(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        about = json.loads(file.read_text(encoding="utf-8-sig"))
+        json.dumps(about, allow_nan=False)  # NaN and 1e999 are read, but could not be written again
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to compare the tables alone.") from error
     return about if isinstance(about, dict) else {}
 
@@ -146,8 +163,8 @@ def pair_queries(a: QueryTable, b: QueryTable, files: tuple[Path, Path]) -> tupl
     """Find each query of one table in another one.
 
     Queries are the same if their files are. Where no path is in both tables, the folder that all of a table's queries
-    share does not count, since data lies elsewhere on another machine. Without paths, or if one occurs twice, the
-    number of the query counts.
+    share does not count, since data lies elsewhere on another machine. The rows of one path are paired in their order.
+    If a table has no paths, the number of the query counts.
 
     Args:
         a, b: the tables, of the same protocol.
@@ -157,7 +174,7 @@ def pair_queries(a: QueryTable, b: QueryTable, files: tuple[Path, Path]) -> tupl
         What told the queries, "path" or "number", and the row in ``b`` of each row of ``a``, [M].
 
     Raises:
-        UserError: one table has queries that the other has not, or a query has another identity there.
+        UserError: one table has queries that the other has not, or holds one twice, or a query has another identity.
 
     Example:
         >>> one = np.ones(2)
@@ -167,17 +184,18 @@ def pair_queries(a: QueryTable, b: QueryTable, files: tuple[Path, Path]) -> tupl
         >>> by, row.tolist()
         ('path', [1, 0])
     """
-    by, keys = "path", [a.path, b.path]
-    if not all(all(paths) and len(set(paths)) == len(paths) for paths in keys):
-        by, keys = "number", [a.query, b.query]
-    elif not set(a.path) & set(b.path):
-        keys = [_without_shared_folder(paths) for paths in keys]
+    by, names = ("path", [a.path, b.path]) if any(a.path) and any(b.path) else ("number", [a.query, b.query])
+    for file, own_names, table in zip(files, names, (a, b), strict=True):
+        _refuse_copies(file, by, own_names, table.query)
+    if by == "path" and not set(a.path) & set(b.path):
+        names = [_without_shared_folder(paths) for paths in names]
+    keys = [_numbered(own_names) for own_names in names]
     place = {key: row for row, key in enumerate(keys[1])}
     own = set(keys[0])
     only = [key for key in keys[0] if key not in place], [key for key in keys[1] if key not in own]
     if any(only):
         parts = [
-            f"{len(found)} only in {file}" + (f" (such as {found[0]})" if found else "")
+            f"{len(found)} only in {file}" + (f" (such as {_named(*found[0])})" if found else "")
             for found, file in zip(only, files, strict=True)
         ]
         raise UserError(
@@ -190,9 +208,36 @@ def pair_queries(a: QueryTable, b: QueryTable, files: tuple[Path, Path]) -> tupl
         i = other[0]
         raise UserError(
             f"{len(other)} of {len(rows)} queries have another identity in {files[1]} than in {files[0]}: {by} "
-            f"{keys[0][i]} is {b.pid[rows[i]]}, not {a.pid[i]}. Compare evaluations of the same queries and labels."
+            f"{_named(*keys[0][i])} is {b.pid[rows[i]]}, not {a.pid[i]}. Compare evaluations of the same queries and "
+            "labels."
         )
     return by, rows
+
+
+def _refuse_copies(file: Path, by: str, names: Sequence[str], numbers: Sequence[str]) -> None:
+    counts = Counter(zip(names, numbers, strict=True))
+    copied = [(name, number) for (name, number), count in counts.items() if count > 1]
+    if copied:
+        name, number = copied[0]
+        text = f"{by} {name}" + (f" with number {number}" if by == "path" else "")
+        raise UserError(
+            f"{file} holds {len(copied)} of {len(counts)} queries of a protocol more than once (such as {text}); "
+            "expected one row for each: evaluate again."
+        )
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with its number among the equal ones, from 1."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for name in names:
+        seen[name] += 1
+        keys.append((name, seen[name]))
+    return keys
+
+
+def _named(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}, row {number} of that name"
 
 
 def _without_shared_folder(paths: Sequence[str]) -> list[str]:

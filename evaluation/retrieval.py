@@ -182,7 +182,9 @@ class EvalResult:
     mAP: float  # noqa: N815 - the usual name in the literature
     mINP: float  # noqa: N815 - mean of (number of relevant items / rank of the last one)
     topk: dict[int, float]  # rank -> share, for TOPK_RANKS
-    single_performance: FloatArray  # [V, 3] query index, pid, AP
+    # [V, 3] query index, pid, AP. A pid beyond 2**53 is rounded here, and whole in pids.
+    single_performance: FloatArray
+    pids: IntArray  # [V] identity of each valid query
     first_match: IntArray  # [V] rank of the first relevant item, counted from 1
     inp: FloatArray  # [V] the values whose mean is mINP
     num_relevant: IntArray  # [V] number of relevant items

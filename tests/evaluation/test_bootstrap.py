@@ -93,6 +93,13 @@ def test_intervals_of_an_evaluation(data, protocol):
     assert narrow[1] - narrow[0] < found["mAP"][1] - found["mAP"][0]
 
 
+def test_identities_that_floating_numbers_do_not_tell_apart(data):
+    moved = [pids.astype(np.int64) + 2**60 for pids in data[2:4]]
+    plain, large = evaluate_embeddings(*data), evaluate_embeddings(*data[:2], *moved, *data[4:])
+    assert (large.pids.dtype, large.pids.tolist()) == (np.int64, moved[0][large.query_index].tolist())
+    assert confidence_intervals(large) == confidence_intervals(plain)
+
+
 def test_the_means_of_the_numbers_of_queries_are_the_metrics(data):
     result = evaluate_embeddings(*data)
     columns = per_query("instance", result.average_precision, result.first_match, result.inp)

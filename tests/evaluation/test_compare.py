@@ -93,9 +93,10 @@ def test_errors_are_one_line_and_nothing_is_written(runs, capsys):
     [
         *(("--level", value, "is not a number between 0 and 1") for value in ("0", "1", "nan", "x")),
         *(
-            ("--resamples", value, "is not a whole number from 1 to 10000000")
-            for value in ("0", "-1", "1.5", "10000001")
+            ("--resamples", value, "is not a whole number from 1 to 1000000")
+            for value in ("0", "-1", "1.5", "1000001", "9" * 5000)
         ),
+        ("--permutations", "10000001", "is not a whole number from 1 to 10000000"),
     ],
 )
 def test_a_wrong_option_is_explained(capsys, option, value, message):

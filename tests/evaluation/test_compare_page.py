@@ -15,6 +15,7 @@ DOCUMENT = {
         "mAP": {"A": 0.5, "B": 0.75, "difference": 0.25, "interval": [0.1, 0.3], "p_value": 0.04},
         "Top-1": {"A": 0.5, "B": 0.25, "difference": -0.25, "interval": [-0.3, -0.1], "p_value": 0.05},
         "mINP": {"A": 0.5, "B": 0.75, "difference": 0.25, "interval": [-0.1, 0.3], "p_value": 0.06},
+        "Top-5": {"A": 0.5, "B": 0.75, "difference": 0.25, "interval": [0.1, 0.3], "p_value": 0.11},
     },
 }  # fmt: skip
 
@@ -28,18 +29,22 @@ def text(tmp_path):
     return write
 
 
-def test_differences_beyond_their_interval_are_marked(text):
+def test_differences_are_marked_where_interval_and_p_value_agree(text):
     page = text()
     assert '<td class="right">+25.00</td><td>[+10.00, +30.00]</td><td>0.04</td>' in page
     assert '<td class="wrong">-25.00</td><td>[-30.00, -10.00]</td><td>0.05</td>' in page
     assert "<td>+25.00</td><td>[-10.00, +30.00]</td><td>0.06</td>" in page
+    assert "<td>+25.00</td><td>[+10.00, +30.00]</td><td>0.11</td>" in page
+    assert "near the edge they can disagree. A difference has a colour where both agree: the interval" in page
+    assert "p is at most 0.1.</p>" in page
     assert '<th scope="col">90% interval</th>' in page
     assert "<title>Two evaluations compared</title>" in page
     assert "Bootstrap of 10, permutation test of 20 draws" in page
 
 
 def test_text_of_users_is_escaped_and_every_element_is_closed(text):
-    page = text([QUERY], [QUERY | {"AP_B": 0.1, "path": "<b>.jpg"}])
+    page = text([QUERY, QUERY | {"path": "\udcfc.jpg"}], [QUERY | {"AP_B": 0.1, "path": "<b>.jpg"}])
+    assert ">?.jpg</h2>" in page
     for raw in ("<7>", "<a>/", "<i>", "<b>"):
         assert raw not in page
     assert "&lt;7&gt;" in page and "&lt;b&gt;.jpg" in page

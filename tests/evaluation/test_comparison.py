@@ -98,7 +98,8 @@ def test_what_differs_of_the_settings():
     digests = {"inputs": {"query": {"path": "q", "sha256": {"q.npz": "12" * 32}}}}
     other = {"settings": {"rerank": True, "feat_norm": True, "query": "q"}, "command": "y", "network": "unknown"}
     a, b = evaluations(*tables()[:2], (settings, other | digests))
-    found = differing(a, b, "instance")
+    found, alone = differing(a, b, "instance")
+    assert alone == [key for key in found if key != "settings.rerank"]
     assert found == {
         "gallery_items": [90, None],
         "settings.rerank": [False, True],
@@ -110,9 +111,28 @@ def test_what_differs_of_the_settings():
     }
     text = describe(*compare(a, b, "instance", **OPTIONS), 0)
     assert "\ndiffers: settings.rerank is false in A, true in B\n" in text
-    assert "\ndiffers: gallery_items is 90 in A, not told in B\n" in text
+    assert "\n6 settings are told by A or B alone, such as gallery_items\n" in text
+    assert text.count("differs: ") == 1
     unknown = describe(*compare(*evaluations(*tables()[:2], (settings, {})), "instance", **OPTIONS), 0)
     assert "settings are not compared, since not both tables have a metrics.json beside them" in unknown
+
+
+def test_settings_of_a_run_and_of_the_command_have_one_name():
+    network = {"weights": "ab", "size": [2, 1]}
+    of_run = {"settings": {"feat_norm": True, "distance": "cosine", "self_match": None}, "network": network}
+    settings = {"normalize": False, "metric": "cosine", "self_match": "keep"}
+    of_command = {"settings": settings, "inputs": {"query": {"embedder": network | {"weights": "cd"}}}}
+    a, b = evaluations(*tables()[:2], (of_run, of_command))
+    expected = {"settings.feat_norm": [True, False], "settings.self_match": [None, "keep"]}
+    expected |= {"network.weights": ["ab", "cd"]}
+    assert differing(a, b, "instance") == (expected, [])
+    document, queries = compare(a, b, "instance", **OPTIONS)
+    assert '\ndiffers: settings.self_match is null in A, "keep" in B\n' in describe(document, queries, 0)
+    assert (document["differs"], document["told_by_one"]) == (expected, [])
+    single = replace(b, about=of_run | {"network": network | {"dimension": 512}})
+    assert "\n1 setting is told by A or B alone, such as network.dimension\n" in describe(
+        *compare(a, single, "instance", **OPTIONS), 0
+    )
 
 
 def test_repeated_draws_are_compared_by_the_first_which_is_said():
@@ -137,7 +157,7 @@ def test_numbers_that_are_too_high_are_called_so(data, tmp_path):
 
 
 def test_the_queries_that_changed_most():
-    aps = [(0.5, 0.5), (0.5, 0.6), (0.5, 0.9), (0.9, 0.1), (0.9, 0.8)]
+    aps = [(0.5, 0.5), (0.5, 0.6), (0.5, 0.9), (0.9, 0.1), (0.9, 0.8), (0.0616, 0.0624), (0.0624, 0.0616)]
     queries = [{"query": str(i), "path": "", "pid": "7", "AP_A": a, "AP_B": b} for i, (a, b) in enumerate(aps)]
     gained, lost = most_changed(queries, 20)
     assert ([q["query"] for q in gained], [q["query"] for q in lost]) == (["2", "1"], ["3", "4"])

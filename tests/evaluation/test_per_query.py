@@ -44,7 +44,7 @@ ROW = "instance,0,a.jpg,7,0,0.5,2,0.5,1\n"
         (None, "does not exist; expected per_query.csv, or a folder that holds it"),
         ("", "has no rows; expected one for each query"),
         (HEADER, "has no rows; expected one for each query"),
-        (b"PK\x03\x04\xff\xfe", "cannot be read as a table ("),
+        (b"PK\x03\x04\xff\xfe", "lacks the columns protocol, query, path, pid, AP, first_match_rank, INP; exp"),
         ('a,b\n"1,2\n', "cannot be read as a table ("),
         ("a,b\n1,2\n", "lacks the columns protocol, query, path, pid, AP, first_match_rank, INP; expected the"),
         (HEADER.replace("INP", "inp") + ROW, "lacks the column INP; expected the per_query.csv of an evaluation."),
@@ -52,7 +52,14 @@ ROW = "instance,0,a.jpg,7,0,0.5,2,0.5,1\n"
         (HEADER + ROW[:-1] + ",9\n", "line 2 has too many or too few values"),
         (HEADER + ROW.replace("0.5", "x", 1), "line 2: AP is 'x'; expected a number from 0 to 1."),
         (HEADER + ROW.replace("0.5", "1.5", 1), "line 2: AP is '1.5'; expected a number from 0 to 1."),
-        (HEADER + ROW.replace("2", "0"), "line 2: first_match_rank is '0'; expected a number from 1 to inf."),
+        *(
+            (
+                HEADER + ROW.replace("2", rank),
+                f"line 2: first_match_rank is '{rank}'; expected a rank, a whole number f",
+            )
+            for rank in ("0", "inf", "1.5", "1e300", "nan")
+        ),
+        (HEADER + "\n" + ROW.replace("a.jpg", '"a\nb"') + ROW.replace("0.5", "x", 1), "line 5: AP is 'x'; expected"),
         (
             HEADER + ROW.replace("instance", "mine"),
             "protocol is 'mine'; expected one of instance, centroid, centroid_s",
@@ -75,8 +82,31 @@ def test_a_damaged_description_is_explained(tmp_path):
     (tmp_path / "metrics.json").write_text("[1]")
     assert read_evaluation(tmp_path).about == {}
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match=r"metrics.json is damaged \(.*\); remove it to compare the tables alone"):
-        read_evaluation(tmp_path)
+    (tmp_path / "metrics.json").write_bytes(b'\xef\xbb\xbf{"settings": {"x": 1}}')
+    assert read_evaluation(tmp_path).about == {"settings": {"x": 1}}
+    for text in ("{", '{"settings": {"x": NaN}}', '{"x": 1e999}', "[" * 200_000):
+        (tmp_path / "metrics.json").write_text(text)
+        with pytest.raises(UserError, match=r"metrics.json is damaged \(.*\); remove it to compare the tables alone"):
+            read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "a\0b"])
+def test_a_name_that_no_file_can_have_is_explained(tmp_path, name):
+    """Newer versions of Python call it missing, where older ones raise an error of the system."""
+    with pytest.raises(
+        UserError, match=r"^[^\n]* (cannot be looked up \([^\n]*\)|does not exist); expected per_query.csv"
+    ):
+        read_evaluation(tmp_path / name)
+
+
+def test_ranks_that_a_table_program_wrote_as_floating_numbers_are_read(tmp_path):
+    (tmp_path / "per_query.csv").write_text(HEADER + ROW.replace("2", "2.0"))
+    assert read_evaluation(tmp_path).protocols["instance"].first.tolist() == [2]
+
+
+def test_names_of_files_that_are_no_text_are_read(tmp_path):
+    (tmp_path / "per_query.csv").write_bytes((HEADER + ROW).encode().replace(b"a.jpg", b"\xfc.jpg"))
+    assert read_evaluation(tmp_path).protocols["instance"].path == ["\udcfc.jpg"]
 
 
 def table(paths, pids, query=None):
@@ -99,11 +129,37 @@ def test_queries_are_paired_by_path_wherever_the_data_lies():
         pair(table(["x/1.jpg"], ["7"]), table(["y/2.jpg"], ["7"]))
 
 
-@pytest.mark.parametrize("paths", [["", ""], ["a.jpg", "a.jpg"], ["", "a.jpg"]])
-def test_queries_without_a_path_of_their_own_are_paired_by_number(paths):
+def test_queries_without_paths_are_paired_by_number():
     other = table(["a.jpg", "b.jpg"], ["8", "7"], query=["1", "0"])
-    assert pair(table(paths, ["7", "8"]), other) == ("number", [1, 0])
-    assert pair(other, table(paths, ["7", "8"])) == ("number", [1, 0])
+    assert pair(table(["", ""], ["7", "8"]), other) == ("number", [1, 0])
+    assert pair(other, table(["", ""], ["7", "8"])) == ("number", [1, 0])
+
+
+def test_rows_of_one_path_are_paired_in_their_order():
+    a = table(["a.jpg", "a.jpg", "b.jpg"], ["7", "8", "9"])
+    assert pair(a, table(["a.jpg", "b.jpg", "a.jpg"], ["7", "9", "8"])) == ("path", [0, 2, 1])
+    with pytest.raises(
+        UserError, match=r"1 only in a.csv \(such as a.jpg, row 2 of that name\) and 1 only in b.csv \("
+    ):
+        pair(a, table(["a.jpg", "b.jpg", "c.jpg"], ["7", "9", "8"]))
+    with pytest.raises(UserError, match="0 are in both, 3 only in a.csv"):
+        pair(a, table([f"/other/{i}.jpg" for i in range(3)], a.pid))
+
+
+def test_a_table_that_holds_a_query_twice_is_refused():
+    once, twice = (
+        table(["a.jpg", "b.jpg"], ["7", "8"]),
+        table(["a.jpg", "b.jpg", "b.jpg"], ["7", "8", "8"], ["0", "1", "1"]),
+    )
+    for sides, file in (((once, twice), "b.csv"), ((twice, once), "a.csv"), ((twice, twice), "a.csv")):
+        with pytest.raises(UserError) as caught:
+            pair(*sides)
+        assert str(caught.value) == (
+            f"{file} holds 1 of 2 queries of a protocol more than once (such as path b.jpg with number 1); expected "
+            "one row for each: evaluate again."
+        )
+    with pytest.raises(UserError, match=r"^b.csv holds 1 of 2 queries .* \(such as number 1\); expected"):
+        pair(table(["", ""], ["7", "8"]), twice)
 
 
 def test_other_queries_are_refused():
