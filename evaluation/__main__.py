@@ -187,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         work, named = partial(_run, args), partial(_with_file, args=args)
     from utils.errors import UserError
 
+    if hasattr(sys.stdout, "reconfigure"):  # names of files may be no text, which would end the command
+        sys.stdout.reconfigure(errors="replace")
     try:
         work()
     except UserError as error:
@@ -215,6 +217,7 @@ def _run(args: argparse.Namespace) -> None:
     from evaluation.retrieval import RankingOptions
     from evaluation.tables import describe, write_evaluation
     from evaluation.verification import describe_roc, roc_table
+    from utils.console import say
     from utils.errors import UserError
     from utils.files import require_writable
     from utils.origin import origin
@@ -244,14 +247,13 @@ def _run(args: argparse.Namespace) -> None:
     table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
     lines += describe_roc(table) if table is not None else []
     lines += decided
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()  # before writing, which may fail
+    say("\n".join(lines) + "\n")
     if args.output:
         about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin(), **decisions}
         written = list(write_evaluation(args.output, [result], retrieval, _settings(args), table, about))
         if "calibration" in decisions:
             written.append(write_calibration(args.output, decisions["calibration"]))
-        sys.stdout.write("".join(f"written: {path}\n" for path in written))
+        say("".join(f"written: {path}\n" for path in written))
     if args.page:
         _write_page(args.page, result, retrieval, options, table, block_bytes)
 
@@ -267,11 +269,12 @@ def _write_page(
     from evaluation.page_data import Shown, worst_first
     from evaluation.pages import write_page
     from evaluation.ranked_images import rank_for_display
+    from utils.console import say
 
     worst = worst_first(result)[:_RANKED]
     shown = Shown(rank_for_display(retrieval, options, queries=worst, block_bytes=block_bytes))
     _, note = write_page(path, result, retrieval, options, shown, verification=table, block_bytes=block_bytes)
-    sys.stdout.write((f"note: {note}\n" if note else "") + f"written: {path}\n")
+    say((f"note: {note}\n" if note else "") + f"written: {path}\n")
 
 
 def _decide(

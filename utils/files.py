@@ -4,8 +4,8 @@ import hashlib
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -74,8 +74,17 @@ def write_bytes(path: StrPath, data: bytes) -> Path:
 
 
 def write_text(path: StrPath, text: str) -> Path:
-    """As :func:`write_bytes`, for text in UTF-8."""
-    return write_bytes(path, text.encode("utf-8"))
+    """As :func:`write_bytes`, for text in UTF-8; names of files that are no UTF-8 keep their bytes."""
+    return write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_together(texts: Mapping[Path, str]) -> tuple[Path, ...]:
+    """As :func:`write_text`, for files that belong together: none is replaced before all are on the disk."""
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            temporary = stack.enter_context(written_whole(path))
+            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return tuple(texts)
 
 
 def output_folder(output_dir: str, data_set: str) -> Path:

@@ -1,6 +1,7 @@
 """python -m evaluation: what it prints and writes, and how it fails."""
 
 import json
+import os
 import re
 import time
 
@@ -403,3 +404,47 @@ def test_a_wrong_number_is_explained(files, capsys, option, text, message):
         main([*files[0], f"{option}={text}"])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_text(files):
+    """The files of ``files``, with names that are no UTF-8."""
+    arguments, data, folder = files
+    for side in "qg":
+        with np.load(folder / f"{side}.npz") as archive:
+            arrays = dict(archive)
+        arrays["paths"] = np.array([f"\udcff{path}" for path in arrays["paths"]])
+        np.savez(folder / f"{side}.npz", **arrays)
+    return arguments, folder
+
+
+def test_names_of_files_that_are_no_text(no_text, capsys):
+    """They keep their bytes in tables; pages replace them."""
+    arguments, folder = no_text
+    assert main([*arguments, "--output", str(folder), "--page", str(folder / "page.html")]) == 0
+    assert "\udcffé3.jpg".encode("utf-8", "surrogateescape") in (folder / "per_query.csv").read_bytes()
+    assert main(["suspects", "--embeddings", arguments[1], arguments[3], "--output", str(folder)]) == 0
+    assert b"\xff" in (folder / "suspects.csv").read_bytes()
+    assert "?é" in (folder / "suspects.html").read_text(encoding="utf-8")
+
+
+def test_names_that_are_no_text_are_printed(no_text):
+    done = run_module("evaluation", "suspects", "--embeddings", no_text[0][1], no_text[0][3])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?é" in done.stdout
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(files, monkeypatch):
+    """As with ``| head -1``, in each of the commands."""
+    arguments, _, folder = files
+    reading, writing = os.pipe()
+    os.close(reading)
+    out = str(folder / "out")
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        assert main([*arguments, "--output", out, "--page", str(folder / "page.html")]) == 0
+        assert main(["suspects", "--embeddings", arguments[1], arguments[3], "--output", out]) == 0
+        assert main(["compare", out, out, "--permutations", "9", "--resamples", "9", "--output", out]) == 0
+    names = {"metrics.json", "per_query.csv", "suspects.csv", "suspects.html", "compare.json", "compare.html"}
+    assert {path.name for path in (folder / "out").iterdir()} == names
+    assert (folder / "page.html").exists()
