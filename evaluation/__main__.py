@@ -42,6 +42,8 @@ look-up error inflates the scores (report "strict"); "strict" ranks one centroid
 query's camera out."""
 
 _MAX_RANK = 1_000_000
+_MAX_BLOCK_MB = 1_000_000
+_LEAST_SHARE = 1e-12
 _RANKED = 10_000  # queries whose results a page lists
 _ARRAY = re.compile(r"(query|gallery|[qg]_(?:pids|camids|paths))(?:\[| (?:is|has|holds|must) )")
 
@@ -85,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--k2", type=int, default=6, help="re-ranking: neighbours averaged, default: 6")
     parser.add_argument(
         "--lambda",
-        type=float,
+        type=_finite,
         default=0.3,
         dest="lambda_value",
         help="re-ranking: share of the original, default: 0.3",
@@ -93,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--query-expansion", type=int, default=0, metavar="K", help="add K nearest to each query; 0: off"
     )
-    parser.add_argument("--alpha", type=float, default=3.0, help="query expansion: exponent of the weights, default: 3")
+    parser.add_argument(
+        "--alpha", type=_finite, default=3.0, help="query expansion: exponent of the weights, default: 3"
+    )
     parser.add_argument(
         "--roc",
         action="store_true",
@@ -139,15 +143,24 @@ def _add_decisions(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> float:
     value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not 0 < value <= _MAX_BLOCK_MB:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to {_MAX_BLOCK_MB}")
     return value
 
 
 def _share(text: str) -> float:
     value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1, without these")
+    if not _LEAST_SHARE <= value <= 1 - _LEAST_SHARE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number between 0 and 1, at least {_LEAST_SHARE:g} away from both"
+        )
+    return value
+
+
+def _finite(text: str) -> float:
+    value = _number(text)
+    if not float("-inf") < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
 
 
@@ -219,18 +232,19 @@ def _run(args: argparse.Namespace) -> None:
     from evaluation.verification import describe_roc, roc_table
     from utils.console import say
     from utils.errors import UserError
-    from utils.files import require_writable
+    from utils.files import require_file, require_writable
     from utils.origin import origin
 
     if args.max_rank > _MAX_RANK:
         raise UserError(f"--max-rank is {args.max_rank}; expected at most {_MAX_RANK}.")
+    if args.page and not args.page.lower().endswith((".html", ".htm")):
+        raise UserError(f"--page is {args.page!r}; expected a name that ends with .html.")
     retrieval, notes, inputs = _read(args)
     if args.output:
         require_writable(args.output, "--output")
     if args.page:
-        if Path(args.page).is_dir():
-            raise UserError(f"--page: {args.page!r} is a folder; expected the name of an HTML file.")
         require_writable(Path(args.page).parent, "--page")
+        require_file(args.page, "--page")
     options = RankingOptions(
         metric=args.metric,
         protocol="centroid_strict" if args.protocol == "strict" else args.protocol,

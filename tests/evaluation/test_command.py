@@ -154,6 +154,7 @@ def spoil_output(folder):
         (spoil_single, "q.npz holds a single array"),
         (spoil_pickle, "q.npz is not an .npz file of plain arrays"),
         (change("g.npz", "embeddings", with_nan), "g.npz: gallery[4, 1] is nan"),
+        (change("q.npz", "embeddings", lambda x: x[:, :0]), "query has the shape [20, 0]; expected one dimension"),
         (change("q.npz", "embeddings", lambda x: x[:0]), "q.npz: query is empty; expected one row for each image"),
         (change("q.npz", "embeddings", lambda x: x[0]), "q.npz: query has the shape [5]; expected [rows, dimensions]"),
         (change("q.npz", "embeddings", lambda x: x.astype(str)), "q.npz: query holds <U"),
@@ -246,12 +247,16 @@ def test_a_page_shows_images_by_their_paths(files, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "--page: '{}' is a folder; expected the name of an HTML file."),
+        ("folder.html", "--page: '{}/folder.html' is a folder; expected the name of a file."),
         ("q.npz/page.html", "--page: cannot write to '{}/q.npz'"),
+        ("q.npz", "--page is '{}/q.npz'; expected a name that ends with .html."),
+        ("x" * 256 + ".html", "xxx.html' (File name too long)."),
+        ("\0.html", "--page: no file can be called '{}/\\x00.html' ("),
     ],
 )
 def test_a_page_that_cannot_be_written_is_met_before_the_work(files, name, message, monkeypatch, capsys):
     arguments, _, folder = files
+    (folder / "folder.html").mkdir()
     monkeypatch.setattr("evaluation.metrics.evaluate", lambda *_, **__: pytest.fail("was called"))
     assert main([*arguments, "--page", str(folder / name)]) == 2
     captured = capsys.readouterr()
@@ -393,9 +398,13 @@ def test_options_of_decisions_without_the_decision_are_named(files, capsys):
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("--unknown", "1", "'1' is not a number between 0 and 1, without these"),
-        ("--prior", "x", "'x' is not a number between 0 and 1, without these"),
+        ("--unknown", "1", "'1' is not a number between 0 and 1, at least 1e-12 away from both"),
+        ("--prior", "x", "'x' is not a number between 0 and 1, at least 1e-12 away from both"),
         ("--rank", "0", "'0' is not a whole number, 1 or more"),
+        ("--prior", "1e-320", "'1e-320' is not a number between 0 and 1, at least 1e-12 away from both"),
+        ("--alpha", "nan", "'nan' is not a finite number"),
+        ("--lambda", "inf", "'inf' is not a finite number"),
+        ("--block-mb", "1e305", "'1e305' is not a number above 0 and up to 1000000"),
         ("--seed", "-1", "'-1' is not a whole number, 0 or more"),
     ],
 )
@@ -409,7 +418,7 @@ def test_a_wrong_number_is_explained(files, capsys, option, text, message):
 @pytest.fixture
 def no_text(files):
     """The files of ``files``, with names that are no UTF-8."""
-    arguments, data, folder = files
+    arguments, _, folder = files
     for side in "qg":
         with np.load(folder / f"{side}.npz") as archive:
             arrays = dict(archive)
@@ -448,3 +457,25 @@ def test_files_are_written_though_nobody_reads_what_is_printed(files, monkeypatc
     names = {"metrics.json", "per_query.csv", "suspects.csv", "suspects.html", "compare.json", "compare.html"}
     assert {path.name for path in (folder / "out").iterdir()} == names
     assert (folder / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "\0"])
+@pytest.mark.parametrize("option", ["--query", "--gallery", "--output"])
+def test_a_name_that_no_file_can_have(files, capsys, option, name):
+    arguments, _, folder = files
+    assert main([*arguments, option, str(folder / name)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and ("File name too long" in captured.err or "null" in captured.err)
+
+
+def test_numbers_beyond_all_images(files, capsys):
+    """k1 and k2 of any size act as the number of images allows."""
+    outputs = []
+    for number in ("1000", "9" * 400):
+        assert main([*files[0], "--rerank", "--k1", number, "--k2", number]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert main([*files[0], "--query-expansion", "2", "--alpha", "1e308"]) == 2
+    assert capsys.readouterr().err == "error: Query expansion needs an alpha from 0 to 1000000, got 1e+308.\n"
+    assert main([*files[0], "--query-expansion", "2", "--alpha", "1e6"]) == 0
+    assert "nan" not in capsys.readouterr().out
