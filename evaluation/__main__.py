@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from evaluation.inputs import Input
@@ -224,12 +224,11 @@ def _with_file(message: str, args: argparse.Namespace) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from evaluation.calibration import write_calibration
+    from evaluation.calibration import remove_calibration, write_calibration
     from evaluation.metrics import evaluate
     from evaluation.rerank import QueryExpansion, Rerank
     from evaluation.retrieval import RankingOptions
     from evaluation.tables import describe, write_evaluation
-    from evaluation.verification import describe_roc, roc_table
     from utils.console import say
     from utils.errors import UserError
     from utils.files import require_file, require_writable
@@ -255,21 +254,22 @@ def _run(args: argparse.Namespace) -> None:
     )
     block_bytes = None if args.block_mb is None else max(1, int(args.block_mb * 2**20))
     notes += _without_effect(args)
-    decided, decisions = _decide(args, retrieval, options, block_bytes, inputs)
+    decided = _decide(args, retrieval, options, block_bytes, inputs)
     result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
     lines = [*(f"note: {note}" for note in notes), describe(result, with_intervals=True)]
-    table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
-    lines += describe_roc(table) if table is not None else []
-    lines += decided
-    say("\n".join(lines) + "\n")
+    say("\n".join([*lines, *decided.lines]) + "\n")
     if args.output:
-        about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin(), **decisions}
-        written = list(write_evaluation(args.output, [result], retrieval, _settings(args), table, about))
-        if "calibration" in decisions:
-            written.append(write_calibration(args.output, decisions["calibration"]))
+        about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin(), **decided.about}
+        written = list(write_evaluation(args.output, [result], retrieval, _settings(args), decided.table, about))
+        if "calibration" in about:
+            written.append(write_calibration(args.output, about["calibration"]))
+        elif removed := remove_calibration(args.output):
+            say(f"removed: {removed}, which was of an earlier evaluation.\n")
         say("".join(f"written: {path}\n" for path in written))
     if args.page:
-        _write_page(args.page, result, retrieval, options, table, block_bytes)
+        _write_page(args.page, result, retrieval, options, decided.table, block_bytes)
+    if decided.failed:
+        raise UserError(" Also: ".join(decided.failed))
 
 
 def _write_page(
@@ -291,20 +291,35 @@ def _write_page(
     say((f"note: {note}\n" if note else "") + f"written: {path}\n")
 
 
+class _Decided(NamedTuple):
+    lines: list[str]  # what --roc, --open-set and --calibrate print
+    table: "RocTable | None"
+    about: dict[str, Any]  # what metrics.json says of the latter two
+    failed: list[str]  # why there is no table or calibration, which the metrics do not need
+
+
 def _decide(
     args: argparse.Namespace,
     retrieval: "RetrievalSet",
     options: "RankingOptions",
     block_bytes: int | None,
     inputs: "dict[str, Input]",
-) -> tuple[list[str], dict[str, Any]]:
-    """What --open-set and --calibrate print, and what metrics.json says of it."""
+) -> _Decided:
     from evaluation.calibration import calibrate, describe_calibration
     from evaluation.inputs import differing
     from evaluation.open_set import describe_open_set, draw_unknown, evaluate_open_set, open_set_details
+    from evaluation.verification import describe_roc, roc_table
+    from utils.errors import UserError
 
-    lines: list[str] = []
-    about: dict[str, Any] = {}
+    decided = _Decided([], None, {}, [])
+    lines, _, about, failed = decided
+    if args.roc:
+        try:
+            table = roc_table(retrieval, options, block_bytes=block_bytes)
+            lines += describe_roc(table)
+            decided = decided._replace(table=table)
+        except UserError as error:
+            failed.append(str(error))
     if args.open_set:
         left_out = () if args.unknown is None else draw_unknown(retrieval, args.unknown, args.seed)
         found = evaluate_open_set(retrieval, options, left_out=left_out, block_bytes=block_bytes)
@@ -315,10 +330,13 @@ def _decide(
         query, gallery = inputs["query"], inputs["gallery"]
         network = query.embedder if gallery.embedder and not differing(query, gallery) else {}
         drawn = {"method": args.calibrate, "prior": args.prior, "seed": args.seed}
-        fitted = calibrate(retrieval, options, **drawn, network=network, block_bytes=block_bytes)
-        lines += describe_calibration(fitted)
-        about["calibration"] = fitted.to_dict()
-    return lines, about
+        try:
+            fitted = calibrate(retrieval, options, **drawn, network=network, block_bytes=block_bytes)
+            lines += describe_calibration(fitted)
+            about["calibration"] = fitted.to_dict()
+        except UserError as error:
+            failed.append(str(error))
+    return decided
 
 
 def _read(args: argparse.Namespace) -> "tuple[RetrievalSet, list[str], dict[str, Input]]":

@@ -205,6 +205,23 @@ def write_calibration(folder: str | Path, document: Mapping[str, Any]) -> Path:
     return write_text(Path(folder) / CALIBRATION_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
+def remove_calibration(folder: str | Path) -> Path | None:
+    """Remove the calibration.json that an earlier evaluation left in a folder, and return its path if there was one.
+
+    Example:
+        >>> remove_calibration("missing") is None
+        True
+    """
+    file = Path(folder) / CALIBRATION_FILE
+    if not file.is_file():
+        return None
+    try:
+        file.unlink()
+    except OSError as error:
+        raise UserError(f"{file} of an earlier evaluation cannot be removed ({error.strerror}).") from error
+    return file
+
+
 def calibrate(
     retrieval: RetrievalSet,
     options: RankingOptions | None = None,

@@ -479,3 +479,24 @@ def test_numbers_beyond_all_images(files, capsys):
     assert capsys.readouterr().err == "error: Query expansion needs an alpha from 0 to 1000000, got 1e+308.\n"
     assert main([*files[0], "--query-expansion", "2", "--alpha", "1e6"]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_a_table_or_calibration_that_cannot_be_made_does_not_cost_the_metrics(files, capsys):
+    arguments, data, folder = files
+    out, page = folder / "out", folder / "page.html"
+    assert main([*arguments, "--calibrate", "platt", "--output", str(out)]) == 0
+    for side in "qg":
+        with np.load(folder / f"{side}.npz") as archive:
+            arrays = dict(archive)
+        np.savez(folder / f"{side}.npz", **{**arrays, "pids": np.zeros_like(arrays["pids"])})
+    capsys.readouterr()
+    assert main([*arguments, "--roc", "--calibrate", "platt", "--output", str(out), "--page", str(page)]) == 2
+    captured = capsys.readouterr()
+    result = evaluate_embeddings(*data[:2], np.zeros(20), np.zeros(60), *data[4:])
+    assert f"mAP {result.mAP:.2%}" in captured.out
+    assert f"removed: {out}/calibration.json, which was of an earlier evaluation." in captured.out.splitlines()
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["mAP"] == result.mAP
+    assert page.exists() and not (out / "calibration.json").exists()
+    assert captured.err.startswith(f"error: {folder}/g.npz: pids holds no identity but the queries' own")
+    assert "identities. Also: a calibration needs pairs of one identity and of two" in captured.err
+    assert captured.err.count("\n") == 1
