@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from evaluation.inputs import Input
@@ -42,6 +42,8 @@ look-up error inflates the scores (report "strict"); "strict" ranks one centroid
 query's camera out."""
 
 _MAX_RANK = 1_000_000
+_MAX_BLOCK_MB = 1_000_000
+_LEAST_SHARE = 1e-12
 _RANKED = 10_000  # queries whose results a page lists
 _ARRAY = re.compile(r"(query|gallery|[qg]_(?:pids|camids|paths))(?:\[| (?:is|has|holds|must) )")
 
@@ -85,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--k2", type=int, default=6, help="re-ranking: neighbours averaged, default: 6")
     parser.add_argument(
         "--lambda",
-        type=float,
+        type=_finite,
         default=0.3,
         dest="lambda_value",
         help="re-ranking: share of the original, default: 0.3",
@@ -93,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--query-expansion", type=int, default=0, metavar="K", help="add K nearest to each query; 0: off"
     )
-    parser.add_argument("--alpha", type=float, default=3.0, help="query expansion: exponent of the weights, default: 3")
+    parser.add_argument(
+        "--alpha", type=_finite, default=3.0, help="query expansion: exponent of the weights, default: 3"
+    )
     parser.add_argument(
         "--roc",
         action="store_true",
@@ -139,15 +143,24 @@ def _add_decisions(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> float:
     value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    if not 0 < value <= _MAX_BLOCK_MB:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and up to {_MAX_BLOCK_MB}")
     return value
 
 
 def _share(text: str) -> float:
     value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1, without these")
+    if not _LEAST_SHARE <= value <= 1 - _LEAST_SHARE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number between 0 and 1, at least {_LEAST_SHARE:g} away from both"
+        )
+    return value
+
+
+def _finite(text: str) -> float:
+    value = _number(text)
+    if not float("-inf") < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
 
 
@@ -187,6 +200,8 @@ def main(argv: list[str] | None = None) -> int:
         work, named = partial(_run, args), partial(_with_file, args=args)
     from utils.errors import UserError
 
+    if hasattr(sys.stdout, "reconfigure"):  # names of files may be no text, which would end the command
+        sys.stdout.reconfigure(errors="replace")
     try:
         work()
     except UserError as error:
@@ -209,25 +224,26 @@ def _with_file(message: str, args: argparse.Namespace) -> str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from evaluation.calibration import write_calibration
+    from evaluation.calibration import remove_calibration, write_calibration
     from evaluation.metrics import evaluate
     from evaluation.rerank import QueryExpansion, Rerank
     from evaluation.retrieval import RankingOptions
     from evaluation.tables import describe, write_evaluation
-    from evaluation.verification import describe_roc, roc_table
+    from utils.console import say
     from utils.errors import UserError
-    from utils.files import require_writable
+    from utils.files import require_file, require_writable
     from utils.origin import origin
 
     if args.max_rank > _MAX_RANK:
         raise UserError(f"--max-rank is {args.max_rank}; expected at most {_MAX_RANK}.")
+    if args.page and not args.page.lower().endswith((".html", ".htm")):
+        raise UserError(f"--page is {args.page!r}; expected a name that ends with .html.")
     retrieval, notes, inputs = _read(args)
     if args.output:
         require_writable(args.output, "--output")
     if args.page:
-        if Path(args.page).is_dir():
-            raise UserError(f"--page: {args.page!r} is a folder; expected the name of an HTML file.")
         require_writable(Path(args.page).parent, "--page")
+        require_file(args.page, "--page")
     options = RankingOptions(
         metric=args.metric,
         protocol="centroid_strict" if args.protocol == "strict" else args.protocol,
@@ -238,22 +254,22 @@ def _run(args: argparse.Namespace) -> None:
     )
     block_bytes = None if args.block_mb is None else max(1, int(args.block_mb * 2**20))
     notes += _without_effect(args)
-    decided, decisions = _decide(args, retrieval, options, block_bytes, inputs)
+    decided = _decide(args, retrieval, options, block_bytes, inputs)
     result = evaluate(retrieval, options, max_rank=args.max_rank, block_bytes=block_bytes)
     lines = [*(f"note: {note}" for note in notes), describe(result, with_intervals=True)]
-    table = roc_table(retrieval, options, block_bytes=block_bytes) if args.roc else None
-    lines += describe_roc(table) if table is not None else []
-    lines += decided
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()  # before writing, which may fail
+    say("\n".join([*lines, *decided.lines]) + "\n")
     if args.output:
-        about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin(), **decisions}
-        written = list(write_evaluation(args.output, [result], retrieval, _settings(args), table, about))
-        if "calibration" in decisions:
-            written.append(write_calibration(args.output, decisions["calibration"]))
-        sys.stdout.write("".join(f"written: {path}\n" for path in written))
+        about = {"inputs": {name: side.origin() for name, side in inputs.items()}, **origin(), **decided.about}
+        written = list(write_evaluation(args.output, [result], retrieval, _settings(args), decided.table, about))
+        if "calibration" in about:
+            written.append(write_calibration(args.output, about["calibration"]))
+        elif removed := remove_calibration(args.output):
+            say(f"removed: {removed}, which was of an earlier evaluation.\n")
+        say("".join(f"written: {path}\n" for path in written))
     if args.page:
-        _write_page(args.page, result, retrieval, options, table, block_bytes)
+        _write_page(args.page, result, retrieval, options, decided.table, block_bytes)
+    if decided.failed:
+        raise UserError(" Also: ".join(decided.failed))
 
 
 def _write_page(
@@ -267,11 +283,19 @@ def _write_page(
     from evaluation.page_data import Shown, worst_first
     from evaluation.pages import write_page
     from evaluation.ranked_images import rank_for_display
+    from utils.console import say
 
     worst = worst_first(result)[:_RANKED]
     shown = Shown(rank_for_display(retrieval, options, queries=worst, block_bytes=block_bytes))
     _, note = write_page(path, result, retrieval, options, shown, verification=table, block_bytes=block_bytes)
-    sys.stdout.write((f"note: {note}\n" if note else "") + f"written: {path}\n")
+    say((f"note: {note}\n" if note else "") + f"written: {path}\n")
+
+
+class _Decided(NamedTuple):
+    lines: list[str]  # what --roc, --open-set and --calibrate print
+    table: "RocTable | None"
+    about: dict[str, Any]  # what metrics.json says of the latter two
+    failed: list[str]  # why there is no table or calibration, which the metrics do not need
 
 
 def _decide(
@@ -280,14 +304,22 @@ def _decide(
     options: "RankingOptions",
     block_bytes: int | None,
     inputs: "dict[str, Input]",
-) -> tuple[list[str], dict[str, Any]]:
-    """What --open-set and --calibrate print, and what metrics.json says of it."""
+) -> _Decided:
     from evaluation.calibration import calibrate, describe_calibration
     from evaluation.inputs import differing
     from evaluation.open_set import describe_open_set, draw_unknown, evaluate_open_set, open_set_details
+    from evaluation.verification import describe_roc, roc_table
+    from utils.errors import UserError
 
-    lines: list[str] = []
-    about: dict[str, Any] = {}
+    decided = _Decided([], None, {}, [])
+    lines, _, about, failed = decided
+    if args.roc:
+        try:
+            table = roc_table(retrieval, options, block_bytes=block_bytes)
+            lines += describe_roc(table)
+            decided = decided._replace(table=table)
+        except UserError as error:
+            failed.append(str(error))
     if args.open_set:
         left_out = () if args.unknown is None else draw_unknown(retrieval, args.unknown, args.seed)
         found = evaluate_open_set(retrieval, options, left_out=left_out, block_bytes=block_bytes)
@@ -298,10 +330,13 @@ def _decide(
         query, gallery = inputs["query"], inputs["gallery"]
         network = query.embedder if gallery.embedder and not differing(query, gallery) else {}
         drawn = {"method": args.calibrate, "prior": args.prior, "seed": args.seed}
-        fitted = calibrate(retrieval, options, **drawn, network=network, block_bytes=block_bytes)
-        lines += describe_calibration(fitted)
-        about["calibration"] = fitted.to_dict()
-    return lines, about
+        try:
+            fitted = calibrate(retrieval, options, **drawn, network=network, block_bytes=block_bytes)
+            lines += describe_calibration(fitted)
+            about["calibration"] = fitted.to_dict()
+        except UserError as error:
+            failed.append(str(error))
+    return decided
 
 
 def _read(args: argparse.Namespace) -> "tuple[RetrievalSet, list[str], dict[str, Input]]":

@@ -78,8 +78,13 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UnknownNameError(f"method is {self.method!r}; valid names: {', '.join(METHODS)}.")
+        kinds = {"parameters": Mapping, "metric": str, "normalize": bool, "network": Mapping, "reliability": Mapping}
+        wrong = [name for name, kind in kinds.items() if not isinstance(getattr(self, name), kind)]
+        wrong += [] if _is_number(self.prior) and 0 < self.prior < 1 else ["prior"]
+        if wrong:
+            raise UserError(f"the calibration is damaged: {wrong[0]} is {repr(getattr(self, wrong[0]))[:80]}.")
         if self.method == "platt":
-            slope, offset = (float(self.parameters[name]) for name in ("slope", "offset"))
+            slope, offset = self._line()
             good = slope > 0 and math.isfinite(slope) and math.isfinite(offset)
         else:
             ends, values = self._steps()
@@ -90,9 +95,20 @@ class Calibration:
                 "a calibration's probability must fall with the distance, which these parameters do not give."
             )
 
-    def _steps(self) -> tuple[FloatArray, FloatArray]:
-        ends, values = (np.asarray(self.parameters[name], np.float64) for name in ("distances", "probabilities"))
-        return ends, values
+    def _line(self) -> list[float]:
+        return self._numbers("slope", "offset")
+
+    def _steps(self) -> list[FloatArray]:
+        return [np.asarray(numbers, np.float64) for numbers in self._numbers("distances", "probabilities")]
+
+    def _numbers(self, *names: str) -> list[Any]:
+        """These parameters: lists of numbers for the steps, numbers as floats for the line."""
+        values = [self.parameters[name] for name in names]
+        for name, value in zip(names, values, strict=True):
+            parts = value if self.method == "isotonic" else [value]
+            if not (isinstance(parts, list) and all(map(_is_number, parts))):
+                raise UserError(f"the calibration is damaged: {name} is {repr(value)[:80]}.")
+        return values if self.method == "isotonic" else [float(value) for value in values]
 
     def probability(self, distance: Any) -> FloatArray:
         """The probability that a pair at a distance shows one identity.
@@ -106,7 +122,8 @@ class Calibration:
         distance = np.asarray(distance, dtype=np.float64)
         if self.method == "platt":
             with np.errstate(over="ignore"):  # far beyond: exp is infinite, and the probability 0
-                return 1 / (1 + np.exp(self.parameters["slope"] * distance + self.parameters["offset"]))
+                slope, offset = self._line()
+                return 1 / (1 + np.exp(slope * distance + offset))
         ends, values = self._steps()
         return np.where(np.isnan(distance), np.nan, values[ends.searchsorted(distance).clip(max=len(ends) - 1)])
 
@@ -125,7 +142,8 @@ class Calibration:
                 "lower one."
             )
         if self.method == "platt":
-            limit = (math.log(1 / probability - 1) - self.parameters["offset"]) / self.parameters["slope"]
+            slope, offset = self._line()
+            limit = (math.log(1 / probability - 1) - offset) / slope
         else:
             ends, values = self._steps()
             reached = int((values >= probability).sum())
@@ -164,8 +182,12 @@ class Calibration:
             return cls(**{name: document[name] for name in cls.__dataclass_fields__})
         except UserError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"the calibration is damaged ({type(error).__name__}: {error}).") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_calibration(file: str | Path) -> Calibration:
@@ -186,9 +208,9 @@ def read_calibration(file: str | Path) -> Calibration:
     if not file.is_file():
         raise MissingPathError(f"{file} does not exist; {expected}")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
         return Calibration.from_dict(document.get("calibration", document))
-    except (OSError, ValueError, AttributeError) as error:  # a UserError is a ValueError
+    except (OSError, ValueError, AttributeError, RecursionError) as error:  # a UserError is a ValueError
         raise UserError(f"{file} holds no calibration ({error}); {expected}") from error
 
 
@@ -203,6 +225,23 @@ def write_calibration(folder: str | Path, document: Mapping[str, Any]) -> Path:
         True
     """
     return write_text(Path(folder) / CALIBRATION_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def remove_calibration(folder: str | Path) -> Path | None:
+    """Remove the calibration.json that an earlier evaluation left in a folder, and return its path if there was one.
+
+    Example:
+        >>> remove_calibration("missing") is None
+        True
+    """
+    file = Path(folder) / CALIBRATION_FILE
+    if not file.is_file():
+        return None
+    try:
+        file.unlink()
+    except OSError as error:
+        raise UserError(f"{file} of an earlier evaluation cannot be removed ({error.strerror}).") from error
+    return file
 
 
 def calibrate(

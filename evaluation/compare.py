@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
     from evaluation.compare_page import write_page
     from evaluation.comparison import compare, describe, most_changed
     from evaluation.per_query import read_evaluation
+    from utils.console import say
     from utils.errors import UserError
     from utils.files import require_writable, write_text
     from utils.origin import origin
@@ -102,14 +102,13 @@ def run(args: argparse.Namespace) -> None:
     document, queries = compare(a, b, protocol, **options)
     if args.output:
         require_writable(args.output, "--output")
-    sys.stdout.write(describe(document, queries, args.top) + "\n")
-    sys.stdout.flush()  # before writing, which may fail
+    say(describe(document, queries, args.top) + "\n")
     if args.output:
         changed = dict(zip(("gained", "lost"), most_changed(queries, args.top), strict=True))
         text = json.dumps({**document, "changed": changed, **origin()}, indent=2, allow_nan=False)
         written = [write_text(Path(args.output) / "compare.json", text + "\n")]
         written.append(write_page(Path(args.output) / "compare.html", document, queries, changed))
-        sys.stdout.write("".join(f"written: {path}\n" for path in written))
+        say("".join(f"written: {path}\n" for path in written))
 
 
 def shared_protocol(a: "Evaluation", b: "Evaluation", wanted: str | None = None) -> str:

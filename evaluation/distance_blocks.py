@@ -39,7 +39,7 @@ def as_embeddings(name: str, values: Any) -> Tensor:
         values: tensor, or anything that numpy turns into an array of numbers.
 
     Raises:
-        UserError: the values are not numbers, not two-dimensional, or have no rows.
+        UserError: the values are not numbers, not two-dimensional, or have no rows or no columns.
 
     Example:
         >>> as_embeddings("query", [[1.0, 0.0]]).shape
@@ -59,6 +59,8 @@ def as_embeddings(name: str, values: Any) -> Tensor:
         raise UserError(f"{name} has the shape {list(values.shape)}; expected [rows, dimensions].")
     if not len(values):
         raise UserError(f"{name} is empty; expected one row for each image.")
+    if not values.shape[1]:
+        raise UserError(f"{name} has the shape {list(values.shape)}; expected one dimension or more.")
     return values.detach()
 
 

@@ -13,7 +13,7 @@ from evaluation.notes import own_images_note
 from evaluation.retrieval import RetrievalSet
 from evaluation.self_matches import find_self_matches
 from utils.errors import MissingPathError, UserError
-from utils.files import content_digest
+from utils.files import content_digest, is_folder
 from utils.galleries import read_about, read_array
 from utils.labels import JUNK_PIDS, BoolArray, IntArray, Names, check_length, int_array
 
@@ -57,7 +57,7 @@ def read_input(path: str, ignore_cameras: bool = False) -> Input:
         ...     sorted(read_input(f"{folder}/q.npz").arrays)
         ['camids', 'embeddings', 'pids']
     """
-    found = _read_folder(Path(path)) if Path(path).is_dir() else _read_file(path, ignore_cameras)
+    found = _read_folder(Path(path)) if is_folder(path) else _read_file(path, ignore_cameras)
     for name, array in found.arrays.items():
         if array.dtype.kind == "S":  # text all the same, of one byte a letter
             found.arrays[name] = np.char.decode(array, "utf-8", "surrogateescape")

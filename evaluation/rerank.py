@@ -21,6 +21,7 @@ from utils.labels import IntArray
 
 FloatArray = NDArray[np.float32]
 
+_MAX_ALPHA = 1_000_000  # a similarity that rounding puts above 1 is still finite to this power
 # How much is held at once; the results do not depend on it.
 ENTRIES_AT_ONCE = 1 << 19
 
@@ -66,8 +67,8 @@ class QueryExpansion:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"Query expansion needs k of 1 or more, got {self.k}.")
-        if not (np.isfinite(self.alpha) and self.alpha >= 0):
-            raise UserError(f"Query expansion needs a finite alpha of 0 or more, got {self.alpha}.")
+        if not 0 <= self.alpha <= _MAX_ALPHA:
+            raise UserError(f"Query expansion needs an alpha from 0 to {_MAX_ALPHA}, got {self.alpha}.")
 
 
 def expand_queries(
@@ -126,7 +127,7 @@ class RerankedDistances:
     Args:
         query: [M, D] floating, M >= 1.
         gallery: [N, D] floating, N >= 1.
-        settings: k1, k2 and lambda; k1 and k2 beyond M + N act as M + N.
+        settings: k1, k2 and lambda; k1 beyond 2 (M + N) acts as that, k2 beyond M + N as M + N.
         metric, feat_norm: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
         processes: processes that share the search for neighbours; each must call with the same inputs.
 
@@ -154,9 +155,10 @@ class RerankedDistances:
         self.distances = DistanceBlocks(query, gallery, metric, feat_norm)
         self.gallery = gallery
         nodes = Nodes(query, gallery, metric, feat_norm)
-        found = find_neighbours(nodes, min(max(settings.k1 + 1, settings.k2), nodes.size), processes)
+        k1 = min(settings.k1, 2 * nodes.size)  # half of it is a number of neighbours too
+        found = find_neighbours(nodes, min(max(k1 + 1, settings.k2), nodes.size), processes)
         largest = np.where(found.largest > 0, found.largest, 1)  # 0 if all nodes coincide
-        rows, columns, weights = _encode(nodes, found, largest, settings.k1)
+        rows, columns, weights = _encode(nodes, found, largest, k1)
         if settings.k2 > 1:
             rows, columns, weights = _average(found.nodes[:, : settings.k2], rows, columns, weights)
         m, n = len(query), len(gallery)

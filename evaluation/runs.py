@@ -1,6 +1,7 @@
 """What the evaluations of several runs, or of several test sets, say together: mean and spread, cross-domain matrix."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,13 +110,30 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     """
     path = folder / "metrics.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document["protocols"], dict):
-            raise TypeError("protocols is no table")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        _check_entries(document)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path} cannot be read ({reason}); expected an evaluation.") from error
     return dict(document)
+
+
+def _check_entries(document: Any) -> None:
+    """Raise a TypeError, or what reading the metrics raises, unless all that is summarized is of the right kind."""
+    if not isinstance(document["protocols"], dict):
+        raise TypeError("protocols is no table")
+    for protocol, metrics in metrics_by_protocol(document).items():
+        for name, value in metrics.items():
+            if not (isinstance(value, int | float) and math.isfinite(value)):
+                raise TypeError(f"{name} of {protocol} is {repr(value)[:80]}")
+        if not isinstance(document["protocols"][protocol].get("caveat", ""), str):
+            raise TypeError(f"caveat of {protocol} is no text")
+    run = document.get("run", {})
+    for key in ("number", "seed"):
+        if not isinstance(run.get(key), int | None):
+            raise TypeError(f"{key} of the run is {repr(run[key])[:80]}")
+    if not isinstance(document.get("trained_on", ""), str):
+        raise TypeError("trained_on is no text")
 
 
 def metrics_by_protocol(document: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -127,9 +145,9 @@ def metrics_by_protocol(document: Mapping[str, Any]) -> dict[str, dict[str, floa
     """
     found = {}
     for protocol in (protocol for protocols in KINDS.values() for protocol in protocols):
-        details = document["protocols"].get(protocol)
-        if details is None:
+        if protocol not in document["protocols"]:
             continue
+        details = document["protocols"][protocol]
         prefix = "strict_" if protocol == "centroid_strict" else ""
         found[protocol] = {f"{prefix}mAP": details["mAP"]}
         found[protocol] |= {f"{prefix}Top-{rank}": value for rank, value in details["topk"].items()}

@@ -9,7 +9,7 @@ from evaluation.inputs import LabelledImages
 from evaluation.label_errors import Suspect
 from evaluation.page_parts import facts, page, thumbnail
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import write_bytes
 from utils.labels import IntArray
 
 _MOST = 200  # suspects on a page: with eight images each it has about five megabytes
@@ -50,7 +50,8 @@ def write_suspect_page(
         "is: 0 is what chance brings to every set without errors, 2 to one in a hundred. On the left are the images in "
         "question, on the right those to compare them with.</p>"
     )
-    return write_text(path, page("Suspect labels", header, "\n".join(_card(one, images) for one in shown), _STYLE))
+    text = page("Suspect labels", header, "\n".join(_card(one, images) for one in shown), _STYLE)
+    return write_bytes(path, text.encode("utf-8", "replace"))  # names of files may be no text
 
 
 def _card(one: Suspect, images: LabelledImages) -> str:

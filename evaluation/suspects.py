@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from evaluation.label_errors import find_label_errors
     from evaluation.suspect_page import write_suspect_page
+    from utils.console import say
     from utils.errors import UserError
     from utils.files import require_writable, write_text
 
@@ -97,14 +98,13 @@ def run(args: argparse.Namespace) -> None:
     except UserError as error:
         raise UserError(f"{' and '.join(args.embeddings)}: {error}") from error
     lines = [*(f"note: {note}" for note in notes), *_summary(found, images), *_table(found[: args.top], images)]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()  # before writing, which may fail
+    say("\n".join(lines) + "\n")
     if folder is None:
         return
     written = [write_text(folder / "suspects.csv", _csv(found[: args.limit], images))]
     if images.paths is not None:
         written.append(write_suspect_page(folder / "suspects.html", found[: args.limit], images))
-    sys.stdout.write("".join(f"written: {path}\n" for path in written))
+    say("".join(f"written: {path}\n" for path in written))
 
 
 def _read(args: argparse.Namespace) -> "tuple[LabelledImages, list[str]]":

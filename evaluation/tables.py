@@ -15,7 +15,7 @@ from evaluation.notes import title_of
 from evaluation.retrieval import EvalResult, RetrievalSet
 from evaluation.statistics import describe_summary
 from evaluation.verification import RocTable
-from utils.files import write_text
+from utils.files import write_together
 from utils.labels import check_length
 
 AnyPath = str | os.PathLike[str]
@@ -129,8 +129,10 @@ def write_evaluation(
         curve = verification.curve()
         document["verification_curve"] = {name: values.tolist() for name, values in vars(curve).items()}
     folder = Path(output_dir)
-    written = write_text(folder / "metrics.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
-    return written, write_text(folder / "per_query.csv", _per_query_table(results, retrieval))
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    metrics_file, table = folder / "metrics.json", folder / "per_query.csv"
+    write_together({metrics_file: text, table: _per_query_table(results, retrieval)})
+    return metrics_file, table
 
 
 def _details(result: EvalResult) -> dict[str, Any]:

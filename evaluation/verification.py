@@ -23,6 +23,7 @@ from utils.labels import IntArray
 FAR_LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _BINS = 1 << 16
 CURVE_POINTS = 500
+_HALVINGS = 40  # of two bins, until no float32 number lies between the halves
 ENTRIES_AT_ONCE = 1 << 20  # distances counted into the histograms at once
 
 
@@ -45,19 +46,36 @@ class RocTable:
     impostor: IntArray  # [bins] number of pairs of different identities
 
     def rates(self) -> tuple[FloatArray, FloatArray]:
-        """FAR and TAR [bins + 1] of the edges as thresholds."""
+        """FAR and TAR [bins + 1] where the first 0, 1, 2 ... bins are accepted, as :meth:`thresholds` does."""
         return _cumulative(self.impostor), _cumulative(self.genuine)
+
+    def thresholds(self, number: IntArray) -> FloatArray:
+        """The largest distances, float32 numbers, that lie in the first ``number`` bins, of the same shape.
+
+        They are just below the edges, since pairs on an edge are counted in the bin above it; that of all bins is the
+        last edge, and that of none lies below the first.
+        """
+        bins, (low, high) = len(self.genuine), self.edges[[0, -1]].tolist()
+        step = self.edges[1] - self.edges[0]
+        below, above = ((self.edges[number] + shift).astype(np.float32) for shift in (-step, step))
+        for _ in range(_HALVINGS):
+            middle = ((below.astype(np.float64) + above) / 2).astype(np.float32)
+            is_below = _bin_numbers(torch.from_numpy(middle), low, high, bins).numpy() < number
+            below, above = np.where(is_below, middle, below), np.where(is_below, above, middle)
+        none = np.nextafter(np.float32(low), np.float32(-np.inf))
+        return np.where(number == 0, none, np.where(number == bins, high, below.astype(np.float64)))
 
     def equal_error_rate(self) -> tuple[float, float]:
         """The equal error rate, where FAR = 1 - TAR, and its threshold (ISO/IEC 19795-1).
 
-        Between the last edge with FAR < 1 - TAR and the first without, rates and threshold are interpolated linearly.
+        Between the last threshold with FAR < 1 - TAR and the first without, both are interpolated linearly.
         """
         far, tar = self.rates()
         excess = far - (1 - tar)  # from -1 to 1
         after = int((excess >= 0).argmax())
         share = excess[after - 1] / (excess[after - 1] - excess[after])
-        rate, threshold = (x[after - 1] + share * (x[after] - x[after - 1]) for x in (far, self.edges))
+        around = np.array([after - 1, after])
+        rate, threshold = (x[0] + share * (x[1] - x[0]) for x in (far[around], self.thresholds(around)))
         return float(rate), float(threshold)
 
     def curve(self, points: int = CURVE_POINTS) -> "RocCurve":
@@ -71,7 +89,7 @@ class RocTable:
         by_far = far.searchsorted(levels, side="right") - 1  # the largest threshold within each level
         by_tar = tar.searchsorted(np.linspace(0, 1, points // 2 - 1))  # the smallest that accepts each share
         kept = np.unique(np.concatenate(([0, len(far) - 1], by_far, by_tar)))
-        return RocCurve(far[kept], tar[kept], self.edges[kept])
+        return RocCurve(far[kept], tar[kept], self.thresholds(kept))
 
 
 @dataclass(frozen=True)
@@ -119,8 +137,8 @@ def roc_table(
 ) -> RocTable:
     """Compute TAR at given levels of FAR over all pairs of a query and a gallery image, from histograms.
 
-    Pairs of one identity and one camera do not count, nor do a query and its own image. Thresholds are bin edges from
-    0 to a bound of the distances.
+    Pairs of one identity and one camera do not count, nor do a query and its own image. Thresholds are the ends of
+    bins from 0 to a bound of the distances.
 
     Args:
         retrieval: queries and gallery images.
@@ -157,15 +175,16 @@ def roc_table(
     tar = genuine.cumsum() / genuine.sum()
     place = np.searchsorted(far, levels, side="right") - 1  # the last bin within the level
     kept = place >= 0
-    return RocTable(
+    table = RocTable(
         far_levels=levels,
         far=np.where(kept, far[place], 0.0),
         tar=np.where(kept, tar[place], 0.0),
-        threshold=np.where(kept, edges[place + 1], np.nan),
+        threshold=np.full(len(levels), np.nan),
         edges=edges,
         genuine=genuine,
         impostor=impostor,
     )
+    return replace(table, threshold=np.where(kept, table.thresholds(place + 1), np.nan))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import hashlib
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -53,7 +53,7 @@ def written_whole(path: StrPath, keep_ending: bool = False) -> Iterator[Path]:
         UserError: the folder cannot be written to, or ``path`` is a folder; the message names the file.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"{str(path)!r} is a folder; expected the name of a file.")
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}") if keep_ending else None
     try:
@@ -74,8 +74,17 @@ def write_bytes(path: StrPath, data: bytes) -> Path:
 
 
 def write_text(path: StrPath, text: str) -> Path:
-    """As :func:`write_bytes`, for text in UTF-8."""
-    return write_bytes(path, text.encode("utf-8"))
+    """As :func:`write_bytes`, for text in UTF-8; names of files that are no UTF-8 keep their bytes."""
+    return write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_together(texts: Mapping[Path, str]) -> tuple[Path, ...]:
+    """As :func:`write_text`, for files that belong together: none is replaced before all are on the disk."""
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            temporary = stack.enter_context(written_whole(path))
+            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return tuple(texts)
 
 
 def output_folder(output_dir: str, data_set: str) -> Path:
@@ -98,12 +107,35 @@ def require_writable(folder: StrPath, named_by: str) -> Path:
     """
     try:
         try_folder(folder)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:  # a ValueError: the name holds a zero byte
         raise UserError(
-            f"{named_by}: cannot write to {os.fspath(folder)!r} ({reason}); choose a folder that you may write to."
+            f"{named_by}: cannot write to {os.fspath(folder)!r} ({_reason(error)}); choose a folder that you may write "
+            "to."
         ) from error
     return Path(folder)
+
+
+def is_folder(path: StrPath) -> bool:
+    """Whether there is such a folder; False, not an error, for a name that no file can have."""
+    with suppress(OSError):
+        return Path(path).is_dir()
+    return False
+
+
+def require_file(path: StrPath, named_by: str) -> None:
+    """Raise a UserError if ``path`` is a folder, or a name that no file can have, which ``named_by`` gives."""
+    if is_folder(path):
+        raise UserError(f"{named_by}: {os.fspath(path)!r} is a folder; expected the name of a file.")
+    try:
+        Path(path).stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(f"{named_by}: no file can be called {os.fspath(path)!r} ({_reason(error)}).") from error
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
 
 
 def try_folder(folder: StrPath) -> None:

@@ -28,10 +28,10 @@ def threshold_at_far(table: "RocTable", far: float) -> float:
     if not 0 <= far <= 1:
         raise UserError(f"far is {far}; expected a rate from 0 to 1.")
     rates = table.impostor.cumsum() / table.impostor.sum()
-    bins = int(rates.searchsorted(far, side="right"))  # the first bins, which together keep to the rate
-    if not bins:
+    bins = rates.searchsorted([far], side="right")  # the first bins, which together keep to the rate
+    if not bins[0]:
         raise UserError(f"no threshold keeps a false accept rate of {far:g}; the lowest possible is {rates[0]:g}.")
-    return float(table.edges[bins])
+    return float(table.thresholds(bins)[0])
 
 
 def threshold_from_file(rate: str, file: str, metric: str, normalize: bool) -> float:

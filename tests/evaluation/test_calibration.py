@@ -211,6 +211,7 @@ def test_a_calibration_of_another_network_is_refused():
     [
         ("{", "holds no calibration"),
         ("[]", "holds no calibration"),
+        pytest.param("[" * 200000, "holds no calibration", id="deep"),
         ('{"mAP": 1}', r"holds no calibration \(the calibration is damaged \(KeyError: 'method'\)"),
         (json.dumps({**Calibration("isotonic", STEPS, "cosine", False, 0.1).to_dict(), "method": "x"}), "'isotonic|x'"),
     ],
@@ -225,6 +226,41 @@ def test_another_file_is_refused(tmp_path, text, message):
     )
     with pytest.raises(MissingPathError, match=r"none\.json does not exist; python -m evaluation --calibrate"):
         read_calibration(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"normalize": "no"}, r"normalize is 'no'\."),
+        ({"network": [1]}, r"network is \[1\]\."),
+        ({"metric": 3}, r"metric is 3\."),
+        ({"prior": "x"}, r"prior is 'x'\."),
+        ({"prior": 2}, r"prior is 2\."),
+        ({"reliability": None}, r"reliability is None\."),
+        ({"parameters": [1]}, r"parameters is \[1\]\."),
+        (
+            {"parameters": {"slope": "1", "offset": 0.0, "distances": [[1]], "probabilities": [[1]]}},
+            "(slope|distances) is",
+        ),
+        ({"parameters": {"slope": 1, "offset": True, "distances": 1, "probabilities": [1]}}, "(offset|distances) is"),
+        ({"parameters": {"slope": 10**400, "offset": 0, "distances": [10**400], "probabilities": [1]}}, "too large"),
+    ],
+)
+def test_entries_of_another_kind_are_named(tmp_path, method, entry, told):
+    parameters = STEPS if method == "isotonic" else {"slope": 2.5, "offset": -4.0}
+    calibration = Calibration(method, parameters, "cosine", False, 0.1).to_dict()
+    (tmp_path / "file.json").write_text(json.dumps(calibration | entry))
+    with pytest.raises(UserError, match=told) as refused:
+        read_calibration(tmp_path / "file.json")
+    assert "the calibration is damaged" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_byte_order_mark_is_no_damage_and_whole_numbers_are_numbers(tmp_path):
+    calibration = Calibration("platt", {"slope": 10**300, "offset": 1}, "cosine", False, 0.1)
+    assert calibration.probability([0.0, 1.0]).tolist() == [pytest.approx(1 / (1 + np.e)), 0]
+    (tmp_path / "file.json").write_text("\ufeff" + json.dumps(calibration.to_dict()), encoding="utf-8")
+    assert read_calibration(tmp_path / "file.json") == calibration
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """python -m evaluation: what it prints and writes, and how it fails."""
 
 import json
+import os
 import re
 import time
 
@@ -154,6 +155,7 @@ def spoil_output(folder):
         (spoil_single, "q.npz holds a single array"),
         (spoil_pickle, "q.npz is not an .npz file of plain arrays"),
         (change("g.npz", "embeddings", with_nan), "g.npz: gallery[4, 1] is nan"),
+        (change("q.npz", "embeddings", lambda x: x[:, :0]), "query has the shape [20, 0]; expected one dimension"),
         (change("q.npz", "embeddings", lambda x: x[:0]), "q.npz: query is empty; expected one row for each image"),
         (change("q.npz", "embeddings", lambda x: x[0]), "q.npz: query has the shape [5]; expected [rows, dimensions]"),
         (change("q.npz", "embeddings", lambda x: x.astype(str)), "q.npz: query holds <U"),
@@ -246,12 +248,16 @@ def test_a_page_shows_images_by_their_paths(files, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "--page: '{}' is a folder; expected the name of an HTML file."),
+        ("folder.html", "--page: '{}/folder.html' is a folder; expected the name of a file."),
         ("q.npz/page.html", "--page: cannot write to '{}/q.npz'"),
+        ("q.npz", "--page is '{}/q.npz'; expected a name that ends with .html."),
+        ("x" * 256 + ".html", "xxx.html' (File name too long)."),
+        ("\0.html", "--page: no file can be called '{}/\\x00.html' ("),
     ],
 )
 def test_a_page_that_cannot_be_written_is_met_before_the_work(files, name, message, monkeypatch, capsys):
     arguments, _, folder = files
+    (folder / "folder.html").mkdir()
     monkeypatch.setattr("evaluation.metrics.evaluate", lambda *_, **__: pytest.fail("was called"))
     assert main([*arguments, "--page", str(folder / name)]) == 2
     captured = capsys.readouterr()
@@ -393,9 +399,13 @@ def test_options_of_decisions_without_the_decision_are_named(files, capsys):
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("--unknown", "1", "'1' is not a number between 0 and 1, without these"),
-        ("--prior", "x", "'x' is not a number between 0 and 1, without these"),
+        ("--unknown", "1", "'1' is not a number between 0 and 1, at least 1e-12 away from both"),
+        ("--prior", "x", "'x' is not a number between 0 and 1, at least 1e-12 away from both"),
         ("--rank", "0", "'0' is not a whole number, 1 or more"),
+        ("--prior", "1e-320", "'1e-320' is not a number between 0 and 1, at least 1e-12 away from both"),
+        ("--alpha", "nan", "'nan' is not a finite number"),
+        ("--lambda", "inf", "'inf' is not a finite number"),
+        ("--block-mb", "1e305", "'1e305' is not a number above 0 and up to 1000000"),
         ("--seed", "-1", "'-1' is not a whole number, 0 or more"),
     ],
 )
@@ -404,3 +414,90 @@ def test_a_wrong_number_is_explained(files, capsys, option, text, message):
         main([*files[0], f"{option}={text}"])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_text(files):
+    """The files of ``files``, with names that are no UTF-8."""
+    arguments, _, folder = files
+    for side in "qg":
+        with np.load(folder / f"{side}.npz") as archive:
+            arrays = dict(archive)
+        arrays["paths"] = np.array([f"\udcff{path}" for path in arrays["paths"]])
+        np.savez(folder / f"{side}.npz", **arrays)
+    return arguments, folder
+
+
+def test_names_of_files_that_are_no_text(no_text, capsys):
+    """They keep their bytes in tables; pages replace them."""
+    arguments, folder = no_text
+    assert main([*arguments, "--output", str(folder), "--page", str(folder / "page.html")]) == 0
+    assert "\udcffé3.jpg".encode("utf-8", "surrogateescape") in (folder / "per_query.csv").read_bytes()
+    assert main(["suspects", "--embeddings", arguments[1], arguments[3], "--output", str(folder)]) == 0
+    assert b"\xff" in (folder / "suspects.csv").read_bytes()
+    assert "?é" in (folder / "suspects.html").read_text(encoding="utf-8")
+
+
+def test_names_that_are_no_text_are_printed(no_text):
+    done = run_module("evaluation", "suspects", "--embeddings", no_text[0][1], no_text[0][3])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?é" in done.stdout
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(files, monkeypatch):
+    """As with ``| head -1``, in each of the commands."""
+    arguments, _, folder = files
+    reading, writing = os.pipe()
+    os.close(reading)
+    out = str(folder / "out")
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        assert main([*arguments, "--output", out, "--page", str(folder / "page.html")]) == 0
+        assert main(["suspects", "--embeddings", arguments[1], arguments[3], "--output", out]) == 0
+        assert main(["compare", out, out, "--permutations", "9", "--resamples", "9", "--output", out]) == 0
+    names = {"metrics.json", "per_query.csv", "suspects.csv", "suspects.html", "compare.json", "compare.html"}
+    assert {path.name for path in (folder / "out").iterdir()} == names
+    assert (folder / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "\0"])
+@pytest.mark.parametrize("option", ["--query", "--gallery", "--output"])
+def test_a_name_that_no_file_can_have(files, capsys, option, name):
+    arguments, _, folder = files
+    assert main([*arguments, option, str(folder / name)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and ("File name too long" in captured.err or "null" in captured.err)
+
+
+def test_numbers_beyond_all_images(files, capsys):
+    """k1 and k2 of any size act as the number of images allows."""
+    outputs = []
+    for number in ("1000", "9" * 400):
+        assert main([*files[0], "--rerank", "--k1", number, "--k2", number]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert main([*files[0], "--query-expansion", "2", "--alpha", "1e308"]) == 2
+    assert capsys.readouterr().err == "error: Query expansion needs an alpha from 0 to 1000000, got 1e+308.\n"
+    assert main([*files[0], "--query-expansion", "2", "--alpha", "1e6"]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_a_table_or_calibration_that_cannot_be_made_does_not_cost_the_metrics(files, capsys):
+    arguments, data, folder = files
+    out, page = folder / "out", folder / "page.html"
+    assert main([*arguments, "--calibrate", "platt", "--output", str(out)]) == 0
+    for side in "qg":
+        with np.load(folder / f"{side}.npz") as archive:
+            arrays = dict(archive)
+        np.savez(folder / f"{side}.npz", **{**arrays, "pids": np.zeros_like(arrays["pids"])})
+    capsys.readouterr()
+    assert main([*arguments, "--roc", "--calibrate", "platt", "--output", str(out), "--page", str(page)]) == 2
+    captured = capsys.readouterr()
+    result = evaluate_embeddings(*data[:2], np.zeros(20), np.zeros(60), *data[4:])
+    assert f"mAP {result.mAP:.2%}" in captured.out
+    assert f"removed: {out}/calibration.json, which was of an earlier evaluation." in captured.out.splitlines()
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["mAP"] == result.mAP
+    assert page.exists() and not (out / "calibration.json").exists()
+    assert captured.err.startswith(f"error: {folder}/g.npz: pids holds no identity but the queries' own")
+    assert "identities. Also: a calibration needs pairs of one identity and of two" in captured.err
+    assert captured.err.count("\n") == 1

@@ -155,8 +155,8 @@ def test_the_settings_are_those_of_the_papers_unless_given():
         (lambda: Rerank(lambda_value=1.5), "lambda in"),
         (lambda: Rerank(lambda_value=float("nan")), "lambda in"),
         (lambda: QueryExpansion(k=0), "k of 1 or more"),
-        (lambda: QueryExpansion(alpha=-1), "alpha of 0 or more"),
-        (lambda: QueryExpansion(alpha=float("nan")), "alpha of 0 or more"),
+        (lambda: QueryExpansion(alpha=-1), "alpha from 0 to 1000000"),
+        (lambda: QueryExpansion(alpha=float("nan")), "alpha from 0 to 1000000"),
     ],
 )
 def test_bad_settings(build, message):

@@ -21,7 +21,7 @@ CAVEAT = "inflated; use the others"
 
 
 def details(value, **more):
-    return {"mAP": value, "mINP": value / 2, "topk": {"1": value / 4, "5": 1.0}, **more}
+    return {"mAP": value, "mINP": value / 2, "topk": {"1": value / 4, "5": 1.0}} | more
 
 
 def document(number, *protocols, **more):
@@ -102,11 +102,33 @@ def test_runs_are_read_from_their_folders(tmp_path):
     assert summarize_runs(tmp_path / "none", [None], EvaluationPlace()) is None
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocols": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"protocols": 3}', pytest.param("[" * 200000, id="deep")])
 def test_a_damaged_evaluation_is_named(tmp_path, text):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(UserError, match=r"metrics.json cannot be read \(.+\); expected an evaluation\.$"):
         read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"protocols": {"instance": entry}} for entry in ({}, None, [], "x", 3)),
+        *({"protocols": {"instance": details(0.5, mAP=value)}} for value in (float("nan"), "abc", None, [0.5])),
+        *({"protocols": {"instance": details(0.5, topk=value)}} for value in (None, [1], {"1": "x"})),
+        {"protocols": {"instance": details(0.5, caveat=["x"])}},
+        *({"run": value} for value in (None, [1], "x", {"number": "x"}, {"seed": float("nan")})),
+        {"trained_on": ["x"]},
+    ],
+)
+def test_a_foreign_evaluation_of_a_run_is_named(tmp_path, change):
+    write(tmp_path / "run_0", {**document(0), **change})
+    with pytest.raises(UserError, match=r"run_0/metrics.json cannot be read \(.+\); expected an evaluation\.$"):
+        summarize_runs(tmp_path, [0], EvaluationPlace())
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    (tmp_path / "metrics.json").write_text("\ufeff" + json.dumps(document(0)), encoding="utf-8")
+    assert read_evaluation(tmp_path) == document(0)
 
 
 def test_the_matrix_has_a_row_for_each_training_and_a_column_for_each_test_set(tmp_path):

@@ -105,3 +105,13 @@ def test_one_identity_has_no_interval_which_is_said(tmp_path):
     ]
     metrics, _ = write_evaluation(tmp_path, [result], images)
     assert json.loads(metrics.read_text())["protocols"]["instance"]["intervals"] == {}
+
+
+def test_two_evaluations_are_never_mixed(data, tmp_path):
+    """If one of the files cannot be written, the other is what it was."""
+    (tmp_path / "metrics.json").write_text("old")
+    (tmp_path / "per_query.csv").mkdir()
+    with pytest.raises(UserError, match="per_query.csv' is a folder"):
+        write_evaluation(tmp_path, [evaluate_embeddings(*data)], RetrievalSet(*data))
+    assert (tmp_path / "metrics.json").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2

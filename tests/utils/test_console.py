@@ -1,0 +1,30 @@
+"""What commands print."""
+
+import io
+import os
+
+import pytest
+
+from utils.console import say
+
+
+@pytest.fixture
+def closed_pipe(monkeypatch):
+    """A standard output whose reader has gone away."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        yield
+
+
+def test_a_reader_that_has_gone_away_is_no_error(closed_pipe):
+    say("one\n")
+    say("two\n")
+
+
+def test_text_is_seen_at_once(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, write_through=False))
+    say("one\n")
+    assert raw.getvalue() == b"one\n"
