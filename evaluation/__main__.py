@@ -82,6 +82,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-rank", type=int, default=50, metavar="N", help=f"length of the CMC, up to {_MAX_RANK}, default: 50"
     )
+    _add_rankings(parser)
+    parser.add_argument(
+        "--roc",
+        action="store_true",
+        help="also print true accept rates at false accept rates, and the equal error rate",
+    )
+    _add_decisions(parser)
+    parser.add_argument("--output", metavar="DIR", help="folder for metrics.json and per_query.csv")
+    parser.add_argument("--page", metavar="FILE", help="HTML file for curves, cameras, a map and the ranked lists")
+    parser.add_argument("--device", default="cpu", help="torch device, default: cpu")
+    parser.add_argument("--block-mb", type=_positive, metavar="MB", help="memory for distances, default: 64")
+    return parser
+
+
+def _add_rankings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
     parser.add_argument("--k1", type=int, default=20, help="re-ranking: reciprocal neighbours, default: 20")
     parser.add_argument("--k2", type=int, default=6, help="re-ranking: neighbours averaged, default: 6")
@@ -98,17 +113,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--alpha", type=_finite, default=3.0, help="query expansion: exponent of the weights, default: 3"
     )
-    parser.add_argument(
-        "--roc",
-        action="store_true",
-        help="also print true accept rates at false accept rates, and the equal error rate",
-    )
-    _add_decisions(parser)
-    parser.add_argument("--output", metavar="DIR", help="folder for metrics.json and per_query.csv")
-    parser.add_argument("--page", metavar="FILE", help="HTML file for curves, cameras, a map and the ranked lists")
-    parser.add_argument("--device", default="cpu", help="torch device, default: cpu")
-    parser.add_argument("--block-mb", type=_positive, metavar="MB", help="memory for distances, default: 64")
-    return parser
 
 
 def _add_decisions(parser: argparse.ArgumentParser) -> None:

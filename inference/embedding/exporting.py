@@ -227,6 +227,11 @@ def _checked_calibration(file: str, model: ModelBase, metadata: dict[str, Any]) 
             f"the calibration in {file} is of embeddings as they are, but --normalize exports a network that scales "
             "them to unit length: make the calibration with --normalize."
         )
+    if calibration.normalize and calibration.metric != "cosine" and not metadata["normalized"]:
+        raise UserError(
+            f"the calibration in {file} is of embeddings of unit length, which this network does not give: give "
+            "--normalize."
+        )
     names = {"size": "image_size", "mean": "pixel_mean", "std": "pixel_std", "resize": "resize_mode"}
     names |= {name: name for name in ("exif_orientation", "flip", *embedding_settings(model.hparams))}
     digest = digest_of({"backbone": model.backbone, "bn": model.bn})

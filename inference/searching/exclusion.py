@@ -121,10 +121,11 @@ class Exclusion:
         self._count(out)
         return _first(found, near, stays, int(stays.sum(1).max(initial=0)))
 
-    def describe(self, indices: IntArray) -> str:
-        """One line that says how many results were left out, and how many queries have none."""
+    def describe(self, indices: IntArray, max_distance: float | None = None) -> str:
+        """One line that says how many results up to the distance were left out, and how many queries have none."""
         parts = [f"{number} {name}" for name, number in self.counts.items() if number]
-        lines = f"results left out: {', '.join(parts) or 'none'}"
+        within = "" if max_distance is None else f" of those up to the distance {max_distance:.6g}"
+        lines = f"results left out{within}: {', '.join(parts) or 'none'}"
         empty = int((indices < 0).all(1).sum())
         if empty:
             lines += f"; {empty} of {len(indices)} queries have no other result"

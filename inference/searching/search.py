@@ -78,7 +78,7 @@ class SearchResult:
     distances: "NDArray[np.float32]"  # [Q, K]; infinity where the index is -1
     recall: float | None = None  # share of the exact answer that was found; None after an exact search
     note: str = ""  # a line that tells the user how good the search was, or nothing
-    left_out: str = ""  # a line that says how many results an exclusion left out, or nothing
+    left_out: str = ""  # a line that says what an exclusion left out, and how many queries have no result, or nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,8 +170,8 @@ def options_from_args(args: argparse.Namespace, metric: str, topk: int, normaliz
     if args.min_probability is not None:
         if calibration is None:
             raise UserError(
-                "--min-probability needs --calibration FILE, which tells the probability of a distance: the "
-                "calibration.json of python -m evaluation --calibrate isotonic --output DIR."
+                "--min-probability needs --calibration FILE, or calibration.json in the gallery's folder, which tells "
+                "the probability of a distance: python -m evaluation --calibrate isotonic --output DIR writes it."
             )
         try:
             limit = calibration.distance(args.min_probability)
@@ -337,7 +337,7 @@ def search(
     options = options or SearchOptions()
     if options.index == "exact" and not options.store:
         found, distances = _search_exactly(query, gallery, options, exclusion)
-        return SearchResult(found, distances, left_out=exclusion.describe(found) if exclusion else "")
+        return SearchResult(found, distances, left_out=_left_out(found, options, exclusion))
     from inference.searching.exact import prepare
     from utils.distances import get_dist_func
 
@@ -350,10 +350,19 @@ def search(
         else:
             found, distances = exclusion.nearest(find, query, count, len(gallery), most, options.max_distance)
     kept = _cut(found.copy(), distances.copy(), options.max_distance)
-    left_out = exclusion.describe(kept[0]) if exclusion else ""  # before the recall is measured, which counts anew
+    left_out = _left_out(kept[0], options, exclusion)  # before the recall is measured, which counts anew
     share, queries = _recall(found, distances, query, gallery, options, exclusion)
     note = f"{options.store or options.index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
     return SearchResult(*kept, share, note, left_out)
+
+
+def _left_out(found: Any, options: SearchOptions, exclusion: "Exclusion | None") -> str:
+    if exclusion is not None:
+        return exclusion.describe(found, options.max_distance)
+    empty = int((found < 0).all(1).sum())
+    if options.max_distance is None or not empty:
+        return ""
+    return f"{empty} of {len(found)} queries have no result up to the distance {options.max_distance:.6g}"
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def test_a_damaged_evaluation_is_named(tmp_path, text):
 @pytest.mark.parametrize(
     "change",
     [
-        *({"protocols": {"instance": entry}} for entry in ({}, None, [], "x", 3)),
+        *({"protocols": {"instance": entry}} for entry in (None, [1], "x", 3, {"mINP": 0.5})),
         *({"protocols": {"instance": details(0.5, mAP=value)}} for value in (float("nan"), "abc", None, [0.5])),
         *({"protocols": {"instance": details(0.5, topk=value)}} for value in (None, [1], {"1": "x"})),
         {"protocols": {"instance": details(0.5, caveat=["x"])}},

@@ -169,6 +169,9 @@ def test_a_calibration_is_kept_in_the_metadata(checkpoints, tmp_path):
 
     with pytest.raises(UserError, match=r"is of embeddings as they are, but --normalize exports a network that scales"):
         export_checkpoint(checkpoint, output, "torchscript", unit=True, calibration=file)
+    write_calibration(tmp_path, replace(line, normalize=True).to_dict())
+    with pytest.raises(UserError, match=r"is of embeddings of unit length, which this network does not give: give --n"):
+        export_checkpoint(checkpoint, output, "torchscript", calibration=file)
     for key, value in (
         ("weights", "ab"),
         ("mean", [0, 0, 0]),

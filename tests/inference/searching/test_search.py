@@ -374,7 +374,7 @@ def test_every_engine_keeps_what_is_probable_enough(tmp_path, index, topk):
 
 def test_a_probability_without_its_calibration_is_refused(tmp_path):
     file = calibration_file(tmp_path)
-    with pytest.raises(UserError, match=r"--min-probability needs --calibration FILE, which tells the probability of"):
+    with pytest.raises(UserError, match=r"needs --calibration FILE, or calibration\.json in the gallery's folder"):
         parsed("--min-probability", "0.9")
     with pytest.raises(UserError, match=r"--max-distance and --min-probability exclude each other"):
         parsed("--min-probability", "0.9", "--calibration", file, "--max-distance", "1")
@@ -480,3 +480,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file.*results.csv cannot be written"):
         write_results(tmp_path / "file" / "below", ["csv"], *found())
+
+
+@pytest.mark.parametrize("topk", [0, 2])
+def test_queries_without_a_result_up_to_the_limit_are_counted(topk):
+    query, gallery = np.array([[0.0], [5], [9]], np.float32), np.array([[0.5], [1]], np.float32)
+    found = search(query, gallery, SearchOptions(topk=topk, max_distance=0.3))
+    assert found.left_out == "2 of 3 queries have no result up to the distance 0.3"
+    assert search(query, gallery, SearchOptions(topk=topk, max_distance=100)).left_out == ""
+    assert search(query, gallery, SearchOptions(topk=topk)).left_out == ""
