@@ -57,7 +57,11 @@ def test_every_bin_and_threshold_of_a_small_table():
     assert table.edges.tolist() == [0, 0.5, 1, 1.5, 2]
     assert table.genuine.tolist() == [1, 0, 0, 1]
     assert table.impostor.tolist() == [0, 0, 1, 1]
-    assert table.threshold.tolist() == [np.nextafter(np.float32(1), 0), np.nextafter(np.float32(1.5), 0), 2]
+    assert table.threshold.tolist() == [
+        np.nextafter(np.float32(1), np.float32(0)),
+        np.nextafter(np.float32(1.5), np.float32(0)),
+        2,
+    ]
     assert table.far.tolist() == [0, 0.5, 1]
     assert table.tar.tolist() == [0.5, 0.5, 1]
 
@@ -104,7 +108,7 @@ def test_equal_error_rate_of_a_small_table():
     gallery = np.array([[1, 0], [-1, 0], [0, 1], [-1, 0]], np.float32)
     retrieval = RetrievalSet(np.array([[1, 0]], np.float32), gallery, [7], [7, 7, 8, 8], [0], [1, 1, 1, 1])
     table = roc_table(retrieval, RankingOptions("cosine"), bins=4)
-    assert table.equal_error_rate() == (0.5, np.nextafter(np.float32(1.5), 0))
+    assert table.equal_error_rate() == (0.5, np.nextafter(np.float32(1.5), np.float32(0)))
     curve = table.curve()
     assert list(zip(curve.far, curve.tar, strict=True)) == [(0, 0), (0, 0.5), (0, 0.5), (0.5, 0.5), (1, 1)]
     assert curve.threshold.tolist() == [np.nextafter(np.float32(x), np.float32(-1)) for x in (0, 0.5, 1, 1.5)] + [2]
@@ -114,7 +118,7 @@ def test_thresholds_accept_the_pairs_that_were_counted():
     """Whole numbers, so that many distances lie on the edges, and distances without rounding."""
     assert roc_table(
         RetrievalSet([[1.0]], [[1.0], [0.0]], [7], [7, 8], [0], [1, 1]), far_levels=[0.1]
-    ).threshold.tolist() == [np.nextafter(np.float32(1), 0)]
+    ).threshold.tolist() == [np.nextafter(np.float32(1), np.float32(0))]
     rng = np.random.default_rng(0)
     query, gallery = (rng.integers(0, 4, (count, 3)).astype(np.float32) for count in (60, 90))
     q_pids, g_pids = rng.integers(0, 5, 60), rng.integers(0, 5, 90)
