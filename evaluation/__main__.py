@@ -204,8 +204,6 @@ def main(argv: list[str] | None = None) -> int:
         work, named = partial(_run, args), partial(_with_file, args=args)
     from utils.errors import UserError
 
-    if hasattr(sys.stdout, "reconfigure"):  # names of files may be no text, which would end the command
-        sys.stdout.reconfigure(errors="replace")
     try:
         work()
     except UserError as error:
