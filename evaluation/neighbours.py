@@ -6,7 +6,6 @@ the result does not depend on how the products are divided among processes.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +119,7 @@ class Neighbours:
 def find_neighbours(nodes: Nodes, k: int, processes: Processes | None = None) -> Neighbours:
     """Search the k nearest neighbours of all nodes, one product of two groups at a time.
 
-    Memory holds two products, a copy of two groups, and the lists, O(T k).
+    Memory holds one product, a copy of two groups, and the lists, O(T k).
 
     Args:
         nodes: T nodes.
@@ -132,25 +131,16 @@ def find_neighbours(nodes: Nodes, k: int, processes: Processes | None = None) ->
         [25.0, 9.0, 25.0]
     """
     found = _Lists(nodes.size, k)
-
-    def take_in(tile: Tensor, i: int, j: int) -> None:
-        found.add(tile, nodes.span(i), nodes.span(j))
-        if i != j:
-            found.add(tile.t(), nodes.span(j), nodes.span(i))
-
     number, x = -1, torch.empty(0)
-    products = [torch.empty(nodes.height, nodes.height, device=nodes.device) for _ in range(2)]
-    with exact_float32(), ThreadPoolExecutor(1) as beside:  # one product is taken in while the next is computed
-        taken: Future[None] | None = None
-        for turn, (i, j) in enumerate(_pairs_of_groups(nodes.groups, processes)):
+    out = torch.empty(nodes.height, nodes.height, device=nodes.device)
+    with exact_float32():
+        for i, j in _pairs_of_groups(nodes.groups, processes):
             if i != number:
                 number, x = i, nodes.group(i)
-            tile = nodes.tile(i, j, x, x if i == j else nodes.group(j), products[turn % 2])
-            if taken is not None:
-                taken.result()
-            taken = beside.submit(take_in, tile, i, j)
-        if taken is not None:
-            taken.result()
+            tile = nodes.tile(i, j, x, x if i == j else nodes.group(j), out)
+            found.add(tile, nodes.span(i), nodes.span(j))
+            if i != j:
+                found.add(tile.t(), nodes.span(j), nodes.span(i))
     if processes is not None:
         found.gather(processes)
     distances, columns = found.unpacked()
@@ -183,16 +173,14 @@ class _Lists:
 
     def add(self, tile: Tensor, rows: slice, columns: slice) -> None:
         """Take in the distances [R, C] from nodes ``rows`` to nodes ``columns``."""
-        # On a CPU by numpy: torch would start threads of its own beside those that multiply.
-        largest = tile.numpy().max(1) if tile.device.type == "cpu" else tile.amax(1).cpu().numpy()
-        self.largest[rows] = np.maximum(self.largest[rows], largest)
+        self.largest[rows] = np.maximum(self.largest[rows], tile.amax(1).cpu().numpy())
         limit = self.limit[rows]
         if np.isinf(limit).any():  # lists that are not full would take every entry
             k = min(self.keys.shape[1], tile.shape[1])
             column, distance = nearest(tile.contiguous(), k)
             row, column, distance = np.repeat(np.arange(len(column)), k), column.ravel(), distance.ravel()
         else:
-            row, column, distance = _below(tile, limit)
+            row, column, distance = _below(tile, torch.from_numpy(limit).to(tile.device))
         if len(row):
             self._merge(rows.start + row, _keys(distance, columns.start + column))
 
@@ -224,18 +212,17 @@ class _Lists:
         return _distances(self.keys), self.keys & 0xFFFFFFFF
 
 
-def _below(tile: Tensor, limit: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+def _below(tile: Tensor, limit: Tensor) -> tuple[IntArray, IntArray, FloatArray]:
     """Row, column and value of the entries below their row's limit, ordered by row and column."""
     if tile.device.type != "cpu":
-        return _below_on_accelerator(tile, torch.from_numpy(limit).to(tile.device))
-    values = tile.numpy()
+        return _below_on_accelerator(tile, limit)
     if tile.is_contiguous():
-        row, column = np.divmod(np.flatnonzero(values < limit[:, None]), tile.shape[1])
+        row, column = np.divmod(np.flatnonzero((tile < limit[:, None]).numpy()), tile.shape[1])
     else:  # along the memory, which is faster, then into the order of the rows
-        column, row = np.divmod(np.flatnonzero(limit > values.T), len(tile))
+        column, row = np.divmod(np.flatnonzero((tile.t() < limit).numpy()), len(tile))
         order = np.argsort(row, kind="stable")
         row, column = row[order], column[order]
-    return row, column, values[row, column]
+    return row, column, tile.numpy()[row, column]
 
 
 def _below_on_accelerator(tile: Tensor, limit: Tensor) -> tuple[IntArray, IntArray, FloatArray]:

@@ -3,7 +3,6 @@
 Both use embeddings alone, never identities or cameras.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,7 +121,7 @@ class RerankedDistances:
 
     Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal encoding, CVPR 2017. All M + N items
     are nodes of one graph, queries first. Distances are those of the metric ("euclidean" is squared); those from a node
-    are divided by the largest of them. No matrix of (M + N)^2 entries is kept: memory is O((M + N) k) plus two blocks.
+    are divided by the largest of them. No matrix of (M + N)^2 entries is kept: memory is O((M + N) k) plus one block.
 
     Args:
         query: [M, D] floating, M >= 1.
@@ -173,28 +172,26 @@ class RerankedDistances:
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """``(1 - lambda) * Jaccard distance + lambda * distance``, [stop - start, N], valid until the next call."""
-        with ThreadPoolExecutor(1) as beside:  # while the products are computed
-            jaccard = beside.submit(self._jaccard, start, stop)
-            original = self.distances(start, stop)
+        original = self.distances(start, stop)
         original.div_(self._largest[start:stop, None]).mul_(self._lambda)
-        return original.add_(torch.from_numpy(jaccard.result()).to(original.device).mul_(1 - self._lambda))
+        for query in range(start, stop):
+            jaccard = torch.from_numpy(self._jaccard(query)).to(original.device)
+            original[query - start] += jaccard.mul_(1 - self._lambda)
+        return original
 
     def bounds(self) -> tuple[float, float]:
         """Lower and upper bound of all distances, up to rounding."""
         return 0.0, 1.0
 
-    def _jaccard(self, start: int, stop: int) -> FloatArray:
-        """``1 - sum min(v_q, v_g) / sum max(v_q, v_g)``; an item's weights sum to 1, so the two sums add up to 2."""
-        result = np.empty((stop - start, len(self.gallery)), dtype=np.float32)
-        for query in range(start, stop):
-            shared = np.zeros(len(self.gallery))
-            span = slice(self._query_start[query], self._query_start[query + 1])
-            for column, weight in zip(self._query_column[span].tolist(), self._query_weight[span], strict=True):
-                items = slice(self._item_start[column], self._item_start[column + 1])  # each of them once
-                shared[self._item[items]] += np.minimum(self._item_weight[items], weight)
-            overlap = shared.astype(np.float32)
-            result[query - start] = 1 - overlap / (2 - overlap)
-        return result
+    def _jaccard(self, query: int) -> FloatArray:
+        """``1 - sum min(v_q, v_g) / sum max(v_q, v_g)``, [N]; weights sum to 1, so the two sums add up to 2."""
+        shared = np.zeros(len(self.gallery))
+        span = slice(self._query_start[query], self._query_start[query + 1])
+        for column, weight in zip(self._query_column[span].tolist(), self._query_weight[span], strict=True):
+            items = slice(self._item_start[column], self._item_start[column + 1])  # each of them once
+            shared[self._item[items]] += np.minimum(self._item_weight[items], weight)
+        overlap = shared.astype(np.float32)
+        return 1 - overlap / (2 - overlap)
 
 
 def _reciprocal(lists: IntArray) -> NDArray[np.bool_]:

@@ -131,7 +131,6 @@ def test_accelerators_list_the_same_entries():
     for each in (tile, tile.t()):
         limit = torch.rand(len(each))
         row, column = (each < limit[:, None]).numpy().nonzero()
-        ways = neighbours._below(each, limit.numpy()), neighbours._below_on_accelerator(each, limit)
-        for way in ways:
-            for found, expected in zip(way, (row, column, each.numpy()[row, column]), strict=True):
+        for below in (neighbours._below, neighbours._below_on_accelerator):
+            for found, expected in zip(below(each, limit), (row, column, each.numpy()[row, column]), strict=True):
                 np.testing.assert_array_equal(found, expected)
