@@ -158,6 +158,7 @@ def evaluation_rows(report: Report) -> Iterator[Row]:
     yield "k-reciprocal re-ranking and evaluation", cell(report, "rerank/whole_s", "s")
     yield "... as a multiple of the product of all images with themselves", cell(report, "rerank/rerank_over_product")
     yield "... memory", cell(report, "memory/rerank/peak_beyond_inputs_mib", "MiB")
+    yield "... in that run", cell(report, "memory/rerank/seconds_first_run", "s")
     skipped = find(report, "classic/skipped")
     if skipped:
         yield "classic evaluator", f"not measured: {skipped}"
