@@ -291,6 +291,7 @@ PLACES: dict[str, list[tuple[str | None, ...]]] = {
         ("k-reciprocal re-ranking and evaluation", "rerank/whole_s"),
         ("... as a multiple of the product of all images with themselves", "rerank/rerank_over_product"),
         ("... memory", "memory/rerank/peak_beyond_inputs_mib"),
+        ("... in that run", "memory/rerank/seconds_first_run"),
         ("classic evaluator, from the embeddings", "classic/from_embeddings/classic_s"),
         ("... as a multiple of this project's time", "classic/from_embeddings/times_faster"),
         ("... difference in mAP", "classic/same_numbers/from_embeddings/mAP_difference"),
