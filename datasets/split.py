@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.cli import clean_exit, whole_number
+from utils.console import command_parser
 from utils.errors import MissingPathError, UserError
 from utils.files import digests_of_equals, written_whole
 
@@ -60,13 +61,7 @@ class Division:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.split",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m datasets.split", _DESCRIPTION, _EPILOG)
     parser.add_argument("images", metavar="IMAGES", help="folder or table, see below")
     parser.add_argument("--by", required=True, choices=("folder", "csv"), help="where identities come from")
     parser.add_argument("--out", required=True, metavar="FILE", help="the table to write")

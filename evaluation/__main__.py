@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from utils.console import command_parser, say
+
 if TYPE_CHECKING:
     from evaluation.inputs import Input
     from evaluation.retrieval import EvalResult, RankingOptions, RetrievalSet
@@ -55,13 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         >>> build_parser().parse_args(["--query", "q.npz", "--gallery", "g.npz"]).metric
         'euclidean'
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m evaluation", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("--query", required=True, metavar="FILE|DIR", help=".npz file or folder of the queries")
     parser.add_argument("--gallery", required=True, metavar="FILE|DIR", help="the same of the gallery images")
     parser.add_argument("--metric", default="euclidean", choices=["euclidean", "cosine"], help="default: euclidean")
@@ -231,7 +227,6 @@ def _run(args: argparse.Namespace) -> None:
     from evaluation.rerank import QueryExpansion, Rerank
     from evaluation.retrieval import RankingOptions
     from evaluation.tables import describe, write_evaluation
-    from utils.console import say
     from utils.errors import UserError
     from utils.files import require_file, require_writable
     from utils.origin import origin
@@ -285,7 +280,6 @@ def _write_page(
     from evaluation.page_data import Shown, worst_first
     from evaluation.pages import write_page
     from evaluation.ranked_images import rank_for_display
-    from utils.console import say
 
     worst = worst_first(result)[:_RANKED]
     shown = Shown(rank_for_display(retrieval, options, queries=worst, block_bytes=block_bytes))

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.console import command_parser, say
+
 if TYPE_CHECKING:
     from evaluation.per_query import Evaluation
 
@@ -27,13 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         >>> build_parser().parse_args(["a", "b"]).top
         20
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation compare",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m evaluation compare", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("a", metavar="A", help="the evaluation to compare with")
     parser.add_argument("b", metavar="B", help="the evaluation to compare")
     parser.add_argument(
@@ -88,7 +84,6 @@ def run(args: argparse.Namespace) -> None:
     from evaluation.compare_page import write_page
     from evaluation.comparison import compare, describe, most_changed
     from evaluation.per_query import read_evaluation
-    from utils.console import say
     from utils.errors import UserError
     from utils.files import require_writable, write_text
     from utils.origin import origin

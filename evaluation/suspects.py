@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from utils.console import command_parser, say
+
 if TYPE_CHECKING:
     from evaluation.inputs import LabelledImages
     from evaluation.label_errors import Suspect
@@ -34,13 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         >>> build_parser().parse_args(["--embeddings", "train.npz"]).top
         20
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation suspects",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m evaluation suspects", _DESCRIPTION, _EXAMPLES)
     parser.add_argument(
         "--embeddings",
         required=True,
@@ -87,7 +83,6 @@ def run(args: argparse.Namespace) -> None:
     """
     from evaluation.label_errors import find_label_errors
     from evaluation.suspect_page import write_suspect_page
-    from utils.console import say
     from utils.errors import UserError
     from utils.files import require_writable, write_text
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from config.cli import clean_exit
+from utils.console import command_parser
 from utils.errors import UserError
 
 _DESCRIPTION = """Write the backbone, pooling and BN neck of a checkpoint as one file that runs without this code.
@@ -20,13 +21,7 @@ _EXAMPLES = """examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; imports nothing heavy, so that --help is fast."""
-    parser = argparse.ArgumentParser(
-        prog="python -m inference.export",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m inference.export", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of this project or of the original")
     parser.add_argument("output", metavar="OUT", help="file to write")
     parser.add_argument("--format", required=True, choices=["onnx", "torchscript", "torch_export"])

@@ -1,7 +1,24 @@
-"""Print the results of a command."""
+"""The command line of programs that read no configuration, and what they print."""
 
+import argparse
 import os
 import sys
+
+
+def command_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser whose help shows both texts as they are, and which takes no option for another that it begins.
+
+    Example:
+        >>> command_parser("python -m evaluation", "Rank.", "examples:").prog
+        'python -m evaluation'
+    """
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def say(text: str) -> None:
