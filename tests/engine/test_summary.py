@@ -61,15 +61,19 @@ def test_without_mlflow_there_is_no_parent(tmp_path, monkeypatch):
     record(configuration(tmp_path), "train", SCALARS, [], tmp_path / "summary.json")
 
 
+def write_runs(top, *numbers):
+    for number in numbers:
+        folder = top / "evaluation" / f"run_{number}"
+        folder.mkdir(parents=True)
+        details = {"mAP": 0.5, "mINP": 0.5, "topk": {"1": 0.5}}
+        document = {"protocols": {"instance": details}, "run": {"number": number, "seed": None}}
+        (folder / "metrics.json").write_text(json.dumps(document))
+
+
 def test_a_run_without_an_evaluation_is_named_and_a_single_run_has_no_summary(tmp_path, caplog):
     caplog.set_level("INFO")
     cfg = configuration(tmp_path)
-    details = {"mAP": 0.5, "mINP": 0.5, "topk": {"1": 0.5}}
-    for number in (0, 2):
-        folder = tmp_path / "evaluation" / f"run_{number}"
-        folder.mkdir(parents=True)
-        document = {"protocols": {"instance": details}, "run": {"number": number, "seed": None}}
-        (folder / "metrics.json").write_text(json.dumps(document))
+    write_runs(tmp_path, 0, 2)
     conclude(cfg, "train", [0], [])
     assert not caplog.messages
     cfg.REPRODUCIBLE_NUM_RUNS = 3
@@ -87,5 +91,6 @@ def test_one_file_that_is_tested_again_has_no_spread(tmp_path, caplog):
     caplog.set_level("INFO")
     cfg = configuration(tmp_path)
     cfg.REPRODUCIBLE_NUM_RUNS, cfg.TEST.ONLY_TEST, cfg.MODEL.PRETRAIN_PATH = 2, True, "model.ckpt"
+    write_runs(tmp_path, 0, 1)
     conclude(cfg, "train", [0, 1], [])
-    assert not caplog.messages and not (tmp_path / "evaluation").exists()
+    assert not caplog.messages and not (tmp_path / "evaluation" / "summary.json").exists()

@@ -302,6 +302,25 @@ def test_more_rows_than_are_multiplied_at_once(convert, how, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if how else 0)  # few columns round differently
 
 
+def test_a_handful_of_rows_is_not_multiplied_alone(monkeypatch):
+    """Products of so few columns may round in their own way; the last chunk takes them along."""
+    rng = np.random.default_rng(0)
+    query, gallery = (torch.from_numpy(rng.normal(size=(count, 2048)).astype(np.float32)) for count in (16, 136))
+    widths = []
+    multiply = torch.Tensor.addmm_
+
+    def spy(self, x, y, **options):
+        widths.append(y.shape[1])
+        return multiply(self, x, y, **options)
+
+    expected = DistanceBlocks(query, gallery)(0, 16).clone()
+    monkeypatch.setattr(torch.Tensor, "addmm_", spy)
+    monkeypatch.setattr("evaluation.distance_blocks._CPU_CHUNK_BYTES", 64 * 2048 * 4)
+    monkeypatch.setattr("evaluation.distance_blocks._LEAST_CHUNK", 64)
+    assert torch.equal(DistanceBlocks(query, gallery)(0, 16), expected)
+    assert widths == [64, 72]
+
+
 def test_every_product_has_the_same_height(monkeypatch):
     """Products of different heights may round differently, on some processors, in some sizes."""
     shapes = set()

@@ -5,6 +5,7 @@ import html.parser
 import io
 import json
 import re
+from dataclasses import replace
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from evaluation.bootstrap import confidence_intervals
 from evaluation.curves import measure_curves
+from evaluation.draws import with_draws
 from evaluation.embedding_map import draw_map
 from evaluation.metrics import evaluate, evaluate_embeddings
 from evaluation.page_data import Shown, Thumbnails, worst_first
@@ -287,3 +289,14 @@ def test_no_camera_is_shown_where_there_are_none(tmp_path):
     assert "<select" not in page.text and "Camera by camera" not in page.text and "numbered" not in page.text
     assert page.data["cameras"] == [] and all(row[2] == [] for row in page.data["images"])
     assert "There are no cameras: every gallery image of the query&#x27;s identity counts." in page.text
+
+
+def test_repeated_draws_are_told_apart_from_the_first(data, tmp_path):
+    retrieval = RetrievalSet(*data)
+    result = evaluate(retrieval)
+    drawn = next(iter(with_draws([{"instance": result}, {"instance": replace(result, mAP=0.0)}]).values()))
+    said = "Other curves than the CMC, and what is told of single queries, are of the first draw."
+    for one, times in ((drawn, 1), (result, 0)):
+        text = write_page(tmp_path / "index.html", one, retrieval)[0].read_text(encoding="utf-8")
+        assert text.count(said) == times
+        assert (f"<dd>{drawn.mAP:.2%}".rstrip("%") + " ±" in text) == bool(times)
