@@ -77,7 +77,7 @@ from modelling.modes import in_eval_mode
 from modelling.origin import describe_origin, epochs_in, network_origin
 from modelling.parameters import find_parts
 from solver.build import build_optimizer, build_scheduler
-from solver.gradients import scale_gradients, without_reduction
+from solver.gradients import scale_gradients, stepping_together, without_reduction
 from utils.distributed import Processes, gather_in_order, is_first_process, mean_over_processes, running_processes
 from utils.errors import UserError
 from utils.labels import Cameras, Names
@@ -381,14 +381,15 @@ class ModelBase(LightningModule):
             for each in (optimizer, *others):
                 scale_gradients(each.optimizer, 1.0 / self.accumulated)
         self.accumulated = 0
-        optimizer.step()
         weight = self.center_loss_weight
-        for optimizer_center in others if weight > 0 else ():
-            for group in optimizer_center.param_groups:
-                for center in group["params"]:  # they learn at CENTER_LR whatever the weight of their loss
-                    if center.grad is not None:
-                        center.grad.mul_(1.0 / weight)
-            optimizer_center.step()
+        stepping = (optimizer, *(others if weight > 0 else ()))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        with stepping_together(scaler, [each.optimizer for each in stepping]):
+            optimizer.step()
+            for optimizer_center in stepping[1:]:
+                # They learn at CENTER_LR whatever the weight of their loss.
+                scale_gradients(optimizer_center.optimizer, 1.0 / weight)
+                optimizer_center.step()
 
     def _all_optimizers(self) -> list[LightningOptimizer]:
         """Those of configure_optimizers, of which a subclass may have one only."""

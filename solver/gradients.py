@@ -1,7 +1,7 @@
 """Gradients between the backward pass and the step: their mean over batches, their norm, their exchange."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,35 @@ def clip_gradients(optimizer: optim.Optimizer, max_norm: float, scaler: Any = No
     if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
         scaler.unscale_(optimizer)  # the step finds that it has been done
     clip_grad_norm_(list(_parameters(optimizer)), max_norm)
+
+
+@contextmanager
+def stepping_together(scaler: Any, optimizers: Sequence[optim.Optimizer]) -> Iterator[None]:
+    """Within the block, all of the optimisers step or none does, by one decision of a GradScaler at one loss scale.
+
+    Lightning updates the loss scale after the step of each optimiser: the second one then takes out another factor than
+    its gradients hold, and steps although the first was skipped because of gradients that are not finite.
+
+    Args:
+        scaler: the GradScaler of the loss; None for no scaling. Its scale is updated once, at the end of the block.
+        optimizers: those that step in the block, each once. Their gradients are unscaled when it begins.
+    """
+    if scaler is None:
+        yield
+        return
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    found = [scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"] for optimizer in optimizers]
+    for device in {device for by_device in found for device in by_device}:
+        any_of_them = torch.stack([by_device[device] for by_device in found if device in by_device]).amax(0)
+        for by_device in found:
+            by_device[device] = any_of_them  # 0 or 1: fused kernels know no other values
+    scaler.unscale_ = scaler.update = lambda *args: None  # what Lightning calls; it has been done, or is done below
+    try:
+        yield
+    finally:
+        del scaler.unscale_, scaler.update
+    scaler.update()
 
 
 def without_reduction(trainer: Any) -> AbstractContextManager[None]:

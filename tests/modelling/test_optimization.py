@@ -228,6 +228,53 @@ def test_gradients_are_clipped_after_their_scale_is_taken_out(accumulate):
     assert norms.seen[accumulate - 1 :: accumulate] == pytest.approx([0.25] * (4 // accumulate), rel=1e-3)
 
 
+class Centers(Callback):
+    """The centres, the network's classifier and the loss scale after each batch."""
+
+    def __init__(self):
+        self.centers, self.weights, self.scales = [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.centers.append(pl_module.center_loss.centers.detach().clone())
+        self.weights.append(pl_module.fc_query.weight.detach().clone())
+        self.scales.append(trainer.precision_plugin.scaler.get_scale())
+
+
+@needs_scaler_of_cpu
+def test_both_optimisers_step_at_one_loss_scale_which_grows_once_an_interval():
+    growing = Centers()
+    plugin = scaled(128.0)
+    plugin.scaler.set_growth_interval(2)
+    fit(make_model(), batches(4), growing, plugins=[plugin], max_epochs=1)
+    assert growing.scales == [128.0, 256.0, 256.0, 512.0]
+    steady = Centers()
+    fit(make_model(), batches(4), steady, plugins=[scaled(128.0)], max_epochs=1)
+    for one, other in zip(growing.centers, steady.centers, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@needs_scaler_of_cpu
+@pytest.mark.parametrize("whose", ["network", "centres"])
+def test_gradients_of_one_optimiser_that_are_not_finite_keep_both_from_stepping(whose):
+    class Spoiled(CTLModel):
+        is_of_this_project = True
+        spoils = 1
+
+        def manual_backward(self, loss, *args, **kwargs):
+            super().manual_backward(loss, *args, **kwargs)
+            if len(kept.scales) == self.spoils:
+                (self.fc_query.weight if whose == "network" else self.center_loss.centers).grad[0, 0] = torch.inf
+
+    kept = Centers()
+    model = make_model(Spoiled)
+    fit(model, batches(4), kept, LossGuard(), plugins=[scaled(128.0)], max_epochs=1)
+    assert kept.scales == [128.0, 64.0, 64.0, 64.0]
+    for values in (kept.centers, kept.weights):
+        moved = [not torch.equal(a, b) for a, b in itertools.pairwise(values)]
+        assert moved == [False, True, True]
+        assert values[-1].isfinite().all()
+
+
 @needs_scaler_of_cpu
 def test_a_batch_that_overflows_spoils_its_own_group_only():
     loader = batches(6)
