@@ -12,7 +12,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-floor test-newest lint format clean
+.PHONY: help install demo test test-floor test-newest test-cuda lint format clean
 
 help:
 	@echo "make demo    install, draw a small data set, train, evaluate (about 5 minutes on 2 cores, plus installation)"
@@ -46,6 +46,10 @@ test-floor:
 test-newest:
 	rm -f .venv-newest-$(notdir $(PYTHON))/.installed
 	$(MAKE) test VENV=.venv-newest-$(notdir $(PYTHON)) CONSTRAINTS=
+
+# On a machine with a CUDA device; VENV=... takes an environment whose torch knows it.
+test-cuda: $(INSTALLED)
+	$(BIN)/python -m pytest -q tests/cuda --device cuda
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -176,12 +176,22 @@ def plain_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 
 class PlainLoop:
-    """The same network and losses as most code bases write them: contiguous images, Adam, float() of each loss."""
+    """The same network and losses as most code bases write them: Adam, float() of each loss.
 
-    def __init__(self, network: str, device: torch.device) -> None:
+    Args:
+        network: of the registry.
+        device: to train on.
+        precision: as Lightning names it; 16-mixed scales the loss.
+        channels_last: the memory format of images and network; most code bases leave it contiguous.
+    """
+
+    def __init__(
+        self, network: str, device: torch.device, precision: str = "32-true", channels_last: bool = False
+    ) -> None:
         size = get_backbone(network).embedding_size
         torch.manual_seed(0)
-        self.backbone = get_backbone(network).build(NetworkOptions(1)).to(device)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone = get_backbone(network).build(NetworkOptions(1)).to(device).to(memory_format=self.format)
         self.bn, self.classifier = nn.BatchNorm1d(size).to(device), nn.Linear(size, CLASSES, bias=False).to(device)
         self.centers = nn.Parameter(torch.randn(CLASSES, size, device=device))
         modules = (self.backbone, self.bn, self.classifier)
@@ -189,9 +199,14 @@ class PlainLoop:
         self.sgd = torch.optim.SGD([self.centers], lr=0.5)
         self.xent = nn.CrossEntropyLoss(label_smoothing=0.1)
         self.log: list[dict[str, float]] = []
+        half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(precision)
+        self.autocast = torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)
+        self.scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        features = self.backbone(images).mean((2, 3))
+        with self.autocast:
+            feature_map = self.backbone(images.contiguous(memory_format=self.format))
+        features = feature_map.float().mean((2, 3))
         losses = {
             "xent": self.xent(self.classifier(self.bn(features)), labels),
             "triplet": plain_triplet(features, labels, 0.5),
@@ -200,11 +215,18 @@ class PlainLoop:
         }
         self.adam.zero_grad()
         self.sgd.zero_grad()
-        sum(losses.values(), torch.zeros((), device=images.device)).backward()
-        self.adam.step()
-        assert self.centers.grad is not None
-        self.centers.grad *= 1 / 0.0005
-        self.sgd.step()
+        total = sum(losses.values(), torch.zeros((), device=images.device))
+        (total if self.scaler is None else self.scaler.scale(total)).backward()
+        for optimizer in (self.adam, self.sgd):
+            if optimizer is self.sgd:
+                assert self.centers.grad is not None
+                self.centers.grad *= 1 / 0.0005
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
         self.log.append({name: float(loss) for name, loss in losses.items()})
 
 

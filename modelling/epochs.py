@@ -18,7 +18,7 @@ from modelling.backbones.package_network import PackageNetwork
 from modelling.freezing import Frozen
 from modelling.lightning_1_1 import HiddenHook
 from solver.gradients import clip_gradients
-from solver.optimizers import has_fused_adam, is_center_optimizer
+from solver.optimizers import has_fused, is_center_optimizer
 from solver.schedules import EpochSchedule, set_epoch
 from utils.distributed import broadcast_from_first, running_processes
 from utils.errors import UserError
@@ -78,10 +78,12 @@ class EpochKeeper(Callback):
 
     @staticmethod
     def _drop_fused(trainer: Trainer, pl_module: Any) -> None:
-        """Drop ``fused`` from an optimiser state that comes from another machine, if this one has no fused Adam."""
-        for group in trainer.optimizers[0].param_groups:
-            if group.get("fused") and not has_fused_adam(pl_module.device):
-                group["fused"] = None
+        """Drop ``fused`` from optimiser states that come from another machine, if this one has no such kernel."""
+        for optimizer in trainer.optimizers:
+            kind: Any = type(optimizer)
+            for group in optimizer.param_groups:
+                if group.get("fused") and not has_fused(kind, pl_module.device):
+                    group["fused"] = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Set the schedule to this epoch, even after resuming from a checkpoint saved before the schedule's step."""

@@ -53,9 +53,12 @@ def make_optimizers(
     network = [(key, parameter) for key, parameter in trained if not parts.is_center(key)]
     options: dict[str, Any] = {"momentum": momentum}
     if name != "SGD":  # whose kernel fails where some parameters, released later than others, have no momentum yet
-        options = {"fused": all(has_fused_adam(p.device) for _, p in network) or None}
+        options = {"fused": all(has_fused(optim.Adam, p.device) for _, p in network) or None}
     groups = group_parameters(network, factors, parts, base_lr=base_lr, weight_decay=weight_decay)
-    sgd = optim.SGD(centers, lr=center_lr)
+    on_accelerator = bool(centers) and all(p.device.type != "cpu" for p in centers)
+    # As one kernel, a step under a loss scale does not wait for the device. On the CPU it would round in its own way.
+    one_kernel = {"fused": True} if on_accelerator and all(has_fused(optim.SGD, p.device) for p in centers) else {}
+    sgd = optim.SGD(centers, lr=center_lr, **one_kernel)
     _OF_CENTERS.add(sgd)
     return [OPTIMIZERS[name](groups, lr=base_lr, weight_decay=weight_decay, **options), sgd]
 
@@ -66,12 +69,17 @@ def is_center_optimizer(optimizer: optim.Optimizer) -> bool:
 
 
 @cache
-def has_fused_adam(device: torch.device) -> bool:
-    """Whether this version of torch has a fused kernel of Adam, and so of AdamW, for the device."""
+def has_fused(optimizer: Callable[..., optim.Optimizer], device: torch.device) -> bool:
+    """Whether this version of torch has a fused kernel of an optimiser for the device; AdamW's is Adam's."""
     try:
         parameter = nn.Parameter(torch.zeros(1, device=device))
         parameter.grad = torch.zeros(1, device=device)
-        optim.Adam([parameter], fused=True).step()
-    except RuntimeError:
+        optimizer([parameter], lr=0.1, fused=True).step()
+    except (RuntimeError, TypeError):  # SGD of torch 2.1 and 2.2 does not know the option
         return False
     return True
+
+
+def has_fused_adam(device: torch.device) -> bool:
+    """:func:`has_fused` of Adam."""
+    return has_fused(optim.Adam, device)

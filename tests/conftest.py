@@ -19,6 +19,7 @@ settings.load_profile("repeatable")
 
 def pytest_addoption(parser):
     parser.addoption("--by-hand", action="store_true", help="also run the tests marked by_hand")
+    parser.addoption("--device", default="cuda", help="device of the tests in tests/cuda: cuda, cuda:1, or cpu")
 
 
 # Their tests start programs and train. They come first, so that the two workers of a parallel run end together.

@@ -18,6 +18,8 @@ GOLDEN = ROOT / "tests" / "golden"
 TOLERANCES: dict[str, dict[str, float]] = {
     "float32": {"rtol": 1e-5, "atol": 1e-6},  # recorded on another torch version, float32 arithmetic
     "weights": {"rtol": 0.0, "atol": 1e-5},  # final weights of a whole recorded fit
+    "device": {"rtol": 1e-4, "atol": 1e-5},  # float32 on an accelerator, whose sums have another order
+    "device weights": {"rtol": 0.0, "atol": 1e-4},  # final weights of a whole fit there
     "grey": {"rtol": 0.0, "atol": 0.0176},  # one grey level after normalisation: Pillow's rounding moved
     "pictures": {"rtol": 0.0, "atol": 2e-4},  # metrics from pictures: such a grey level swaps two ranks here or there
 }

@@ -223,12 +223,13 @@ def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(
         """Stands for a checkpoint of a machine that has the kernel."""
 
         def on_fit_start(self, trainer, pl_module):
-            trainer.optimizers[0].param_groups[0]["fused"] = True
+            for optimizer in trainer.optimizers:
+                optimizer.param_groups[0]["fused"] = True
 
-    monkeypatch.setattr("solver.optimizers.has_fused_adam", lambda device: False)
-    monkeypatch.setattr("modelling.epochs.has_fused_adam", lambda device: False)
+    monkeypatch.setattr("solver.optimizers.has_fused", lambda optimizer, device: False)
+    monkeypatch.setattr("modelling.epochs.has_fused", lambda optimizer, device: False)
     trainer = fit(make_model(), batch(), Restored())
-    assert trainer.optimizers[0].param_groups[0]["fused"] is None
+    assert all(optimizer.param_groups[0]["fused"] is None for optimizer in trainer.optimizers)
 
 
 @pytest.mark.parametrize(

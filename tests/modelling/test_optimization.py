@@ -90,11 +90,11 @@ def batches(count, first=0):
     return found
 
 
-def fit(model, loader, *callbacks, val=None, ckpt_path=None, **options):
+def fit(model, data, *callbacks, val=None, ckpt_path=None, pin_memory=False, **options):
     plain = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 2}
     plain |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "accelerator": "cpu", "devices": 1}
     trainer = Trainer(callbacks=list(callbacks), **plain | options)
-    trainer.fit(model, DataLoader(loader, batch_size=None), val, ckpt_path=ckpt_path)
+    trainer.fit(model, DataLoader(data, batch_size=None, pin_memory=pin_memory), val, ckpt_path=ckpt_path)
     return trainer
 
 

@@ -83,14 +83,14 @@ class StepRecorder(Callback):
         self.rows.append([float(row[name]) for name in self.columns])
 
 
-@pytest.fixture(scope="module", params=RECORDINGS)
-def fit(request):
-    data = golden(request.param)
+def fit_recording(name, **options):
+    """Repeat a recorded fit and the test after it: the recording, rows of the steps, final weights, logged metrics."""
+    data = golden(name)
     recorded = json.loads(str(data["opts_json"]))
     schedule = {"SOLVER.MAX_EPOCHS": 6, "SOLVER.LR_STEPS": (3, 5), "SOLVER.BASE_LR": 0.01, "SOLVER.EVAL_PERIOD": 2}
     network = {"MODEL.BACKBONE_EMB_SIZE": 32}
     cfg = small_config(**network, **schedule, **dict(zip(recorded[::2], recorded[1::2], strict=True)))
-    model = RECORDINGS[request.param](cfg, num_query=int(data["num_query"]), num_classes=10)
+    model = RECORDINGS[name](cfg, num_query=int(data["num_query"]), num_classes=10)
     model.backbone = Projection()
     model.load_state_dict({k.removeprefix("init/"): torch.from_numpy(v) for k, v in data.items() if "init/" in k})
 
@@ -101,19 +101,24 @@ def fit(request):
         max_epochs=6,
         check_val_every_n_epoch=2,
         num_sanity_val_steps=0,
-        accelerator="cpu",
         devices=1,
         logger=metrics,
         callbacks=[steps],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **{"accelerator": "cpu"} | options,
     )
     trainer.fit(model, DataLoader(RecordedBatches(data, 3), batch_size=None), test_loader)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     model.hparams.MODEL.USE_CENTROIDS = not model.hparams.MODEL.USE_CENTROIDS
     trainer.test(model, test_loader, verbose=False)
     return data, steps.rows, weights, metrics.records
+
+
+@pytest.fixture(scope="module", params=RECORDINGS)
+def fit(request):
+    return fit_recording(request.param)
 
 
 def test_losses_and_rates_of_each_step(fit):

@@ -154,7 +154,7 @@ def test_adam_and_adamw_are_one_kernel_where_the_device_has_it(name, monkeypatch
     named = parameters(["bn.weight", "center_loss.centers"]).items()
     settings = {"base_lr": 1.0, "weight_decay": 0.0, "center_lr": 1.0}
     for answer in {False, has_fused_adam(torch.device("cpu"))}:
-        monkeypatch.setattr("solver.optimizers.has_fused_adam", lambda device, answer=answer: answer)
+        monkeypatch.setattr("solver.optimizers.has_fused", lambda optimizer, device, answer=answer: answer)
         network, centers = make_optimizers(named, name=name, **settings)
         assert bool(network.param_groups[0].get("fused")) is (answer and name != "SGD")
         assert not centers.param_groups[0].get("fused")
