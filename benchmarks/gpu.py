@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from utils.devices import count_cpus  # noqa: E402
 
 PRECISIONS = ("32-true", "tf32", "16-mixed", "bf16-mixed")
 WARM_UP, SECONDS, MOST_STEPS = 3, 1.5, 30  # steps before the clock starts, its least time, and the most steps
+FILES = 2048  # images that are loaded
 GOALS = {  # name -> limit, and whether smaller is better
     "step_over_backbone": (1.10, True),
     "times_plain": (1.0, False),
@@ -146,7 +148,7 @@ def train(model: Any, batch: tuple[Tensor, ...], steps: int, cell: Cell, clock: 
     trainer = Trainer(
         accelerator="gpu" if clock.device.type == "cuda" else "cpu",
         devices=[clock.device.index or 0] if clock.device.type == "cuda" else 1,
-        precision=cell.lightning,
+        precision=cell.lightning,  # type: ignore[arg-type]
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -201,9 +203,8 @@ def bench_cell(cell: Cell, network: str, size: list[int], clock: Clock) -> dict[
 
 def bench_loading(size: list[int], folder: Path) -> dict[str, Any]:
     """Images per second from JPEG files of 128 x 64 to batches, by as many workers as this machine has cores."""
-    count, workers = 2048, count_cpus()
-    files = []
-    for i in range(count):
+    workers, files = count_cpus(), []
+    for i in range(FILES):
         files.append(str(folder / f"{i:05d}.jpg"))
         drawn_image(i % 64).save(files[-1], quality=90)
     cfg = DEFAULTS.clone()
@@ -226,7 +227,7 @@ def bench_embedding(network: str, size: list[int], folder: Path, clock: Clock) -
     for precision in ("32-true", "bf16-true", *(["16-true"] if clock.device.type == "cuda" else [])):
         embedder = Embedder(model, clock.device, precision, size=size, batch_size=128)
         clock.start_peak()
-        seconds = clock.per_call(lambda e=embedder: e.embed_pixels(pixels))
+        seconds = clock.per_call(partial(embedder.embed_pixels, pixels))
         row[precision] = {"forward_images_per_s": round(128 / seconds, 1), "peak_mib": clock.peak_mib()}
         files = sorted(map(str, folder.glob("*.jpg")))
         start = clock.now()
@@ -334,7 +335,7 @@ def main(argv: list[str] | None = None) -> None:
             write_report(report, out)
     report["left_out"] = left_out
     write_report(report, out)
-    for goal, found in report["goals"].items():
+    for goal, found in goals_of(report).items():
         print(f"{goal} (goal {found['limit']}): met by {len(found['met'])}, missed by {found['missed'] or 'none'}")
     print(f"{'left out: ' + ', '.join(left_out) if left_out else 'nothing was left out'}; written: {out}")
 

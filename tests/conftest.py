@@ -1,3 +1,4 @@
+import importlib.util
 import lzma
 import os
 import random
@@ -8,13 +9,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
 from tests.support import GOLDEN, ROOT
 
-# The same examples in every run; a failing one is printed in a form that repeats it.
-settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
-settings.load_profile("repeatable")
+if importlib.util.find_spec("hypothesis"):  # tests/cuda runs without it
+    from hypothesis import settings
+
+    # The same examples in every run; a failing one is printed in a form that repeats it.
+    settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
+    settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser):
