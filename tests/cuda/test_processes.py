@@ -13,20 +13,18 @@ from tests.modelling.test_optimization import batches, fit
 from tests.support import assert_close
 
 
-def train(device, strategy):
+def train(accelerator, backend):
     """The weights after an epoch of three steps; each process has batches of its own."""
     from pytorch_lightning.strategies import DDPStrategy
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
-    kind = torch.device(device)
+    # As on machines of one device each: on one machine, Lightning would give the second process a device of its own.
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": str(rank)}
+    options = {"devices": 1, "num_nodes": world, "strategy": DDPStrategy(process_group_backend=backend)}
     torch.manual_seed(0)
     model = make_model()
-    accelerator = "gpu" if kind.type == "cuda" else "cpu"
-    options = {"accelerator": accelerator, "max_epochs": 1, "use_distributed_sampler": False}
-    # Both processes drive device 0: Lightning would give the second one a device of its own.
-    parallel = [torch.device(kind.type, 0) if kind.type == "cuda" else torch.device("cpu")] * world
-    options |= {"strategy": DDPStrategy(parallel_devices=parallel, process_group_backend=strategy), "devices": world}
+    options |= {"accelerator": accelerator, "max_epochs": 1, "use_distributed_sampler": False}
     fit(model, batches(3, first=10 * rank), **options)
     return {name: value.cpu() for name, value in model.state_dict().items()}
 
@@ -34,7 +32,7 @@ def train(device, strategy):
 def test_one_process_under_ddp_trains_as_without_it(device, accelerator, tmp_path):
     """With nccl on CUDA, with gloo elsewhere."""
     backend = "nccl" if device.type == "cuda" else "gloo"
-    (found,) = run_processes(train, 1, tmp_path / "run", str(device), backend)
+    (found,) = run_processes(train, 1, tmp_path / "run", accelerator, backend)
     torch.manual_seed(0)
     model = make_model()
     fit(model, batches(3), accelerator=accelerator, max_epochs=1)
@@ -42,8 +40,8 @@ def test_one_process_under_ddp_trains_as_without_it(device, accelerator, tmp_pat
         assert_close(found[name], value.cpu(), "device weights")
 
 
-def test_two_processes_on_one_device_hold_equal_weights(device, tmp_path):
-    one, two = run_processes(train, 2, tmp_path / "run", str(device), "gloo")
+def test_two_processes_on_one_device_hold_equal_weights(accelerator, tmp_path):
+    one, two = run_processes(train, 2, tmp_path / "run", accelerator, "gloo")
     parameters = dict(make_model().named_parameters())
     for name in parameters:  # the running statistics are those of each process
         assert torch.equal(one[name], two[name]), name

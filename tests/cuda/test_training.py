@@ -1,7 +1,5 @@
 """Training on the device: the recorded numbers, every precision, and a step that waits for nothing."""
 
-import shutil
-
 import pytest
 import torch
 from pytorch_lightning import Callback
@@ -46,13 +44,14 @@ class NoSynchronisation(Callback):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize(
+    "precision",
+    ["32-true", "bf16-mixed", pytest.param("16-mixed", marks=pytest.mark.needs_cuda)],  # on a CPU, scaled steps wait
+)
 @pytest.mark.parametrize("kind", [CTLModel, BaseModel])
 @pytest.mark.parametrize("one", FULL, ids=["full", "blanks", "irregular"])
 def test_a_step_waits_for_nothing(device, accelerator, kind, one, precision):
     """On the CPU, the guard over operations stands in for CUDA's own."""
-    if device.type != "cuda" and precision == "16-mixed":
-        pytest.skip("Lightning scales losses on CUDA only")
     guard = NoSynchronisation() if device.type == "cuda" else Guarded()
     fit(make_model(kind), [one] * 3, guard, accelerator=accelerator, precision=precision, max_epochs=1)
     assert guard.steps == 3
@@ -144,8 +143,6 @@ def test_a_checkpoint_goes_from_the_cpu_to_the_device_and_back(accelerator, tmp_
 )
 def test_options_of_speed_change_nothing_else(accelerator, options):
     """The losses of three steps beside those of the plain network."""
-    if "MODEL.COMPILE" in options and shutil.which("g++") is None:
-        pytest.skip("MODEL.COMPILE needs a C++ compiler")
 
     class Losses(Callback):
         def __init__(self):
