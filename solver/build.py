@@ -10,10 +10,10 @@ from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
 from solver.groups import Factors, Parts
-from solver.optimizers import has_fused_adam, make_optimizers
+from solver.optimizers import has_fused, make_optimizers
 from solver.schedules import EpochSchedule, StepWarmup, lr_factor, set_epoch
 
-__all__ = ["Parts", "build_optimizer", "build_scheduler", "has_fused_adam", "lr_factor", "set_epoch"]
+__all__ = ["Parts", "build_optimizer", "build_scheduler", "has_fused", "lr_factor", "set_epoch"]
 
 
 def build_optimizer(

@@ -55,10 +55,9 @@ def make_optimizers(
     if name != "SGD":  # whose kernel fails where some parameters, released later than others, have no momentum yet
         options = {"fused": all(has_fused(optim.Adam, p.device) for _, p in network) or None}
     groups = group_parameters(network, factors, parts, base_lr=base_lr, weight_decay=weight_decay)
-    on_accelerator = bool(centers) and all(p.device.type != "cpu" for p in centers)
     # As one kernel, a step under a loss scale does not wait for the device. On the CPU it would round in its own way.
-    one_kernel = {"fused": True} if on_accelerator and all(has_fused(optim.SGD, p.device) for p in centers) else {}
-    sgd = optim.SGD(centers, lr=center_lr, **one_kernel)
+    in_one_kernel = all(p.device.type != "cpu" and has_fused(optim.SGD, p.device) for p in centers)
+    sgd = optim.SGD(centers, lr=center_lr, **({"fused": True} if in_one_kernel else {}))
     _OF_CENTERS.add(sgd)
     return [OPTIMIZERS[name](groups, lr=base_lr, weight_decay=weight_decay, **options), sgd]
 
@@ -78,8 +77,3 @@ def has_fused(optimizer: Callable[..., optim.Optimizer], device: torch.device) -
     except (RuntimeError, TypeError):  # SGD of torch 2.1 and 2.2 does not know the option
         return False
     return True
-
-
-def has_fused_adam(device: torch.device) -> bool:
-    """:func:`has_fused` of Adam."""
-    return has_fused(optim.Adam, device)

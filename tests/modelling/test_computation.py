@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from engine.trainer import build_profiler
 from modelling.backbones import NetworkOptions, get_backbone
-from solver.optimizers import has_fused_adam
+from solver.optimizers import has_fused
 from tests.small import small_config
 from tests.support import counting_saved_numbers
 from train_base_model import BaseModel
@@ -213,10 +213,10 @@ def test_under_autocast_the_map_is_bfloat16_and_every_loss_float32():
 
 
 def test_adam_is_one_kernel_where_there_is_one_and_states_move_between_machines(monkeypatch):
-    assert not has_fused_adam(torch.device("meta"))
+    assert not has_fused(torch.optim.Adam, torch.device("meta"))
     model = make_model()
     adam, _ = model.configure_optimizers()[0]
-    fused = has_fused_adam(torch.device("cpu"))
+    fused = has_fused(torch.optim.Adam, torch.device("cpu"))
     assert bool(adam.param_groups[0].get("fused")) == fused
 
     class Restored(Callback):

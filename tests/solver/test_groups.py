@@ -8,7 +8,7 @@ from config import cfg
 from config.validate import CHOICES
 from solver.build import build_optimizer
 from solver.groups import ONE_GROUP, Factors, Parts, backbone_prefix, group_parameters
-from solver.optimizers import OPTIMIZERS, has_fused_adam, make_optimizers
+from solver.optimizers import OPTIMIZERS, has_fused, make_optimizers
 from utils.errors import UserError
 
 NAMES = {
@@ -153,11 +153,20 @@ def test_the_configuration_allows_the_optimisers_of_the_table():
 def test_adam_and_adamw_are_one_kernel_where_the_device_has_it(name, monkeypatch):
     named = parameters(["bn.weight", "center_loss.centers"]).items()
     settings = {"base_lr": 1.0, "weight_decay": 0.0, "center_lr": 1.0}
-    for answer in {False, has_fused_adam(torch.device("cpu"))}:
+    for answer in {False, has_fused(torch.optim.Adam, torch.device("cpu"))}:
         monkeypatch.setattr("solver.optimizers.has_fused", lambda optimizer, device, answer=answer: answer)
         network, centers = make_optimizers(named, name=name, **settings)
         assert bool(network.param_groups[0].get("fused")) is (answer and name != "SGD")
         assert not centers.param_groups[0].get("fused")
+
+
+@pytest.mark.parametrize(("device", "answer"), [("cpu", True), ("meta", True), ("meta", False)])
+def test_the_centres_step_in_one_kernel_on_accelerators_that_have_it(device, answer, monkeypatch):
+    """On the CPU they never do: the recorded numbers hold to the bit."""
+    monkeypatch.setattr("solver.optimizers.has_fused", lambda optimizer, device: answer)
+    named = {name: nn.Parameter(torch.zeros(2, device=device)) for name in ("bn.weight", "center_loss.centers")}
+    _, centers = make_optimizers(named.items(), name="SGD", base_lr=1.0, weight_decay=0.0, center_lr=1.0)
+    assert bool(centers.param_groups[0].get("fused")) is (answer and device == "meta")
 
 
 def test_adamw_decays_apart_from_the_gradient():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from solver.optimizers import has_fused_adam, make_optimizers
+from solver.optimizers import has_fused, make_optimizers
 from tests.support import GOLDEN
 
 
@@ -45,5 +45,5 @@ def test_adam_runs_in_one_kernel_where_the_device_has_it_and_only_there():
         expected = True
     except RuntimeError:  # older versions of torch have none for the CPU
         expected = False
-    assert has_fused_adam(torch.device("cpu")) is expected
-    assert not has_fused_adam(torch.device("meta"))
+    assert has_fused(torch.optim.Adam, torch.device("cpu")) is expected
+    assert not has_fused(torch.optim.Adam, torch.device("meta"))
