@@ -227,7 +227,7 @@ class PlainLoop:
                 self.scaler.step(optimizer)
         if self.scaler is not None:
             self.scaler.update()
-        self.log.append({name: float(loss) for name, loss in losses.items()})
+        self.log.append({name: float(loss.detach()) for name, loss in losses.items()})
 
 
 # ------------------------------------------------------------------------------------------------------- the parts

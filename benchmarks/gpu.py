@@ -276,7 +276,12 @@ def goals_of(report: dict[str, Any]) -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5, help="parts that would begin later are left out; default 5")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=5,
+        help="parts that would begin later are left out, a part that has begun is finished; default 5",
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try the command; default: cuda")
     parser.add_argument("--network", default="resnet50")
     parser.add_argument("--size", type=int, nargs=2, default=[256, 128], metavar=("HEIGHT", "WIDTH"))
@@ -325,9 +330,10 @@ def main(argv: list[str] | None = None) -> None:
             if time.perf_counter() - started > 60 * args.minutes:
                 left_out.append(f"{part}: {name}")
                 continue
+            print(f"{part}, {name}: ...", flush=True)
             try:
                 row = measure()
-            except torch.OutOfMemoryError as error:
+            except torch.cuda.OutOfMemoryError as error:
                 row = {"failed": str(error).splitlines()[0]}
             report.setdefault(part, {})[name] = row
             report |= {"goals": goals_of(report), "left_out": left_out}

@@ -46,6 +46,18 @@ def test_what_would_begin_too_late_is_named(run):
     assert "training" not in report
 
 
+def test_a_part_without_enough_memory_is_named_and_the_others_go_on(run, monkeypatch):
+    def fail(*arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    for part in ("cell", "loading", "embedding"):
+        monkeypatch.setattr(gpu, f"bench_{part}", fail)
+    monkeypatch.setattr(gpu, "bench_evaluation", lambda *arguments: {"evaluation_over_product": 2.0})
+    report = run("--minutes", 5)
+    assert report["training"]["8, 32-true, compiled"] == {"failed": "CUDA out of memory. Tried to allocate 2.00 GiB."}
+    assert report["goals"]["evaluation_over_product"]["missed"] == {"small": 2.0}
+
+
 def test_goals():
     rows = {"a": {"times_plain": 1.0, "step_over_backbone": 1.11}, "b": {"times_plain": 0.9}, "c": {"failed": "memory"}}
     found = gpu.goals_of({"training": rows, "evaluation": {"msmt": {"evaluation_over_product": 1.5}}})
