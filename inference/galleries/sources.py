@@ -1,7 +1,7 @@
 """Where the images of a gallery come from, cut into chunks that any process can take.
 
-A chunk is what one process embeds at a time and what is kept if the run is interrupted. All processes that list a source
-must find the same chunks, in the same order, which is that of the gallery's rows.
+A chunk is what one process embeds at a time and what is kept if the run is interrupted. All processes that list a
+source must find the same chunks, in the same order, which is that of the gallery's rows.
 """
 
 from collections.abc import Iterator, Sequence
