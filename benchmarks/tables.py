@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from benchmarks.common import RESULTS, ROOT
 PAGES = (ROOT / "docs" / "BENCHMARKS.md", ROOT / "docs" / "BACKBONES.md")
 NOT_MEASURED = "Not measured yet."
 NOTHING = "–"
+CARDS = "gpu_*"  # the reports of benchmarks.gpu, one a card, which share their tables
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 Report = dict[str, Any]
@@ -362,6 +364,38 @@ DATA_HEADS = columns(
     "files, input (height x width)", "plain loop, images/s", "no cache",
     "filling `ram`", "from `ram`", "filling `disk`", "from `disk`",
 )  # fmt: skip
+
+
+def gpu_training_rows(cards: Report) -> Iterator[Row]:
+    for report in cards.values():
+        for name, row in report.get("training", {}).items():
+            if "failed" in row:
+                yield (report["card"], name, *["failed"] * 7)
+                continue
+            times = [cell(row, f"{part}_ms", "ms") for part in ("step", "plain", "backbone", "kernels")]
+            ratios = [cell(row, part) for part in ("images_per_s", "step_over_backbone")]
+            yield (report["card"], name, *times, *ratios, cell(row, "peak_mib", "MiB"))
+
+
+def gpu_other_rows(cards: Report) -> Iterator[Row]:
+    for report in cards.values():
+        card = report["card"]
+        for row in report.get("loading", {}).values():
+            yield card, f"loading, {row['workers']} workers", cell(row, "images_per_s", "images/s"), NOTHING, NOTHING
+        for network, precisions in report.get("embedding", {}).items():
+            for precision, row in precisions.items() if "failed" not in precisions else ():
+                name, peak = f"{network}, {precision}", cell(row, "peak_mib", "MiB")
+                yield card, f"embedding in memory, {name}", cell(row, "forward_images_per_s", "images/s"), NOTHING, peak
+                speed = cell(row, "from_files_images_per_s", "images/s")
+                yield card, f"embedding from files, {name}", speed, NOTHING, NOTHING
+        for size, row in report.get("evaluation", {}).items():
+            speed, peak = cell(row, "evaluation_s", "s"), cell(row, "peak_mib", "MiB")
+            yield card, f"evaluation, {size}", speed, cell(row, "evaluation_over_product"), peak
+            if "reranking_s" in row:
+                ratio = cell(row, "reranking_over_product_of_all")
+                yield card, f"re-ranking, {size}", cell(row, "reranking_s", "s"), ratio, NOTHING
+
+
 TABLES = {
     "startup": Table("startup", columns("", "first batch reaches the training step after", "times bare"), startup_rows),
     "startup_imports": Table("startup", columns("", "seconds", "times bare", "modules"), startup_import_rows),
@@ -422,6 +456,15 @@ TABLES = {
     "real_pairs": Table(
         "real", columns("CTL - baseline", "mean difference", "95 % interval", "seeds with CTL ahead"), real_pair_rows
     ),
+    "gpu_training": Table(
+        CARDS,
+        columns("card", "images, precision", "step", "plain loop", "backbone alone", "its kernels", "images/s",
+                "step / backbone", "peak memory"),
+        gpu_training_rows,
+    ),
+    "gpu_other": Table(
+        CARDS, columns("card", "", "measured", "times the product alone", "peak memory"), gpu_other_rows
+    ),
     "soak": Table("soak", columns("", "first quarter", "last quarter", "largest"), soak_rows),
 }  # fmt: skip
 REPORTS = tuple(dict.fromkeys(table.report for table in TABLES.values()))
@@ -458,6 +501,7 @@ def markdown(heads: Row, rows: list[Row]) -> str:
 def read_reports(folder: Path) -> dict[str, Report]:
     """The reports that the pages show and the folder has, by name."""
     files = {name: folder / f"{name}.json" for name in REPORTS}
+    files |= {file.stem: file for file in sorted(folder.glob(f"{CARDS}.json"))}
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
 
 
@@ -471,7 +515,9 @@ def render(name: str, reports: dict[str, Report]) -> str:
         return origin_table(reports)
     table = TABLES[name]
     report = reports.get(table.report)
-    if report is None:
+    if table.report == CARDS:
+        report = {name: found for name, found in reports.items() if fnmatch(name, CARDS)}
+    if not report:
         return f"{NOT_MEASURED}\n"
     return markdown(table.heads(report), list(table.rows(report)))
 

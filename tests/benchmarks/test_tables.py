@@ -2,6 +2,7 @@
 
 import json
 import re
+from fnmatch import fnmatch
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -156,6 +157,28 @@ REPORTS: dict[str, dict[str, Any]] = {
             ),
         },
     },
+    tables.CARDS: {
+        "card": "A Card",
+        "training": {
+            "64, 32-true": {
+                "step_ms": 110.0, "plain_ms": 120.0, "backbone_ms": 100.0, "kernels_ms": 90.0, "images_per_s": 581.8,
+                "step_over_backbone": 1.1, "peak_mib": 4096.5,
+            },
+            "256, 16-mixed, compiled": {"failed": "CUDA out of memory."},
+        },
+        "loading": {"jpeg": {"workers": 16, "images_per_s": 9000.0}},
+        "embedding": {
+            "resnet50": {
+                "bf16-true": {"forward_images_per_s": 5000.0, "from_files_images_per_s": 4000.0, "peak_mib": 512.5}
+            }
+        },
+        "evaluation": {
+            "msmt": {
+                "evaluation_s": 0.5, "evaluation_over_product": 1.25, "peak_mib": 1024.5, "reranking_s": 2.5,
+                "reranking_over_product_of_all": 3.5,
+            }
+        },
+    },
     "soak": {
         "epochs": 200,
         "memory_mib": {"first": spread([1190, 1192, 1200]), "last": spread([1200]), "largest": 1237.4},
@@ -228,6 +251,14 @@ EXPECTED = {
     "real_pairs": (
         "| from random weights, mAP | +6.0 | -0.6 to +12.6 | 3 of 3 |",
         "| from given weights, centroids, Rank-1 | -1.2 | – | 3 of 3 |",
+    ),
+    "gpu_training": (
+        "| A Card | 64, 32-true | 110 ms | 120 ms | 100 ms | 90 ms | 582 | 1.1 | 4,096 MiB |",
+        "| A Card | 256, 16-mixed, compiled |" + " failed |" * 7,
+    ),
+    "gpu_other": (
+        "| A Card | loading, 16 workers | 9,000 images/s | – | – |",
+        "| A Card | re-ranking, msmt | 2.5 s | 3.5 | – |",
     ),
     "soak": (
         "| resident memory | 1,192 MiB (1,190 to 1,200) | 1,200 MiB (1,200 to 1,200) | 1,237 MiB |",
@@ -334,6 +365,26 @@ PLACES: dict[str, list[tuple[str | None, ...]]] = {
             ("`resnet50`", "`timm:vit_base_patch16_224`, `MODEL.PATCH_STRIDE 12`, `MODEL.DROP_PATH 0.1`")
         )
     ],
+    "gpu_training": [
+        (
+            "A Card", None, *(f"training/64, 32-true/{part}_ms" for part in ("step", "plain", "backbone", "kernels")),
+            *(f"training/64, 32-true/{part}" for part in ("images_per_s", "step_over_backbone", "peak_mib")),
+        ),
+        ("A Card", *[None] * 8),
+    ],
+    "gpu_other": [
+        ("A Card", None, "loading/jpeg/images_per_s", None, None),
+        (
+            "A Card", None, "embedding/resnet50/bf16-true/forward_images_per_s", None,
+            "embedding/resnet50/bf16-true/peak_mib",
+        ),
+        ("A Card", None, "embedding/resnet50/bf16-true/from_files_images_per_s", None, None),
+        (
+            "A Card", None, "evaluation/msmt/evaluation_s", "evaluation/msmt/evaluation_over_product",
+            "evaluation/msmt/peak_mib",
+        ),
+        ("A Card", None, "evaluation/msmt/reranking_s", "evaluation/msmt/reranking_over_product_of_all", None),
+    ],
     "scaling": [
         ("1", "1_processes/training_images_per_s", None, "1_processes/evaluation_images_per_s", None),
         (
@@ -368,7 +419,13 @@ def test_the_pages_have_one_place_for_every_table():
 
 
 def test_every_committed_report_is_on_the_page():
-    assert {file.stem for file in tables.RESULTS.glob("*.json")} == set(REPORTS)
+    names = {file.stem for file in tables.RESULTS.glob("*.json")}
+    assert {name for name in names if not fnmatch(name, tables.CARDS)} == set(REPORTS) - {tables.CARDS}
+
+
+def test_each_card_has_its_own_rows():
+    cards = {f"gpu_{name}": MADE_UP[tables.CARDS] | {"card": name} for name in ("a", "b")}
+    assert [row[:5] for row in body("gpu_training", cards)] == ["| a |", "| a |", "| b |", "| b |"]
 
 
 @pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
