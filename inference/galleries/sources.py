@@ -5,6 +5,7 @@ source must find the same chunks, in the same order, which is that of the galler
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -17,8 +18,24 @@ class Item(NamedTuple):
     """An image of a source."""
 
     path: str  # what paths.npy calls it
-    image: Any  # what an Embedder takes: a path, or the bytes of a file
+    image: Any  # what an Embedder takes: a path, or a Content
     label: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of an image file that a thread has read, or is reading; an Embedder takes it for an open file."""
+
+    name: str  # for messages
+    content: bytes | Future[bytes]
+
+    def read(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            UserError: they could not be read.
+        """
+        return self.content if isinstance(self.content, bytes) else self.content.result()
 
 
 class Chunk(NamedTuple):
