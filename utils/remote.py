@@ -27,8 +27,10 @@ T = TypeVar("T")
 
 _URL = re.compile(r"(?:[\w+.-]+::)*([A-Za-z][A-Za-z0-9+.-]+)://")  # fsspec's, chained or not; not C:\ on Windows
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
-_FINAL += (AttributeError, NotImplementedError)  # an error of the program does not pass either
+_FINAL = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError),
+    *(ValueError, TypeError, AttributeError, NotImplementedError),  # an error of a program does not pass either
+)
 _PASSING = (408, 425, 429)  # of the 400s, HTTP's words for "later"
 _SKIP_BYTES = 1 << 20
 
@@ -124,8 +126,7 @@ def list_folder(path: str) -> list[str] | None:
         fs, name = _file_system(path)
         if not retrying(lambda: fs.isdir(name), path):
             return None
-        found = _as_urls(fs, path, name, retrying(lambda: fs.find(name), path))
-        return [file for file in found if not file.rpartition("/")[2].startswith(".")]
+        return _as_urls(fs, path, name, retrying(lambda: fs.find(name), path))
     return expand(join(glob.escape(path), "*")) if is_folder(path) else None
 
 
@@ -158,15 +159,16 @@ def expand(pattern: str) -> list[str]:
 
 
 def _as_urls(fs: Any, url: str, name: str, paths: Iterable[str]) -> list[str]:
-    """Paths of a file system as URLs, sorted; some file systems' own ``unstrip_protocol`` forgets the host.
+    """Files of a file system as URLs, sorted, without hidden ones.
 
     Args:
         fs: the file system of ``url``, which it calls ``name``.
         url, name, paths: see above.
     """
-    if url.endswith(name):
-        return [url[: len(url) - len(name)] + path for path in sorted(paths)]
-    return [fs.unstrip_protocol(path) for path in sorted(paths)]
+    found = [path for path in sorted(paths) if not path.rpartition("/")[2].startswith(".")]
+    if url.endswith(name):  # some file systems' own unstrip_protocol forgets the host
+        return [url[: len(url) - len(name)] + path for path in found]
+    return [fs.unstrip_protocol(path) for path in found]
 
 
 def retrying(work: Callable[[], T], url: str, sleep: Callable[[float], None] | None = None) -> T:

@@ -48,8 +48,11 @@ class ImageList(FileList):
                 if len(waiting) > _IMAGES_AHEAD:
                     yield waiting.popleft()
             yield from waiting
-        finally:
+        except GeneratorExit:  # nobody wants the rest
             executor.shutdown(cancel_futures=True)
+            raise
+        finally:
+            executor.shutdown(wait=False)  # what was yielded is still being fetched
 
 
 def read_list(path: str, about: dict[str, Any]) -> ImageList:

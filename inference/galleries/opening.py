@@ -40,9 +40,13 @@ def open_source(where: str, fields: Sequence[str] | None = None) -> Source:
         about["root"] = name
     files = inside if inside is not None else expand(where)
     shards = [file for file in files if _ending(file).endswith(TAR_SUFFIXES)]
+    images = [file for file in files if is_image_name(_ending(file))]
+    chosen = shards or images
+    if inside is not None and chosen and len(chosen) < len(files):
+        what = "tar files" if shards else "images"
+        logger.warning("Passed over in %s: %d files that are not %s.", name, len(files) - len(chosen), what)
     if shards and (inside is not None or len(shards) == len(files)):
         return TarShards.opened(shards, about, fields)
-    images = [file for file in files if is_image_name(_ending(file))]
     if images and is_url(where) and (inside is not None or len(images) == len(files)):
         if fields:
             raise UserError(f"--label-fields has no use for images without a table, which {name} names.")

@@ -11,7 +11,7 @@ import logging
 import tarfile
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ class _Header(tarfile.TarInfo):
     """Does not take a damaged or missing header for the end of the archive, as tarfile does."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -113,7 +113,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError("it is cut off" if len(buf) < tarfile.BLOCKSIZE else f"damaged: {error}") from error
 
 
-def _items(path: str, fields: Sequence[str] | None) -> Iterator[Item]:
+def _items(path: str, fields: Sequence[str] | None) -> Generator[Item, None, None]:
     """The images of a shard, whose bytes are read already."""
     name = without_passwords(path)
     images = without = 0
@@ -142,7 +142,7 @@ def _samples(path: str) -> Iterator[dict[str, _Member]]:
     try:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
             while (header := archive.next()) is not None:
-                archive.members.clear()  # of a long archive they would fill the memory
+                archive.members.clear()  # type: ignore[attr-defined] # of a long archive they would fill the memory
                 folder, slash, base = header.name.rpartition("/")
                 if not header.isreg() or base.startswith("."):
                     continue
@@ -213,7 +213,7 @@ def _described(kinds: Kinds) -> str:
     return "no label" if kinds is None else f"{names[kinds[0]]} for identity and {names[kinds[1]]} for camera"
 
 
-def _read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+def _read_ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
     """The same items, read by a thread in blocks of about _BLOCK_BYTES, of which few wait at a time."""
 
     def take() -> tuple[list[Item], UserError | None]:
