@@ -25,6 +25,7 @@ from utils.files import output_folder, require_writable
 
 if TYPE_CHECKING:
     from inference.galleries.creation import ImageSource
+    from inference.galleries.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ EXAMPLES = (
     "DATASETS.ROOT_DIR /data/gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
     "--images-in-subfolders DATASETS.ROOT_DIR /data/people MODEL.PRETRAIN_PATH model.ckpt MODEL.USE_CENTROIDS True",
     "--csv data.csv --split gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
+    "--from 'shards/{00000..00012}.tar' --on-error skip MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
     "--append --resume --on-error skip DATASETS.ROOT_DIR /data/new MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
 )
 
@@ -54,6 +56,22 @@ def parser() -> argparse.ArgumentParser:
         "--csv",
         metavar="TABLE",
         help="with --split: the table of the data set, as DATASETS.CSV_PATH names it",
+    )
+    options.add_argument(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        help="embed the images of a list (.txt, a path a line), a table (.csv, .parquet; column path), tar files "
+        "('shards/{00000..00012}.tar', 'shards/*.tar', a folder), or any of these behind a URL (s3://...), instead of "
+        "DATASETS.ROOT_DIR",
+    )
+    options.add_argument(
+        "--label-fields",
+        "--label_fields",
+        type=label_fields,
+        metavar="PID[,CAMID]",
+        help="with --from: the columns of the table, or the fields of the tar files' .json members, that hold "
+        "identities and cameras; default: pid and camid, where they exist",
     )
     options.add_argument(
         "--pid-from",
@@ -82,6 +100,14 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def label_fields(text: str) -> list[str]:
+    """The fields that --label-fields names: one, or two that differ."""
+    fields = [field.strip() for field in text.split(",")]
+    if len(fields) > 2 or not all(fields) or len(set(fields)) < len(fields):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PID or PID,CAMID: the name of one field, or of two.")
+    return fields
+
+
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Create the gallery that a command line describes.
 
@@ -90,7 +116,9 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """
     if args.pid_from != "parent" and not cfg.MODEL.USE_CENTROIDS:
         logger.warning("--pid-from has no effect: with MODEL.USE_CENTROIDS False every image has a row of its own.")
-    if args.csv or args.split:
+    if args.label_fields and not args.source:
+        raise UserError("--label-fields needs --from: it names columns or fields of that source.")
+    if (args.csv or args.split) and not args.source:
         cfg = data_set_config(args, cfg)
     # Query and gallery of a data set need folders of their own.
     default = f"{cfg.DATASETS.NAMES}/{args.split}" if args.split else cfg.DATASETS.NAMES
@@ -140,6 +168,26 @@ def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+def named_source(args: argparse.Namespace, cfg: CfgNode) -> "Source":
+    """The images that --from names.
+
+    Raises:
+        UserError: another option names images too, or they cannot be listed.
+    """
+    for given, option in (
+        (args.split, "--split"),
+        (args.csv, "--csv"),
+        (args.images_in_subfolders, "--images-in-subfolders"),
+    ):
+        if given:
+            raise UserError(f"--from and {option} exclude each other: both say which images to embed.")
+    if strength(cfg, "DATASETS.ROOT_DIR") == COMMAND_LINE:
+        logger.warning("DATASETS.ROOT_DIR has no effect: --from %s names the images.", args.source)
+    from inference.galleries.opening import open_source
+
+    return open_source(args.source, args.label_fields)
+
+
 def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
     """The images that a command line names.
 
@@ -148,6 +196,8 @@ def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
     """
     from inference.galleries.creation import ImageSource
 
+    if args.source:
+        return named_source(args, cfg)
     root, pid_from = cfg.DATASETS.ROOT_DIR, args.pid_from if cfg.MODEL.USE_CENTROIDS else None
     if not args.split:
         return ImageSource(root, args.images_in_subfolders, pid_from)

@@ -143,18 +143,19 @@ def _samples(path: str) -> Iterator[dict[str, _Member]]:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
             while (header := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined] # of a long archive they would fill the memory
-                folder, slash, base = header.name.rpartition("/")
+                title = header.name.removeprefix("./")
+                folder, slash, base = title.rpartition("/")
                 if not header.isreg() or base.startswith("."):
                     continue
                 if (now := folder + slash + base.partition(".")[0]) != key and members:
                     yield members
                     members = {}
                 key = now
-                if header.name in members:
-                    raise UserError(f"{name} has two members called {header.name}; give each sample a name of its own.")
+                if title in members:
+                    raise UserError(f"{name} has two members called {title}; give each sample a name of its own.")
                 is_read = is_image_name(base) or base.endswith(LABEL_SUFFIXES)
                 content = archive.extractfile(header).read() if is_read else b""  # type: ignore[union-attr]
-                members[header.name] = _Member(header.name, content)
+                members[title] = _Member(title, content)
                 count += 1
     except UserError:
         raise

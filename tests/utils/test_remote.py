@@ -57,7 +57,7 @@ def flaky(monkeypatch):
     return Flaky
 
 
-class Status(Exception):
+class StatusError(Exception):
     def __init__(self, status):
         super().__init__(f"answered {status}")
         self.status = status
@@ -67,7 +67,7 @@ class Status(Exception):
 @pytest.mark.parametrize(("seekable", "expected"), [(True, [1.0, 1.0, 1.0]), (False, [1.0, 2.0, 4.0])])
 def test_a_broken_read_goes_on_where_it_stopped(flaky, seekable, expected, caplog):
     flaky.seekable = seekable
-    flaky.failures = [ConnectionResetError("reset"), TimeoutError("late"), Status(503)]
+    flaky.failures = [ConnectionResetError("reset"), TimeoutError("late"), StatusError(503)]
     waits = []
     assert remote.read_file("flaky://box/file.bin", waits.append) == CONTENT
     assert flaky.failures == []
@@ -108,7 +108,11 @@ def test_the_last_try_names_the_url_and_hides_passwords():
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(PermissionError("no"), "PermissionError: no"), (Status(403), "answered 403"), (ValueError("?"), "ValueError")],
+    [
+        (PermissionError("no"), "PermissionError: no"),
+        (StatusError(403), "answered 403"),
+        (ValueError("?"), "ValueError"),
+    ],
 )
 def test_what_does_not_pass_is_not_tried_again(error, text):
     def work():
