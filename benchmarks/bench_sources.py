@@ -3,8 +3,9 @@
     python benchmarks/bench_sources.py
     python benchmarks/bench_sources.py --images 20000 --shard 1000 --repeats 3
 
-The images are drawn (a pool of JPEG files, each under many names), the weights random. A tenth of the images, and all of
-them, are embedded in processes of their own, so that their peaks of memory can be compared; shards and files take turns.
+The images are drawn (a pool of JPEG files, each under many names), the weights random. A tenth of the images, and all
+of them, are embedded in processes of their own, so that their peaks of memory can be compared; shards and files take
+turns.
 """
 
 import argparse

@@ -32,7 +32,7 @@ _FINAL = (
     *(ValueError, TypeError, AttributeError, NotImplementedError),  # an error of a program does not pass either
 )
 _PASSING = (408, 425, 429)  # of the 400s, HTTP's words for "later"
-_SKIP_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 def is_url(path: str) -> bool:
@@ -73,7 +73,7 @@ def open_file(path: str, sleep: Callable[[float], None] | None = None) -> IO[byt
     if is_url(path):
         stream = _Resuming(path, sleep)
         stream.reopen()
-        return io.BufferedReader(stream, _SKIP_BYTES)
+        return io.BufferedReader(stream, _BLOCK_BYTES)
     try:
         return Path(path).open("rb")
     except FileNotFoundError:
@@ -82,19 +82,14 @@ def open_file(path: str, sleep: Callable[[float], None] | None = None) -> IO[byt
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def read_file(path: str, sleep: Callable[[float], None] | None = None) -> bytes:
-    """The bytes of a file.
+def read_file(url: str, sleep: Callable[[float], None] | None = None) -> bytes:
+    """The bytes of a small file behind a URL, in one request.
 
     Raises:
         UserError: see :func:`open_file`.
     """
-    with open_file(path, sleep) as file:
-        try:
-            return file.read()
-        except UserError:
-            raise
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    fs, name = _file_system(url)
+    return retrying(lambda: fs.cat_file(name), url, sleep)
 
 
 def size_of(path: str) -> int | None:
@@ -184,9 +179,10 @@ def retrying(work: Callable[[], T], url: str, sleep: Callable[[float], None] | N
             return work()
         except UserError:
             raise
-        except FileNotFoundError:
-            raise MissingPathError(f"{name} does not exist.") from None
-        except Exception as error:
+        except Exception as raised:
+            error = _reason(raised)
+            if isinstance(error, FileNotFoundError):
+                raise MissingPathError(f"{name} does not exist.") from None
             text = without_passwords(f"{type(error).__name__}: {error}")
             if not _may_pass(error):
                 raise UserError(f"{name} cannot be read ({text}).") from error
@@ -199,11 +195,24 @@ def retrying(work: Callable[[], T], url: str, sleep: Callable[[float], None] | N
     raise AssertionError("the last try returns or raises")
 
 
-def _may_pass(error: Exception) -> bool:
+def _reason(error: Exception) -> BaseException:
+    """Why something failed: over http, a server that is away or refuses is reported as a file that is not there."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None:
+        return error
+    is_away = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    return cause if is_away or _status(cause) not in (0, 404, 410) else error
+
+
+def _status(error: BaseException) -> int:
+    """The status of HTTP that an error tells; 0 if it does not."""
+    return next((s for s in (getattr(error, n, None) for n in ("status", "code")) if isinstance(s, int)), 0)
+
+
+def _may_pass(error: BaseException) -> bool:
     if isinstance(error, _FINAL):
         return False
-    status = next((s for s in (getattr(error, n, None) for n in ("status", "code")) if isinstance(s, int)), 0)
-    return not 400 <= status < 500 or status in _PASSING
+    return not 400 <= _status(error) < 500 or _status(error) in _PASSING
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -262,9 +271,13 @@ class _Resuming(io.RawIOBase):
     def _opened(self) -> Any:
         if self._file is None:
             fs, name = _file_system(self._url)
-            file = fs.open(name, "rb")
+            in_one = {"block_size": 0} if "http" in fs.protocol else {}  # or it asks for block after block
+            file = fs.open(name, "rb", **({} if self._offset else in_one))
             try:
-                _go_to(file, self._offset)
+                if self._offset and not _seeks(file, self._offset):
+                    file.close()
+                    file = fs.open(name, "rb", **in_one)
+                    _skip(file, self._offset)
             except Exception:
                 file.close()
                 raise
@@ -277,12 +290,17 @@ class _Resuming(io.RawIOBase):
             file.close()
 
 
-def _go_to(file: Any, offset: int) -> None:
-    """Seek, or read what lies before if the file system cannot."""
-    if not offset:
-        return
+def _seeks(file: Any, offset: int) -> bool:
+    """Go to a place in a file; False if its file system, or the server behind that, cannot."""
     try:
         file.seek(offset)
-    except (ValueError, NotImplementedError, AttributeError, io.UnsupportedOperation):
-        while offset and (skipped := len(file.read(min(offset, _SKIP_BYTES)))):
-            offset -= skipped
+        file.read(1)
+        file.seek(offset)
+    except (ValueError, NotImplementedError, AttributeError):
+        return False
+    return True
+
+
+def _skip(file: Any, count: int) -> None:
+    while count and (skipped := len(file.read(min(count, _BLOCK_BYTES)))):
+        count -= skipped

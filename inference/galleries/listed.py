@@ -1,7 +1,9 @@
 """Images that a text file or a table lists, or that lie in a folder behind a URL; some or all may be URLs."""
 
+import io
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from inference.galleries.labels import Label, as_numbers
 from inference.galleries.sources import Chunk, Content, FileList, Item
 from utils.addresses import without_passwords
 from utils.errors import UserError
-from utils.remote import check_protocols, folder_of, is_url, join, read_file
+from utils.remote import check_protocols, folder_of, is_url, join, open_file, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +67,19 @@ def read_list(path: str, about: dict[str, Any]) -> ImageList:
     Raises:
         UserError: the file cannot be read, is empty or names an image twice.
     """
-    name = without_passwords(path)
-    text = read_file(path).decode("utf-8-sig", "surrogateescape")
-    if "\0" in text:
-        raise UserError(f"{name} is no text in UTF-8 (it has zero bytes, as UTF-16 does); save it in UTF-8.")
-    lines = [(f"line {number}", line) for number, line in enumerate(text.split("\n"), 1)]
-    rows = [(place, written) for place, line in lines if (written := line.rstrip("\r")).strip()]
-    return ImageList.of(_paths(path, rows), about)
+    paths = _Paths(path)
+    try:
+        with open_file(path) as file:
+            for number, line in enumerate(io.TextIOWrapper(file, "utf-8-sig", "surrogateescape"), 1):
+                if "\0" in line:
+                    raise UserError(f"{paths.name} is no text in UTF-8 (it has zero bytes, as UTF-16 does).")
+                if line.strip():
+                    paths.add(f"line {number}", line.removesuffix("\n"))
+    except OSError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{paths.name} cannot be read ({error.strerror or error}).") from error
+    return ImageList.of(paths.finished(), about)
 
 
 def read_image_table(path: str, about: dict[str, Any], fields: Sequence[str] | None = None) -> ImageList:
@@ -86,50 +94,64 @@ def read_image_table(path: str, about: dict[str, Any], fields: Sequence[str] | N
     Raises:
         UserError: the file cannot be read, lacks a column, has one twice, has an empty cell or names an image twice.
     """
-    name = without_passwords(path)
-    passed = PassedOver(name)
+    paths = _Paths(path)
+    passed = PassedOver(paths.name)
     required, optional = ("path", *(fields or ())), () if fields else ("pid", OPTIONAL_COLUMN)
-    rows = list(read_rows(path, required, passed, optional))
-    columns = [column for column in fields or optional if rows and column in rows[0][1]]
-    if columns == [OPTIONAL_COLUMN] and not fields:
-        logger.warning("%s has cameras but no column pid: the gallery gets neither.", name)
-        columns = []
-    for column in ("path", *columns[:1]):
-        if place := next((place for place, row in rows if not row[column].strip()), None):
-            raise UserError(f"{name}, {place}: {column} is empty.")
+    cells: list[tuple[str, ...]] = []
+    columns: Sequence[str] | None = fields
+    for place, row in read_rows(path, required, passed, optional):
+        if columns is None:
+            columns = [column for column in optional if column in row]
+            if columns == [OPTIONAL_COLUMN]:
+                logger.warning("%s has cameras but no column pid: the gallery gets neither.", paths.name)
+                columns = []
+        for column in ("path", *columns[:1]):
+            if not row[column].strip():
+                raise UserError(f"{paths.name}, {place}: {column} is empty.")
+        paths.add(place, row["path"].strip())
+        cells.append(tuple(sys.intern(row[column].strip()) for column in columns))
     say(passed.notes(), logger)
-    paths = _paths(path, [(place, row["path"].strip()) for place, row in rows])
-    return ImageList.of(paths, about, _labels(name, [[row[column].strip() for column in columns] for _, row in rows]))
+    return ImageList.of(paths.finished(), about, _labels(paths.name, cells))
 
 
-def _labels(name: str, cells: list[list[str]]) -> list[Label]:
+def _labels(name: str, cells: Sequence[tuple[str, ...]]) -> list[Label]:
     """Numbers where all names are numbers; a camera is None if no image has one."""
     if not cells or not cells[0]:
         return []
     numbers = [as_numbers({text: text for text in set(column)}) for column in zip(*cells, strict=True)]
-    if len(numbers) == 2 and "" in numbers[1]:
+    if len(numbers) == 1:
+        return [(numbers[0][pid], None) for (pid,) in cells]
+    if "" in numbers[1]:
         if len(numbers[1]) > 1:
             raise UserError(f"{name}: some images have a camera, some have none; fill the column, or leave it out.")
         numbers[1] = {"": None}
-    if len(numbers) == 1:
-        return [(numbers[0][pid], None) for (pid,) in cells]
     return [(numbers[0][pid], numbers[1][camera]) for pid, camera in cells]
 
 
-def _paths(path: str, rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Paths that can be opened, each once, from where they stand and how they are written."""
-    name, folder = without_passwords(path), folder_of(path)
-    if not rows:
-        raise UserError(f"{name} lists no images.")
-    places: dict[str, str] = {}
-    for place, written in rows:
-        first = places.setdefault(join(folder, written), place)
-        if first is not place:
-            raise UserError(f"{name}, {place}: {written} stands in {first} already; leave one of them out.")
-    paths = list(places)
-    if not is_url(paths[0]) and not os.path.exists(paths[0]):  # noqa: PTH110 - False, not an error, for any name
-        logger.warning(
-            "%s: the first image, %s, does not exist. Relative paths start from the folder of the list, %s.",
-            *(name, paths[0], folder or "the current one"),
-        )
-    return paths
+class _Paths:
+    """Collects the paths of a list so that they can be opened, each once.
+
+    Args:
+        path: the list.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name, self._folder = without_passwords(path), folder_of(path)
+        self._paths: dict[str, None] = {}
+
+    def add(self, place: str, written: str) -> None:
+        path = join(self._folder, written)
+        if path in self._paths:
+            raise UserError(f"{self.name}, {place}: {written} is listed above already; leave one of them out.")
+        self._paths[path] = None
+
+    def finished(self) -> list[str]:
+        paths = list(self._paths)
+        if not paths:
+            raise UserError(f"{self.name} lists no images.")
+        if not is_url(paths[0]) and not os.path.exists(paths[0]):  # noqa: PTH110 - False, not an error, for any name
+            logger.warning(
+                "%s: the first image, %s, does not exist. Relative paths start from the folder of the list, %s.",
+                *(self.name, paths[0], self._folder or "the current one"),
+            )
+        return paths

@@ -35,7 +35,9 @@ def open_source(where: str, fields: Sequence[str] | None = None) -> Source:
     """
     name = without_passwords(where)
     about: dict[str, Any] = {"root": folder_of(name), "in_subfolders": False, "source": {"from": name}}
-    inside = list_folder(where)
+    # Over https, asking whether a file is a folder may fetch all of it.
+    is_named = is_url(where) and ("*" in where or _ending(where).endswith((".txt", *_TABLES, *TAR_SUFFIXES)))
+    inside = None if is_named else list_folder(where)
     if inside is not None:
         about["root"] = name
     files = inside if inside is not None else expand(where)

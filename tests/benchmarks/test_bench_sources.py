@@ -1,5 +1,7 @@
 """The benchmark of shards beside files runs, and measures the same images in both."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import bench_sources
@@ -23,5 +25,4 @@ def test_the_images_of_both_are_the_same(tmp_path):
     from_files = [item for chunk in files.chunks() for item in files.read(chunk)]
     assert len(from_shards) == len(from_files) == 20
     for ours, other in zip(from_shards, from_files, strict=True):
-        with open(other.image, "rb") as file:
-            assert ours.image.read() == file.read()
+        assert ours.image.read() == Path(other.image).read_bytes()

@@ -1,10 +1,14 @@
 """Files behind URLs: broken connections are mended, what cannot be mended is said at once."""
 
 import io
+import re
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from utils import remote
@@ -21,6 +25,7 @@ class Flaky(MemoryFileSystem):
     failures: list[Exception] = []  # noqa: RUF012 - shared by design: the code under test makes the instances
     seekable = True
     opened = 0
+    cat_file = AbstractFileSystem.cat_file
 
     def _open(self, path, mode="rb", **kw):
         file = super()._open(path, mode, **kw)
@@ -36,7 +41,7 @@ class Breaking(io.RawIOBase):
 
     def read(self, count=-1):
         self.reads += 1
-        if self.reads > 1 and Flaky.failures:
+        if (self.reads > 1 or self.size == 1) and Flaky.failures:
             raise Flaky.failures.pop(0)
         return self.inner.read(min(count, 100_000) if count >= 0 else count)
 
@@ -52,8 +57,9 @@ def flaky(monkeypatch):
     monkeypatch.setattr(Flaky, "seekable", True)
     monkeypatch.setattr(Flaky, "opened", 0)
     Flaky.failures = []
-    with fsspec.open("flaky://box/file.bin", "wb") as file:
-        file.write(CONTENT)
+    for name, content in (("file.bin", CONTENT), ("small.bin", b"x")):
+        with fsspec.open(f"flaky://box/{name}", "wb") as file:
+            file.write(content)
     return Flaky
 
 
@@ -63,16 +69,16 @@ class StatusError(Exception):
         self.status = status
 
 
-# Each read that succeeds starts the waits anew; without seeking, what was skipped does not count as one.
-@pytest.mark.parametrize(("seekable", "expected"), [(True, [1.0, 1.0, 1.0]), (False, [1.0, 2.0, 4.0])])
-def test_a_broken_read_goes_on_where_it_stopped(flaky, seekable, expected, caplog):
+@pytest.mark.parametrize(("seekable", "opened"), [(True, 4), (False, 7)])
+def test_a_broken_read_goes_on_where_it_stopped(flaky, seekable, opened, caplog):
     flaky.seekable = seekable
     flaky.failures = [ConnectionResetError("reset"), TimeoutError("late"), StatusError(503)]
     waits = []
-    assert remote.read_file("flaky://box/file.bin", waits.append) == CONTENT
+    with remote.open_file("flaky://box/file.bin", waits.append) as file:
+        assert file.read() == CONTENT
     assert flaky.failures == []
-    assert flaky.opened == 4
-    assert waits == expected
+    assert flaky.opened == opened  # one that cannot seek is opened once more
+    assert waits == [1.0, 2.0, 4.0]
     assert "flaky://box/file.bin: TimeoutError: late; trying again in " in caplog.text
 
 
@@ -88,7 +94,8 @@ def test_a_connection_that_ends_early_without_an_error_is_a_broken_one(flaky, mo
         return cut(self, count)
 
     monkeypatch.setattr(Breaking, "read", read)
-    assert remote.read_file("flaky://box/file.bin") == CONTENT
+    with remote.open_file("flaky://box/file.bin") as file:
+        assert file.read() == CONTENT
     assert lost
 
 
@@ -122,10 +129,77 @@ def test_what_does_not_pass_is_not_tried_again(error, text):
         remote.retrying(work, "flaky://box/file.bin", lambda _: pytest.fail("waited"))
 
 
+def test_a_small_file_is_fetched_anew(flaky):
+    flaky.failures = [ConnectionResetError("reset"), TimeoutError("late")]
+    waits = []
+    assert remote.read_file("flaky://box/small.bin", waits.append) == b"x"
+    assert waits == [1.0, 2.0]
+
+
+class Server(BaseHTTPRequestHandler):
+    """Breaks off the first answer in its middle; gives parts of a file (after that) only if it is told to."""
+
+    gives_parts = False
+    answers: list[int] = []  # noqa: RUF012 - shared by design: the server makes the instances
+
+    def do_HEAD(self):
+        self.answer(200, CONTENT, "HEAD")
+
+    def do_GET(self):
+        asked = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked and self.gives_parts:
+            self.answer(206, CONTENT[int(asked[1]) : int(asked[2]) + 1], "GET", f"bytes {asked[1]}-{asked[2]}")
+        else:
+            self.answer(200, CONTENT, "GET")
+
+    def answer(self, status, content, verb, part=""):
+        if not self.path.endswith("file.bin"):
+            self.send_error(404)
+            return
+        self.send_response(status)
+        if self.gives_parts:
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Range", f"{part}/{len(CONTENT)}")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if verb == "GET":
+            self.answers.append(status)
+            self.wfile.write(content if len(self.answers) > 1 else content[: len(content) // 2])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(("gives_parts", "second"), [(True, 206), (False, 200)])
+def test_https(monkeypatch, gives_parts, second, caplog):
+    """The server closes the connection in the middle; then it is away."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(remote, "WAITS", (0.0,))
+    monkeypatch.setattr(Server, "gives_parts", gives_parts)
+    monkeypatch.setattr(Server, "answers", [])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.handle_error = lambda *_: None  # whoever goes on elsewhere closes the connection
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with remote.open_file(f"{url}/file.bin") as file:
+            assert file.read() == CONTENT
+        assert Server.answers[:2] == [200, second]
+        assert f"{url}/file.bin: ClientPayloadError" in caplog.text
+        with pytest.raises(MissingPathError, match=f"^{url}/other does not exist"):
+            remote.size_of(f"{url}/other")
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(UserError, match=f"^{url}/file.bin cannot be read, tried 2 times"):
+        remote.read_file(f"{url}/file.bin")
+    assert remote.size_of(f"{url}/file.bin") is None
+
+
 @pytest.mark.parametrize("path", ["memory://nowhere/a.txt", "nowhere/a.txt"])
 def test_a_missing_file(path):
     with pytest.raises(MissingPathError, match=f"^{path} does not exist"):
-        remote.read_file(path)
+        remote.open_file(path)
     with pytest.raises(MissingPathError):
         remote.size_of(path)
 

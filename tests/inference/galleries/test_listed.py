@@ -125,7 +125,7 @@ def test_cameras_without_identities_are_passed_over_and_said(tmp_path, caplog):
     ("name", "text", "error"),
     [
         ("a.txt", "\n \r\n", "a.txt lists no images"),
-        ("a.txt", "x.jpg\nb.jpg\nx.jpg", "a.txt, line 3: x.jpg stands in line 1 already; leave one of them out"),
+        ("a.txt", "x.jpg\nb.jpg\nx.jpg", "a.txt, line 3: x.jpg is listed above already; leave one of them out"),
         ("a.csv", "path,pid\n", "a.csv lists no images"),
         ("a.csv", "", "a.csv has no column path; found nothing, expected path and optionally pid, camid"),
         ("a.csv", "file\nx.jpg", "a.csv has no column path; found file"),
@@ -134,7 +134,7 @@ def test_cameras_without_identities_are_passed_over_and_said(tmp_path, caplog):
         ("a.csv", "path,pid\nx.jpg,1\ny.jpg,", "a.csv, line 3: pid is empty"),
         ("a.csv", "path,pid\nx.jpg,1\n,2", "a.csv, line 3: path is empty"),
         ("a.csv", "path,pid,camid\nx.jpg,1,1\ny.jpg,1,", "a.csv: some images have a camera, some have none"),
-        ("a.csv", "path,pid\nx.jpg,1\nx.jpg,2", "a.csv, line 3: x.jpg stands in line 2 already"),
+        ("a.csv", "path,pid\nx.jpg,1\nx.jpg,2", "a.csv, line 3: x.jpg is listed above already"),
         ("a.parquet", "path", "a.parquet cannot be read as a Parquet file"),
         ("a.json", "", "a.json is not one of the sources: expected a list"),
     ],
