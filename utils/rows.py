@@ -40,6 +40,11 @@ class Rows:
         self.shape = (int(self.starts[-1]), *arrays[0].shape[1:])
         self.ndim = len(self.shape)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of memory-mapped arrays."""
+        return [Path(str(array.filename)) for array in self.arrays]
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -97,7 +102,7 @@ class _Closed:
     """A memory-mapped .npy file that is opened whenever it is read."""
 
     def __init__(self, array: "np.memmap[Any, Any]") -> None:
-        self._path, self.dtype, self.shape = Path(str(array.filename)), array.dtype, array.shape
+        self.filename, self.dtype, self.shape = Path(str(array.filename)), array.dtype, array.shape
         self._state = self._now()
 
     def __len__(self) -> int:
@@ -105,12 +110,12 @@ class _Closed:
 
     def __getitem__(self, key: Any) -> Any:
         if self._now() != self._state:
-            raise UserError(f"{self._path} has changed while it was being read; start again.")
-        return np.load(self._path, mmap_mode="r", allow_pickle=False)[key]
+            raise UserError(f"{self.filename} has changed while it was being read; start again.")
+        return np.load(self.filename, mmap_mode="r", allow_pickle=False)[key]
 
     def _now(self) -> tuple[int, int] | None:
         try:
-            status = self._path.stat()
+            status = self.filename.stat()
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns

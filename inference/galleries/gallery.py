@@ -28,14 +28,14 @@ from inference.galleries.labels import Label
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 from utils.files import replacing
-from utils.galleries import ABOUT, read_about, read_rows, steadily, with_untold
+from utils.galleries import ABOUT, find_file, read_about, read_array, read_rows, steadily, with_untold
 
 logger = logging.getLogger(__name__)
 
 StrPath = str | os.PathLike[str]
 
 EMBEDDINGS, PATHS, SKIPPED = "embeddings.npy", "paths.npy", "skipped.txt"
-PIDS, CAMIDS = "pids.npy", "camids.npy"
+PIDS, CAMIDS, IMAGES = "pids.npy", "camids.npy", "images.npy"
 PARTIAL, JOURNAL = "embeddings.npy.partial", "embeddings.journal"
 
 _HEADER_BYTES = 128  # in the .npy files written here: enough for any shape
@@ -54,6 +54,7 @@ class Gallery:
     about: dict[str, Any]  # see EmbeddingRun.about; {} for a gallery without gallery.json
     pids: Any = None  # [N] numbers or text; None where they are not known
     camids: Any = None  # [N], or None
+    images: Any = None  # of a gallery of centroids, the image files behind them; None where they are not known
     unfinished: bool = False  # whether more rows are being written
 
     @property
@@ -64,16 +65,14 @@ class Gallery:
     @property
     def labels(self) -> list[Label]:
         """[N], or [] where they are not known; read anew at each use."""
-        return self.labels_between(0, len(self.paths))
+        return self.labels_of(slice(None))
 
-    def labels_between(self, start: int, stop: int) -> list[Label]:
-        """The labels of some rows."""
+    def labels_of(self, rows: Any) -> list[Label]:
+        """The labels of the rows that a slice or whole numbers choose."""
         if self.pids is None:
             return []
-        pids = self.pids[start:stop].tolist()
-        return list(
-            zip(pids, [None] * len(pids) if self.camids is None else self.camids[start:stop].tolist(), strict=True)
-        )
+        pids = self.pids[rows].tolist()
+        return list(zip(pids, [None] * len(pids) if self.camids is None else self.camids[rows].tolist(), strict=True))
 
 
 def read_gallery(folder: StrPath, unfinished: bool = False) -> Gallery:
@@ -102,7 +101,8 @@ def _read(folder: Path) -> Gallery:
             raise MissingPathError(
                 f"{folder / name} does not exist; expected a folder that create_embeddings.py wrote to.{hint}"
             )
-    gallery = Gallery(about=about, **arrays)
+    images = find_file(folder, IMAGES)
+    gallery = Gallery(about=about, images=None if images is None else read_array(images, "r"), **arrays)
     embeddings, paths = gallery.embeddings, gallery.paths
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
         raise UserError(

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import re
+import shutil
+import uuid
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.galleries.float16 import RecallSample
-from inference.galleries.gallery import CAMIDS, PATHS, PIDS, SKIPPED, npy_header, read_gallery
+from inference.galleries.gallery import CAMIDS, PATHS, PIDS, SKIPPED, Gallery, npy_header, read_gallery
 from inference.galleries.labels import Label
 from utils.errors import UserError
 from utils.files import replacing
@@ -34,9 +36,8 @@ ROWS_PER_FILE = 1_000_000  # the default of GALLERY.ROWS_PER_FILE
 DTYPES = {"float32": "<f4", "float16": "<f2"}
 LOCK = "gallery.lock"
 ARRAYS = ("embeddings", "camids", "pids", "paths")
-SUMS, COUNTS, IMAGES = "sums.npy", "counts.npy", "images.npy"  # beside a gallery of centroids
 _OURS = re.compile(
-    r"((embeddings|paths|pids|camids)(-\d{5,})?\.npy|(sums|counts|images)\.npy|skipped\.txt|gallery\.json)"
+    r"((embeddings|paths|pids|camids)(-\d{5,})?\.npy|(sums|counts|images|image_rows)\.npy|skipped\.txt|gallery\.json)"
 )
 _COPIED_BYTES = 32 << 20
 _TEXT_BYTES = 4 << 20
@@ -61,11 +62,13 @@ class GalleryWriter:
         self, folder: StrPath, about: dict[str, Any], dtype: str = "float32", rows_per_file: int = ROWS_PER_FILE
     ) -> None:
         self.folder, self.about, self.dtype, self.rows_per_file = Path(folder), dict(about), dtype, rows_per_file
-        self.extra: dict[str, Path] = {}  # further files of the gallery -> where they are until it is finished
         self._extends = False
+        self._replaced: Sequence[str] | None = None
+        self._rows_of: dict[str, list[int]] = {}  # absolute path -> the rows to replace
+        self._changed: dict[int, Any] = {}  # of the kept files, copies with new embeddings in some rows
         self._kept: list[dict[str, Any]] = []  # files that stay as they are, as gallery.json lists them
         self._written: list[dict[str, Any]] = []
-        self._file: _RowFile | None = None
+        self._file: RowFile | None = None
         self._sample = RecallSample() if dtype == "float16" else None
         self._stack = ExitStack()
 
@@ -76,6 +79,7 @@ class GalleryWriter:
         about: dict[str, Any] | None = None,
         dtype: str | None = None,
         rows_per_file: int = ROWS_PER_FILE,
+        replace: Sequence[str] | None = None,
     ) -> "GalleryWriter":
         """A writer that adds rows to the gallery in a folder; of several files, only the last is written again.
 
@@ -84,12 +88,14 @@ class GalleryWriter:
             about: what gallery.json is to say; None keeps what it says.
             dtype: that of the gallery; None takes it from there.
             rows_per_file: rows at which a new file begins.
+            replace: images whose rows :meth:`add` replaces where the gallery has them, however their paths are
+                written; None replaces nothing.
 
         Raises:
-            UserError: there is no gallery, or it has another dtype (on entering).
+            UserError: there is no such gallery (on entering).
         """
         writer = cls(folder, about or {}, dtype or "", rows_per_file)
-        writer._extends = True
+        writer._extends, writer._replaced = True, replace
         return writer
 
     def __enter__(self) -> "GalleryWriter":
@@ -119,6 +125,12 @@ class GalleryWriter:
         """
         if self._sample is not None:
             self._sample.add(rows)
+        if self._rows_of and (known := [i for i, path in enumerate(paths) if absolute(path) in self._rows_of]):
+            for i in known:
+                for row in self._rows_of[absolute(paths[i])]:
+                    self._replace(row, rows[i : i + 1], paths[i : i + 1])
+            new = np.setdiff1d(np.arange(len(paths)), known).tolist()
+            rows, paths, labels = rows[new], [paths[i] for i in new], [labels[i] for i in new] if labels else ()
         self._add(rows, paths, labels)
 
     def _add(self, rows: NDArray[Any], paths: Sequence[str], labels: Sequence[Label]) -> None:
@@ -144,6 +156,9 @@ class GalleryWriter:
         """
         if self._file is not None:
             self._end_file()
+        for changed in self._changed.values():
+            changed.flush()
+        self._changed.clear()
         files = self._kept + self._written
         if not files:
             raise UserError(f"nothing to write to {self.folder}: there are no images.")
@@ -160,8 +175,6 @@ class GalleryWriter:
             if skipped:
                 text = b"".join(path.encode("utf-8", "surrogateescape") + b"\n" for path in skipped)
                 (self.folder / f"{SKIPPED}{NEW}").write_bytes(text)
-            for name, path in self.extra.items():
-                path.replace(self.folder / f"{name}{NEW}")
             kept = {file_name(kind, entry["name"]) for kind in ARRAYS for entry in self._kept}
             commit(self.folder, about, kept)
         return count
@@ -169,16 +182,11 @@ class GalleryWriter:
     def _take_over(self) -> None:
         """Keep the full files of the gallery, and copy the rows of the last one, to go on after them."""
         found = read_gallery(self.folder)
-        dtype = "float16" if found.embeddings.dtype == np.float16 else "float32"
-        if self.dtype and self.dtype != dtype:
-            raise UserError(
-                f"the gallery in {self.folder} holds {dtype}, but GALLERY.DTYPE is {self.dtype}: set it to {dtype}, or "
-                "name another OUTPUT_DIR."
-            )
-        self.dtype = dtype
+        self.check_dtype(found)
+        self._find_replaced(found)
         known = {key: value for key, value in found.about.items() if key not in ("count", "images", ROW_FILES)}
         self.about = self.about or known
-        if dtype == "float16":
+        if self.dtype == "float16":
             self._sample = RecallSample()
             self.about |= {key: known[key] for key in ("float16",) if key in known}
         first = 0
@@ -189,8 +197,47 @@ class GalleryWriter:
             if last is None:
                 return
         for block in blocks(found.embeddings, first):
-            labels = found.labels_between(block.start, block.stop)
+            labels = found.labels_of(block)
             self._add(np.asarray(found.embeddings[block]), [str(path) for path in found.paths[block]], labels)
+
+    def check_dtype(self, found: Gallery) -> None:
+        """Take the dtype of the gallery to extend; raise a UserError if it is to be another."""
+        dtype = "float16" if found.embeddings.dtype == np.float16 else "float32"
+        if self.dtype and self.dtype != dtype:
+            raise UserError(
+                f"the gallery in {self.folder} holds {dtype}, but GALLERY.DTYPE is {self.dtype}: set it to {dtype}, or "
+                "name another OUTPUT_DIR."
+            )
+        self.dtype = dtype
+
+    def _find_replaced(self, found: Gallery) -> None:
+        if self._replaced is None:
+            return
+        if found.of_centroids:
+            raise UserError(f"{self.folder} holds centroids of identities; only rows of images can be replaced.")
+        wanted = set(map(absolute, self._replaced))
+        for row, path in enumerate(found.paths):
+            if (name := absolute(str(path))) in wanted:
+                self._rows_of.setdefault(name, []).append(row)
+        self.about["revision"] = uuid.uuid4().hex
+
+    def _replace(self, row: int, values: NDArray[Any], paths: Sequence[str]) -> None:
+        """Give a row of the gallery that is extended another embedding [1, D]."""
+        files = [*self._kept, *self._written]
+        starts = np.cumsum([0, *(entry["rows"] for entry in files)])
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        row -= int(starts[number])
+        if number == len(files):
+            assert self._file is not None
+            self._file.replace(row, values, paths)
+            return
+        name = file_name("embeddings", files[number]["name"])
+        with writing(self.folder):
+            if number not in self._changed:
+                if number < len(self._kept):
+                    shutil.copyfile(self.folder / name, self.folder / f"{name}{NEW}")
+                self._changed[number] = np.load(self.folder / f"{name}{NEW}", mmap_mode="r+")
+            self._changed[number][row] = np.frombuffer(encoded(values, self.dtype, paths), DTYPES[self.dtype])
 
     def _next_file(self, dimension: int) -> None:
         if self._file is not None:
@@ -198,7 +245,7 @@ class GalleryWriter:
         files = self._kept + self._written
         number = int(files[-1]["name"]) + 1 if files else 0
         with writing(self.folder):
-            self._file = _RowFile(self.folder, f"{number:05d}", dimension, self.dtype)
+            self._file = RowFile(self.folder, f"{number:05d}", dimension, self.dtype)
 
     def _end_file(self) -> None:
         assert self._file is not None
@@ -208,11 +255,33 @@ class GalleryWriter:
         self._file = None
 
 
-def blocks(rows: Any, first: int = 0) -> Iterator[slice]:
-    """Slices of the rows [N, D] from ``first`` on, each small enough to be held in memory."""
-    step = max(1, _COPIED_BYTES // (4 * max(rows.shape[1], 1)))
-    for start in range(first, len(rows), step):
-        yield slice(start, min(start + step, len(rows)))
+def blocks(rows: Any, first: int = 0, stop: int | None = None) -> Iterator[slice]:
+    """Slices from ``first`` to ``stop`` of rows [N, D], each small enough to be held in memory."""
+    step, stop = max(1, _COPIED_BYTES // (4 * max(rows.shape[1], 1))), len(rows) if stop is None else stop
+    for start in range(first, stop, step):
+        yield slice(start, min(start + step, stop))
+
+
+def absolute(path: str) -> str:
+    """A path that is the same however it is written, without following links."""
+    return os.path.abspath(path)  # noqa: PTH100 - which would follow them
+
+
+def encoded(rows: NDArray[Any], dtype: str, paths: Sequence[str]) -> bytes:
+    """The bytes of rows [n, D] on the disk.
+
+    Raises:
+        UserError: a value is beyond the range of float16; the message gives the row's path.
+    """
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(rows, dtype=DTYPES[dtype])
+    if dtype == "float16" and (lost := np.isinf(stored) & np.isfinite(rows)).any():
+        row, column = np.argwhere(lost)[0].tolist()
+        raise UserError(
+            f"{paths[row]}: the embedding has the value {float(rows[row, column]):g}, and float16 holds at most 65504: "
+            "set GALLERY.DTYPE float32."
+        )
+    return stored.tobytes()
 
 
 # ----------------------------------------------------------------------------------------------- the change of a folder
@@ -300,8 +369,15 @@ def writing(folder: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------- files of a row
 
 
-class _RowFile:
-    """The arrays of some rows, in files with temporary names."""
+class RowFile:
+    """The arrays of some rows, in files with temporary names.
+
+    Args:
+        folder: of the gallery.
+        name: such as 00003; "" for a gallery in one file.
+        dimension: D.
+        dtype: "float32" or "float16".
+    """
 
     def __init__(self, folder: Path, name: str, dimension: int, dtype: str) -> None:
         self.folder, self.name, self.count = folder, name, 0
@@ -315,7 +391,8 @@ class _RowFile:
         return self.folder / f"{file_name(kind, self.name)}{NEW}"
 
     def add(self, rows: NDArray[Any], paths: Sequence[str], labels: Sequence[Label]) -> None:
-        self._rows.write(self._bytes(rows, paths))
+        """Add rows [n, D]; the first call says whether there are labels, and of which kind."""
+        self._rows.write(encoded(rows, self._dtype, paths))
         self._paths.add(paths)
         if labels:
             if self.count == 0:
@@ -325,19 +402,15 @@ class _RowFile:
                     column.add([label[place] for label in labels])
         self.count += len(rows)
 
-    def _bytes(self, rows: NDArray[Any], paths: Sequence[str]) -> bytes:
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(rows, dtype=DTYPES[self._dtype])
-        lost = np.isinf(stored) & np.isfinite(rows) if self._dtype == "float16" else np.zeros((0, 0), bool)
-        if lost.any():
-            row, column = np.argwhere(lost)[0].tolist()
-            raise UserError(
-                f"{paths[row]}: the embedding has the value {float(rows[row, column]):g}, and float16 holds at most "
-                "65504: set GALLERY.DTYPE float32."
-            )
-        return stored.tobytes()
+    def replace(self, row: int, values: NDArray[Any], paths: Sequence[str]) -> None:
+        """Give a row other values [1, D]."""
+        data = encoded(values, self._dtype, paths)
+        self._rows.seek(len(npy_header(DTYPES[self._dtype], (0, 0))) + row * len(data))
+        self._rows.write(data)
+        self._rows.seek(0, os.SEEK_END)
 
     def finish(self) -> None:
+        """Complete the files."""
         self._rows.seek(0)
         self._rows.write(npy_header(DTYPES[self._dtype], (self.count, self._dimension)))
         self._rows.close()
@@ -347,7 +420,9 @@ class _RowFile:
                 column.write(self._path(kind))
 
     def close(self) -> None:
+        """Close the files, complete or not."""
         self._rows.close()
+        self._paths.close()
 
 
 class TextColumn:
@@ -364,6 +439,10 @@ class TextColumn:
         self._stream.write("".join(f"{text}\0" for text in texts).encode("utf-8", "surrogatepass"))
         self._width = max(self._width, max(map(len, texts), default=1))
         self.count += len(texts)
+
+    def close(self) -> None:
+        """Forget the items."""
+        self._stream.close()
 
     def write(self, path: Path) -> None:
         """Write the .npy file and forget the items."""
