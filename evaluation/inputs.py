@@ -105,7 +105,8 @@ def _read_folder(folder: Path) -> Input:
             held = ", ".join(f"{name}.npy" for name, paths in files.items() if paths) or "neither embeddings nor paths"
             raise MissingPathError(
                 f"{folder} lacks {name}.npy; it holds {held}. create_embeddings.py writes embeddings.npy and pids.npy "
-                "for images whose identities it is told: --csv TABLE --split SPLIT, or DATASETS.NAMES NAME --split SPLIT."
+                "for images whose identities it is told: --csv TABLE --split SPLIT, or DATASETS.NAMES NAME --split "
+                "SPLIT."
             )
     arrays = {name: read_rows(folder, about, name) for name, paths in files.items() if paths}
     listed = {path.name.removesuffix(NEW): path for paths in files.values() for path in paths}
