@@ -13,7 +13,7 @@ from typing import Any, Self
 from datasets.notes import PassedOver, say
 from datasets.readers.table import OPTIONAL_COLUMN, read_rows
 from inference.galleries.labels import Label, as_numbers
-from inference.galleries.sources import Chunk, Content, FileList, Item
+from inference.galleries.sources import CHUNK, Chunk, Content, FileList, Item
 from utils.addresses import without_passwords
 from utils.errors import UserError
 from utils.remote import check_protocols, folder_of, is_url, join, open_file, read_file
@@ -28,14 +28,21 @@ class ImageList(FileList):
     """As a FileList; several images behind URLs are fetched at a time, a little ahead of whoever takes them."""
 
     @classmethod
-    def of(cls, paths: Sequence[str], about: dict[str, Any], labels: Sequence[Label] = ()) -> Self:
+    def of(
+        cls, paths: Sequence[str], about: dict[str, Any], labels: Sequence[Label] = (), chunk_size: int = CHUNK
+    ) -> Self:
         """The list, once it is known that its URLs can be read here.
 
         Raises:
             UserError: a package for a URL is missing.
         """
         check_protocols(paths)
-        return cls(paths, about, labels)
+        return cls(paths, about, labels, chunk_size)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool(self.labels)
 
     def read(self, chunk: Chunk) -> Iterator[Item]:
         """The images of a chunk; what cannot be fetched raises an error only when it is decoded."""
@@ -57,12 +64,13 @@ class ImageList(FileList):
             executor.shutdown(wait=False)  # what was yielded is still being fetched
 
 
-def read_list(path: str, about: dict[str, Any]) -> ImageList:
+def read_list(path: str, about: dict[str, Any], chunk_size: int = CHUNK) -> ImageList:
     """The images of a text file with a path a line; relative paths start from its folder.
 
     Args:
         path: file or URL, in UTF-8; bytes that are none stay as they are in names of files.
         about: see :class:`inference.galleries.sources.Source`.
+        chunk_size: images in a chunk.
 
     Raises:
         UserError: the file cannot be read, is empty or names an image twice.
@@ -79,10 +87,12 @@ def read_list(path: str, about: dict[str, Any]) -> ImageList:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{paths.name} cannot be read ({error.strerror or error}).") from error
-    return ImageList.of(paths.finished(), about)
+    return ImageList.of(paths.finished(), about, chunk_size=chunk_size)
 
 
-def read_image_table(path: str, about: dict[str, Any], fields: Sequence[str] | None = None) -> ImageList:
+def read_image_table(
+    path: str, about: dict[str, Any], fields: Sequence[str] | None = None, chunk_size: int = CHUNK
+) -> ImageList:
     """The images of a table with the column path, and their labels.
 
     Args:
@@ -90,6 +100,7 @@ def read_image_table(path: str, about: dict[str, Any], fields: Sequence[str] | N
             folder.
         about: see :class:`inference.galleries.sources.Source`.
         fields: the columns of identity and, if there are two, camera; None takes pid and camid, if they are there.
+        chunk_size: images in a chunk.
 
     Raises:
         UserError: the file cannot be read, lacks a column, has one twice, has an empty cell or names an image twice.
@@ -111,7 +122,7 @@ def read_image_table(path: str, about: dict[str, Any], fields: Sequence[str] | N
         paths.add(place, row["path"].strip())
         cells.append(tuple(sys.intern(row[column].strip()) for column in columns))
     say(passed.notes(), logger)
-    return ImageList.of(paths.finished(), about, _labels(paths.name, cells))
+    return ImageList.of(paths.finished(), about, _labels(paths.name, cells), chunk_size)
 
 
 def _labels(name: str, cells: Sequence[tuple[str, ...]]) -> list[Label]:

@@ -9,7 +9,7 @@ from datasets.readers.table import PARQUET_SUFFIXES
 from inference.embedding.images import is_image_name
 from inference.galleries.listed import ImageList, read_image_table, read_list
 from inference.galleries.shards import TAR_SUFFIXES, TarShards
-from inference.galleries.sources import Source
+from inference.galleries.sources import CHUNK
 from utils.addresses import without_passwords
 from utils.errors import MissingPathError, UserError
 from utils.remote import expand, folder_of, is_url, list_folder
@@ -21,7 +21,7 @@ _QUERY = re.compile(r"(?<=.)[?#].*")  # of https://host/images.tar?signature=...
 _EXPECTED = "a list (.txt), a table (.csv, .parquet, .pq), tar files (.tar, .tar.gz, .tgz), or a folder of those"
 
 
-def open_source(where: str, fields: Sequence[str] | None = None) -> Source:
+def open_source(where: str, fields: Sequence[str] | None = None, chunk_size: int = CHUNK) -> ImageList | TarShards:
     """The images that a text names.
 
     Args:
@@ -29,6 +29,7 @@ def open_source(where: str, fields: Sequence[str] | None = None) -> Source:
             wildcards (``shards/{00000..00012}.tar``, ``shards/*.tar``), or a folder of tar files; each a path or a URL
             of fsspec's. Behind a URL, a folder or a pattern of images too.
         fields: columns, or fields of JSON members, with identity and camera; None takes pid and camid, if there.
+        chunk_size: images in a chunk of a list; a tar file is one in any case.
 
     Raises:
         UserError: there is no such source, or it cannot be read; the message says what was expected.
@@ -52,7 +53,7 @@ def open_source(where: str, fields: Sequence[str] | None = None) -> Source:
     if images and is_url(where) and (inside is not None or len(images) == len(files)):
         if fields:
             raise UserError(f"--label-fields has no use for images without a table, which {name} names.")
-        return ImageList.of(images, about)
+        return ImageList.of(images, about, chunk_size=chunk_size)
     if inside is not None:
         way_out = "" if is_url(where) else " A folder of images goes into DATASETS.ROOT_DIR, without --from."
         raise UserError(f"the folder {name} holds no tar files ({', '.join(TAR_SUFFIXES)}).{way_out}")
@@ -61,9 +62,9 @@ def open_source(where: str, fields: Sequence[str] | None = None) -> Source:
     if len(files) == 1 and _ending(files[0]).endswith(".txt"):
         if fields:
             raise UserError(f"--label-fields has no use for {name}, which lists paths alone; a table has labels.")
-        return read_list(files[0], about)
+        return read_list(files[0], about, chunk_size)
     if len(files) == 1 and _ending(files[0]).endswith(_TABLES):
-        return read_image_table(files[0], about, fields)
+        return read_image_table(files[0], about, fields, chunk_size)
     raise UserError(f"--from {name} is not one of the sources: expected {_EXPECTED}.")
 
 

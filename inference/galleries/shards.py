@@ -70,6 +70,11 @@ class TarShards:
                 failed = failed or error
         raise failed or UserError("there are no shards.")
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.kinds is not None
+
     def chunks(self) -> Sequence[Chunk]:
         """A chunk for each tar file."""
         return [Chunk(without_passwords(path), path) for path in self.paths]
