@@ -128,7 +128,11 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         logger.warning("--pid-from has no effect: with MODEL.USE_CENTROIDS False every image has a row of its own.")
     if args.label_fields and not args.source:
         raise UserError("--label-fields needs --from: it names columns or fields of that source.")
-    if (args.csv or args.split) and not args.source:
+    for option in ("split", "csv", "images_in_subfolders"):
+        if args.source and getattr(args, option):
+            name = option.replace("_", "-")
+            raise UserError(f"--from and --{name} exclude each other: both say which images to embed.")
+    if args.csv or args.split:
         cfg = data_set_config(args, cfg)
     # Query and gallery of a data set need folders of their own.
     default = f"{cfg.DATASETS.NAMES}/{args.split}" if args.split else cfg.DATASETS.NAMES
@@ -187,12 +191,8 @@ def named_source(args: argparse.Namespace, cfg: CfgNode) -> "Source":
     """The images that --from names.
 
     Raises:
-        UserError: another option names images too, or they cannot be listed.
+        UserError: they cannot be listed.
     """
-    for option in ("split", "csv", "images_in_subfolders"):
-        if getattr(args, option):
-            name = option.replace("_", "-")
-            raise UserError(f"--from and --{name} exclude each other: both say which images to embed.")
     if strength(cfg, "DATASETS.ROOT_DIR") == COMMAND_LINE:
         logger.warning("DATASETS.ROOT_DIR has no effect: --from %s names the images.", args.source)
     from inference.galleries.opening import open_source
