@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from utils.addresses import without_passwords
 from utils.errors import MissingPathError, UserError
@@ -32,7 +32,7 @@ _FINAL = (
     *(ValueError, TypeError, AttributeError, NotImplementedError),  # an error of a program does not pass either
 )
 _PASSING = (408, 425, 429)  # of the 400s, HTTP's words for "later"
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 
 
 def is_url(path: str) -> bool:
@@ -58,7 +58,7 @@ def check_protocols(paths: Iterable[str]) -> None:
         _file_system(url)
 
 
-def open_file(path: str, sleep: Callable[[float], None] | None = None) -> IO[bytes]:
+def open_file(path: str, sleep: Callable[[float], None] | None = None) -> io.BufferedReader:
     """Open a file for reading from its start to its end; one behind a URL goes on where its connection broke.
 
     Args:
@@ -75,7 +75,7 @@ def open_file(path: str, sleep: Callable[[float], None] | None = None) -> IO[byt
         stream.reopen()
         return io.BufferedReader(stream, _BLOCK_BYTES)
     try:
-        return Path(path).open("rb")
+        return Path(path).open("rb", _BLOCK_BYTES)
     except FileNotFoundError:
         raise MissingPathError(f"{path} does not exist.") from None
     except OSError as error:

@@ -5,10 +5,10 @@ in a ``.json`` or ``.cls`` member. Each tar file is a chunk: it is read in seque
 of whoever takes the images.
 """
 
+import gzip
 import hashlib
 import json
 import logging
-import tarfile
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -23,6 +23,7 @@ from inference.galleries.sources import Chunk, Content, Item
 from utils.addresses import without_passwords
 from utils.errors import UserError
 from utils.remote import open_file, size_of
+from utils.tar import DamagedTarError, read_members
 
 logger = logging.getLogger(__name__)
 
@@ -103,19 +104,7 @@ class TarShards:
 class _Member(NamedTuple):
     name: str
     content: bytes
-
-
-class _Header(tarfile.TarInfo):
-    """Does not take a damaged or missing header for the end of the archive, as tarfile does."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the mark of the end
-                raise
-            raise tarfile.ReadError("it is cut off" if len(buf) < tarfile.BLOCKSIZE else f"damaged: {error}") from error
+    is_image: bool
 
 
 def _items(path: str, fields: Sequence[str] | None) -> Generator[Item, None, None]:
@@ -124,8 +113,8 @@ def _items(path: str, fields: Sequence[str] | None) -> Generator[Item, None, Non
     images = without = 0
     example = ""
     for members in _samples(path):
-        found = [member for member in members.values() if is_image_name(member.name)]
-        others = [member for member in members.values() if not is_image_name(member.name)]
+        found = [member for member in members.values() if member.is_image]
+        others = [member for member in members.values() if not member.is_image]
         if not found:
             without, example = without + 1, example or next(iter(members))
             continue
@@ -145,32 +134,34 @@ def _samples(path: str) -> Iterator[dict[str, _Member]]:
     name = without_passwords(path)
     key, members, count = "", dict[str, _Member](), 0
     try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Header) as archive:
-            while (header := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined] # of a long archive they would fill the memory
-                title = header.name.removeprefix("./")
-                folder, slash, base = title.rpartition("/")
-                if not header.isreg() or base.startswith("."):
+        with open_file(path) as file:
+            plain = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+            for written, content in read_members(plain, _is_read):
+                count += 1
+                title = written.removeprefix("./")
+                folder, _, base = title.rpartition("/")
+                if base.startswith("."):
                     continue
-                if (now := folder + slash + base.partition(".")[0]) != key and members:
+                if (now := f"{folder}/{base.partition('.')[0]}") != key and members:
                     yield members
                     members = {}
                 key = now
                 if title in members:
                     raise UserError(f"{name} has two members called {title}; give each sample a name of its own.")
-                is_read = is_image_name(base) or base.endswith(LABEL_SUFFIXES)
-                content = archive.extractfile(header).read() if is_read else b""  # type: ignore[union-attr]
-                members[title] = _Member(title, content)
-                count += 1
+                members[title] = _Member(title, content, is_image_name(base))
     except UserError:
         raise
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except (DamagedTarError, zlib.error, EOFError, OSError) as error:
         raise UserError(
             f"{name} cannot be read to its end as a tar file ({error}); {count} members before that are whole. "
             "Copy or make it anew."
         ) from error
     if members:
         yield members
+
+
+def _is_read(name: str) -> bool:
+    return is_image_name(name) or name.endswith(LABEL_SUFFIXES)
 
 
 def _label(shard: str, image: _Member, others: Sequence[_Member], fields: Sequence[str] | None) -> Label | None:

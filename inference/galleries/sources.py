@@ -45,7 +45,8 @@ class Chunk(NamedTuple):
 
     name: str  # for messages: a file, or a range of a list
     key: Any  # what the source needs to read it
-    count: int | None = None  # images in it, if that is known before it is read
+    # Images in it, if that is known before it is read.
+    count: int | None = None  # type: ignore[assignment] # of a tuple's method
 
 
 class Source(Protocol):

@@ -132,7 +132,7 @@ def test_a_damaged_header_is_not_taken_for_the_end(put):
     path = put("a.tar", bytes(content))
     whole, error = until_error(open_source(path), path)
     assert len(whole) == 2  # the third might have had more members
-    assert "damaged: bad checksum" in error
+    assert "a header is damaged" in error
 
 
 def test_a_broken_shard_does_not_hide_the_others(put, tmp_path):
