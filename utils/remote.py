@@ -75,7 +75,7 @@ def open_file(path: str, sleep: Callable[[float], None] | None = None) -> io.Buf
         stream.reopen()
         return io.BufferedReader(stream, _BLOCK_BYTES)
     try:
-        return Path(path).open("rb", _BLOCK_BYTES)
+        return io.BufferedReader(io.FileIO(path), _BLOCK_BYTES)
     except FileNotFoundError:
         raise MissingPathError(f"{path} does not exist.") from None
     except OSError as error:
