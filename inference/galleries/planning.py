@@ -214,7 +214,7 @@ def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
     expected = {"dimension": embedder["dimension"], **embedder}
     way_out = "rows of both cannot be compared. Use the same model and options, or another OUTPUT_DIR."
     check_same_embedder(expected, found, f"the gallery in {folder}", way_out)
-    if isinstance(wanted.source, FileList):
+    if isinstance(wanted.source, FileList) and not gallery.of_centroids:
         way_out = "append images whose labels agree with those of the gallery, or name another OUTPUT_DIR."
         images = list(wanted.source.paths), list(wanted.source.labels)
         check_labels(images_of(gallery), gallery.labels, images, f"the gallery in {folder}", way_out)
