@@ -61,7 +61,8 @@ class TarShards:
         Raises:
             UserError: a shard does not exist, or none can be read.
         """
-        sizes = [size_of(path) for path in paths]
+        with ThreadPoolExecutor(16) as executor:  # a request each, behind URLs
+            sizes = list(executor.map(size_of, paths))
         failed: UserError | None = None
         for path in paths:
             try:
