@@ -63,22 +63,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TABLE",
         help="with --split: the table of the data set, as DATASETS.CSV_PATH names it",
     )
-    options.add_argument(
-        "--from",
-        dest="source",
-        metavar="SOURCE",
-        help="embed the images of a list (.txt, a path a line), a table (.csv, .parquet; column path), tar files "
-        "('shards/{00000..00012}.tar', 'shards/*.tar', a folder), or any of these behind a URL (s3://...), instead of "
-        "DATASETS.ROOT_DIR",
-    )
-    options.add_argument(
-        "--label-fields",
-        "--label_fields",
-        type=label_fields,
-        metavar="PID[,CAMID]",
-        help="with --from: the columns of the table, or the fields of the tar files' .json members, that hold "
-        "identities and cameras; default: pid and camid, where they exist",
-    )
+    add_source_arguments(options)
     options.add_argument(
         "--pid-from",
         "--pid_from",
@@ -114,6 +99,26 @@ def parser() -> argparse.ArgumentParser:
         help="images that one process embeds at a time, and the most that it loses when it is killed; default: 1024",
     )
     return options
+
+
+def add_source_arguments(options: argparse.ArgumentParser) -> None:
+    """Add --from and --label-fields."""
+    options.add_argument(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        help="embed the images of a list (.txt, a path a line), a table (.csv, .parquet; column path), tar files "
+        "('shards/{00000..00012}.tar', 'shards/*.tar', a folder), or any of these behind a URL (s3://...), instead of "
+        "DATASETS.ROOT_DIR",
+    )
+    options.add_argument(
+        "--label-fields",
+        "--label_fields",
+        type=label_fields,
+        metavar="PID[,CAMID]",
+        help="with --from: the columns of the table, or the fields of the tar files' .json members, that hold "
+        "identities and cameras; default: pid and camid, where they exist",
+    )
 
 
 def label_fields(text: str) -> list[str]:
