@@ -32,9 +32,12 @@ PARQUET = ["pyarrow>=15"]
 SAFETENSORS = ["safetensors>=0.4"]
 # Further losses for LOSSES.EXTRA.
 LOSSES = ["pytorch-metric-learning>=2.0"]
+# Images behind URLs; a store needs its own package as well, such as s3fs.
+REMOTE = ["fsspec>=2023.6"]
 # Networks of timm; earlier versions interpolate positions as if every grid were square, and recompute by reentry.
 BACKBONES = ["timm>=1.0.13"]
 DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS + LOSSES + BACKBONES
+DEV += REMOTE
 
 setup(
     name="centroids-reid",
@@ -64,7 +67,8 @@ setup(
         "safetensors": SAFETENSORS,
         "losses": LOSSES,
         "backbones": BACKBONES,
-        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS + LOSSES + BACKBONES,
+        "remote": REMOTE,
+        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS + LOSSES + BACKBONES + REMOTE,
         "dev": DEV + MILVUS,
         "dev-without-milvus": DEV,  # see requirements-floor.txt
     },

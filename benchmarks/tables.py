@@ -217,6 +217,12 @@ def embedding_memory_rows(report: Report) -> Iterator[Row]:
         yield f"{part['files']:,} x {part['dimension']:,}", *values
 
 
+def source_rows(report: Report) -> Iterator[Row]:
+    for i, part in enumerate(report.get("parts", [])):
+        names = ("shards/images_per_s", "files/images_per_s", "shards_over_files", "shards/peak_mib", "files/peak_mib")
+        yield f"{part['images']:,}", *(cell(report, f"parts/{i}/{name}") for name in names)
+
+
 def search_heads(report: Report) -> Row:
     size = f"{report['queries']:,} queries in {report['gallery']:,} x {report['dims']:,}"
     return size, "seconds", "first search, which builds", "memory", "recall"
@@ -429,6 +435,14 @@ TABLES = {
         "embedding_resnet50",
         columns("files x numbers", "embeddings, MiB", "peak, MiB", "libraries, MiB", "seconds without the network"),
         embedding_memory_rows,
+    ),
+    "sources": Table(
+        "sources",
+        columns(
+            *("images", "tar files, images/s", "files, images/s", "tar files / files"),
+            *("tar files, peak, MiB", "files, peak, MiB"),
+        ),
+        source_rows,
     ),
     "search": Table("search_1000000", search_heads, search_rows),
     "coco": Table(

@@ -16,15 +16,22 @@ if __package__ in (None, ""):  # run as a file: the packages are one folder up
 
 from yacs.config import CfgNode
 
-from config.cli import build_parser, clean_exit, parse_args
+from config.cli import build_parser, clean_exit, parse_args, whole_number
 from config.flatten import flatten_config
 from config.origins import COMMAND_LINE, strength
-from inference.command_line import KEYS_OF_SETS, add_input_arguments, embedder_from_config
+from inference.command_line import (
+    KEYS_OF_GALLERIES,
+    KEYS_OF_SETS,
+    add_input_arguments,
+    devices_of_children,
+    embedder_from_config,
+)
+from inference.galleries.team import errors_to_parent, find_team, follow_parent, run_children, said_by_first
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
 
 if TYPE_CHECKING:
-    from inference.galleries.creation import ImageSource
+    from inference.galleries.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +39,7 @@ EXAMPLES = (
     "DATASETS.ROOT_DIR /data/gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
     "--images-in-subfolders DATASETS.ROOT_DIR /data/people MODEL.PRETRAIN_PATH model.ckpt MODEL.USE_CENTROIDS True",
     "--csv data.csv --split gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
+    "--from 'shards/{00000..00012}.tar' --on-error skip MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
     "--append --resume --on-error skip DATASETS.ROOT_DIR /data/new MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
 )
 
@@ -55,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TABLE",
         help="with --split: the table of the data set, as DATASETS.CSV_PATH names it",
     )
+    add_source_arguments(options)
     options.add_argument(
         "--pid-from",
         "--pid_from",
@@ -65,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
     options.add_argument(
-        "--resume", action="store_true", help="continue an interrupted run after its last finished batch"
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run after its last finished chunk, or take part in a run of other processes",
     )
     options.add_argument(
         "--append",
@@ -79,7 +90,43 @@ def parser() -> argparse.ArgumentParser:
         default="stop",
         help="when an image cannot be read: stop (the default), or skip it and list it in skipped.txt",
     )
+    options.add_argument(
+        "--chunk-size",
+        "--chunk_size",
+        type=whole_number(1),
+        metavar="N",
+        default=1024,
+        help="images that one process embeds at a time, and the most that it loses when it is killed; default: 1024",
+    )
     return options
+
+
+def add_source_arguments(options: argparse.ArgumentParser) -> None:
+    """Add --from and --label-fields."""
+    options.add_argument(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        help="embed the images of a list (.txt, a path a line), a table (.csv, .parquet; column path), tar files "
+        "('shards/{00000..00012}.tar', 'shards/*.tar', a folder), or any of these behind a URL (s3://...), instead of "
+        "DATASETS.ROOT_DIR",
+    )
+    options.add_argument(
+        "--label-fields",
+        "--label_fields",
+        type=label_fields,
+        metavar="PID[,CAMID]",
+        help="with --from: the columns of the table, or the fields of the tar files' .json members, that hold "
+        "identities and cameras; default: pid and camid, where they exist",
+    )
+
+
+def label_fields(text: str) -> list[str]:
+    """The fields that --label-fields names: one, or two that differ."""
+    fields = [field.strip() for field in text.split(",")]
+    if len(fields) > 2 or not all(fields) or len(set(fields)) < len(fields):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PID or PID,CAMID: the name of one field, or of two.")
+    return fields
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -90,27 +137,41 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """
     if args.pid_from != "parent" and not cfg.MODEL.USE_CENTROIDS:
         logger.warning("--pid-from has no effect: with MODEL.USE_CENTROIDS False every image has a row of its own.")
+    if args.label_fields and not args.source:
+        raise UserError("--label-fields needs --from: it names columns or fields of that source.")
+    for option in ("split", "csv", "images_in_subfolders"):
+        if args.source and getattr(args, option):
+            name = option.replace("_", "-")
+            raise UserError(f"--from and --{name} exclude each other: both say which images to embed.")
     if args.csv or args.split:
         cfg = data_set_config(args, cfg)
     # Query and gallery of a data set need folders of their own.
     default = f"{cfg.DATASETS.NAMES}/{args.split}" if args.split else cfg.DATASETS.NAMES
     folder = require_writable(output_folder(cfg.OUTPUT_DIR, default), "OUTPUT_DIR")
-    from inference.galleries.creation import create_gallery
+    from inference.galleries.creation import GalleryOptions, create_gallery
 
-    source = image_source(args, cfg)
-    created = create_gallery(
-        embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else ()),
-        source,
-        folder,
+    team = find_team()
+    with said_by_first(team, logging.ERROR):
+        used = (*KEYS_OF_GALLERIES, *(KEYS_OF_SETS if args.split else ()))
+        embedder = embedder_from_config(cfg, used=used, team=team)
+        source = image_source(args, cfg)
+    options = GalleryOptions(
         resume=args.resume,
         append=args.append,
         on_error=args.on_error,
+        pid_from=args.pid_from if cfg.MODEL.USE_CENTROIDS else None,
         print_freq=args.print_freq,
         progress=cfg.TRAINER.PROGRESS_BAR,
+        dtype=cfg.GALLERY.DTYPE,
+        rows_per_file=cfg.GALLERY.ROWS_PER_FILE,
+        team=team,
     )
-    what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
-    skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
-    logger.info("%s: %d %s, %d images embedded now%s", folder, created.count, what, created.embedded, skipped)
+    with said_by_first(team, logging.WARNING):
+        created = create_gallery(embedder, source, folder, options)
+    if not created.by_another:
+        what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
+        skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
+        logger.info("%s: %d %s, %d images embedded now%s", folder, created.count, what, created.embedded, skipped)
 
 
 def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
@@ -140,17 +201,36 @@ def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
+def named_source(args: argparse.Namespace, cfg: CfgNode) -> "Source":
+    """The images that --from names.
+
+    Raises:
+        UserError: they cannot be listed.
+    """
+    if strength(cfg, "DATASETS.ROOT_DIR") == COMMAND_LINE:
+        logger.warning("DATASETS.ROOT_DIR has no effect: --from %s names the images.", args.source)
+    from inference.galleries.opening import open_source
+
+    source = open_source(args.source, args.label_fields, args.chunk_size)
+    if source.labelled and cfg.MODEL.USE_CENTROIDS:
+        unused = "; --pid-from has no effect" if args.pid_from != "parent" else ""
+        logger.info("The identities are those that the labels of %s tell%s.", args.source, unused)
+    return source
+
+
+def image_source(args: argparse.Namespace, cfg: CfgNode) -> "Source":
     """The images that a command line names.
 
     Raises:
-        UserError: the data set cannot be read, or lacks such images.
+        UserError: they cannot be listed, or there are none.
     """
-    from inference.galleries.creation import ImageSource
+    from inference.galleries.sources import folder_source, labelled_source
 
-    root, pid_from = cfg.DATASETS.ROOT_DIR, args.pid_from if cfg.MODEL.USE_CENTROIDS else None
+    if args.source:
+        return named_source(args, cfg)
+    root = cfg.DATASETS.ROOT_DIR
     if not args.split:
-        return ImageSource(root, args.images_in_subfolders, pid_from)
+        return folder_source(root, args.images_in_subfolders, args.chunk_size)
     from datasets import init_dataset
     from datasets.notes import say
     from inference.galleries.labels import read_subset
@@ -158,14 +238,19 @@ def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
     images = read_subset(init_dataset(cfg.DATASETS.NAMES, cfg=cfg), args.split)
     say(images.notes, logger)
     logger.info("%s, %s: %d images", images.source["data_set"], args.split, len(images.paths))
-    return ImageSource(root, labelled=images)
+    return labelled_source(root, images, args.chunk_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run; an error that the user can fix ends the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with clean_exit():
-        run(*parse_args(parser(), argv))
+    follow_parent()
+    with clean_exit(), errors_to_parent():
+        args, cfg = parse_args(parser(), argv)
+        if devices := devices_of_children(cfg):
+            run_children([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], devices)
+        else:
+            run(args, cfg)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,28 @@
 """The user's own data in a table: a CSV or Parquet file with the columns path, pid, split and, optionally, camid."""
 
 import csv
+import io
 import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 from datasets.bases import ReidDataModule, Splits
 from datasets.notes import LIKE_CAMID, Note, PassedOver
 from datasets.readers.files import check_images
 from datasets.readers.numbering import SUBSETS, Entry, build_splits
+from utils.addresses import without_passwords
 from utils.errors import MissingPathError, UserError
 from utils.optional import require
+from utils.remote import open_file
 
 COLUMNS = ("path", "pid", "split")
 OPTIONAL_COLUMN = "camid"
 # What others call that column, without regard to case and to marks between the letters.
 _LIKE_CAMID = {"cam", "cams", "camid", "camids", "camera", "cameras", "cameraid"}
+Columns: TypeAlias = tuple[Sequence[str], Sequence[str]]  # those that must be there, and those that may
 PARQUET_SUFFIXES = (".parquet", ".pq")
 # The default of DATASETS.ROOT_DIR.
 DEFAULT_ROOT_DIR = "/home/data"
@@ -49,56 +53,63 @@ def read_table(path: Path, image_folder: str, passed: PassedOver) -> dict[str, l
 
 
 def read_rows(
-    path: Path, required: Sequence[str] = COLUMNS, passed: PassedOver | None = None
+    path: str | Path,
+    required: Sequence[str] = COLUMNS,
+    passed: PassedOver | None = None,
+    optional: Sequence[str] = (OPTIONAL_COLUMN,),
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a table and where they stand ("line 2"), as text by column.
 
     Args:
-        path: as for :func:`read_table`.
+        path: as for :func:`read_table`, or a URL (see :mod:`utils.remote`).
         required: columns that must be there.
         passed: collects columns that look misnamed.
+        optional: columns that may be there.
 
     Raises:
         MissingPathError: the file does not exist.
         UserError: it cannot be read, lacks a required column, or has one of ours twice; the message names the file.
     """
-    read = _read_parquet if path.suffix.lower() in PARQUET_SUFFIXES else _read_csv
-    yield from read(path, required, passed or PassedOver(path))
-
-
-def _read_csv(path: Path, required: Sequence[str], passed: PassedOver) -> Iterator[tuple[str, dict[str, str]]]:
+    name = os.fspath(path)
+    read = _read_parquet if name.lower().endswith(PARQUET_SUFFIXES) else _read_csv
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, header, required, passed)
-            for cells in reader:
-                if not cells:  # a blank line
-                    continue
-                if len(cells) != len(header):
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(cells)} values for {len(header)} columns; put values "
-                        "that contain a comma in double quotes."
-                    )
-                yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
+        file = open_file(name)
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise MissingPathError(f"{path} does not exist; expected a CSV or Parquet file.") from None
+    with file:
+        yield from read(without_passwords(name), file, (required, optional), passed or PassedOver(path))
+
+
+def _read_csv(path: str, file: IO[bytes], columns: Columns, passed: PassedOver) -> Iterator[tuple[str, dict[str, str]]]:
+    try:
+        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        _check_columns(path, header, columns, passed)
+        for cells in reader:
+            if not cells:  # a blank line
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(cells)} values for {len(header)} columns; put values "
+                    "that contain a comma in double quotes."
+                )
+            yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
 
 
-def _read_parquet(path: Path, required: Sequence[str], passed: PassedOver) -> Iterator[tuple[str, dict[str, str]]]:
-    if not path.is_file():
-        raise _missing(path)
+def _read_parquet(
+    path: str, file: IO[bytes], columns: Columns, passed: PassedOver
+) -> Iterator[tuple[str, dict[str, str]]]:
     pyarrow = require("pyarrow", "parquet", f"{path} is a Parquet file: reading it")
     parquet = require("pyarrow.parquet", "parquet", f"{path} is a Parquet file: reading it")
     try:
-        with parquet.ParquetFile(path) as file:
-            header = file.schema_arrow.names
-            _check_columns(path, header, required, passed)
-            wanted = [column for column in dict.fromkeys((*required, OPTIONAL_COLUMN)) if column in header]
+        with parquet.ParquetFile(file if file.seekable() else io.BytesIO(file.read())) as table:
+            header = table.schema_arrow.names
+            _check_columns(path, header, columns, passed)
+            wanted = [column for column in dict.fromkeys((*columns[0], *columns[1])) if column in header]
             number = 0
-            for batch in file.iter_batches(columns=wanted):
+            for batch in table.iter_batches(columns=wanted):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", {column: _to_text(value) for column, value in row.items()}
@@ -113,24 +124,21 @@ def _to_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _check_columns(path: Path, header: list[str], required: Sequence[str], passed: PassedOver) -> None:
+def _check_columns(path: str, header: list[str], columns: Columns, passed: PassedOver) -> None:
+    required, optional = columns
     missing = [column for column in required if column not in header]
     if missing:
-        optional = "" if OPTIONAL_COLUMN in required else f" and optionally {OPTIONAL_COLUMN}"
+        also = [column for column in optional if column not in required]
         raise UserError(
             f"{path} has no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}, expected "
-            f"{', '.join(required)}{optional}."
+            f"{', '.join(required)}{' and optionally ' if also else ''}{', '.join(also)}."
         )
-    twice = next((name for name in (*COLUMNS, OPTIONAL_COLUMN) if header.count(name) > 1), None)
+    twice = next((name for name in (*COLUMNS, *required, *optional) if header.count(name) > 1), None)
     if twice:
         raise UserError(f"{path} has two columns named {twice}.")
-    if OPTIONAL_COLUMN not in header:
+    if OPTIONAL_COLUMN in optional and OPTIONAL_COLUMN not in header:
         letters = {name: "".join(filter(str.isalpha, name.lower())) for name in header}
         passed.add(LIKE_CAMID, *(name for name in header if letters[name] in _LIKE_CAMID))
-
-
-def _missing(path: Path) -> MissingPathError:
-    return MissingPathError(f"{path} does not exist; expected a CSV or Parquet file.")
 
 
 class OwnTable(ReidDataModule):

@@ -1,7 +1,7 @@
 """Images of a data set with their identities and cameras, which go into a gallery as pids.npy and camids.npy."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +54,15 @@ def read_subset(module: ReidDataModule, subset: str) -> LabelledImages:
     is_apart = subset == "train" and not module.one_numbering  # its numbers are not those that have names
     names = Names() if is_apart else splits.names
     pool = splits.train if subset == "train" else splits.query + splits.gallery
-    pids = _as_numbers({pid: names.pid(pid) for _, pid, _ in pool})
-    cameras = _as_numbers({camid: names.camera(camid) for _, _, camid in pool}) if splits.has_cameras else {}
+    pids = as_numbers({pid: names.pid(pid) for _, pid, _ in pool})
+    cameras = as_numbers({camid: names.camera(camid) for _, _, camid in pool}) if splits.has_cameras else {}
     labels = [(pids[pid], cameras.get(camid)) for _, pid, camid in images]
     source = {"data_set": module.title, "subset": subset}
     return LabelledImages([path for path, _, _ in images], labels, source, splits.notes)
 
 
-def _as_numbers(names: dict[int, str]) -> dict[int, Any]:
+def as_numbers(names: Mapping[Any, str]) -> dict[Any, Any]:
+    """The names of identities or cameras as numbers, if all of them are numbers, each another one; else as they are."""
     numbers = {key: int(name) for key, name in names.items() if _NUMBER.fullmatch(name)}
     # As names, 7 and 007 are two.
     return numbers if len(set(numbers.values())) == len(names) else dict(names)

@@ -109,6 +109,14 @@ REPORTS: dict[str, dict[str, Any]] = {
             }
         ],
     },
+    "sources": {
+        "parts": [
+            {
+                "images": 1000000, "shards_over_files": S,
+                **{way: {"images_per_s": S, "before_mib": S, "peak_mib": S} for way in ("shards", "files")},
+            }
+        ],
+    },
     "search_1000000": {
         "queries": 1000, "gallery": 1000000, "dims": 512,
         "product": {"seconds": spread([1.0, 1.0, 1.0]), "peak_beyond_mib": 80.0},
@@ -226,6 +234,7 @@ EXPECTED = {
     ),
     "embedding_pipeline": ("| 32-true |" + " 2 (1 to 4) |" * 6,) * 2,
     "embedding_memory": ("| 1,000,000 x 512 | 1,953 | 12.3 | 600 | 45.6 |",) * 2,
+    "sources": ("| 1,000,000 |" + " 2 (1 to 4) |" * 5,) * 2,
     "search": (
         "| matrix product alone, in memory | 1 (1 to 1) | – | – | – |",
         "| `faiss:ivf` | 2 (1 to 4) | 30 s | 2,000 MiB | 0.987 |",
@@ -334,6 +343,12 @@ PLACES: dict[str, list[tuple[str | None, ...]]] = {
             "32-true", "pipeline/0/forward_images_per_s",
             *(f"pipeline/0/{threads}_threads_share_of_forward" for threads in (0, 1, 2)),
             "pipeline/0/decode_ms_per_image", "pipeline/0/decode_by_transforms_ms_per_image",
+        )
+    ],
+    "sources": [
+        (
+            "1,000,000", "parts/0/shards/images_per_s", "parts/0/files/images_per_s", "parts/0/shards_over_files",
+            "parts/0/shards/peak_mib", "parts/0/files/peak_mib",
         )
     ],
     "backbones": [
