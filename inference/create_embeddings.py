@@ -16,15 +16,16 @@ if __package__ in (None, ""):  # run as a file: the packages are one folder up
 
 from yacs.config import CfgNode
 
-from config.cli import build_parser, clean_exit, parse_args
+from config.cli import build_parser, clean_exit, parse_args, whole_number
 from config.flatten import flatten_config
 from config.origins import COMMAND_LINE, strength
-from inference.command_line import KEYS_OF_SETS, add_input_arguments, embedder_from_config
+from inference.command_line import KEYS_OF_SETS, add_input_arguments, devices_of_children, embedder_from_config
+from inference.galleries.team import after_first, find_team, follow_parent, run_children, said_by_first
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
 
 if TYPE_CHECKING:
-    from inference.galleries.creation import ImageSource
+    from inference.galleries.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
     options.add_argument(
-        "--resume", action="store_true", help="continue an interrupted run after its last finished batch"
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run after its last finished chunk, or take part in a run of other processes",
     )
     options.add_argument(
         "--append",
@@ -78,6 +81,14 @@ def parser() -> argparse.ArgumentParser:
         choices=("stop", "skip"),
         default="stop",
         help="when an image cannot be read: stop (the default), or skip it and list it in skipped.txt",
+    )
+    options.add_argument(
+        "--chunk-size",
+        "--chunk_size",
+        type=whole_number(1),
+        metavar="N",
+        default=1024,
+        help="images that one process embeds at a time, and the most that it loses when it is killed; default: 1024",
     )
     return options
 
@@ -95,22 +106,27 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     # Query and gallery of a data set need folders of their own.
     default = f"{cfg.DATASETS.NAMES}/{args.split}" if args.split else cfg.DATASETS.NAMES
     folder = require_writable(output_folder(cfg.OUTPUT_DIR, default), "OUTPUT_DIR")
-    from inference.galleries.creation import create_gallery
+    from inference.galleries.creation import GalleryOptions, create_gallery
 
-    source = image_source(args, cfg)
-    created = create_gallery(
-        embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else ()),
-        source,
-        folder,
+    team = find_team()
+    with said_by_first(team, logging.ERROR):
+        embedder = embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else (), team=team)
+        source = image_source(args, cfg)
+    options = GalleryOptions(
         resume=args.resume,
         append=args.append,
         on_error=args.on_error,
+        pid_from=args.pid_from if cfg.MODEL.USE_CENTROIDS else None,
         print_freq=args.print_freq,
         progress=cfg.TRAINER.PROGRESS_BAR,
+        team=team,
     )
-    what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
-    skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
-    logger.info("%s: %d %s, %d images embedded now%s", folder, created.count, what, created.embedded, skipped)
+    with said_by_first(team, logging.WARNING):
+        created = create_gallery(embedder, source, folder, options)
+    if not created.by_another:
+        what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
+        skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
+        logger.info("%s: %d %s, %d images embedded now%s", folder, created.count, what, created.embedded, skipped)
 
 
 def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
@@ -140,17 +156,17 @@ def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
+def image_source(args: argparse.Namespace, cfg: CfgNode) -> "Source":
     """The images that a command line names.
 
     Raises:
-        UserError: the data set cannot be read, or lacks such images.
+        UserError: they cannot be listed, or there are none.
     """
-    from inference.galleries.creation import ImageSource
+    from inference.galleries.sources import folder_source, labelled_source
 
-    root, pid_from = cfg.DATASETS.ROOT_DIR, args.pid_from if cfg.MODEL.USE_CENTROIDS else None
+    root = cfg.DATASETS.ROOT_DIR
     if not args.split:
-        return ImageSource(root, args.images_in_subfolders, pid_from)
+        return folder_source(root, args.images_in_subfolders, args.chunk_size)
     from datasets import init_dataset
     from datasets.notes import say
     from inference.galleries.labels import read_subset
@@ -158,14 +174,19 @@ def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
     images = read_subset(init_dataset(cfg.DATASETS.NAMES, cfg=cfg), args.split)
     say(images.notes, logger)
     logger.info("%s, %s: %d images", images.source["data_set"], args.split, len(images.paths))
-    return ImageSource(root, labelled=images)
+    return labelled_source(root, images, args.chunk_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run; an error that the user can fix ends the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with clean_exit():
-        run(*parse_args(parser(), argv))
+    follow_parent()
+    with clean_exit(), after_first():
+        args, cfg = parse_args(parser(), argv)
+        if devices := devices_of_children(cfg):
+            run_children([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], devices)
+        else:
+            run(args, cfg)
 
 
 if __name__ == "__main__":
