@@ -25,7 +25,7 @@ from inference.galleries.gallery import CAMIDS, PATHS, PIDS, SKIPPED, Gallery, n
 from inference.galleries.labels import Label
 from utils.errors import UserError
 from utils.files import replacing
-from utils.galleries import ABOUT, NEW, NEXT, ROW_FILES, file_name, read_change
+from utils.galleries import ABOUT, LOCK, NEW, NEXT, ROW_FILES, file_name, read_change
 from utils.locks import lock, try_lock, unlock
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ StrPath = str | os.PathLike[str]
 
 ROWS_PER_FILE = 1_000_000  # the default of GALLERY.ROWS_PER_FILE
 DTYPES = {"float32": "<f4", "float16": "<f2"}
-LOCK = "gallery.lock"
 ARRAYS = ("embeddings", "camids", "pids", "paths")
 _OURS = re.compile(
     r"(embeddings|paths|pids|camids)(-\d{5,})?\.npy|(sums|counts|images|image_rows)\.npy|skipped\.txt"

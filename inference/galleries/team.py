@@ -124,7 +124,12 @@ def run_children(command: Sequence[str], devices: Sequence[str]) -> None:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         for place in range(len(devices)):
-            own: dict[str, object] = {"LOCAL_RANK": place, "RANK": place, "LOCAL_WORLD_SIZE": len(devices), "WORLD_SIZE": len(devices)}
+            own: dict[str, object] = {
+                "LOCAL_RANK": place,
+                "RANK": place,
+                "LOCAL_WORLD_SIZE": len(devices),
+                "WORLD_SIZE": len(devices),
+            }
             own |= {LAUNCH: launch, _PARENT: os.getpid()}
             environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
             # In a group of their own, so that Ctrl-C reaches only this process, which ends them.
