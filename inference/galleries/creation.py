@@ -20,7 +20,7 @@ from inference.galleries.planning import (
 )
 from inference.galleries.runs import LOCK, EmbeddingRun, has_finished, writing
 from inference.galleries.sources import Source
-from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter
+from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter, editing
 from inference.galleries.team import ALONE, Team
 from utils.errors import UserError
 from utils.locks import lock
@@ -126,6 +126,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def _plan(wanted: Wanted, options: GalleryOptions) -> EmbeddingRun | CreatedGallery:
     """The run to work on; or the gallery, if there is nothing to embed."""
     folder = wanted.folder
+    with writing(folder), editing(folder):
+        pass  # completes a change of the gallery that was interrupted
     run = open_unfinished(wanted)
     if run is not None and run.source is None:  # it only remains to make its gallery
         _finish(run, options)
