@@ -85,7 +85,9 @@ def _read_unfinished(folder: Path) -> Gallery | None:
     run = read_run(folder)
     if run is None or array_files(folder, read_about(folder), "paths"):
         return None
-    rows, paths, labels = [], [], []
+    rows: list[Reopened] = []
+    paths: list[Any] = []
+    labels: list[Label] = []
     for part in finished_parts(folder):
         if len(part.rows):
             rows.append(Reopened(part.rows))  # there may be more chunks than a process can hold open
@@ -95,9 +97,9 @@ def _read_unfinished(folder: Path) -> Gallery | None:
         return None
     if run["about"]["pid_from"] is not None:
         raise UserError(f"{folder} is becoming a gallery of centroids, which can be searched once it is finished.")
-    pids, camids = ([label[place] for label in labels] for place in (0, 1))
-    columns = [np.array(column) if column and column[0] is not None else None for column in (pids, camids)]
-    return Gallery(Rows(rows), Rows(paths), run["about"], *columns, unfinished=True)
+    columns = [np.array([label[place] for label in labels]) if labels else None for place in (0, 1)]
+    pids, camids = (None if column is None or column.dtype == object else column for column in columns)
+    return Gallery(Rows(rows), Rows(paths), run["about"], pids, camids, unfinished=True)
 
 
 def _read(folder: Path) -> Gallery:

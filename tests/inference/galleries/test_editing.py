@@ -7,12 +7,19 @@ import pytest
 import torch
 
 from inference import edit_gallery
+from inference.embedding.images import get_all_images
 from inference.galleries.centroids import CentroidWriter, IdentitySums
 from inference.galleries.editing import Deletion, delete_rows, replace_rows
 from inference.galleries.gallery import read_gallery
+from inference.galleries.parts import PartWriter
+from inference.galleries.runs import EmbeddingRun
+from inference.galleries.sources import FileList
 from inference.galleries.storing import GalleryWriter
+from inference.searching.search import SearchOptions, search
+from tests.inference.galleries.test_gallery import FakeEmbedder, create, expected_of, files  # noqa: F401
 from tests.inference.galleries.test_storing import ALL, LABELS, PATHS, ROWS, assert_holds, files_of, write
 from tests.launch import run_script
+from utils import rows as rows_module
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 
@@ -45,9 +52,9 @@ def test_names_are_paths_however_written_or_patterns(gallery, monkeypatch):
     assert_holds(gallery, ALL)
     delete_rows(gallery, names)
     assert_holds(gallery, [i for i in ALL if i not in matched])
-    files = {path: path.read_bytes() for path in gallery.iterdir()}
+    before = {path: path.read_bytes() for path in gallery.iterdir()}
     assert delete_rows(gallery, ["none*"]).count == 0
-    assert {path: path.read_bytes() for path in gallery.iterdir()} == files
+    assert {path: path.read_bytes() for path in gallery.iterdir()} == before
 
 
 def test_what_cannot_be_deleted(gallery, tmp_path):
@@ -183,6 +190,79 @@ def test_centroids_that_cannot_be_added_to(tmp_path):
         CentroidWriter(tmp_path, OF_CENTROIDS, "float16", extends=True).__enter__()
     delete_rows(tmp_path, ["3"])
     assert len(read_gallery(tmp_path).paths) == 8
+
+
+# ----------------------------------------------------------------------------------------------- with create_gallery
+
+
+@pytest.mark.parametrize("rows_per_file", [4, 99])
+def test_images_are_embedded_again_in_their_places(create, files, tmp_path, rows_per_file, monkeypatch):  # noqa: F811
+    create(rows_per_file=rows_per_file)
+    paths = get_all_images(files)
+    (files / "z_new.png").write_text("new")
+    for path, content in ((paths[2], "changed"), (paths[9], "bad")):
+        (files / path).write_text(content)
+    again = {"replace": True, "rows_per_file": rows_per_file}
+    with pytest.raises(UserError, match="is bad"):
+        create(**again)
+    with pytest.raises(UserError, match="was begun with --replace: continue it so, or run without --resume"):
+        create(append=True, resume=True)
+    (files / paths[9]).write_text("mended")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(GalleryWriter, "finish", lambda *_, **__: 1 // 0)
+        create(resume=True, **again)
+    embedder = FakeEmbedder()
+    assert create(embedder, resume=True, **again).count == 11
+    assert embedder.seen == []
+    (files / paths[4]).write_text("another")
+    created = create(root=paths[4], **again)
+    assert (created.count, created.embedded) == (11, 1)
+    found = read_gallery(tmp_path / "out")
+    assert found.paths[:].tolist() == [*paths, str(files / "z_new.png")]
+    np.testing.assert_array_equal(np.asarray(found.embeddings), expected_of(files)[0])
+    create(pid_from="filename")
+    with pytest.raises(UserError, match="--replace needs a gallery of images"):
+        create(pid_from="filename", replace=True)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_an_unfinished_gallery_is_read_up_to_its_first_gap(tmp_path, labelled, monkeypatch):
+    monkeypatch.setattr(rows_module, "MOST_OPEN", 2)
+    labels = LABELS if labelled else None
+    source = FileList(PATHS, {"root": "", "in_subfolders": False, "source": None}, labels or (), chunk_size=4)
+    about = {"embedder": {"dimension": 4}, **source.about, "pid_from": None}
+    run = EmbeddingRun.start(tmp_path, {"about": about, "base": None, "launch": None}, source)
+
+    def finish(number):
+        positions = list(ALL)[4 * number : 4 * number + 4]
+        part = PartWriter(tmp_path, number, 4)
+        part.add(ROWS[positions], [PATHS[i] for i in positions], [LABELS[i] for i in positions] if labels else [], [])
+        part.finish()
+
+    for number in (0, 2, 3):
+        finish(number)
+    assert len(read_gallery(tmp_path, unfinished=True).paths) == 4
+    finish(1)
+    found = read_gallery(tmp_path, unfinished=True)
+    assert found.unfinished
+    assert (list(found.paths), found.labels) == (PATHS[:16], LABELS[:16] if labels else [])
+    np.testing.assert_array_equal(np.asarray(found.embeddings), ROWS[:16])
+    result = search(
+        ROWS[9:10], found.embeddings, SearchOptions(index="faiss:flat", topk=1), gallery_file=tmp_path / "e.npy"
+    )
+    assert result.indices.tolist() == [[9]]
+    with pytest.raises(MissingPathError, match="--resume finishes it"):
+        read_gallery(tmp_path)
+    run.rewrite(about={**about, "pid_from": "parent"})
+    with pytest.raises(
+        UserError, match="is becoming a gallery of centroids, which can be searched once it is finished"
+    ):
+        read_gallery(tmp_path, unfinished=True)
+    run.discard()
+    with pytest.raises(UserError, match="has changed while it was being read"):
+        np.asarray(found.embeddings)
+    write(tmp_path)
+    assert not read_gallery(tmp_path, unfinished=True).unfinished
 
 
 # ---------------------------------------------------------------------------------------------------------- the program
