@@ -16,6 +16,7 @@ from inference.galleries.parts import part_numbers, read_part
 from inference.galleries.runs import EmbeddingRun, digest_of
 from inference.galleries.sources import Chunk, FileList, Item, Source
 from utils.errors import MissingPathError, UserError
+from utils.galleries import with_untold
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def start_run(wanted: Wanted) -> EmbeddingRun | None:
 
 
 def _continued(run: EmbeddingRun, wanted: Wanted, others_work: bool) -> EmbeddingRun:
-    what, found = f"the unfinished run in {run.folder}", run.entry["about"]
+    what, found = f"the unfinished run in {run.folder}", with_untold(run.entry["about"])
     for key, value in wanted.about.items():
         if key != "embedder" and found.get(key) != value:
             raise UserError(

@@ -29,7 +29,6 @@ from inference.galleries.parts import (
 from inference.galleries.sources import Chunk, Source
 from utils.errors import UserError
 from utils.files import replacing
-from utils.galleries import with_untold
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class EmbeddingRun:
         if entry is None:
             shutil.rmtree(folder / PARTS, ignore_errors=True)  # of a process that ended while it removed them
             return None
-        return cls(folder, {**entry, "about": with_untold(entry["about"])})
+        return cls(folder, entry)
 
     @classmethod
     def start(cls, folder: Path, entry: dict[str, Any], source: Source) -> "EmbeddingRun":

@@ -151,7 +151,6 @@ def kill_at(monkeypatch, step):
 
     wrap(Path, "replace")
     wrap(Path, "unlink")
-    wrap(Path, "open")
     wrap(os, "fsync", lambda descriptor: None)  # the process is not killed in truth, and this takes long
     wrap(shutil, "rmtree")
     return count
