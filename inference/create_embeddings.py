@@ -84,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
         help="add the images that the gallery in OUTPUT_DIR lacks, at its end; rows of deleted files stay",
     )
     options.add_argument(
+        "--replace",
+        action="store_true",
+        help="as --append, but embed images again that the gallery has, whose new embeddings take their places",
+    )
+    options.add_argument(
         "--on-error",
         "--on_error",
         choices=("stop", "skip"),
@@ -158,6 +163,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     options = GalleryOptions(
         resume=args.resume,
         append=args.append,
+        replace=args.replace,
         on_error=args.on_error,
         pid_from=args.pid_from if cfg.MODEL.USE_CENTROIDS else None,
         print_freq=args.print_freq,

@@ -12,8 +12,8 @@ from config.cli import clean_exit
 from utils.console import command_parser, say
 from utils.errors import MissingPathError, UserError
 
-_DESCRIPTION = """Delete rows of a gallery by path. Only the files that hold them are written again, and a process that is
-killed leaves the gallery as it was or as it was to be."""
+_DESCRIPTION = """Delete rows of a gallery by path. Only the files that hold them are written again, and a process that
+is killed leaves the gallery as it was or as it was to be."""
 
 _EXAMPLES = """examples:
   python inference/edit_gallery.py logs/gallery --delete /data/gallery/a.jpg /data/gallery/b.jpg
@@ -51,12 +51,12 @@ def names_of(arguments: Iterable[str]) -> list[str]:
             names.append(argument)
             continue
         try:
-            lines = Path(argument).read_bytes().decode("utf-8", "surrogateescape").splitlines()
+            lines = Path(argument).read_bytes().decode("utf-8", "surrogateescape").split("\n")
         except OSError as error:
             raise MissingPathError(
-                f"--delete: {argument} cannot be read ({error.strerror}); expected a text file with a path in each line."
+                f"--delete: {argument} cannot be read ({error.strerror}); expected a text file with a path a line."
             ) from error
-        names += [line for line in lines if line.strip()]
+        names += [line.removesuffix("\r") for line in lines if line.strip()]
     if not names:
         raise UserError(f"--delete: there is no path in {', '.join(arguments)}.")
     return names

@@ -17,13 +17,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from utils.errors import MissingPathError, UserError
+from utils.locks import lock
 from utils.rows import Rows
 
 ABOUT, NEXT, NEW = "gallery.json", "gallery.json.next", ".new"
+LOCK = "gallery.lock"  # held by whoever changes the gallery
 ROW_FILES = "row_files"
 # How every gallery was made before gallery.json told.
 _UNTOLD = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after"}
-_ATTEMPTS = 100  # to read a gallery that is being changed all the time
+_ATTEMPTS = 20  # to read a gallery that is being changed again and again, before asking for a pause
 
 T = TypeVar("T")
 
@@ -135,12 +137,14 @@ def steadily(folder: Path, read: Callable[[], T]) -> T:
         try:
             found = read()
         except (OSError, UserError):
-            if _state(folder) == before:
+            is_changing = before[0] is not None  # files get other names before the state is another
+            if not is_changing and _state(folder) == before:
                 raise
         else:
             if _state(folder) == before:
                 return found
-    raise UserError(f"{folder} is being changed all the time; read it when that is over.")
+    with lock(folder / LOCK):
+        return read()
 
 
 def _state(folder: Path) -> Sequence[Any]:

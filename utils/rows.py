@@ -34,7 +34,7 @@ class Rows:
 
     def __init__(self, arrays: Sequence[Any]) -> None:
         many = len(arrays) > MOST_OPEN
-        self.arrays = [_Closed(x) if many and isinstance(x, np.memmap) and x.filename else x for x in arrays]
+        self.arrays = [Reopened(x) if many and isinstance(x, np.memmap) and x.filename else x for x in arrays]
         self.starts = np.cumsum([0, *map(len, arrays)])  # of each array, and the end
         self.dtype: np.dtype[Any] = np.result_type(*(array.dtype for array in arrays))
         self.shape = (int(self.starts[-1]), *arrays[0].shape[1:])
@@ -98,8 +98,15 @@ class Rows:
         return found
 
 
-class _Closed:
-    """A memory-mapped .npy file that is opened whenever it is read."""
+class Reopened:
+    """A .npy file that is opened whenever it is read, in place of a memory-mapped array, which holds a descriptor.
+
+    Args:
+        array: the file, memory-mapped.
+
+    Raises:
+        UserError: while reading: the file was removed or replaced in the meantime.
+    """
 
     def __init__(self, array: "np.memmap[Any, Any]") -> None:
         self.filename, self.dtype, self.shape = Path(str(array.filename)), array.dtype, array.shape

@@ -49,6 +49,8 @@ class GalleryOptions:
             it; do nothing if the gallery is complete.
         append: keep the gallery in the folder and add the images that are not in it, at its end. A file is recognised
             by its path, however that is written; rows of deleted files stay.
+        replace: as ``append``, but images that are in the gallery are embedded again, and their embeddings take the
+            places of those that are there.
         on_error: "stop" at an image that cannot be read, or "skip" it and list it in skipped.txt; of a chunk that
             cannot be read to its end, what comes before counts, and skipped.txt lists its name.
         pid_from: None for a row per image. Otherwise each row is an identity, the mean of its images, and this says how
@@ -62,6 +64,7 @@ class GalleryOptions:
 
     resume: bool = False
     append: bool = False
+    replace: bool = False
     on_error: str = "stop"
     pid_from: str | None = None
     print_freq: int | None = None
@@ -94,7 +97,8 @@ def create_gallery(
     if options.on_error not in ("stop", "skip"):
         raise UserError(f"on_error is {options.on_error!r}; valid: stop, skip.")
     about = {"embedder": embedder.identity, **source.about, "pid_from": options.pid_from}
-    wanted = Wanted(Path(output_dir), about, source, options.resume, options.append, options.team.launch)
+    appends = options.append or options.replace
+    wanted = Wanted(Path(output_dir), about, source, options.resume, appends, options.team.launch, options.replace)
     with writing(wanted.folder):
         wanted.folder.mkdir(parents=True, exist_ok=True)
     with _locked(wanted.folder):
@@ -130,7 +134,9 @@ def _plan(wanted: Wanted, options: GalleryOptions) -> EmbeddingRun | CreatedGall
         pass  # completes a change of the gallery that was interrupted
     run = open_unfinished(wanted)
     if run is not None and run.source is None:  # it only remains to make its gallery
-        _finish(run, options)
+        created = _finish(run, options)
+        if run.entry.get("replace") and wanted.replace:
+            return created
         run = None
     if run is None and has_finished(folder, wanted.launch, wanted.whole_about):
         return CreatedGallery(len(read_gallery(folder).paths), 0, by_another=True)
@@ -152,13 +158,15 @@ def _finish(run: EmbeddingRun, options: GalleryOptions) -> CreatedGallery:
     if not images:
         run.discard()
         raise UserError(f"none of the {len(skipped)} images could be read; the first is {skipped[0]}.")
-    if base is not None and len(images_of(found := read_gallery(folder))) == images != base:  # all but the end is done
+    replaces = run.entry.get("replace", False)  # which can be done twice
+    found = None if base is None or replaces else read_gallery(folder)
+    if found is not None and len(images_of(found)) == images != base:  # all but the end is done
         count = len(found.paths)
     else:
         with _writer(run, options) as writer:
             for part in run.parts():
                 writer.add(part.rows, part.paths, part.labels)
-            count = writer.finish(images, skipped)
+            count = writer.finish(skipped=skipped)
     run.end()
     return CreatedGallery(count, embedded, tuple(skipped))
 
@@ -168,4 +176,7 @@ def _writer(run: EmbeddingRun, options: GalleryOptions) -> GalleryWriter | Centr
     extends = run.entry["base"] is not None
     if run.entry["about"]["pid_from"] is not None:
         return CentroidWriter(*given, extends)
-    return GalleryWriter.extending(*given) if extends else GalleryWriter(*given)
+    if not extends:
+        return GalleryWriter(*given)
+    replaced = [path for part in run.parts() for path in part.paths] if run.entry.get("replace") else None
+    return GalleryWriter.extending(*given, replace=replaced)

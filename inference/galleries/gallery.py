@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from inference.galleries.labels import Label
-from inference.galleries.parts import RUN
+from inference.galleries.parts import RUN, finished_parts, read_run
 from utils.errors import MissingPathError, UserError
-from utils.galleries import ABOUT, find_file, read_about, read_array, read_rows, steadily
+from utils.galleries import ABOUT, array_files, find_file, read_about, read_array, read_rows, steadily
+from utils.rows import Reopened, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +68,38 @@ def read_gallery(folder: StrPath, unfinished: bool = False) -> Gallery:
 
     Args:
         folder: what create_embeddings.py wrote to.
-        unfinished: where there is no gallery yet, take what the run that writes it has finished.
+        unfinished: where there is no gallery yet, take the first chunks of the run that writes it, up to one that is
+            not finished.
 
     Raises:
         MissingPathError: embeddings.npy or paths.npy does not exist.
-        UserError: one of them is not a file of its kind, or they do not belong together.
+        UserError: one of them is not a file of its kind, or they do not belong together; the unfinished gallery is one
+            of centroids, which depend on all images.
     """
     folder = Path(folder)
-    return steadily(folder, lambda: _read(folder))
+    return steadily(folder, lambda: (_read_unfinished(folder) if unfinished else None) or _read(folder))
+
+
+def _read_unfinished(folder: Path) -> Gallery | None:
+    """What is finished of a gallery that is being written; None if there is a whole one, or nothing yet."""
+    run = read_run(folder)
+    if run is None or array_files(folder, read_about(folder), "paths"):
+        return None
+    rows: list[Reopened] = []
+    paths: list[Any] = []
+    labels: list[Label] = []
+    for part in finished_parts(folder):
+        if len(part.rows):
+            rows.append(Reopened(part.rows))  # there may be more chunks than a process can hold open
+            paths.append(np.array(part.paths))
+            labels += part.labels
+    if not rows:
+        return None
+    if run["about"]["pid_from"] is not None:
+        raise UserError(f"{folder} is becoming a gallery of centroids, which can be searched once it is finished.")
+    columns = [np.array([label[place] for label in labels]) if labels else None for place in (0, 1)]
+    pids, camids = (None if column is None or column.dtype == object else column for column in columns)
+    return Gallery(Rows(rows), Rows(paths), run["about"], pids, camids, unfinished=True)
 
 
 def _read(folder: Path) -> Gallery:

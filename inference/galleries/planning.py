@@ -33,6 +33,7 @@ class Wanted:
         source: the images.
         resume, append: see :class:`inference.galleries.creation.GalleryOptions`.
         launch: of the processes that were started together; None for a process alone.
+        replace: with ``append``, embed images again that are in the gallery.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Wanted:
     resume: bool
     append: bool
     launch: str | None
+    replace: bool = False
 
     @property
     def whole_about(self) -> dict[str, Any]:
@@ -93,11 +95,12 @@ def start_run(wanted: Wanted) -> EmbeddingRun | None:
         if isinstance(source, FileList) and is_same_source and (gone := len(set(known).difference(source.paths))):
             where = about["root"] if about["source"] is None else " ".join(about["source"].values())
             logger.warning("%d images of the gallery are not in %s; their rows stay.", gone, where)
-        source = without(source, known)
+        source = source if wanted.replace else without(source, known)
         if not source.chunks():
             return None
     check_identities(source, about["pid_from"])
     entry = {"about": wanted.whole_about, "base": None if base is None else len(known), "launch": wanted.launch}
+    entry["replace"] = wanted.replace and base is not None
     return EmbeddingRun.start(wanted.folder, entry, source)
 
 
@@ -112,10 +115,13 @@ def _continued(run: EmbeddingRun, wanted: Wanted, others_work: bool) -> Embeddin
                 f"{what} has {key} {found.get(key)!r}, but here it is {value!r}: continue it with the same options, "
                 f"{START_OVER}"
             )
+    replaces = run.entry.get("replace", False)
+    if replaces != (wanted.replace and run.entry["base"] is not None):
+        raise UserError(f"{what} was begun with{'' if replaces else 'out'} --replace: continue it so, {START_OVER}")
     way_out = f"continue it with the same model and options, {START_OVER}"
     check_same_embedder(wanted.about["embedder"], found["embedder"], what, way_out)
     known: list[str] = []
-    if run.entry["base"] is not None:
+    if run.entry["base"] is not None and not replaces:
         known += images_of(read_gallery(run.folder))
     for number in run.entry["kept"]:
         known += _images_of_part(run.folder, number)
@@ -148,10 +154,11 @@ def _with_another_list(run: EmbeddingRun, wanted: Wanted, what: str) -> Embeddin
     assert isinstance(source, FileList)
     check_identities(source, wanted.about["pid_from"])
     check_labels(done, labels, (list(source.paths), list(source.labels)), what, START_OVER.removeprefix("or "))
-    base = images_of(read_gallery(run.folder)) if run.entry["base"] is not None else []
+    replaces = run.entry.get("replace", False)
+    base = images_of(read_gallery(run.folder)) if run.entry["base"] is not None and not replaces else []
     first = part_numbers(run.entry)[-1] + 1 if part_numbers(run.entry) else 0
     entry = {"about": wanted.whole_about, "base": run.entry["base"], "launch": wanted.launch}
-    entry |= {"kept": run.finished(), "first": first}
+    entry |= {"kept": run.finished(), "first": first, "replace": replaces}
     return EmbeddingRun.start(run.folder, entry, without(source, [*base, *done, *skipped]))
 
 
@@ -204,6 +211,11 @@ def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
         raise UserError(
             f"the gallery in {folder} has a row for each of its {of}: --append needs MODEL.USE_CENTROIDS {option}, or "
             "another OUTPUT_DIR."
+        )
+    if gallery.of_centroids and wanted.replace:
+        raise UserError(
+            f"{folder} holds centroids of identities; --replace needs a gallery of images. Delete the identity "
+            "(inference/edit_gallery.py) and append its images."
         )
     if gallery.of_centroids:
         read_sums(folder, len(gallery.paths))

@@ -119,7 +119,7 @@ class EmbeddingRun:
 
     def count_images(self) -> int:
         """The images that are embedded: those of the gallery that is extended, and of the finished chunks."""
-        return (self.entry["base"] or 0) + self.count_rows()
+        return (0 if self.entry.get("replace") else self.entry["base"] or 0) + self.count_rows()
 
     def claims(self) -> Iterator[int]:
         """Claim, one after another, the chunks that nobody has finished or works on."""

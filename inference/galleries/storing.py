@@ -25,7 +25,7 @@ from inference.galleries.gallery import CAMIDS, PATHS, PIDS, SKIPPED, Gallery, n
 from inference.galleries.labels import Label
 from utils.errors import UserError
 from utils.files import replacing
-from utils.galleries import ABOUT, NEW, NEXT, ROW_FILES, file_name, read_change
+from utils.galleries import ABOUT, LOCK, NEW, NEXT, ROW_FILES, file_name, read_change
 from utils.locks import lock, try_lock, unlock
 
 logger = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ StrPath = str | os.PathLike[str]
 
 ROWS_PER_FILE = 1_000_000  # the default of GALLERY.ROWS_PER_FILE
 DTYPES = {"float32": "<f4", "float16": "<f2"}
-LOCK = "gallery.lock"
 ARRAYS = ("embeddings", "camids", "pids", "paths")
 _OURS = re.compile(
-    r"((embeddings|paths|pids|camids)(-\d{5,})?\.npy|(sums|counts|images|image_rows)\.npy|skipped\.txt|gallery\.json)"
+    r"(embeddings|paths|pids|camids)(-\d{5,})?\.npy|(sums|counts|images|image_rows)\.npy|skipped\.txt"
+    r"|gallery\.json(\.next)?"
 )
 _COPIED_BYTES = 32 << 20
 _TEXT_BYTES = 4 << 20
@@ -62,7 +62,7 @@ class GalleryWriter:
         self, folder: StrPath, about: dict[str, Any], dtype: str = "float32", rows_per_file: int = ROWS_PER_FILE
     ) -> None:
         self.folder, self.about, self.dtype, self.rows_per_file = Path(folder), dict(about), dtype, rows_per_file
-        self._extends = False
+        self._extends, self._dimension = False, 0
         self._replaced: Sequence[str] | None = None
         self._rows_of: dict[str, list[int]] = {}  # absolute path -> the rows to replace
         self._changed: dict[int, Any] = {}  # of the kept files, copies with new embeddings in some rows
@@ -123,6 +123,12 @@ class GalleryWriter:
             paths: [n] what paths.npy says of them.
             labels: [n], or none; with labels or without for all rows of a gallery.
         """
+        self._dimension = self._dimension or rows.shape[1]
+        if rows.shape[1] != self._dimension:
+            raise UserError(
+                f"the gallery in {self.folder} has the dimension {self._dimension}, but here it is {rows.shape[1]}: "
+                "use the same model, or another OUTPUT_DIR."
+            )
         if self._sample is not None:
             self._sample.add(rows)
         if self._rows_of and (known := [i for i, path in enumerate(paths) if absolute(path) in self._rows_of]):
@@ -137,7 +143,7 @@ class GalleryWriter:
         start = 0
         while start < len(rows):
             if self._file is None or self._file.count >= self.rows_per_file:
-                self._next_file(rows.shape[1])
+                self._next_file()
             assert self._file is not None
             stop = min(len(rows), start + self.rows_per_file - self._file.count)
             with writing(self.folder):
@@ -183,6 +189,7 @@ class GalleryWriter:
         """Keep the full files of the gallery, and copy the rows of the last one, to go on after them."""
         found = read_gallery(self.folder)
         self.check_dtype(found)
+        self._dimension = found.embeddings.shape[1]
         self._find_replaced(found)
         known = {key: value for key, value in found.about.items() if key not in ("count", "images", ROW_FILES)}
         self.about = self.about or known
@@ -239,13 +246,13 @@ class GalleryWriter:
                 self._changed[number] = np.load(self.folder / f"{name}{NEW}", mmap_mode="r+")
             self._changed[number][row] = np.frombuffer(encoded(values, self.dtype, paths), DTYPES[self.dtype])
 
-    def _next_file(self, dimension: int) -> None:
+    def _next_file(self) -> None:
         if self._file is not None:
             self._end_file()
         files = self._kept + self._written
         number = int(files[-1]["name"]) + 1 if files else 0
         with writing(self.folder):
-            self._file = RowFile(self.folder, f"{number:05d}", dimension, self.dtype)
+            self._file = RowFile(self.folder, f"{number:05d}", self._dimension, self.dtype)
 
     def _end_file(self) -> None:
         assert self._file is not None
@@ -320,7 +327,7 @@ def commit(folder: Path, about: dict[str, Any], kept: Iterable[str] = ()) -> Non
     # paths.npy last: a folder that has it holds a whole gallery, for programs that know nothing of a change.
     rename = sorted(new, key=lambda name: (name == PATHS, name == ABOUT, name))
     remove = sorted(name for name in present if _OURS.fullmatch(name) and name not in new | set(kept))
-    with replacing(folder / NEXT) as temporary:
+    with replacing(folder / NEXT, folder / f"{NEXT}{NEW}") as temporary:
         temporary.write_text(json.dumps({"rename": rename, "remove": remove}), encoding="utf-8")
     complete(folder)
 

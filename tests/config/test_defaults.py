@@ -110,7 +110,7 @@ def test_a_configuration_of_another_version_is_told_apart() -> None:
     check_keys(cfg)
     of_the_original = CfgNode(RECORDED)
     with pytest.raises(
-        ConfigError, match=r"sections?\(?s?\)? LOGGING, LOSSES, TRAINER and DATALOADER.CACHE, .*MIGRATION"
+        ConfigError, match=r"sections?\(?s?\)? GALLERY, LOGGING, LOSSES, TRAINER and DATALOADER.CACHE, .*MIGRATION"
     ):
         check_keys(of_the_original)
 

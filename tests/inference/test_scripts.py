@@ -26,6 +26,9 @@ from inference import create_embeddings, get_similar
 from inference.command_line import embedder_from_config
 from inference.embedding.embedder import Embedder
 from inference.galleries.gallery import read_gallery
+from inference.galleries.parts import PartWriter
+from inference.galleries.runs import EmbeddingRun
+from inference.galleries.sources import FileList
 from modelling.backbones import NetworkOptions, get_backbone
 from tests.inference.conftest import draw_picture
 from tests.launch import forbid_modules, run_script, start_python
@@ -724,3 +727,37 @@ def test_weights_of_a_network_of_timm_embed_by_its_name_alone(tmp_path):
         expected = network(images)
     found = Embedder.from_checkpoint(path, "cpu", network="timm:test_convnext").embed(images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # a new BN neck's eps
+
+
+def test_galleries_in_several_files_and_unfinished_ones(pictures, legacy_checkpoint, tmp_path, caplog):
+    caplog.set_level("INFO")
+    large = (
+        *keys(pictures, legacy_checkpoint, tmp_path / "g"),
+        "GALLERY.DTYPE",
+        "float16",
+        "GALLERY.ROWS_PER_FILE",
+        "3",
+    )
+    create_embeddings.main(list(large))
+    found = read_gallery(tmp_path / "g")
+    assert ([len(array) for array in found.embeddings.arrays], found.embeddings.dtype) == ([3, 3, 1], np.float16)
+    assert any(line.startswith("float16: recall@6 ") for line in caplog.messages)
+    search = ["--gallery_data", tmp_path / "g", "--exclude-self", "--format", "npy,csv", "--html", "--topk", "2"]
+    search = [str(argument) for argument in (*search, *keys(pictures, legacy_checkpoint, tmp_path / "similar"))]
+    get_similar.main(search)
+    results = np.load(tmp_path / "similar" / "results.npy", allow_pickle=True).item()
+    paths = list(found.paths)
+    assert list(results) == paths
+    assert all(len(row["paths"]) == 2 and path not in row["paths"] for path, row in results.items())
+
+    about = {**found.about, "source": None, "files": ""}
+    source = FileList(paths, about, chunk_size=4)
+    shutil.rmtree(tmp_path / "g")
+    EmbeddingRun.start(tmp_path / "g", {"about": about, "base": None, "launch": None}, source)
+    part = PartWriter(tmp_path / "g", 0, found.embeddings.shape[1])
+    part.add(np.asarray(found.embeddings[:4], np.float32), paths[:4], [], [])
+    part.finish()
+    get_similar.main(search)
+    assert caplog.messages.count("The gallery is being written: searching its first 4 images.") == 1
+    results = np.load(tmp_path / "similar" / "results.npy", allow_pickle=True).item()
+    assert {path for row in results.values() for path in row["paths"]} <= set(paths[:4])
