@@ -38,7 +38,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:hnsw")
+INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:ivfpq", "faiss:hnsw")
 _ROUNDINGS = 16  # how far two computations of a distance may differ, in units in the last place
 RECALL_QUERIES = 50  # queries that are also searched exactly, to measure the recall of an index or store
 
