@@ -7,7 +7,7 @@ int64 [n].
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,7 @@ from numpy.typing import NDArray
 
 from utils.errors import UserError
 from utils.files import replacing
-
-try:
-    import fcntl
-except ImportError:  # Windows: what a killed build leaves stays
-    fcntl = None  # type: ignore[assignment]
+from utils.locks import try_lock, unlock
 
 WRITE_BYTES = 256 << 20  # of rows sorted at once: the longer their runs, the fewer writes
 _PLACE_BYTES = 8
@@ -46,16 +42,16 @@ def replacing_left(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written to, or the disk is full.
     """
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-        with suppress(OSError), left.open("rb+") as stream:
-            if fcntl is not None:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while another process writes it
-                left.unlink()
+        if (descriptor := try_lock(left)) is not None:  # else another process writes it
+            unlock(left, descriptor)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    with temporary.open("wb") as stream:
-        if fcntl is not None:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptor = try_lock(temporary)
+    assert descriptor is not None
+    try:
         with replacing(path, temporary):
             yield temporary
+    finally:
+        unlock(temporary, descriptor)
 
 
 def require_space(file: Path, size: int) -> None:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from utils.errors import UserError
 from utils.files import write_text
 from utils.memory import memory_limit
 from utils.optional import require
+from utils.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ _SEED = 1234
 def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, Any]:
     """What tells one gallery from another: shape, type, a digest of sampled rows, and size and time of its files.
 
-    The files of a gallery in several parts are called ``embeddings-00000.npy`` and so on, for ``embeddings.npy``.
+    Args:
+        gallery: [N, D].
+        gallery_file: its .npy file, embeddings.npy also for Rows of several files; None for an array in memory.
     """
     digest = hashlib.sha256()
     for start in np.unique(np.linspace(0, len(gallery) - 1, _SAMPLES).astype(np.int64)).tolist():
@@ -61,10 +63,10 @@ def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, 
         digest.update(np.ascontiguousarray(rows).tobytes())
     found: dict[str, Any] = {"shape": list(gallery.shape), "dtype": str(gallery.dtype), "sample": digest.hexdigest()}
     if gallery_file is not None:
-        path = Path(gallery_file)
-        parts = sorted(path.parent.glob(f"{escape(path.stem)}-*{path.suffix}"))
-        files = [file.stat() for file in ([path] if path.is_file() or not parts else parts)]
-        found |= {"bytes": sum(file.st_size for file in files), "modified_ns": max(file.st_mtime_ns for file in files)}
+        files = gallery.files if isinstance(gallery, Rows) else [Path(gallery_file)]
+        states = [path.stat() for path in files if path.exists()]  # else a change of the gallery is not complete
+        modified = max((status.st_mtime_ns for status in states), default=0)
+        found |= {"bytes": sum(status.st_size for status in states), "modified_ns": modified}
     return found
 
 
@@ -105,7 +107,7 @@ class GalleryIndex:
         effort: IVF lists or HNSW candidates to look at; None for a sixteenth of the lists but 64 at most, or twice the
             results.
         gallery: [N, D].
-        gallery_file: its .npy file; None saves no index.
+        gallery_file: its .npy file, embeddings.npy also for one in several files; None saves no index.
         unit: scale embeddings to unit length.
 
     Raises:

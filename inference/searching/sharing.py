@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,13 @@ def follow(open_gallery: Callable[[], Any]) -> None:
     Args:
         open_gallery: opens the gallery [N, D] of this process.
     """
+    opened = cache(open_gallery)
+    with suppress(UserError):  # told when the first process searches
+        opened()  # at once, as the first process does: the gallery may be edited later
     while (request := _broadcast(None)) is not None:
         query, options = request
         with suppress(UserError):
-            search_together(query, open_gallery, **options)
+            search_together(query, opened, **options)
 
 
 def search_together(query: Any, gallery: Any, **options: Any) -> Found:
@@ -122,6 +126,7 @@ def search_together(query: Any, gallery: Any, **options: Any) -> Found:
     most = 0 if topk == 0 and ragged else min(topk or shape[0], shape[0])  # 0: as many as there are
     width = max(1, -(-most // count), *(width for *_, width in told))
     padded: list[Any] = [np.full((len(indices), width), fill, kind) for fill, kind in ((-1, "i8"), (np.inf, "f4"))]
+    values: Any
     for to, values in zip(padded, (indices, distances), strict=True):
         to[:, : values.shape[1]] = values[:, :width]
     with _gone_processes():

@@ -1,5 +1,7 @@
 """Several processes search a gallery as one does, bit for bit."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from tests.launch import free_port, run_processes, run_python
 from tests.support import ROOT
 
 BLOCKS = {"block_bytes": 1 << 15}  # of 128 rows of 64 numbers
-OPTIONS = (
+OPTIONS: tuple[dict[str, Any], ...] = (
     BLOCKS,
     BLOCKS | {"topk": 200},  # more than the last block has
     BLOCKS | {"metric": "cosine", "topk": 7, "max_distance": 0.8},
