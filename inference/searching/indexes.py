@@ -254,7 +254,7 @@ def _trained_index(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
     lists = max(1, min(round(2 * root), max(_MANY_LISTS, round(root)), rows // 39))
     # A byte for 8 dimensions; a few rows are no sample of so many codes, and stay as they are.
     parts = max(n for n in range(1, max(1, min(dims // 8, 128)) + 1) if dims % n == 0)
-    codes = f"PQ{parts}" if rows >= _CODES else "Flat"
+    codes = f"PQ{parts}np" if rows >= _CODES else "Flat"  # np: codes need no order among themselves
     recipes = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "ivfpq": f"IVF{lists},{codes}", "hnsw": f"HNSW{_LINKS},Flat"}
     index = faiss.index_factory(dims, recipes[kind])
     if kind == "hnsw":
@@ -265,7 +265,7 @@ def _trained_index(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
     index.cp.min_points_per_centroid = 1  # a warning that the user could do nothing about
     if kind == "ivfpq" and rows >= _CODES:
         points = max(points, 39 * _CODES)
-        index.pq.cp.min_points_per_centroid = 1
+        index.pq.cp.min_points_per_centroid, index.pq.cp.max_points_per_centroid = 1, POINTS_PER_LIST
         index.use_precomputed_table = -1  # a table of lists x codes would be larger than the index
     points = min(points, max(lists, _TRAINING_BYTES // (4 * dims)), rows)
     draw = np.random.default_rng(_SEED).choice(rows, points, False)
