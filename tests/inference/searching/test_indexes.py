@@ -283,9 +283,8 @@ def test_a_gallery_in_several_files(gallery, tmp_path, kind):
     results = [search(clustered(60, 1), rows, options, gallery_file=folder / "embeddings.npy") for _ in range(2)]
     expected = found(gallery, f"faiss:{kind}", topk=10)
     for result in results:
-        assert [np.array_equal(a, b) for a, b in zip(astuple(result)[:2], astuple(expected)[:2], strict=True)] == [
-            True
-        ] * 2
+        assert np.array_equal(result.indices, expected.indices)
+        assert np.array_equal(result.distances, expected.distances)
     built = index_paths(folder / "embeddings.npy", kind, unit=False)[0]
     before = built.stat().st_mtime_ns
     os.utime(folder / "embeddings-00001.npy", ns=(time.time_ns(), time.time_ns()))
