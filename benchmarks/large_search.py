@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,13 @@ class Peak:
                 return
 
 
+def watched(function: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds and peak of a call, and what it returned."""
+    with Peak() as peak:
+        seconds, result = timed(function)
+    return seconds, round(peak.mib, 1), result
+
+
 def measure(kind: str, file: Path, query: np.ndarray) -> dict[str, Any]:
     """Seconds, memory, bytes and recall of one kind."""
     gallery = np.load(file, mmap_mode="r")
@@ -101,14 +109,12 @@ def measure(kind: str, file: Path, query: np.ndarray) -> dict[str, Any]:
     libraries = status_mib("RssAnon")
     truth = file.with_suffix(".exact.npy")
     facts: dict[str, Any] = {"rows": len(gallery), "libraries_mib": round(libraries, 1)}
-    with Peak() as peak:
-        if kind == "exact":
-            facts["query_s"], (found, _) = timed(lambda: search_gallery(query, gallery, topk=TOPK))
-            np.save(truth, found)
-        else:
-            measured, found = (in_store if kind == "milvus" else in_index)(kind, file, gallery, query)
-            facts |= measured
-    facts["peak_mib"] = round(peak.mib, 1)
+    if kind == "exact":
+        facts["query_s"], facts["query_mib"], (found, _) = watched(lambda: search_gallery(query, gallery, topk=TOPK))
+        np.save(truth, found)
+    else:
+        measured, found = (in_store if kind == "milvus" else in_index)(kind, file, gallery, query)
+        facts |= measured
     if not truth.exists():
         np.save(truth, search_gallery(query, gallery, topk=TOPK)[0])
     hits = [np.isin(row, right).sum() for row, right in zip(found, np.load(truth), strict=True)]
@@ -124,10 +130,11 @@ def in_index(kind: str, file: Path, gallery: Any, query: np.ndarray) -> tuple[di
     def opened() -> GalleryIndex:
         return GalleryIndex(kind, None, gallery, file, unit=False)
 
-    build_s, _ = timed(opened)
+    build_s, build_mib, _ = watched(opened)
     open_s, searched = timed(opened)
-    query_s, (found, _) = timed(lambda: searched.search(query, TOPK))
-    facts = {"build_s": build_s, "open_s": open_s, "query_s": query_s, "mib": _mib(*files)}
+    query_s, query_mib, (found, _) = watched(lambda: searched.search(query, TOPK))
+    facts = {"build_s": build_s, "build_mib": build_mib, "open_s": open_s, "query_s": query_s, "query_mib": query_mib}
+    facts["mib"] = _mib(*files)
     _remove(*files)
     return facts, found
 
@@ -140,10 +147,11 @@ def in_store(kind: str, file: Path, gallery: Any, query: np.ndarray) -> tuple[di
     _remove(database)
     paths = [f"{i}.jpg" for i in range(len(gallery))]
     with closing(MilvusStore(str(database), "gallery")) as store:
-        build_s, _ = timed(lambda: store.keep(gallery, paths, unit=False))
-        open_s, _ = timed(lambda: store.search(query[:1], TOPK, unit=False))  # loads, and so indexes
-        query_s, (found, _) = timed(lambda: store.search(query, TOPK, unit=False))
-    facts = {"build_s": build_s, "open_s": open_s, "query_s": query_s, "mib": _mib(database)}
+        build_s, build_mib, _ = watched(lambda: store.keep(gallery, paths, unit=False))
+        open_s, open_mib, _ = watched(lambda: store.search(query[:1], TOPK, unit=False))  # loads, and so indexes
+        query_s, query_mib, (found, _) = watched(lambda: store.search(query, TOPK, unit=False))
+    facts = {"build_s": build_s, "build_mib": build_mib, "open_s": open_s, "query_s": query_s}
+    facts |= {"query_mib": max(open_mib, query_mib), "mib": _mib(database)}
     _remove(database)
     return facts, found
 

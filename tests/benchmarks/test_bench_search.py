@@ -30,7 +30,7 @@ def test_a_large_gallery(run_benchmark, tmp_path):
     for kind, bytes_of_row in (("ivfpq", 8 + 8), ("ivf", 4 * 64 + 8), ("milvus", 4 * 64)):
         assert both[kind]["recall"] > 0.9
         assert both[kind]["mib"] > 20_000 * bytes_of_row / 2**20
-        assert both[kind]["peak_mib"] > both[kind]["libraries_mib"]
+        assert min(both[kind]["build_mib"], both[kind]["query_mib"]) >= both[kind]["libraries_mib"]
     assert both["ivfpq"]["mib"] < 1
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npy", ".npy"]  # gallery, exact results
 
