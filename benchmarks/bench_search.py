@@ -5,6 +5,10 @@
 
 The gallery is drawn into a memory-mapped file: ten images of each identity around a centre. Every part runs in a
 process of its own; its memory counts from before the search, when libraries and queries are loaded already (Linux).
+
+    python benchmarks/bench_search.py --large --kinds exact,ivfpq,ivf --folder /scratch
+
+measures a gallery of 10,000,000, see benchmarks/large_search.py.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +29,12 @@ import numpy as np  # noqa: E402 - the checkout stands first on the path
 import torch  # noqa: E402
 
 from benchmarks.common import RESULTS, machine, spread, start_peak, status_mib, timed, write_report  # noqa: E402
+from benchmarks.large_search import KINDS, run  # noqa: E402
 from inference.searching.exact import GalleryBlocks, prepare  # noqa: E402
 from inference.searching.indexes import index_paths  # noqa: E402
 from inference.searching.search import SearchOptions, SearchResult, search, search_gallery  # noqa: E402
 
-PARTS = ("product", "exact", "faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus")
+PARTS = ("product", "exact", "faiss:flat", "faiss:ivf", "faiss:ivfpq", "faiss:hnsw", "milvus")
 IMAGES_PER_IDENTITY, SPREAD = 10, 0.7
 ROWS = 20_000  # drawn at once
 
@@ -124,6 +130,13 @@ def indexed(part: str, gallery_file: Path, query: np.ndarray, topk: int, repeats
 # ---------------------------------------------------------------------------------------------------- the command
 
 
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    if not set(kinds) <= set(KINDS):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected some of {','.join(KINDS)}")
+    return kinds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=1000)
@@ -139,7 +152,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the drawn gallery, default: a temporary one")
     parser.add_argument("--out", type=Path, help="JSON file, default: benchmarks/results/search_GALLERY.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    large = parser.add_argument_group("a large gallery")
+    large.add_argument("--large", action="store_true", help="measure that one instead")
+    large.add_argument("--rows", type=int, default=10_000_000, help="default: 10000000")
+    large.add_argument("--kinds", type=_kinds, default=_kinds("exact,ivfpq,ivf"), help=f"of {','.join(KINDS)}")
     args = parser.parse_args()
+    if args.large:
+        with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
+            run(args, Path(folder), args.out or RESULTS / f"search_{args.rows}.json")
+        return
     sizes = (args.gallery, args.dims, args.seed)
     if args.measure:
         torch.set_num_threads(args.threads)

@@ -236,7 +236,7 @@ def search_rows(report: Report) -> Iterator[Row]:
         ratio = report["exact"]["seconds"]["median"] / report["product"]["seconds"]["median"]
         yield "... medians, as a multiple of the product", number(ratio), NOTHING, NOTHING, NOTHING
     yield "the whole distance matrix", NOTHING, NOTHING, cell(report, "exact/pairs_times_4_bytes_mib", "MiB"), NOTHING
-    for part in ("faiss:flat", "faiss:ivf", "faiss:hnsw", "milvus"):
+    for part in ("faiss:flat", "faiss:ivf", "faiss:ivfpq", "faiss:hnsw", "milvus"):
         if part in report:
             names = (("load_and_search_s", ""), ("first_s", "s"), (memory, "MiB"), ("recall", ""))
             yield f"`{part}`", *(cell(report, f"{part}/{name}", unit) for name, unit in names)

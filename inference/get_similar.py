@@ -7,7 +7,7 @@ python inference/get_similar.py --gallery_data gallery --config_file configs/256
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ from inference.command_line import add_input_arguments, embedder_from_config
 from inference.searching.search import add_arguments, formats_from_args, options_from_args, search, write_results
 from utils.errors import UserError
 from utils.files import output_folder, require_writable, written_whole
+from utils.launched import find_launcher
 
 if TYPE_CHECKING:
     from evaluation.calibration import Calibration
     from inference.galleries.gallery import Gallery
+    from inference.searching.exact import Found
     from inference.searching.exclusion import Exclusion
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,34 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Search the gallery that a command line names.
+    """Search the gallery that a command line names; several processes share out the exact search.
+
+    Raises:
+        UserError: as for :func:`search_alone`; or a process is gone, or finds another gallery.
+    """
+    if find_launcher() is None:
+        search_alone(args, cfg)
+        return
+    from inference.galleries.gallery import read_gallery
+    from inference.searching.sharing import Leader, follow, launched_processes
+
+    with launched_processes() as processes:
+        if processes is None:
+            search_alone(args, cfg)
+        elif processes.rank:
+            follow(lambda: read_gallery(args.gallery_data, unfinished=True).embeddings)
+        else:
+            logger.info("%d processes share the exact search.", processes.count)
+            with Leader() as exactly:
+                search_alone(args, cfg, exactly)
+
+
+def search_alone(args: argparse.Namespace, cfg: CfgNode, exactly: "Callable[..., Found] | None" = None) -> None:
+    """Embed the queries, search, and write the results.
+
+    Args:
+        args, cfg: the command line.
+        exactly: the exact search, as :func:`inference.searching.search.search` takes it.
 
     Raises:
         UserError: the gallery does not exist or does not fit the model, a query cannot be read (the message names it),
@@ -114,6 +143,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         gallery_file=Path(args.gallery_data) / EMBEDDINGS,
         gallery_paths=gallery.paths,
         exclusion=exclusion,
+        exactly=exactly,
     )
     for line in filter(None, (found.note, found.left_out)):
         logger.info(line)

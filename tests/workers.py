@@ -3,6 +3,7 @@
 import os
 import runpy
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback
@@ -14,6 +15,7 @@ from datasets import register_dataset
 from datasets.samplers import EvaluationShard
 from engine.run import run_main
 from evaluation.retrieval import RetrievalSet
+from inference.searching.sharing import launched_processes, search_together
 from losses.centroid_triplet_loss import CentroidTripletLoss
 from losses.gathered_triplet import gathered_centroid_loss, gathered_triplet_loss
 from modelling import evaluation
@@ -102,6 +104,29 @@ def pass_rows_around(counts):
     distributed.broadcast_from_first([buffer])
     seen["buffer"] = buffer
     return seen
+
+
+def search_in_parts(files, searches):
+    """What each search finds; every process opens the gallery of its rank, or the last one."""
+    rank, _ = meet()
+    found = []
+    for query, options in searches:
+        try:
+            found.append(search_together(query, np.load(files[: rank + 1][-1], mmap_mode="r"), **options))
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def meet_by_slurm(node_list):
+    """The number of this process and of all, by the variables of srun in place of torchrun's."""
+    names = {"SLURM_PROCID": "RANK", "SLURM_NTASKS": "WORLD_SIZE", "SLURM_STEP_NUM_TASKS": "WORLD_SIZE"}
+    os.environ |= {name: os.environ[old] for name, old in names.items()}
+    for name in (*names.values(), "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
+        os.environ.pop(name, None)
+    os.environ |= {"SLURM_STEP_NODELIST": node_list, "SLURM_JOB_NAME": "search"}
+    with launched_processes() as processes:
+        return processes.rank, processes.count
 
 
 def _refuse():

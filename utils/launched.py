@@ -1,4 +1,4 @@
-"""Which of the processes of a run this is, as far as those who start it tell; needs no torch."""
+"""Which of the processes of a run this is, and who started them, as far as those tell; needs no torch."""
 
 import os
 

@@ -31,13 +31,21 @@ class GalleryBlocks:
         metric, normalize: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
         block_bytes: bytes of distances, and of embeddings, held at once; None for 16 MiB.
         least: the smallest number of gallery items in a block, if the gallery has as many.
+        share: number of a process and number of processes; each has consecutive blocks, which are those of one process.
 
     Raises:
         UserError: block_bytes is not positive; while iterating, a value is not finite.
     """
 
     def __init__(
-        self, query: Tensor, gallery: Any, metric: str, normalize: bool, block_bytes: int | None, least: int = 1
+        self,
+        query: Tensor,
+        gallery: Any,
+        metric: str,
+        normalize: bool,
+        block_bytes: int | None,
+        least: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self._query, self._gallery, self._metric, self._normalize = query, gallery, metric, normalize
         self._bytes = _BLOCK_BYTES if block_bytes is None else block_bytes
@@ -45,10 +53,13 @@ class GalleryBlocks:
             raise UserError(f"block_bytes is {self._bytes}; expected a positive number of bytes.")
         widest = self._bytes // (4 * max(min(len(query), _MAX_ROWS), gallery.shape[1]))
         self.columns = min(max(widest, least, 1), len(gallery))
+        # Products of other shapes would round differently: a process has whole blocks.
+        (rank, processes), number = share, -(-len(gallery) // self.columns)
+        self._numbers = range(rank * number // processes, (rank + 1) * number // processes)
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yields (first query, first gallery item, distances [B, C]); distances are valid until the next step."""
-        for first in range(0, len(self._gallery), self.columns):
+        for first in (number * self.columns for number in self._numbers):
             part = self._gallery[first : first + self.columns]
             name = f"gallery[{first}:]" if first else "gallery"  # rows in messages count from there
             embeddings = as_embeddings(name, part).to(self._query.device)
@@ -98,7 +109,7 @@ def nearest_items(blocks: GalleryBlocks, num_query: int, count: int, device: tor
 
 def items_within(blocks: GalleryBlocks, num_query: int, max_distance: float) -> Found:
     """All gallery items at most ``max_distance`` from each query, nearest first, padded with -1 and infinity."""
-    hits = []
+    hits = [[np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)]]
     for start, first, block in blocks:
         row, column = (block <= max_distance).nonzero(as_tuple=True)
         hits.append([values.cpu().numpy() for values in (row + start, column + first, block[row, column])])

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:hnsw")
+INDEXES = ("exact", "faiss:flat", "faiss:ivf", "faiss:ivfpq", "faiss:hnsw")
 _ROUNDINGS = 16  # how far two computations of a distance may differ, in units in the last place
 RECALL_QUERIES = 50  # queries that are also searched exactly, to measure the recall of an index or store
 
@@ -49,7 +50,7 @@ class SearchOptions:
     """How a gallery is searched.
 
     Attributes:
-        index: "exact", or "faiss:flat", "faiss:ivf", "faiss:hnsw", also with ":NUMBER" (see --index).
+        index: "exact", or "faiss:flat", "faiss:ivf", "faiss:ivfpq", "faiss:hnsw", also with ":NUMBER" (see --index).
         store: "milvus:URI" to search a Milvus store instead; "" for none.
         metric, topk, normalize, max_distance: as for :func:`search_gallery`.
         calibration: gives the results' distances a probability; None if there is none.
@@ -90,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         metavar="KIND",
         help=f"{', '.join(INDEXES)}; default exact. A faiss index is saved beside the gallery and rebuilt when the "
-        "gallery changes; faiss:ivf:64 (lists) or faiss:hnsw:256 (candidates) sets how thoroughly it is searched. "
+        "gallery changes; faiss:ivfpq holds a few bytes of each image, faiss:ivf beyond a third of the memory stays on "
+        "disk; faiss:ivf:64 (lists), faiss:ivfpq:64 or faiss:hnsw:256 (candidates) sets how thoroughly it is searched. "
         "pip install 'centroids-reid[search]'",
     )
     parser.add_argument(
@@ -199,7 +201,9 @@ def parse_index(text: str) -> tuple[str, int | None]:
     if not effort:
         return name, None
     if name == "flat" or not effort.isdecimal() or not int(effort):
-        raise UserError(f"the index is {text!r}; faiss:ivf: and faiss:hnsw: may be followed by a positive number.")
+        raise UserError(
+            f"the index is {text!r}; faiss:ivf:, faiss:ivfpq: and faiss:hnsw: may be followed by a positive number."
+        )
     return name, int(effort)
 
 
@@ -264,6 +268,7 @@ def search_gallery(
     normalize: bool = False,
     block_bytes: int | None = None,
     max_distance: float | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> "Found":
     """The nearest gallery items of each query by exact search, nearest first.
 
@@ -279,6 +284,8 @@ def search_gallery(
         block_bytes: bytes of distances held at once, 16 MiB by default; it changes distances by rounding only.
         max_distance: leave out items that are farther. Distances are sums of rounded squares and products, so an item
             equal to the query may have a distance of up to about 1e-6 of its squared length: 0 may miss some.
+        share: number of a process and number of processes, to look at that process's blocks of the gallery only;
+            results are then padded as with max_distance (see :func:`inference.searching.sharing.search_together`).
 
     Returns:
         ``indices`` [Q, K] int64, rows of the gallery, and ``distances`` [Q, K] float32, ascending, with equal distances
@@ -294,9 +301,9 @@ def search_gallery(
     query, gallery = prepare(query, gallery)
     count = _count(topk, len(gallery))
     if topk == 0 and max_distance is not None:
-        blocks = GalleryBlocks(query, gallery, metric, normalize, block_bytes)
+        blocks = GalleryBlocks(query, gallery, metric, normalize, block_bytes, share=share)
         return items_within(blocks, len(query), max_distance)
-    blocks = GalleryBlocks(query, gallery, metric, normalize, block_bytes, least=count)
+    blocks = GalleryBlocks(query, gallery, metric, normalize, block_bytes, count, share)
     return _cut(*nearest_items(blocks, len(query), count, query.device), max_distance)
 
 
@@ -321,6 +328,7 @@ def search(
     gallery_file: str | os.PathLike[str] | None = None,
     gallery_paths: Sequence[str] = (),
     exclusion: "Exclusion | None" = None,
+    exactly: "Callable[..., Found] | None" = None,
 ) -> SearchResult:
     """The nearest gallery items of each query, through the index or store that the options name.
 
@@ -331,16 +339,21 @@ def search(
             in several files, embeddings.npy in their folder.
         gallery_paths: N names, which a store keeps beside the embeddings.
         exclusion: what must not be among the results, whose places the next ones take; None leaves out nothing.
+        exactly: searches exactly, with the arguments of :func:`search_gallery`, which None stands for.
+
+    A large gallery's recall is measured once and kept in a file beside it (see :mod:`inference.searching.recall`).
 
     Raises:
         UserError: as for :func:`search_gallery`; or a package is missing, the store cannot be reached, its collection
             belongs to another program, or the index or store cannot return that many results.
     """
     options = options or SearchOptions()
+    find_exactly = partial(_search_exactly, exactly or search_gallery)
     if options.index == "exact" and not options.store:
-        found, distances = _search_exactly(query, gallery, options, exclusion)
+        found, distances = find_exactly(query, gallery, options, exclusion)
         return SearchResult(found, distances, left_out=_left_out(found, options, exclusion))
     from inference.searching.exact import prepare
+    from inference.searching.recall import recall_once
     from utils.distances import get_dist_func
 
     get_dist_func(options.metric)  # raises for an unknown name
@@ -353,8 +366,15 @@ def search(
             found, distances = exclusion.nearest(find, query, count, len(gallery), most, options.max_distance)
     kept = _cut(found.copy(), distances.copy(), options.max_distance)
     left_out = _left_out(kept[0], options, exclusion)  # before the recall is measured, which counts anew
-    share, queries = _recall(found, distances, query, gallery, options, exclusion)
-    note = f"{options.store or options.index}: recall@{count} {share:.4f} against exact search, over {queries} queries"
+    engine = options.store or options.index
+    share, queries, was_kept = recall_once(
+        lambda: _recall(find_exactly, found, distances, query, gallery, options, exclusion),
+        gallery,
+        gallery_file,
+        f"{engine}, topk {count}, {options.metric}{', unit length' if options.normalize else ''}",
+    )
+    note = f"{engine}: recall@{count} {share:.4f} against exact search, over {queries} queries"
+    note += " of an earlier search" if was_kept else ""
     return SearchResult(*kept, share, note, left_out)
 
 
@@ -409,12 +429,17 @@ def _opened(
 
 
 def _search_exactly(
-    query: Any, gallery: Any, options: SearchOptions, exclusion: "Exclusion | None" = None, step: int = 1
+    exactly: "Callable[..., Found]",
+    query: Any,
+    gallery: Any,
+    options: SearchOptions,
+    exclusion: "Exclusion | None" = None,
+    step: int = 1,
 ) -> "Found":
     """Search exactly for every ``step``-th query; query and gallery may be what :func:`search_gallery` takes."""
 
     def find(part: Any, count: int) -> "Found":
-        return search_gallery(
+        return exactly(
             part,
             gallery,
             metric=options.metric,
@@ -435,13 +460,19 @@ def _search_exactly(
 
 
 def _recall(
-    found: Any, distances: Any, query: Any, gallery: Any, options: SearchOptions, exclusion: "Exclusion | None"
+    find_exactly: "Callable[..., Found]",
+    found: Any,
+    distances: Any,
+    query: Any,
+    gallery: Any,
+    options: SearchOptions,
+    exclusion: "Exclusion | None",
 ) -> tuple[float, int]:
     """The share of results that are among the exact ones or as near, and the number of queries that it covers."""
     import numpy as np
 
     step = -(-len(query) // RECALL_QUERIES)
-    exact, limits = _search_exactly(query, gallery, replace(options, max_distance=None), exclusion, step)
+    exact, limits = find_exactly(query, gallery, replace(options, max_distance=None), exclusion, step)
     found, distances = found[::step], distances[::step]
     listed = np.stack([np.isin(row, right) for row, right in zip(found, exact, strict=True)])
     # It does not matter which of several items at the last distance is found. Two computations of that distance differ

@@ -220,7 +220,7 @@ def test_options(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--index", "faiss:tree"], "exact, faiss:flat, faiss:ivf, faiss:hnsw"),
+        (["--index", "faiss:tree"], "exact, faiss:flat, faiss:ivf, faiss:ivfpq, faiss:hnsw"),
         (["--index", "hnsw"], "faiss:hnsw"),
         (["--index", "faiss:flat:3"], "positive number"),
         (["--index", "faiss:ivf:0"], "positive number"),
