@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from inference.embedding.folding import inference_network
 from inference.embedding.images import find_images, read_batches
 from inference.embedding.inputs import as_sequence
 from inference.embedding.progress import Progress
+from inference.embedding.tracks import Track, embed_tracks
 from modelling.bases import ModelBase
 from modelling.from_weights import model_of_weights
 from modelling.hyperparameters import merge_hparams
@@ -226,6 +227,26 @@ class Embedder:
                 kept += [paths[position] for position in batch.kept]
                 bar.update(len(batch.kept) + len(batch.errors))
         return np.concatenate(parts), kept
+
+    def embed_tracks(
+        self, tracks: Mapping[Track, Any], aggregation: str = "mean", batch_size: int | None = None
+    ) -> tuple[Embeddings, list[Track]]:
+        """Embed tracks, all crops of all tracks in the same batches.
+
+        Args:
+            tracks: track -> its crops, one or several, each as for :meth:`embed`.
+            aggregation: how crops become the embedding of their track: "mean", "medoid" or "robust", the mean without
+                outliers (see :func:`utils.aggregation.aggregate`).
+            batch_size: as for :meth:`embed`.
+
+        Returns:
+            embeddings [T, D] float32, and the T tracks in the order of ``tracks``.
+
+        Raises:
+            UserError: a track has no crops, or a crop cannot be read (the message names both), or there is no such
+                aggregation.
+        """
+        return embed_tracks(self, tracks, aggregation, batch_size)
 
     def embed_batches(
         self, sources: Sequence[Any], on_error: str = "stop", batch_size: int | None = None
