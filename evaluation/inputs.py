@@ -107,6 +107,9 @@ def _read_folder(folder: Path) -> Input:
                 "images whose identities it is told: --csv TABLE --split SPLIT, or DATASETS.NAMES NAME --split SPLIT."
             )
     arrays = {Path(name).stem: read_array(path) for name, path in files.items()}
+    if about.get("group") and "paths" in arrays:  # names, which may mean other images in another folder or table
+        where = about["root"] if about["group"] == "folder" else about["source"]["data_set"]
+        arrays["paths"] = np.array([f"{where}/{name}" for name in arrays["paths"].tolist()])
     return Input(str(folder), arrays, files, about.get("embedder", {}))
 
 

@@ -25,6 +25,7 @@ from utils.files import output_folder, require_writable
 
 if TYPE_CHECKING:
     from inference.galleries.creation import ImageSource
+    from inference.galleries.grouping import Grouping
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ EXAMPLES = (
     "DATASETS.ROOT_DIR /data/gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
     "--images-in-subfolders DATASETS.ROOT_DIR /data/people MODEL.PRETRAIN_PATH model.ckpt MODEL.USE_CENTROIDS True",
     "--csv data.csv --split gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
+    "--group folder --images-in-subfolders DATASETS.ROOT_DIR /data/tracklets MODEL.PRETRAIN_PATH model.ckpt",
     "--append --resume --on-error skip DATASETS.ROOT_DIR /data/new MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
 )
 
@@ -65,6 +67,19 @@ def parser() -> argparse.ArgumentParser:
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
     options.add_argument(
+        "--group",
+        metavar="folder|csv:COLUMN",
+        help="a row for each group of images, such as a tracklet, instead of each image: those in one folder, or those "
+        "with one value in this column of the table (--csv); the gallery of images stays in OUTPUT_DIR/images",
+    )
+    options.add_argument(
+        "--aggregate",
+        choices=("mean", "medoid", "robust"),
+        default="mean",
+        help="with --group, what a row is: the mean of its images (the default), the image in their middle, or the "
+        "mean without outliers",
+    )
+    options.add_argument(
         "--resume", action="store_true", help="continue an interrupted run after its last finished batch"
     )
     options.add_argument(
@@ -90,6 +105,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """
     if args.pid_from != "parent" and not cfg.MODEL.USE_CENTROIDS:
         logger.warning("--pid-from has no effect: with MODEL.USE_CENTROIDS False every image has a row of its own.")
+    if args.aggregate != "mean" and not args.group:
+        logger.warning("--aggregate has no effect without --group.")
     if args.csv or args.split:
         cfg = data_set_config(args, cfg)
     # Query and gallery of a data set need folders of their own.
@@ -98,10 +115,12 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     from inference.galleries.creation import create_gallery
 
     source = image_source(args, cfg)
+    grouping = find_grouping(args, cfg, source)
+    images = folder / "images" if grouping else folder
     created = create_gallery(
         embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else ()),
         source,
-        folder,
+        images,
         resume=args.resume,
         append=args.append,
         on_error=args.on_error,
@@ -110,7 +129,11 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     )
     what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
     skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
-    logger.info("%s: %d %s, %d images embedded now%s", folder, created.count, what, created.embedded, skipped)
+    logger.info("%s: %d %s, %d images embedded now%s", images, created.count, what, created.embedded, skipped)
+    if grouping:
+        from inference.galleries.grouping import group_gallery
+
+        logger.info("%s: %d groups (%s of each)", folder, group_gallery(images, folder, grouping), args.aggregate)
 
 
 def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
@@ -159,6 +182,40 @@ def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
     say(images.notes, logger)
     logger.info("%s, %s: %d images", images.source["data_set"], args.split, len(images.paths))
     return ImageSource(root, labelled=images)
+
+
+def find_grouping(args: argparse.Namespace, cfg: CfgNode, source: "ImageSource") -> "Grouping | None":
+    """The groups that --group asks for, whose labels are checked where they are known; None without --group.
+
+    Raises:
+        UserError: an option or key contradicts it, the table lacks its column, or a group has two identities.
+    """
+    if not args.group:
+        return None
+    from inference.galleries.grouping import BY_COLUMN, Grouping, column_function, folder_function, number_groups
+
+    column = args.group.removeprefix(BY_COLUMN)
+    if args.group != "folder" and column in ("", args.group):
+        raise UserError(f"--group is {args.group!r}; expected folder, or csv: and the name of a column.")
+    if cfg.MODEL.USE_CENTROIDS:
+        raise UserError("--group and MODEL.USE_CENTROIDS True exclude each other: both say what a row is.")
+    if args.append:
+        raise UserError(
+            "--append adds images, but rows with --group are of groups, whose images may be new and old: leave out "
+            "--append to embed all images. --resume keeps what an interrupted run embedded."
+        )
+    if args.group == "folder":
+        name_of = folder_function(cfg.DATASETS.ROOT_DIR)
+    elif args.split and cfg.DATASETS.NAMES == "csv":
+        from datasets.readers.table import OwnTable
+
+        name_of = column_function(cfg.DATASETS.CSV_PATH, column, args.split, OwnTable(cfg).image_folder())
+    else:
+        raise UserError(f"--group {args.group} needs --csv and --split: the table that has this column.")
+    grouping = Grouping(args.group, args.aggregate, name_of)
+    if source.labelled is not None:
+        number_groups(source.labelled.paths, source.labelled.labels, grouping)
+    return grouping
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -247,8 +247,8 @@ def _gallery_to_extend(folder: Path, about: dict[str, Any], images: Images) -> G
     if not any((folder / name).exists() for name in (EMBEDDINGS, PATHS)):
         return None
     gallery = read_gallery(folder)
-    if gallery.of_centroids:
-        raise UserError(f"{folder} holds centroids of identities; --append needs a gallery of images.")
+    if gallery.holds != "images":
+        raise UserError(f"{folder} holds {gallery.holds}; --append needs a gallery of images.")
     found = {**gallery.about.get("embedder", {}), "dimension": gallery.embeddings.shape[1]}
     if not gallery.about.get("embedder"):
         logger.warning("Nothing in %s tells which model made its rows: they must be of the model used here.", folder)

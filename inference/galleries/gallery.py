@@ -59,6 +59,12 @@ class Gallery:
         """Whether each row is the centroid of an identity."""
         return self.about.get("pid_from") is not None
 
+    @property
+    def holds(self) -> str:
+        """What each row is of: "images", "centroids of identities" or "groups of images"."""
+        of_groups = self.about.get("group") is not None
+        return "centroids of identities" if self.of_centroids else "groups of images" if of_groups else "images"
+
 
 def read_gallery(folder: StrPath) -> Gallery:
     """Open the gallery in a folder, without reading its embeddings yet.
