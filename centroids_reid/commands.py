@@ -9,6 +9,7 @@ PROGRAMS = {
     "ctl-train": ".train_ctl_model",
     "ctl-train-base": ".train_base_model",
     "ctl-embed": ".inference.create_embeddings",
+    "ctl-edit-gallery": ".inference.edit_gallery",
     "ctl-search": ".inference.get_similar",
     "ctl-evaluate": ".evaluation",
     "ctl-export": ".inference.export",

@@ -333,6 +333,14 @@ _C.TEST.RERANK_LAMBDA = 0.3
 # Alpha query expansion: average each query with this many of its nearest gallery images before ranking; 0 for none.
 _C.TEST.QUERY_EXPANSION = 0
 
+# The galleries that create_embeddings.py writes.
+_C.GALLERY = CfgNode()
+# Numbers in embeddings.npy: float32 or float16, which takes half the space and can change the order of results that are
+# nearly as far; the recall that this costs is measured and printed.
+_C.GALLERY.DTYPE = "float32"
+# Rows in a file, 1 or more. A gallery that has more is kept in several: embeddings-00000.npy, embeddings-00001.npy, ...
+_C.GALLERY.ROWS_PER_FILE = 1_000_000
+
 # The Lightning Trainer.
 _C.TRAINER = CfgNode()
 # Where to compute: auto, cpu, gpu or mps.

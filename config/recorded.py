@@ -44,6 +44,8 @@ NOT_COMPARED = {
     "TEST.BEFORE_TRAINING": "the training has begun",
     "MODEL.RESUME_TRAINING": "is what makes the run continue",
     "TEST.ONLY_TEST": "a run that continues does not only test",
+    "GALLERY.DTYPE": "a run writes no gallery",
+    "GALLERY.ROWS_PER_FILE": "a run writes no gallery",
     "LOG_DIR": "is where this run writes",
     "OUTPUT_DIR": "is where this run writes",
     **dict.fromkeys(UNUSED_KEYS, "nothing reads it"),

@@ -14,7 +14,7 @@ from evaluation.retrieval import RetrievalSet
 from evaluation.self_matches import find_self_matches
 from utils.errors import MissingPathError, UserError
 from utils.files import content_digest, is_folder
-from utils.galleries import read_about, read_array
+from utils.galleries import NEW, array_files, read_about, read_rows, steadily
 from utils.labels import JUNK_PIDS, BoolArray, IntArray, Names, check_length, int_array
 
 _ARRAYS = ("embeddings", "pids", "camids", "paths")
@@ -57,7 +57,9 @@ def read_input(path: str, ignore_cameras: bool = False) -> Input:
         ...     sorted(read_input(f"{folder}/q.npz").arrays)
         ['camids', 'embeddings', 'pids']
     """
-    found = _read_folder(Path(path)) if is_folder(path) else _read_file(path, ignore_cameras)
+    found = (
+        steadily(Path(path), lambda: _read_folder(Path(path))) if is_folder(path) else _read_file(path, ignore_cameras)
+    )
     for name, array in found.arrays.items():
         if array.dtype.kind == "S":  # text all the same, of one byte a letter
             found.arrays[name] = np.char.decode(array, "utf-8", "surrogateescape")
@@ -97,20 +99,21 @@ def _read_folder(folder: Path) -> Input:
             "cameras and cannot be left out one by one: embed single images (MODEL.USE_CENTROIDS False); --protocol "
             "strict builds the centroids."
         )
-    files = {f"{name}.npy": folder / f"{name}.npy" for name in _ARRAYS}
-    files = {name: path for name, path in files.items() if path.exists()}
-    for name in ("embeddings.npy", "pids.npy"):
-        if name not in files:
-            held = ", ".join(files) or "neither embeddings nor paths"
+    files = {name: array_files(folder, about, name) for name in _ARRAYS}
+    for name in ("embeddings", "pids"):
+        if not files[name]:
+            held = ", ".join(f"{name}.npy" for name, paths in files.items() if paths) or "neither embeddings nor paths"
             raise MissingPathError(
-                f"{folder} lacks {name}; it holds {held}. create_embeddings.py writes embeddings.npy and pids.npy for "
-                "images whose identities it is told: --csv TABLE --split SPLIT, or DATASETS.NAMES NAME --split SPLIT."
+                f"{folder} lacks {name}.npy; it holds {held}. create_embeddings.py writes embeddings.npy and pids.npy "
+                "for images whose identities it is told: --csv TABLE --split SPLIT, or DATASETS.NAMES NAME --split "
+                "SPLIT."
             )
-    arrays = {Path(name).stem: read_array(path) for name, path in files.items()}
+    arrays = {name: read_rows(folder, about, name) for name, paths in files.items() if paths}
     if about.get("group") and "paths" in arrays:  # names, which may mean other images in another folder or table
         where = about["root"] if about["group"] == "folder" else about["source"]["data_set"]
         arrays["paths"] = np.array([f"{where}/{name}" for name in arrays["paths"].tolist()])
-    return Input(str(folder), arrays, files, about.get("embedder", {}))
+    listed = {path.name.removesuffix(NEW): path for paths in files.values() for path in paths}
+    return Input(str(folder), arrays, listed, about.get("embedder", {}))
 
 
 def differing(query: Input, gallery: Input) -> list[str]:

@@ -15,8 +15,9 @@ from config.cli import whole_number
 from config.origins import was_set
 from config.recorded import NETWORK, SCALING_IN_TESTS, adopt, differences
 from config.switches import Facts, find_foreign, find_unused
+from inference.galleries.team import ALONE, Team, divide_cores, find_team
 from utils.devices import DEFAULT_WORKERS, choose_devices, count_workers
-from utils.errors import MissingPathError, NotACtlCheckpointError
+from utils.errors import MissingPathError, NotACtlCheckpointError, UserError
 
 if TYPE_CHECKING:
     from inference.embedding.embedder import Embedder
@@ -30,6 +31,7 @@ KEYS = (
     *("SOLVER.DIST_BACKEND", "TEST.IMS_PER_BATCH", "TRAINER.ACCELERATOR", "TRAINER.PRECISION", "TRAINER.PROGRESS_BAR"),
     *("GPU_IDS", "OUTPUT_DIR", *NETWORK, *SCALING_IN_TESTS),
 )
+KEYS_OF_GALLERIES = ("GALLERY.DTYPE", "GALLERY.ROWS_PER_FILE")
 KEYS_OF_SETS = ("DATASETS.JSON_TRAIN_PATH", "DATASETS.CSV_PATH", "DATASETS.CAMERA_FROM")
 
 
@@ -50,7 +52,23 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = ()) -> "Embedder":
+def devices_of_children(cfg: CfgNode) -> list[str]:
+    """The devices of which each gets a process that this one starts; none if it computes itself.
+
+    Raises:
+        UserError: this machine lacks one of them.
+    """
+    if len(cfg.GPU_IDS) < 2 or find_team() != ALONE:
+        return []
+    _, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
+    if isinstance(devices, list):
+        return [f"cuda:{device}" for device in devices]
+    return [f"the CPU, number {number}" for number in range(devices)] if devices > 1 else []
+
+
+def embedder_from_config(
+    cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = (), team: Team = ALONE
+) -> "Embedder":
     """Load MODEL.PRETRAIN_PATH, with the device and the precision of the configuration.
 
     Image size, scaling and flip are those of the checkpoint where nobody set them.
@@ -59,6 +77,7 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
         cfg: the configuration.
         compared: further keys that the program uses: it says where their default is not the value in the checkpoint.
         used: further keys that the program looks at, besides KEYS.
+        team: the processes that share the devices of this machine.
 
     A file that holds weights of MODEL.NAME instead of a CTL checkpoint is taken as it is, with a warning.
 
@@ -73,7 +92,8 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
     from modelling.from_weights import model_of_weights
 
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
-    device = f"cuda:{devices[0]}" if accelerator == "gpu" and isinstance(devices, list) else accelerator
+    device = f"cuda:{_own_device(devices, team)}" if isinstance(devices, list) else accelerator
+    divide_cores(team, accelerator == "cpu")
     # A default for worker processes says nothing about threads; how many of those help depends on the device.
     workers = cfg.DATALOADER.NUM_WORKERS
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
@@ -87,7 +107,7 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
     lines = differences(cfg, model.hparams, keys, from_checkpoint=NETWORK) + find_foreign(cfg, (*KEYS, *used))
     for line in lines + find_unused(cfg, Facts(accelerator), "GPU_IDS"):
         logger.warning(line)
-    if isinstance(devices, list) and len(devices) > 1:
+    if isinstance(devices, list) and len(devices) > 1 and team == ALONE:
         logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)
     cfg = adopt(cfg, model.hparams)
     model.hparams.MODEL.NECK_FEAT = cfg.MODEL.NECK_FEAT
@@ -104,3 +124,14 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
     embedder.exif_orientation = cfg.INPUT.EXIF_ORIENTATION
     embedder.resize, embedder.flip = cfg.INPUT.RESIZE, bool(cfg.TEST.FLIP)
     return embedder
+
+
+def _own_device(devices: Sequence[int], team: Team) -> int:
+    import torch
+
+    if team.count > len(devices) < torch.cuda.device_count():
+        raise UserError(
+            f"{team.launcher} started {team.count} processes on a machine, but GPU_IDS {list(devices)} has "
+            f"{len(devices)} devices: list {team.count} devices in GPU_IDS, or start {len(devices)} processes."
+        )
+    return devices[team.place % len(devices)]

@@ -16,16 +16,17 @@ if __package__ in (None, ""):  # run as a file: the packages are one folder up
 
 from yacs.config import CfgNode
 
-from config.cli import build_parser, clean_exit, parse_args
+from config.cli import build_parser, clean_exit, parse_args, whole_number
 from config.flatten import flatten_config
 from config.origins import COMMAND_LINE, strength
-from inference.command_line import KEYS_OF_SETS, add_input_arguments, embedder_from_config
+from inference.command_line import KEYS_OF_SETS, add_input_arguments, devices_of_children, embedder_from_config
+from inference.galleries.team import after_first, find_team, follow_parent, run_children, said_by_first
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
 
 if TYPE_CHECKING:
-    from inference.galleries.creation import ImageSource
     from inference.galleries.grouping import Grouping
+    from inference.galleries.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
         "mean without outliers",
     )
     options.add_argument(
-        "--resume", action="store_true", help="continue an interrupted run after its last finished batch"
+        "--resume",
+        action="store_true",
+        help="continue an interrupted run after its last finished chunk, or take part in a run of other processes",
     )
     options.add_argument(
         "--append",
@@ -93,6 +96,14 @@ def parser() -> argparse.ArgumentParser:
         choices=("stop", "skip"),
         default="stop",
         help="when an image cannot be read: stop (the default), or skip it and list it in skipped.txt",
+    )
+    options.add_argument(
+        "--chunk-size",
+        "--chunk_size",
+        type=whole_number(1),
+        metavar="N",
+        default=1024,
+        help="images that one process embeds at a time, and the most that it loses when it is killed; default: 1024",
     )
     return options
 
@@ -112,28 +123,33 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     # Query and gallery of a data set need folders of their own.
     default = f"{cfg.DATASETS.NAMES}/{args.split}" if args.split else cfg.DATASETS.NAMES
     folder = require_writable(output_folder(cfg.OUTPUT_DIR, default), "OUTPUT_DIR")
-    from inference.galleries.creation import create_gallery
+    from inference.galleries.creation import GalleryOptions, create_gallery
 
-    source = image_source(args, cfg)
-    grouping = find_grouping(args, cfg, source)
+    team = find_team()
+    with said_by_first(team, logging.ERROR):
+        embedder = embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else (), team=team)
+        source = image_source(args, cfg)
+        grouping = find_grouping(args, cfg, source)
     images = folder / "images" if grouping else folder
-    created = create_gallery(
-        embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else ()),
-        source,
-        images,
+    options = GalleryOptions(
         resume=args.resume,
         append=args.append,
         on_error=args.on_error,
+        pid_from=args.pid_from if cfg.MODEL.USE_CENTROIDS else None,
         print_freq=args.print_freq,
         progress=cfg.TRAINER.PROGRESS_BAR,
+        team=team,
     )
-    what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
-    skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
-    logger.info("%s: %d %s, %d images embedded now%s", images, created.count, what, created.embedded, skipped)
-    if grouping:
-        from inference.galleries.grouping import group_gallery
+    with said_by_first(team, logging.WARNING):
+        created = create_gallery(embedder, source, images, options)
+    if not created.by_another:
+        what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
+        skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
+        logger.info("%s: %d %s, %d images embedded now%s", images, created.count, what, created.embedded, skipped)
+        if grouping:
+            from inference.galleries.grouping import group_gallery
 
-        logger.info("%s: %d groups (%s of each)", folder, group_gallery(images, folder, grouping), args.aggregate)
+            logger.info("%s: %d groups (%s of each)", folder, group_gallery(images, folder, grouping), args.aggregate)
 
 
 def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
@@ -163,17 +179,17 @@ def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
+def image_source(args: argparse.Namespace, cfg: CfgNode) -> "Source":
     """The images that a command line names.
 
     Raises:
-        UserError: the data set cannot be read, or lacks such images.
+        UserError: they cannot be listed, or there are none.
     """
-    from inference.galleries.creation import ImageSource
+    from inference.galleries.sources import folder_source, labelled_source
 
-    root, pid_from = cfg.DATASETS.ROOT_DIR, args.pid_from if cfg.MODEL.USE_CENTROIDS else None
+    root = cfg.DATASETS.ROOT_DIR
     if not args.split:
-        return ImageSource(root, args.images_in_subfolders, pid_from)
+        return folder_source(root, args.images_in_subfolders, args.chunk_size)
     from datasets import init_dataset
     from datasets.notes import say
     from inference.galleries.labels import read_subset
@@ -181,10 +197,10 @@ def image_source(args: argparse.Namespace, cfg: CfgNode) -> "ImageSource":
     images = read_subset(init_dataset(cfg.DATASETS.NAMES, cfg=cfg), args.split)
     say(images.notes, logger)
     logger.info("%s, %s: %d images", images.source["data_set"], args.split, len(images.paths))
-    return ImageSource(root, labelled=images)
+    return labelled_source(root, images, args.chunk_size)
 
 
-def find_grouping(args: argparse.Namespace, cfg: CfgNode, source: "ImageSource") -> "Grouping | None":
+def find_grouping(args: argparse.Namespace, cfg: CfgNode, source: "Source") -> "Grouping | None":
     """The groups that --group asks for, whose labels are checked where they are known; None without --group.
 
     Raises:
@@ -193,6 +209,7 @@ def find_grouping(args: argparse.Namespace, cfg: CfgNode, source: "ImageSource")
     if not args.group:
         return None
     from inference.galleries.grouping import BY_COLUMN, Grouping, column_function, folder_function, number_groups
+    from inference.galleries.sources import FileList
 
     column = args.group.removeprefix(BY_COLUMN)
     if args.group != "folder" and column in ("", args.group):
@@ -213,16 +230,21 @@ def find_grouping(args: argparse.Namespace, cfg: CfgNode, source: "ImageSource")
     else:
         raise UserError(f"--group {args.group} needs --csv and --split: the table that has this column.")
     grouping = Grouping(args.group, args.aggregate, name_of)
-    if source.labelled is not None:
-        number_groups(source.labelled.paths, source.labelled.labels, grouping)
+    if isinstance(source, FileList) and source.labels:
+        number_groups(zip(source.paths, source.labels, strict=True), grouping)
     return grouping
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run; an error that the user can fix ends the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with clean_exit():
-        run(*parse_args(parser(), argv))
+    follow_parent()
+    with clean_exit(), after_first():
+        args, cfg = parse_args(parser(), argv)
+        if devices := devices_of_children(cfg):
+            run_children([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], devices)
+        else:
+            run(args, cfg)
 
 
 if __name__ == "__main__":

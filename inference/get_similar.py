@@ -96,7 +96,9 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     folder = require_writable(output_folder(cfg.OUTPUT_DIR, cfg.DATASETS.NAMES), "OUTPUT_DIR")
     from inference.galleries.gallery import EMBEDDINGS, check_comparable, read_gallery
 
-    gallery = read_gallery(args.gallery_data)
+    gallery = read_gallery(args.gallery_data, unfinished=True)
+    if gallery.unfinished:
+        logger.info("The gallery is being written: searching its first %d images.", len(gallery.paths))
     exclusion = read_exclusion(args, cfg, gallery)
     embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",))
     check_comparable(gallery, embedder.identity, args.gallery_data)
@@ -188,13 +190,12 @@ def read_exclusion(args: argparse.Namespace, cfg: CfgNode, gallery: "Gallery") -
 
     # The embedder lists them again, and warns of what is passed over.
     queries = find_images(cfg.DATASETS.ROOT_DIR, args.images_in_subfolders, warns=False)
-    images = [str(path) for path in gallery.paths]
     cameras = None
     if args.other_cameras:
         of_query = camera_function(args.camid_from, cfg.DATASETS.ROOT_DIR)
         of_image = camera_function(args.camid_from, gallery.about.get("root", ""))
-        cameras = [of_query(path) for path in queries], [of_image(path) for path in images]
-    return Exclusion(queries, images, itself=args.exclude_self, cameras=cameras)
+        cameras = [of_query(path) for path in queries], [of_image(str(path)) for path in gallery.paths]
+    return Exclusion(queries, gallery.paths, itself=args.exclude_self, cameras=cameras)
 
 
 def save_array(path: Path, values: Any) -> None:

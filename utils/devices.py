@@ -102,11 +102,11 @@ def choose_devices(accelerator: str, gpu_ids: Sequence[int], backend: str = "ddp
     Raises:
         UserError: this machine lacks the accelerator or one of the devices.
     """
-    import torch
-
     ids = list(gpu_ids)
     if backend == "ddp_cpu":
         return "cpu", max(1, len(ids))
+    import torch
+
     cuda_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if accelerator == "gpu" and not (cuda_devices and ids):
         raise UserError(

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.launched import is_launched_first
+from utils.launched import find_launcher, is_launched_first
 
 T = TypeVar("T")
 
@@ -50,15 +50,6 @@ def is_first_process() -> bool:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     return is_launched_first()
-
-
-def find_launcher() -> tuple[str, int] | None:
-    """The program that started the processes of this run, and their number; None if Lightning starts them."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "torchrun", int(os.environ["WORLD_SIZE"])
-    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        return "SLURM", int(os.environ["SLURM_NTASKS"])
-    return None
 
 
 def end_with_first_process(grace_seconds: float) -> None:

@@ -1,8 +1,7 @@
 """Embeddings of images by a trained model."""
 
-import itertools
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -261,14 +260,32 @@ class Embedder:
         Raises:
             UserError: an image cannot be read and on_error is "stop", or on_error is neither.
         """
+        size = self._batch_size(batch_size)
+        cut = ([sources[i] for i in range(a, min(a + size, len(sources)))] for a in range(0, len(sources), size))
+        return self._embed_batches(cut, on_error, len(sources))
+
+    def embed_given_batches(
+        self, batches: Iterable[Sequence[Any]], on_error: str = "stop"
+    ) -> Generator[EmbeddedBatch, None, None]:
+        """As :meth:`embed_batches`, but the caller says what the batches are.
+
+        Args:
+            batches: batches of images, as for :meth:`embed`; two of them are read while one is computed. An empty one
+                gives an empty one.
+            on_error: as there. Errors of what is no file do not name its position; ``errors`` of a batch does.
+        """
+        return self._embed_batches(batches, on_error, None)
+
+    def _embed_batches(
+        self, batches: Iterable[Sequence[Any]], on_error: str, total: int | None
+    ) -> Generator[EmbeddedBatch, None, None]:
         if on_error not in ("stop", "skip"):
             raise UserError(f"on_error is {on_error!r}; valid: stop, skip.")
-        size = self._batch_size(batch_size)
-        workers = self.num_workers if len(sources) > 1 else 0
+        workers = 0 if total is not None and total < 2 else self.num_workers
         pin_memory = self.device.type == "cuda"
         resize = ResizedPlanes.of_mode(self.size, self.resize, self.mean)
-        batches = read_batches(sources, resize, size, workers, pin_memory, self.exif_orientation)
-        for start, batch in zip(itertools.count(0, size), batches):
+        start = 0
+        for batch in read_batches(batches, resize, workers, pin_memory, self.exif_orientation, total):
             if batch.errors and on_error == "stop":
                 raise batch.errors[min(batch.errors)]
             good = [position for position in range(len(batch.pixels)) if position not in batch.errors]
@@ -279,6 +296,7 @@ class Embedder:
                 [start + position for position in good],
                 {start + position: error for position, error in sorted(batch.errors.items())},
             )
+            start += len(batch.pixels)
 
     def embed_pixels(self, pixels: Tensor) -> Embeddings:
         """Embed resized images, uint8 [B, 3, height, width]: [B, D] float32."""

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ _PARTS_PER_WORKER = 4  # parts of a batch, small enough that the workers finish 
 # get_similar.py write.
 _EXPECTED = re.compile(
     r"\..*|thumbs\.db|desktop\.ini|embeddings\..*|(query_)?(embeddings|paths|pids|camids)\.npy|gallery\.json"
-    r"|skipped\.txt|results\.(npy|jsonl|csv|html)",
+    r"|skipped\.txt|results\.(npy|jsonl|csv|html)|\d{8}\.(npy|npy\.new|json|claim)",
     re.IGNORECASE,
 )
 
@@ -207,12 +207,12 @@ class PixelBatch:
 
 
 def read_batches(
-    sources: Sequence[Any],
+    batches: Iterable[Sequence[Any]],
     resize: ResizedPlanes,
-    batch_size: int,
     num_workers: int,
     pin_memory: bool = False,
     exif_orientation: bool = True,
+    total: int | None = None,
 ) -> Iterator[PixelBatch]:
     """Read images in threads, a few batches ahead of the caller.
 
@@ -220,29 +220,29 @@ def read_batches(
     start at once, and in any program.
 
     Args:
-        sources: as for :func:`read_pixels`.
+        batches: batches of sources as for :func:`read_pixels`; they are taken as they are needed, in the calling
+            thread, and may be empty.
         resize: as for :func:`read_pixels`.
-        batch_size: images in a batch; the last may have fewer.
         num_workers: threads; 0 reads in the calling thread.
         pin_memory: read into pinned memory, for faster copies to a CUDA device.
         exif_orientation: as for :func:`read_pixels`.
+        total: how many images there are, for errors that name the position of what is no file among them; None leaves
+            the position out.
     """
-    read = partial(_read_one, sources, resize=resize, exif_orientation=exif_orientation)
-    starts = range(0, len(sources), batch_size)
+    read = partial(_read_one, resize=resize, exif_orientation=exif_orientation, total=total)
+    starting = _with_starts(batches, resize.size, pin_memory)
     if not num_workers:
-        for start in starts:
-            batch = _empty_batch(sources, start, batch_size, resize.size, pin_memory)
-            _fill(batch, read, start, 0, 1)
+        for batch, sources, start in starting:
+            _fill(batch, sources, read, start, 0, 1)
             yield batch
         return
     parts = num_workers * _PARTS_PER_WORKER
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
     try:
         waiting: list[tuple[PixelBatch, list[Future[None]]]] = []
-        for start in starts:
-            batch = _empty_batch(sources, start, batch_size, resize.size, pin_memory)
-            steps = range(min(parts, len(batch.pixels)))
-            futures = [executor.submit(_fill, batch, read, start, i, len(steps)) for i in steps]
+        for batch, sources, start in starting:
+            steps = range(min(parts, len(sources)))
+            futures = [executor.submit(_fill, batch, sources, read, start, i, len(steps)) for i in steps]
             waiting.append((batch, futures))
             if len(waiting) > _BATCHES_AHEAD:
                 yield _finished(*waiting.pop(0))
@@ -252,30 +252,33 @@ def read_batches(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _empty_batch(
-    sources: Sequence[Any], start: int, batch_size: int, size: Sequence[int], pin_memory: bool
-) -> PixelBatch:
-    count = min(batch_size, len(sources) - start)
-    return PixelBatch(torch.empty(count, 3, *size, dtype=torch.uint8, pin_memory=pin_memory))
+def _with_starts(
+    batches: Iterable[Sequence[Any]], size: Sequence[int], pin_memory: bool
+) -> Iterator[tuple[PixelBatch, Sequence[Any], int]]:
+    start = 0
+    for sources in batches:
+        yield PixelBatch(torch.empty(len(sources), 3, *size, dtype=torch.uint8, pin_memory=pin_memory)), sources, start
+        start += len(sources)
 
 
-def _fill(batch: PixelBatch, read: Callable[[int], Tensor], start: int, first: int, step: int) -> None:
-    for position in range(first, len(batch.pixels), step):
+def _fill(
+    batch: PixelBatch, sources: Sequence[Any], read: Callable[[Any, int], Tensor], start: int, first: int, step: int
+) -> None:
+    for position in range(first, len(sources), step):
         try:
-            batch.pixels[position] = read(start + position)
+            batch.pixels[position] = read(sources[position], start + position)
         except UserError as error:
             batch.errors[position] = error
 
 
-def _read_one(sources: Sequence[Any], position: int, resize: ResizedPlanes, exif_orientation: bool) -> Tensor:
+def _read_one(source: Any, position: int, resize: ResizedPlanes, exif_orientation: bool, total: int | None) -> Tensor:
     """One of the images; an error names the file, or else the position among the images."""
-    source = sources[position]
     try:
         return read_pixels(source, resize, exif_orientation)
     except UserError as error:
-        if isinstance(source, str | os.PathLike) or len(sources) == 1:
+        if isinstance(source, str | os.PathLike) or total in (None, 1):
             raise
-        raise UserError(f"image {position} of {len(sources)}, counted from 0: {error}") from error
+        raise UserError(f"image {position} of {total}, counted from 0: {error}") from error
 
 
 def _finished(batch: PixelBatch, futures: list[Future[None]]) -> PixelBatch:

@@ -28,14 +28,14 @@ from inference.galleries.labels import Label
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 from utils.files import replacing
-from utils.galleries import ABOUT, read_about, read_array, with_untold
+from utils.galleries import ABOUT, find_file, read_about, read_array, read_rows, steadily, with_untold
 
 logger = logging.getLogger(__name__)
 
 StrPath = str | os.PathLike[str]
 
 EMBEDDINGS, PATHS, SKIPPED = "embeddings.npy", "paths.npy", "skipped.txt"
-PIDS, CAMIDS = "pids.npy", "camids.npy"
+PIDS, CAMIDS, IMAGES = "pids.npy", "camids.npy", "images.npy"
 PARTIAL, JOURNAL = "embeddings.npy.partial", "embeddings.journal"
 
 _HEADER_BYTES = 128  # in the .npy files written here: enough for any shape
@@ -47,12 +47,15 @@ _CHUNK_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Gallery:
-    """A gallery on disk."""
+    """A gallery on disk; its arrays are memory-mapped files, or Rows of several."""
 
-    embeddings: NDArray[np.float32]  # [N, D], a memory-mapped file
-    paths: Sequence[str]  # [N] image files, or names of identities; a memory-mapped array
+    embeddings: Any  # [N, D] floating
+    paths: Any  # [N] image files, or names of identities
     about: dict[str, Any]  # see EmbeddingRun.about; {} for a gallery without gallery.json
-    labels: Sequence[Label] = ()  # [N], or none where they are not known
+    pids: Any = None  # [N] numbers or text; None where they are not known
+    camids: Any = None  # [N], or None
+    images: Any = None  # of a gallery of centroids, the image files behind them; None where they are not known
+    unfinished: bool = False  # whether more rows are being written
 
     @property
     def of_centroids(self) -> bool:
@@ -65,22 +68,48 @@ class Gallery:
         of_groups = self.about.get("group") is not None
         return "centroids of identities" if self.of_centroids else "groups of images" if of_groups else "images"
 
+    @property
+    def labels(self) -> list[Label]:
+        """[N], or [] where they are not known; read anew at each use."""
+        return self.labels_of(slice(None))
 
-def read_gallery(folder: StrPath) -> Gallery:
+    def labels_of(self, rows: Any) -> list[Label]:
+        """The labels of the rows that a slice or whole numbers choose."""
+        if self.pids is None:
+            return []
+        pids = self.pids[rows].tolist()
+        return list(zip(pids, [None] * len(pids) if self.camids is None else self.camids[rows].tolist(), strict=True))
+
+
+def read_gallery(folder: StrPath, unfinished: bool = False) -> Gallery:
     """Open the gallery in a folder, without reading its embeddings yet.
+
+    Args:
+        folder: what create_embeddings.py wrote to.
+        unfinished: where there is no gallery yet, take what the run that writes it has finished.
 
     Raises:
         MissingPathError: embeddings.npy or paths.npy does not exist.
         UserError: one of them is not a file of its kind, or they do not belong together.
     """
     folder = Path(folder)
+    return steadily(folder, lambda: _read(folder))
+
+
+def _read(folder: Path) -> Gallery:
+    about = read_about(folder)
+    arrays = {
+        Path(name).stem: read_rows(folder, about, Path(name).stem, "r") for name in (EMBEDDINGS, PATHS, PIDS, CAMIDS)
+    }
     for name in (EMBEDDINGS, PATHS):
-        if not (folder / name).is_file():
+        if arrays[Path(name).stem] is None:
             hint = " There is an unfinished run: --resume finishes it." if (folder / JOURNAL).exists() else ""
             raise MissingPathError(
                 f"{folder / name} does not exist; expected a folder that create_embeddings.py wrote to.{hint}"
             )
-    embeddings, paths = (read_array(folder / name, "r") for name in (EMBEDDINGS, PATHS))
+    images = find_file(folder, IMAGES)
+    gallery = Gallery(about=about, images=None if images is None else read_array(images, "r"), **arrays)
+    embeddings, paths = gallery.embeddings, gallery.paths
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
         raise UserError(
             f"{folder / EMBEDDINGS} has the shape {list(embeddings.shape)} of {embeddings.dtype}; expected "
@@ -93,21 +122,14 @@ def read_gallery(folder: StrPath) -> Gallery:
             f"{folder / EMBEDDINGS} has {len(embeddings)} rows but {folder / PATHS} has {len(paths)}: they do not "
             "belong together; create the gallery again."
         )
-    return Gallery(embeddings, paths, read_about(folder), _read_labels(folder, len(paths)))
-
-
-def _read_labels(folder: Path, count: int) -> list[Label]:
-    if not (folder / PIDS).exists():
-        return []
-    columns = [read_array(folder / name, "r") if (folder / name).exists() else None for name in (PIDS, CAMIDS)]
-    for name, column in zip((PIDS, CAMIDS), columns, strict=True):
-        if column is not None and (column.shape != (count,) or column.dtype.kind not in "iU"):
+    for name in (PIDS, CAMIDS):
+        column = arrays[Path(name).stem]
+        if column is not None and (column.shape != (len(paths),) or column.dtype.kind not in "iU"):
             raise UserError(
                 f"{folder / name} has the shape {list(column.shape)} of {column.dtype}; expected whole numbers or text "
-                f"[{count}], as many as {PATHS}: create the gallery again."
+                f"[{len(paths)}], as many as {PATHS}: create the gallery again."
             )
-    pids, camids = ([None] * count if column is None else column.tolist() for column in columns)
-    return list(zip(pids, camids, strict=True))
+    return gallery
 
 
 def check_same_embedder(expected: dict[str, Any], found: dict[str, Any], what: str, way_out: str) -> None:

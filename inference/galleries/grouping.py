@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from datasets.readers.table import read_rows
-from inference.galleries.gallery import SKIPPED, EmbeddingRun, Gallery, read_gallery
+from inference.galleries.gallery import SKIPPED, Gallery, read_gallery
 from inference.galleries.labels import Label, describe_label
+from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter
 from utils.aggregation import aggregate_groups
 from utils.errors import UserError
 from utils.labels import IntArray
@@ -88,31 +89,30 @@ def column_function(table: str, column: str, split: str, image_folder: str) -> C
 
 
 def number_groups(
-    paths: Iterable[str], labels: Sequence[Label], grouping: Grouping
-) -> tuple[list[str], IntArray, list[Label]]:
+    images: Iterable[tuple[str, Label | None]], grouping: Grouping
+) -> tuple[list[str], IntArray, list[Label | None]]:
     """The groups of images, in order of first appearance.
 
     Args:
-        paths: [N].
-        labels: [N], or none.
+        images: [N] paths and labels.
         grouping: tells the groups.
 
     Returns:
-        The names of the G groups, the group of each image [N], and the label of each group, or none.
+        The names of the G groups, the group of each image [N], and the label of each group.
 
     Raises:
         UserError: an image has no group, or a group has images of two identities or cameras.
     """
     numbers: dict[str, int] = {}
-    of_group: list[Label] = []
+    labels: list[Label | None] = []
 
     def number() -> Iterator[int]:
-        for row, path in enumerate(paths):
-            group = numbers.setdefault(name := grouping.name_of(str(path)), len(numbers))
-            if labels and group == len(of_group):
-                of_group.append(labels[row])
-            elif labels and labels[row] != of_group[group]:
-                first, now = (describe_label(label) for label in (of_group[group], labels[row]))
+        for path, label in images:
+            group = numbers.setdefault(name := grouping.name_of(path), len(numbers))
+            if group == len(labels):
+                labels.append(label)
+            elif label != labels[group]:
+                first, now = (describe_label(one) if one else "nobody" for one in (labels[group], label))
                 raise UserError(
                     f"the group {name!r} (--group {grouping.by}) has images of {first} and of {now}, such as {path}; "
                     "expected one identity and one camera in each."
@@ -120,10 +120,22 @@ def number_groups(
             yield group
 
     groups = np.fromiter(number(), np.int64)
-    return list(numbers), groups, of_group
+    return list(numbers), groups, labels
 
 
-def group_gallery(images: str | os.PathLike[str], folder: str | os.PathLike[str], grouping: Grouping) -> int:
+def _paths_and_labels(gallery: Gallery) -> Iterator[tuple[str, Label | None]]:
+    for start in range(0, len(gallery.paths), _ROWS):
+        part = slice(start, start + _ROWS)
+        paths, labels = gallery.paths[part].tolist(), gallery.labels_of(part)
+        yield from zip(paths, labels or [None] * len(paths), strict=True)
+
+
+def group_gallery(
+    images: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    grouping: Grouping,
+    rows_per_file: int = ROWS_PER_FILE,
+) -> int:
     """Write the gallery of groups of a gallery of images.
 
     A part of the rows is in memory at a time: images whose groups stand together are read in one sequence.
@@ -132,6 +144,7 @@ def group_gallery(images: str | os.PathLike[str], folder: str | os.PathLike[str]
         images: the folder of the gallery of images.
         folder: where the other goes; paths.npy holds the names of the groups, pids.npy and camids.npy their labels.
         grouping: what the groups are, and how they become rows.
+        rows_per_file: with more rows than this, the gallery has several files.
 
     Returns:
         The number of groups.
@@ -140,17 +153,17 @@ def group_gallery(images: str | os.PathLike[str], folder: str | os.PathLike[str]
         UserError: there is no such gallery, or as for :func:`number_groups`, or the folder cannot be written to.
     """
     gallery = read_gallery(images)
-    names, groups, labels = number_groups(gallery.paths, gallery.labels, grouping)
+    names, groups, labels = number_groups(_paths_and_labels(gallery), grouping)
+    if len(names) == 1 and len(groups) > 1:
+        logger.warning("All %d images are of one group, %r: the gallery has one row.", len(groups), names[0])
     _warn_of_lost_groups(Path(images), set(names), grouping)
     kept = ("embedder", "root", "in_subfolders", "source", "pid_from")
     about = {key: gallery.about.get(key) for key in kept} | {"group": grouping.by, "aggregate": grouping.how}
-    run = EmbeddingRun.start(Path(folder), about)
-    try:
+    with GalleryWriter(folder, about, str(gallery.embeddings.dtype), rows_per_file) as writer:
         for first, last, rows in _aggregated(gallery, groups, len(names), grouping.how):
-            run.add(rows, names[first:last], [], labels[first:last])
-        return run.finish()
-    finally:
-        run.close()
+            known = [label for label in labels[first:last] if label]  # all or none
+            writer.add(rows, names[first:last], known)
+        return writer.finish(len(groups))
 
 
 def _aggregated(gallery: Gallery, groups: IntArray, count: int, how: str) -> Iterator[tuple[int, int, Any]]:

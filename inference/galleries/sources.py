@@ -4,11 +4,13 @@ A chunk is what one process embeds at a time and what is kept if the run is inte
 source must find the same chunks, in the same order, which is that of the gallery's rows.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from inference.galleries.labels import Label
+from inference.embedding.images import find_images
+from inference.galleries.labels import Label, LabelledImages
 
 CHUNK = 1024  # images of a list in a chunk: seconds of work, and few enough to lose
 
@@ -58,16 +60,18 @@ class FileList:
         paths: [N] files, in the order of the rows.
         about: see :class:`Source`.
         labels: [N], or none.
+        chunk_size: images in a chunk.
     """
 
     paths: Sequence[str]
     about: dict[str, Any]
     labels: Sequence[Label] = field(default=())
+    chunk_size: int = CHUNK
 
     def chunks(self) -> Sequence[Chunk]:
-        """Chunks of CHUNK files."""
-        starts = range(0, len(self.paths), CHUNK)
-        sizes = [min(CHUNK, len(self.paths) - start) for start in starts]
+        """Chunks of ``chunk_size`` files, the last of which may have fewer."""
+        starts = range(0, len(self.paths), self.chunk_size)
+        sizes = [min(self.chunk_size, len(self.paths) - start) for start in starts]
         return [Chunk(f"images {a} to {a + n - 1}", a, n) for a, n in zip(starts, sizes, strict=True)]
 
     def read(self, chunk: Chunk) -> Iterator[Item]:
@@ -82,3 +86,24 @@ class FileList:
         if not self.labels:
             return digest_of_paths(self.paths)
         return digest_of_paths(str((path, *label)) for path, label in zip(self.paths, self.labels, strict=True))
+
+
+def folder_source(root: str | os.PathLike[str], in_subfolders: bool = False, chunk_size: int = CHUNK) -> FileList:
+    """The images of a folder, or one image file.
+
+    Args:
+        root: the folder or file.
+        in_subfolders: take the images in and below its subfolders.
+        chunk_size: images in a chunk.
+
+    Raises:
+        UserError: there are no such images; a folder cannot be listed.
+    """
+    about = {"root": os.fspath(root), "in_subfolders": in_subfolders, "source": None}
+    return FileList(find_images(root, in_subfolders), about, chunk_size=chunk_size)
+
+
+def labelled_source(root: str | os.PathLike[str], images: LabelledImages, chunk_size: int = CHUNK) -> FileList:
+    """The images of a data set in ``root``, with their labels."""
+    about = {"root": os.fspath(root), "in_subfolders": False, "source": images.source}
+    return FileList(images.paths, about, images.labels, chunk_size)

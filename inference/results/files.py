@@ -81,7 +81,8 @@ def _rows(query_paths: Paths, indices: Any, numbers: Numbers) -> Iterator[tuple[
 def _write_npy(path: Path, query_paths: Paths, gallery_paths: Paths, indices: Any, numbers: Numbers) -> None:
     import numpy as np
 
-    names, plural = np.asarray(gallery_paths), {"distance": "distances", "probability": "probabilities"}
+    names: Any = gallery_paths if hasattr(gallery_paths, "dtype") else np.asarray(gallery_paths)  # perhaps on disk
+    plural = {"distance": "distances", "probability": "probabilities"}
     results = {
         query: {"indices": index, "paths": names[index], **{plural[name]: x for name, x in row.items()}}
         for query, index, row in _rows(query_paths, indices, numbers)

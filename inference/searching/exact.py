@@ -3,7 +3,6 @@
 The gallery is read once, in order, and may be a file that is larger than memory.
 """
 
-import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from evaluation.distance_blocks import DistanceBlocks, as_embeddings, block_height
 from evaluation.ranking import nearest
 from utils.errors import UserError
+from utils.rows import Rows, forget_pages
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -27,7 +27,7 @@ class GalleryBlocks:
 
     Args:
         query: [Q, D], on the device that computes.
-        gallery: [N, D] tensor, array or memory-mapped array.
+        gallery: [N, D] tensor, array, memory-mapped array or several of these (Rows).
         metric, normalize: as for :class:`evaluation.distance_blocks.DistanceBlocks`.
         block_bytes: bytes of distances, and of embeddings, held at once; None for 16 MiB.
         least: the smallest number of gallery items in a block, if the gallery has as many.
@@ -58,7 +58,7 @@ class GalleryBlocks:
                 block = distances(start, min(start + height, len(self._query)))
                 # Rounding leaves the squared distance of equal items a little above or below zero.
                 yield start, first, block.clamp_(min=0) if self._metric == "euclidean" else block
-            _forget_pages(part)
+            forget_pages(part)
 
 
 def prepare(query: Any, gallery: Any) -> tuple[Tensor, Any]:
@@ -68,7 +68,7 @@ def prepare(query: Any, gallery: Any) -> tuple[Tensor, Any]:
         UserError: one of them has another shape, no rows or no numbers, or their widths differ.
     """
     query = as_embeddings("query", query)
-    if not isinstance(gallery, torch.Tensor | np.ndarray):
+    if not isinstance(gallery, torch.Tensor | np.ndarray | Rows):
         gallery = np.asarray(gallery)
     # One row is enough to check what a large file holds, without reading all of it.
     as_embeddings("gallery", gallery[:1] if gallery.ndim == 2 else gallery)
@@ -143,17 +143,3 @@ def _positions(mask: Tensor) -> tuple[Tensor, Tensor]:
     flat = torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times faster than torch's nonzero
     row = flat.div(mask.shape[1], rounding_mode="floor")
     return row, flat - row * mask.shape[1]
-
-
-def _forget_pages(part: Any) -> None:
-    """Let the system reclaim the memory of a part of a mapped file that has been read."""
-    # But not of copy-on-write maps, whose changes exist in memory only.
-    if not isinstance(part, np.memmap) or part.mode not in ("r", "r+", "w+") or not part.flags.c_contiguous:
-        return
-    owner: Any = part
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        start = part.ctypes.data - np.frombuffer(owner, dtype=np.uint8).ctypes.data
-        aligned = start // mmap.PAGESIZE * mmap.PAGESIZE
-        owner.madvise(mmap.MADV_DONTNEED, aligned, start + part.nbytes - aligned)

@@ -20,6 +20,7 @@ from utils.distances import normalize
 from utils.errors import UserError
 from utils.files import write_text, written_whole
 from utils.optional import require
+from utils.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,12 @@ _SEED = 1234
 
 
 def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, Any]:
-    """What tells one gallery from another: shape, type, a digest of sampled rows, and size and time of its file."""
+    """What tells one gallery from another: shape, type, a digest of sampled rows, and size and time of its files.
+
+    Args:
+        gallery: [N, D].
+        gallery_file: its .npy file, embeddings.npy also for Rows of several files; None for an array in memory.
+    """
     digest = hashlib.sha256()
     for start in np.unique(np.linspace(0, len(gallery) - 1, _SAMPLES).astype(np.int64)).tolist():
         rows = gallery[start : start + _SAMPLE_ROWS]
@@ -41,8 +47,10 @@ def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, 
         digest.update(np.ascontiguousarray(rows).tobytes())
     found: dict[str, Any] = {"shape": list(gallery.shape), "dtype": str(gallery.dtype), "sample": digest.hexdigest()}
     if gallery_file is not None:
-        status = Path(gallery_file).stat()
-        found |= {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+        files = gallery.files if isinstance(gallery, Rows) else [Path(gallery_file)]
+        states = [path.stat() for path in files if path.exists()]  # else a change of the gallery is not complete
+        modified = max((status.st_mtime_ns for status in states), default=0)
+        found |= {"bytes": sum(status.st_size for status in states), "modified_ns": modified}
     return found
 
 
@@ -78,7 +86,7 @@ class GalleryIndex:
         kind: "flat" (exact), "ivf" (inverted lists) or "hnsw" (a graph).
         effort: IVF lists or HNSW candidates to look at; None for a sixteenth of the lists, or twice the results.
         gallery: [N, D].
-        gallery_file: its .npy file; None saves no index.
+        gallery_file: its .npy file, embeddings.npy also for one in several files; None saves no index.
         unit: scale embeddings to unit length.
 
     Raises:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.results.files import FORMATS, write_results
@@ -326,7 +327,8 @@ def search(
     Args:
         query, gallery: as for :func:`search_gallery`.
         options: None searches exactly for the 100 nearest.
-        gallery_file: the .npy file of the gallery, beside which an index is saved; None saves no index.
+        gallery_file: the .npy file of the gallery, beside which an index is saved; None saves no index. For a gallery
+            in several files, embeddings.npy in their folder.
         gallery_paths: N names, which a store keeps beside the embeddings.
         exclusion: what must not be among the results, whose places the next ones take; None leaves out nothing.
 
@@ -386,10 +388,13 @@ def _opened(
 
     if options.store:
         from inference.searching.stores import MOST_RESULTS, open_store
+        from utils.galleries import read_about
 
         if count > MOST_RESULTS:
             raise UserError(f"Milvus returns at most {MOST_RESULTS} results for a query, not {count}: reduce --topk.")
-        with open_store(*parse_store(options.store), gallery, gallery_paths, unit) as store:
+        about = {} if gallery_file is None else read_about(Path(gallery_file).parent)
+        revision = about.get("revision", "")
+        with open_store(*parse_store(options.store), gallery, gallery_paths, unit, revision) as store:
             yield lambda query, count: ordered(*store.search(query, count, unit)), MOST_RESULTS
         return
     from inference.searching.indexes import GalleryIndex

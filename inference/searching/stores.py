@@ -32,7 +32,9 @@ _ALL_LISTS = 65536  # the most that Milvus allows
 
 
 @contextmanager
-def open_store(uri: str, name: str, gallery: Any, gallery_paths: Sequence[str], unit: bool) -> "Iterator[MilvusStore]":
+def open_store(
+    uri: str, name: str, gallery: Any, gallery_paths: Sequence[str], unit: bool, revision: str = ""
+) -> "Iterator[MilvusStore]":
     """A gallery in Milvus, to be searched; written there first if there is none under this name, or a different one.
 
     Args:
@@ -41,6 +43,7 @@ def open_store(uri: str, name: str, gallery: Any, gallery_paths: Sequence[str], 
         gallery: [N, D].
         gallery_paths: N names.
         unit: scale embeddings to unit length.
+        revision: what gallery.json says, which tells apart galleries whose rows were replaced; "" for nothing.
 
     Raises:
         UserError: a package is missing, the store cannot be reached, the numbers of paths and embeddings differ, or
@@ -49,7 +52,7 @@ def open_store(uri: str, name: str, gallery: Any, gallery_paths: Sequence[str], 
     if len(gallery_paths) != len(gallery):
         raise UserError(f"the gallery has {len(gallery)} embeddings but {len(gallery_paths)} paths.")
     with closing(MilvusStore(uri, f"{name}_unit" if unit else name)) as store:
-        store.keep(gallery, gallery_paths, unit)
+        store.keep(gallery, gallery_paths, unit, revision)
         yield store
 
 
@@ -85,13 +88,14 @@ class MilvusStore:
                     "unused file name in a writable folder: name another one, --store milvus:FILE.db."
                 ) from error
 
-    def keep(self, gallery: Any, paths: Sequence[str], unit: bool) -> bool:
+    def keep(self, gallery: Any, paths: Sequence[str], unit: bool, revision: str = "") -> bool:
         """Make this the gallery of the store; other programs see the old one or the new one, never a part of it.
 
         Args:
             gallery: [N, D].
             paths: N names.
             unit: scale embeddings to unit length.
+            revision: as for :func:`open_store`.
 
         Returns:
             Whether the gallery had to be written.
@@ -99,7 +103,7 @@ class MilvusStore:
         Raises:
             UserError: another program made a collection of this name.
         """
-        collection = f"{self._name}_{_digest(gallery, paths)}"
+        collection = f"{self._name}_{_digest(gallery, paths, revision)}"
         with self._errors():
             names = self._client.list_collections()
             if self._name in names:
@@ -182,8 +186,8 @@ def _text(path: str) -> str:
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
-def _digest(gallery: Any, paths: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps(fingerprint(gallery), sort_keys=True).encode())
+def _digest(gallery: Any, paths: Sequence[str], revision: str) -> str:
+    digest = hashlib.sha256(json.dumps(fingerprint(gallery), sort_keys=True).encode() + revision.encode())
     for path in paths:
         digest.update(os.fsencode(str(path)) + b"\0")
     return digest.hexdigest()[:16]

@@ -34,6 +34,8 @@ ADDED = {
     "INPUT.RE_MODE": "mean",
     "INPUT.RE_AREA": [0.02, 0.4],
     "TEST.FLIP": False,
+    "GALLERY.DTYPE": "float32",
+    "GALLERY.ROWS_PER_FILE": 1_000_000,
     "LOSSES.EXTRA": [],
     "LOSSES.EXTRA_ARGS": [],
     "LOSSES.EXTRA_WEIGHTS": [],

@@ -23,6 +23,8 @@ WITHOUT_SWITCH = {
     "MODEL.PRETRAINED": "MODEL.RESUME_TRAINING and TEST.ONLY_TEST name the weights to take in its place",
     "TEST.SELF_MATCH": "depends on the data: whether it has cameras",
     "TEST.BEFORE_TRAINING": "engine.run says when there is no training to come",
+    "GALLERY.DTYPE": "create_embeddings.py reads it, whatever else is set",
+    "GALLERY.ROWS_PER_FILE": "create_embeddings.py reads it, whatever else is set",
     "MODEL.KEEP_CAMID_CENTROIDS": "depends on the data; engine.run says it",
     "DATASETS.ROOT_DIR": "csv may need it or not; every other set reads it",
     "LOSSES.EXTRA_ARGS": "refused by config.validate without LOSSES.EXTRA",

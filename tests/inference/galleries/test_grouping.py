@@ -11,8 +11,9 @@ from evaluation import __main__ as evaluate
 from inference import create_embeddings, get_similar
 from inference.embedding.embedder import Embedder
 from inference.galleries import grouping
-from inference.galleries.gallery import EmbeddingRun, read_gallery
+from inference.galleries.gallery import read_gallery
 from inference.galleries.grouping import Grouping, column_function, folder_function, group_gallery
+from inference.galleries.storing import GalleryWriter
 from tests.inference.conftest import draw_picture
 from tests.inference.test_scripts import keys, load, script_error
 from tests.launch import run_script
@@ -23,10 +24,9 @@ from utils.errors import UserError
 def write_gallery(folder, paths, labels=(), dimension=4):
     rows = np.random.default_rng(0).normal(size=(len(paths), dimension)).astype(np.float32)
     about = {"embedder": {"dimension": dimension}, "root": "r", "in_subfolders": True, "pid_from": None, "source": None}
-    run = EmbeddingRun.start(folder, about)
-    run.add(rows, paths, [], labels)
-    run.finish()
-    run.close()
+    with GalleryWriter(folder, about) as writer:
+        writer.add(rows, paths, labels)
+        writer.finish()
     return rows
 
 
@@ -49,6 +49,7 @@ def test_rows_are_those_of_plain_loops(tmp_path, monkeypatch, how, at_once, mixe
     np.testing.assert_allclose(found.embeddings, torch.stack(expected), rtol=1e-6)
     told = {key: found.about[key] for key in ("group", "aggregate", "root", "count")}
     assert told == {"group": "folder", "aggregate": how, "root": "r", "count": 3}
+    assert found.about["images"] == 10
 
 
 def test_folders_of_one_name_are_two_groups():
@@ -167,7 +168,6 @@ def test_folders_are_tracklets_as_in_a_program(drawn, legacy_checkpoint, tmp_pat
 
 
 def test_what_does_not_go_together(drawn, legacy_checkpoint, tmp_path, capsys):
-    given = keys(drawn, legacy_checkpoint, tmp_path / "out")
     table = ("--csv", drawn / "table.csv", "--split", "query")
     for arguments, message in (
         (("--group", "tracklet"), "--group is 'tracklet'; expected folder, or csv: and the name of a column."),
@@ -178,7 +178,8 @@ def test_what_does_not_go_together(drawn, legacy_checkpoint, tmp_path, capsys):
         ((*table, "--group", "csv:clip"), "has no column clip; found path, pid, camid, split, tracklet"),
         ((*table, "--group", "csv:split"), "the group 'query' (--group csv:split) has images of identity 0, camera 0"),
     ):
-        script_error(create_embeddings.main, *arguments, *given)
+        root = "" if table[0] in arguments else drawn / "query" / "0c0"
+        script_error(create_embeddings.main, *arguments, *keys(root, legacy_checkpoint, tmp_path / "out"))
         assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out" / "images").exists()  # nothing was embedded before
 
