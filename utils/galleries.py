@@ -22,7 +22,7 @@ from utils.rows import Rows
 ABOUT, NEXT, NEW = "gallery.json", "gallery.json.next", ".new"
 ROW_FILES = "row_files"
 # How every gallery was made before gallery.json told.
-_UNTOLD = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after"}
+_UNTOLD = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after", "draft_decoding": False}
 _ATTEMPTS = 100  # to read a gallery that is being changed all the time
 
 T = TypeVar("T")

@@ -127,7 +127,7 @@ def _paths_and_labels(gallery: Gallery) -> Iterator[tuple[str, Label | None]]:
     for start in range(0, len(gallery.paths), _ROWS):
         part = slice(start, start + _ROWS)
         paths, labels = gallery.paths[part].tolist(), gallery.labels_of(part)
-        yield from zip(paths, labels or [None] * len(paths), strict=True)
+        yield from zip(paths, labels or len(paths) * [None], strict=True)
 
 
 def group_gallery(
