@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ from datasets.transforms.pixels import ResizedPlanes, normalise  # noqa: E402
 from inference.embedding.embedder import EmbeddedBatch, Embedder  # noqa: E402
 from inference.embedding.folding import fuses  # noqa: E402
 from inference.embedding.images import read_pixels  # noqa: E402
-from inference.galleries.creation import ImageSource, create_gallery  # noqa: E402
+from inference.galleries.creation import GalleryOptions, create_gallery  # noqa: E402
+from inference.galleries.sources import folder_source  # noqa: E402
 from modelling.backbones import get_backbone  # noqa: E402
 from modelling.bases import ModelBase  # noqa: E402
 from utils.image import pil_loader  # noqa: E402
@@ -157,13 +158,16 @@ class StandIn:
     """Instead of a model: rows at once, so that only the run itself is measured."""
 
     def __init__(self, dimension: int) -> None:
-        self.identity = {"dimension": dimension}
+        self.identity, self.dimension, self.batch_size = {"dimension": dimension}, dimension, 128
 
-    def embed_batches(self, paths: Sequence[str], on_error: str = "stop") -> Generator[EmbeddedBatch, None, None]:
-        rows = np.random.default_rng(0).standard_normal((128, self.identity["dimension"])).astype(np.float32)
-        for start in range(0, len(paths), 128):
-            kept = list(range(start, min(start + 128, len(paths))))
-            yield EmbeddedBatch(start, rows[: len(kept)], kept, {})
+    def embed_given_batches(
+        self, batches: Iterable[Sequence[Any]], on_error: str = "stop"
+    ) -> Generator[EmbeddedBatch, None, None]:
+        rows = np.random.default_rng(0).standard_normal((self.batch_size, self.dimension)).astype(np.float32)
+        start = 0
+        for batch in batches:
+            yield EmbeddedBatch(start, rows[: len(batch)], list(range(start, start + len(batch))), {})
+            start += len(batch)
 
 
 def memory_of(files: int, dimension: int) -> dict[str, Any]:
@@ -178,7 +182,8 @@ def memory_of(files: int, dimension: int) -> dict[str, Any]:
                 source.write_bytes((Path(folder) / "one.jpg").read_bytes())
             os.link(source, root / f"{i:08d}.jpg")
         before, start = start_peak(), time.perf_counter()
-        create_gallery(StandIn(dimension), ImageSource(root), Path(folder) / "out", progress=False)  # type: ignore[arg-type]
+        options = GalleryOptions(progress=False)
+        create_gallery(StandIn(dimension), folder_source(root), Path(folder) / "out", options)  # type: ignore[arg-type]
         return {
             "files": files,
             "dimension": dimension,

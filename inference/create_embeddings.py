@@ -19,7 +19,13 @@ from yacs.config import CfgNode
 from config.cli import build_parser, clean_exit, parse_args, whole_number
 from config.flatten import flatten_config
 from config.origins import COMMAND_LINE, strength
-from inference.command_line import KEYS_OF_SETS, add_input_arguments, devices_of_children, embedder_from_config
+from inference.command_line import (
+    KEYS_OF_GALLERIES,
+    KEYS_OF_SETS,
+    add_input_arguments,
+    devices_of_children,
+    embedder_from_config,
+)
 from inference.galleries.team import after_first, find_team, follow_parent, run_children, said_by_first
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
@@ -127,7 +133,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     team = find_team()
     with said_by_first(team, logging.ERROR):
-        embedder = embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else (), team=team)
+        used = (*KEYS_OF_GALLERIES, *(KEYS_OF_SETS if args.split else ()))
+        embedder = embedder_from_config(cfg, used=used, team=team)
         source = image_source(args, cfg)
         grouping = find_grouping(args, cfg, source)
     images = folder / "images" if grouping else folder
@@ -138,6 +145,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         pid_from=args.pid_from if cfg.MODEL.USE_CENTROIDS else None,
         print_freq=args.print_freq,
         progress=cfg.TRAINER.PROGRESS_BAR,
+        dtype=cfg.GALLERY.DTYPE,
+        rows_per_file=cfg.GALLERY.ROWS_PER_FILE,
         team=team,
     )
     with said_by_first(team, logging.WARNING):

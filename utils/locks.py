@@ -43,8 +43,10 @@ def lock(path: StrPath) -> Iterator[None]:
 
 def unlock(path: StrPath, descriptor: int) -> None:
     """Remove a locked file and release its lock."""
-    Path(path).unlink(missing_ok=True)
-    os.close(descriptor)
+    try:
+        Path(path).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def sign(descriptor: int) -> str:

@@ -7,7 +7,7 @@ processes to divide the work, to come late, or to drop out.
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from inference.galleries.parts import part_file
@@ -54,9 +54,9 @@ class Claims:
 
     def release_all(self) -> None:
         """Give all chunks back."""
-        for number in list(self._held):
-            with suppress(OSError):
-                self.release(number)
+        with ExitStack() as stack:
+            for number in self._held:
+                stack.callback(self.release, number)
 
 
 class Membership:

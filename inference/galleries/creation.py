@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.embedding.embedder import Embedder
+from inference.galleries.centroids import CentroidWriter
 from inference.galleries.filling import RunProgress, fill
 from inference.galleries.gallery import read_gallery
 from inference.galleries.planning import (
@@ -19,7 +20,7 @@ from inference.galleries.planning import (
 )
 from inference.galleries.runs import LOCK, EmbeddingRun, has_finished, writing
 from inference.galleries.sources import Source
-from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter
+from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter, editing
 from inference.galleries.team import ALONE, Team
 from utils.errors import UserError
 from utils.locks import lock
@@ -125,6 +126,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def _plan(wanted: Wanted, options: GalleryOptions) -> EmbeddingRun | CreatedGallery:
     """The run to work on; or the gallery, if there is nothing to embed."""
     folder = wanted.folder
+    with writing(folder), editing(folder):
+        pass  # completes a change of the gallery that was interrupted
     run = open_unfinished(wanted)
     if run is not None and run.source is None:  # it only remains to make its gallery
         _finish(run, options)
@@ -144,19 +147,25 @@ def _plan(wanted: Wanted, options: GalleryOptions) -> EmbeddingRun | CreatedGall
 def _finish(run: EmbeddingRun, options: GalleryOptions) -> CreatedGallery:
     """Make the gallery of the chunks of a run, all of which are finished; can be repeated after an interruption."""
     folder, base, new = run.folder, run.entry["base"], run.count_rows()
-    embedded, images, about = new - run.entry["before"], (base or 0) + new, run.entry["about"]
+    embedded, images = new - run.entry["before"], (base or 0) + new
     skipped = [path for part in run.parts() for path in part.skipped]
     if not images:
         run.discard()
         raise UserError(f"none of the {len(skipped)} images could be read; the first is {skipped[0]}.")
-    extend = base is not None
-    if extend and len(images_of(read_gallery(folder))) == images != base:  # a process ended between this and the next
-        count = images
+    if base is not None and len(images_of(found := read_gallery(folder))) == images != base:  # all but the end is done
+        count = len(found.paths)
     else:
-        make = GalleryWriter.extending if extend else GalleryWriter
-        with make(folder, about, options.dtype, options.rows_per_file) as writer:
+        with _writer(run, options) as writer:
             for part in run.parts():
                 writer.add(part.rows, part.paths, part.labels)
             count = writer.finish(images, skipped)
     run.end()
     return CreatedGallery(count, embedded, tuple(skipped))
+
+
+def _writer(run: EmbeddingRun, options: GalleryOptions) -> GalleryWriter | CentroidWriter:
+    given = (run.folder, run.entry["about"], options.dtype, options.rows_per_file)
+    extends = run.entry["base"] is not None
+    if run.entry["about"]["pid_from"] is not None:
+        return CentroidWriter(*given, extends)
+    return GalleryWriter.extending(*given) if extends else GalleryWriter(*given)

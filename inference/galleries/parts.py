@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.galleries.gallery import npy_header
 from inference.galleries.labels import Label
 from utils.errors import UserError
 from utils.files import replacing
@@ -20,7 +19,7 @@ from utils.galleries import read_array
 
 RUN, PARTS = "embeddings.run.json", "embeddings.parts"
 
-_HEADER_BYTES = len(npy_header("<f4", (0, 0)))
+_HEADER_BYTES = 128  # of a .npy file of rows, as numpy writes it
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class PartWriter:
         self._skipped: list[str] = []
         self._temporary = part_file(folder, number, ".npy.new")
         self._stream = self._temporary.open("wb")
-        self._stream.write(npy_header("<f4", (0, dimension)))
+        self._write_header()
 
     def add(
         self, rows: NDArray[np.float32], paths: Iterable[str], labels: Iterable[Label], skipped: Iterable[str]
@@ -68,13 +67,19 @@ class PartWriter:
     def finish(self) -> None:
         """Make it a finished chunk; once this returns, killing the process no longer loses it."""
         self._stream.seek(0)
-        self._stream.write(npy_header("<f4", (len(self._paths), self._dimension)))
+        self._write_header()
         self._stream.close()
         with replacing(part_file(self._folder, self._number, ".npy"), self._temporary):
             pass
         entry = {"paths": self._paths, "labels": self._labels, "skipped": self._skipped}
         with replacing(part_file(self._folder, self._number, ".json")) as temporary:
             temporary.write_bytes(json.dumps(entry).encode())  # ASCII, in which file names with any bytes survive
+
+    def _write_header(self) -> None:
+        shape = (len(self._paths), self._dimension)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+        assert self._stream.tell() == _HEADER_BYTES
 
     def close(self) -> None:
         """Close the file; what is not finished is written anew by whoever takes the chunk next."""

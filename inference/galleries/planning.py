@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from inference.galleries.centroids import read_sums
 from inference.galleries.gallery import EMBEDDINGS, Gallery, check_same_embedder, read_gallery
 from inference.galleries.identities import pid_function
 from inference.galleries.labels import Label, check_labels
@@ -15,6 +16,7 @@ from inference.galleries.parts import part_numbers, read_part
 from inference.galleries.runs import EmbeddingRun, digest_of
 from inference.galleries.sources import Chunk, FileList, Item, Source
 from utils.errors import MissingPathError, UserError
+from utils.galleries import with_untold
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ def start_run(wanted: Wanted) -> EmbeddingRun | None:
 
 
 def _continued(run: EmbeddingRun, wanted: Wanted, others_work: bool) -> EmbeddingRun:
-    what, found = f"the unfinished run in {run.folder}", run.entry["about"]
+    what, found = f"the unfinished run in {run.folder}", with_untold(run.entry["about"])
     for key, value in wanted.about.items():
         if key != "embedder" and found.get(key) != value:
             raise UserError(
@@ -184,7 +186,7 @@ def find_finished(wanted: Wanted) -> Gallery | None:
 
 def images_of(gallery: Gallery) -> list[str]:
     """The images whose embeddings are in a gallery."""
-    return [str(path) for path in gallery.paths]
+    return [str(path) for path in (gallery.images if gallery.of_centroids else gallery.paths)]
 
 
 def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
@@ -196,8 +198,15 @@ def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
         if (folder / EMBEDDINGS).exists():
             raise
         return None
-    if gallery.holds != "images":
-        raise UserError(f"{folder} holds {gallery.holds}; --append needs a gallery of images.")
+    was, now = gallery.about.get("pid_from"), wanted.about["pid_from"]
+    if was != now:
+        of, option = ("images", "False") if was is None else ("identities", f"True and --pid-from {was}")
+        raise UserError(
+            f"the gallery in {folder} has a row for each of its {of}: --append needs MODEL.USE_CENTROIDS {option}, or "
+            "another OUTPUT_DIR."
+        )
+    if gallery.of_centroids:
+        read_sums(folder, len(gallery.paths))
     found = {**gallery.about.get("embedder", {}), "dimension": gallery.embeddings.shape[1]}
     if not gallery.about.get("embedder"):
         logger.warning("Nothing in %s tells which model made its rows: they must be of the model used here.", folder)

@@ -29,7 +29,6 @@ from inference.galleries.parts import (
 from inference.galleries.sources import Chunk, Source
 from utils.errors import UserError
 from utils.files import replacing
-from utils.galleries import with_untold
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,10 @@ class EmbeddingRun:
     def open(cls, folder: Path) -> "EmbeddingRun | None":
         """The unfinished run in a folder, without its source; None if there is none."""
         entry = read_run(folder)
-        return None if entry is None else cls(folder, {**entry, "about": with_untold(entry["about"])})
+        if entry is None:
+            shutil.rmtree(folder / PARTS, ignore_errors=True)  # of a process that ended while it removed them
+            return None
+        return cls(folder, entry)
 
     @classmethod
     def start(cls, folder: Path, entry: dict[str, Any], source: Source) -> "EmbeddingRun":
@@ -77,7 +79,7 @@ class EmbeddingRun:
     def rewrite(self, **changes: Any) -> None:
         """Change what embeddings.run.json says."""
         self.entry |= changes
-        with writing(self.folder), replacing(self.folder / RUN) as temporary:
+        with writing(self.folder), replacing(self.folder / RUN, self.folder / f"{RUN}.new") as temporary:
             temporary.write_text(json.dumps(self.entry))
 
     def is_there(self) -> bool:
@@ -152,8 +154,10 @@ class EmbeddingRun:
 
     def close(self) -> None:
         """Give back what this process has claimed; what it has written stays."""
-        self._claims.release_all()
-        self._membership.leave()
+        try:
+            self._claims.release_all()
+        finally:
+            self._membership.leave()
 
 
 def has_finished(folder: Path, launch: str | None, about: dict[str, Any]) -> bool:

@@ -124,13 +124,8 @@ def run_children(command: Sequence[str], devices: Sequence[str]) -> None:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         for place in range(len(devices)):
-            own: dict[str, object] = {
-                "LOCAL_RANK": place,
-                "RANK": place,
-                "LOCAL_WORLD_SIZE": len(devices),
-                "WORLD_SIZE": len(devices),
-            }
-            own |= {LAUNCH: launch, _PARENT: os.getpid()}
+            own: dict[str, object] = {"RANK": place, "LOCAL_RANK": place, LAUNCH: launch, _PARENT: os.getpid()}
+            own |= {"WORLD_SIZE": len(devices), "LOCAL_WORLD_SIZE": len(devices)}
             environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
             # In a group of their own, so that Ctrl-C reaches only this process, which ends them.
             children[place] = subprocess.Popen(command, env=environment, process_group=0)

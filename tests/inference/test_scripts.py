@@ -388,29 +388,27 @@ def test_what_is_passed_over_is_said_once(pictures, legacy_checkpoint, tmp_path)
         assert f"{pictures}/a_0.GIF" in np.load(pictures / "paths.npy").tolist()
 
 
-def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_path):
+def test_killed_and_resumed(gallery, recorded_images, legacy_checkpoint, tmp_path, caplog):
     """A real kill of a real program, which is run from inference/ as its readers may do."""
     out = tmp_path / "out"
     given = keys(recorded_images / "bounding_box_test", legacy_checkpoint, out)
-    given = [*given, "TEST.IMS_PER_BATCH", "4"]
+    given = [*given, "TEST.IMS_PER_BATCH", "4", "--chunk-size", "8"]
     command = ("create_embeddings.py", *given)
     with start_python(*command, cwd=ROOT / "inference", stderr=subprocess.PIPE) as running:
-        journal = out / "embeddings.journal"
+        parts = out / "embeddings.parts"
         deadline = time.monotonic() + 120
-        while not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
+        while len(list(parts.glob("*.json"))) < 2:
             assert running.poll() is None and time.monotonic() < deadline, running.stderr.read()
             time.sleep(0.01)
         os.kill(running.pid, signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL
-    assert {path.name for path in out.iterdir()} == {"embeddings.journal", "embeddings.npy.partial"}
-    finished = sum(len(json.loads(line).get("done", [])) for line in journal.read_text().splitlines()[:-1])
-    assert 8 <= finished < 395
-    with pytest.MonkeyPatch.context() as patch:
-        seen = []
-        original = Embedder.embed_batches
-        patch.setattr(Embedder, "embed_batches", lambda self, *given: seen.append(given) or original(self, *given))
-        create_embeddings.main([*given, "--resume"])
-    assert len(seen[0][0]) <= 395 - finished
+    assert {path.name for path in out.iterdir()} == {"embeddings.run.json", "embeddings.parts"}
+    finished = 8 * len(list(parts.glob("*.json")))
+    assert 16 <= finished < 395
+    caplog.set_level("INFO")
+    create_embeddings.main([*given, "--resume"])
+    assert f"{finished} images are already embedded, {395 - finished} are left." in caplog.messages
+    assert caplog.messages[-1] == f"{out}: 395 images, {395 - finished} images embedded now"
     assert np.load(out / "paths.npy").tolist() == np.load(gallery / "paths.npy").tolist()
     same = {"rtol": 1e-4, "atol": 1e-4}  # batches of another size are summed in another order
     np.testing.assert_allclose(np.load(out / "embeddings.npy"), np.load(gallery / "embeddings.npy"), **same)

@@ -19,7 +19,8 @@ from inference.embedding.loaders import (
     make_inference_data_loader,
     run_inference,
 )
-from inference.galleries.gallery import ABOUT, EMBEDDINGS, JOURNAL, PARTIAL, PATHS, SKIPPED
+from inference.galleries.gallery import ABOUT, EMBEDDINGS, PATHS, SKIPPED
+from inference.galleries.parts import RUN
 from tests.inference.conftest import draw_picture
 from tests.launch import run_code
 from tests.support import golden
@@ -246,7 +247,18 @@ def mixed(tmp_path):
         Image.open(path).save(folder / name, format={".jpg": "JPEG"}.get((folder / name).suffix))
     for name in (
         *("notes.txt", "list.csv", "photo.HEIC", "sub/more.txt"),  # the user's
-        *(".DS_Store", "Thumbs.db", "desktop.ini", EMBEDDINGS, PATHS, ABOUT, SKIPPED, PARTIAL, JOURNAL),
+        *(
+            ".DS_Store",
+            "Thumbs.db",
+            "desktop.ini",
+            EMBEDDINGS,
+            PATHS,
+            ABOUT,
+            SKIPPED,
+            RUN,
+            "00000012.npy",
+            "00000012.json",
+        ),
         *("query_embeddings.npy", "query_paths.npy", "embeddings.ivf-unit.faiss", "embeddings.flat.faiss.json"),
         *("results.npy", "results.jsonl", "results.csv", "results.html"),
     ):

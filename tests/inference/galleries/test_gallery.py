@@ -1,6 +1,8 @@
 """Galleries on disk. A stand-in for the model makes many small runs cheap; the scripts' tests use a real one."""
 
 import json
+import os
+import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -10,14 +12,18 @@ import torch
 
 from inference.embedding.embedder import EmbeddedBatch
 from inference.embedding.images import get_all_images
-from inference.galleries import gallery as gallery_module
-from inference.galleries.creation import ImageSource, create_gallery
-from inference.galleries.gallery import EmbeddingRun, check_comparable, npy_header, read_gallery
+from inference.galleries.creation import GalleryOptions, create_gallery
+from inference.galleries.gallery import check_comparable, npy_header, read_gallery
 from inference.galleries.labels import LabelledImages
+from inference.galleries.parts import finished_parts
+from inference.galleries.sources import folder_source, labelled_source
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 
 FINAL = {"embeddings.npy", "paths.npy", "gallery.json"}
+
+
+SUMS = {"sums.npy", "counts.npy", "images.npy", "image_rows.npy"}  # of a gallery of centroids
 
 
 class FakeEmbedder:
@@ -25,23 +31,24 @@ class FakeEmbedder:
 
     def __init__(self, dimension=5, weights="w", batch_size=3):
         self.identity = {"weights": weights, "dimension": dimension, "size": [4, 2], "dtype": "float32"}
-        self.batch_size = batch_size
+        self.dimension, self.batch_size = dimension, batch_size
         self.seen = []
 
     def row(self, path):
         seed = Path(path).read_bytes()
         return np.random.default_rng(list(seed)).standard_normal(self.identity["dimension"]).astype(np.float32)
 
-    def embed_batches(self, paths, on_error="stop"):
-        for start in range(0, len(paths), self.batch_size):
-            places = range(start, min(start + self.batch_size, len(paths)))
-            errors = {i: UserError(f"{paths[i]} is bad.") for i in places if Path(paths[i]).read_bytes() == b"bad"}
-            if errors and on_error == "stop":
-                raise next(iter(errors.values()))
-            kept = [i for i in places if i not in errors]
-            rows = np.array([self.row(paths[i]) for i in kept], np.float32).reshape(-1, self.identity["dimension"])
+    def embed_given_batches(self, batches, on_error="stop"):
+        assert on_error == "skip"
+        start = 0
+        for paths in batches:
+            bad = [i for i, path in enumerate(paths) if Path(path).read_bytes() == b"bad"]
+            kept = [i for i in range(len(paths)) if i not in bad]
+            rows = np.array([self.row(paths[i]) for i in kept], np.float32).reshape(-1, self.dimension)
             self.seen += [Path(paths[i]).name for i in kept]
-            yield EmbeddedBatch(start, rows, kept, errors)
+            errors = {start + i: UserError(f"{paths[i]} is bad.") for i in bad}
+            yield EmbeddedBatch(start, rows, [start + i for i in kept], errors)
+            start += len(paths)
 
 
 @pytest.fixture
@@ -56,9 +63,10 @@ def files(tmp_path):
 
 @pytest.fixture
 def create(files, tmp_path):
-    def run(embedder=None, root=files, in_subfolders=False, pid_from=None, **options):
-        source = ImageSource(root, in_subfolders, pid_from)
-        return create_gallery(embedder or FakeEmbedder(), source, tmp_path / "out", progress=False, **options)
+    def run(embedder=None, root=files, in_subfolders=False, **options):
+        source = folder_source(root, in_subfolders, chunk_size=3)
+        options = GalleryOptions(progress=False, **options)
+        return create_gallery(embedder or FakeEmbedder(), source, tmp_path / "out", options)
 
     return run
 
@@ -107,7 +115,7 @@ def test_centroids(create, files, tmp_path):
     centroids, ids = identity_centroids(torch.from_numpy(rows), names)
     assert_gallery(tmp_path / "out", centroids.numpy(), ids)
     assert read_gallery(tmp_path / "out").of_centroids
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FINAL
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FINAL | SUMS
 
 
 def test_one_file_and_odd_names(create, files, tmp_path):
@@ -130,14 +138,12 @@ def kill_at(monkeypatch, step):
     """Let the ``step``-th operation on the disk raise instead; returns the count of operations."""
     count = [0]
 
-    def wrap(owner, name, tear=False):
-        original = getattr(owner, name)
+    def wrap(owner, name, original=None):
+        original = original or getattr(owner, name)
 
         def wrapped(*args, **kwargs):
             count[0] += 1
             if count[0] == step:
-                if tear:  # half of the bytes get there
-                    args[0].write(original(*args, **kwargs)[:7])
                 raise Killed
             return original(*args, **kwargs)
 
@@ -145,10 +151,8 @@ def kill_at(monkeypatch, step):
 
     wrap(Path, "replace")
     wrap(Path, "unlink")
-    wrap(gallery_module, "_sync")
-    wrap(gallery_module, "_line")
-    wrap(gallery_module, "_row_bytes")
-    wrap(gallery_module, "_text_array")
+    wrap(os, "fsync", lambda descriptor: None)  # the process is not killed in truth, and this takes long
+    wrap(shutil, "rmtree")
     return count
 
 
@@ -165,8 +169,8 @@ def test_killed_at_every_step(create, files, tmp_path, kind):
     step = 0
     while True:
         step += 1
-        for path in [*(out.iterdir() if out.exists() else ()), late]:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        late.unlink(missing_ok=True)
         old = None
         if kind in ("over an old one", "append"):
             create()
@@ -186,9 +190,10 @@ def test_killed_at_every_step(create, files, tmp_path, kind):
         create(second, resume=True, **options)
         rows, paths = new_of(files, kind)
         assert_gallery(out, rows, paths)
-        assert {path.name for path in out.iterdir()} == FINAL | ({"skipped.txt"} if kind == "skip" else set())
+        also = {"skip": {"skipped.txt"}, "centroids": SUMS}
+        assert {path.name for path in out.iterdir()} == FINAL | also.get(kind, set())
         again = set(first.seen) & set(second.seen)
-        assert len(again) <= 3 or not second.seen  # at most the batch that was under way
+        assert len(again) <= 3 or not second.seen  # at most the chunk that was under way
     assert step > 15
 
 
@@ -207,12 +212,12 @@ def new_of(files, kind):
 
 
 def assert_nothing_wrong(out, old, new):
-    """paths.npy is there only beside the embeddings that belong to it: those of before, or the new ones."""
-    if not (out / "paths.npy").exists():
-        assert old is None or (out / "embeddings.journal").exists()  # what was there is not lost
+    """There is the gallery of before, the new one, or none if there was none."""
+    try:
+        found = read_gallery(out)
+    except MissingPathError:
+        assert old is None
         return
-    found = read_gallery(out)
-    assert old is not None or np.array_equal(found.embeddings, new[0])
     assert any(
         each is not None and list(found.paths) == list(each[1]) and np.array_equal(found.embeddings, each[0])
         for each in (old, new)
@@ -229,20 +234,21 @@ def start_and_stop(create, files, batches=2):
     bad.write_bytes(content)
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"done": ["half a li', b'{"done": ["x"]}', b"\xff\xfe\n", b"7\n"])
-def test_resume_after_a_torn_journal(create, files, tmp_path, torn):
+def test_resume_after_a_torn_chunk(create, files, tmp_path):
+    """Rows without their list of paths do not count, nor does what a process was writing."""
     start_and_stop(create, files)
-    out = tmp_path / "out"
-    journal, partial = out / "embeddings.journal", out / "embeddings.npy.partial"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + torn)
-    partial.write_bytes(partial.read_bytes() + b"rows without a line" * 100)
-    EmbeddingRun.open(out).close()
-    assert journal.read_bytes() == whole
+    parts = tmp_path / "out" / "embeddings.parts"
+    assert {path.name for path in parts.glob("0*")} >= {
+        f"0000000{i}.{kind}" for i in (0, 1) for kind in ("npy", "json")
+    }
+    (parts / "00000002.npy.new").write_bytes(b"half of the rows")
+    (parts / "00000003.npy").write_bytes(b"rows without paths")
+    paths = get_all_images(files)
+    assert [list(part.paths) for part in finished_parts(tmp_path / "out")] == [paths[:3], paths[3:6]]
     embedder = FakeEmbedder()
     assert create(embedder, resume=True).embedded == 4
     assert len(embedder.seen) == 4
-    assert_gallery(out, *expected_of(files))
+    assert_gallery(tmp_path / "out", *expected_of(files))
 
 
 def test_resume_of_a_folder_that_changed(create, files, tmp_path):
@@ -320,7 +326,6 @@ def test_galleries_of_older_versions_are_stretched_and_of_one_view(create, files
     with pytest.raises(UserError, match=f"was made with {key} {values[0]}, but here it is {values[1]}"):
         create(other, append=True)
     assert create(other, resume=True).embedded == 10
-    (tmp_path / "out" / "paths.npy").unlink()
     start_and_stop(create, files)
     with pytest.raises(UserError, match=f"unfinished run.* was made with {key} {values[0]}, but here it is"):
         create(other, resume=True)
@@ -348,10 +353,12 @@ def test_resume_with_other_options(create, files, tmp_path, options, message):
     assert create(resume=True).embedded == 4  # nothing was lost by asking
 
 
-def test_resume_without_the_rows(create, files, tmp_path):
+@pytest.mark.parametrize("content", [None, b"cut off"])
+def test_resume_without_the_rows(create, files, tmp_path, content):
     start_and_stop(create, files)
-    (tmp_path / "out/embeddings.npy.partial").write_bytes(b"")
-    with pytest.raises(UserError, match="shorter than .* run without --resume"):
+    path = tmp_path / "out/embeddings.parts/00000001.npy"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=r"remove (both|.*00000001.json) to embed that chunk again"):
         create(resume=True)
 
 
@@ -411,8 +418,9 @@ def test_append_to_a_gallery_without_description(create, files, tmp_path, caplog
     [
         ({}, {"embedder": FakeEmbedder(dimension=6)}, "made with dimension 5, but here it is 6"),
         ({}, {"embedder": FakeEmbedder(weights="other")}, "made with weights w"),
-        ({"pid_from": "filename"}, {}, "centroids of identities"),
-        ({}, {"pid_from": "filename"}, "--append needs a gallery of images"),
+        ({"pid_from": "filename"}, {}, "a row for each of its identities: --append needs MODEL.USE_CENTROIDS True"),
+        ({"pid_from": "parent"}, {"pid_from": "filename"}, "and --pid-from parent, or another OUTPUT_DIR"),
+        ({}, {"pid_from": "filename"}, "a row for each of its images: --append needs MODEL.USE_CENTROIDS False"),
     ],
 )
 def test_append_to_another_gallery(create, files, tmp_path, first, then, message):
@@ -514,10 +522,12 @@ def test_comparable(tmp_path, create, caplog):
         check_comparable(found, FakeEmbedder(dimension=6).identity, "g")
 
 
-def test_a_journal_that_is_none(tmp_path, caplog):
-    (tmp_path / "embeddings.journal").write_text("something else\n")
-    assert EmbeddingRun.open(tmp_path) is None
-    assert "embeddings.journal is damaged: nothing of that unfinished run can be used." in caplog.text
+@pytest.mark.parametrize("content", ["something else", "{}", "[]"])
+def test_a_run_that_is_none(create, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "embeddings.run.json").write_text(content)
+    with pytest.raises(UserError, match="embeddings.run.json is damaged .*: remove it, which discards"):
+        create()
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
@@ -534,8 +544,9 @@ def labelled(files, pids=None, camids=None, order=None):
 @pytest.fixture
 def embed(files, tmp_path):
     def run(images, embedder=None, **options):
-        source = ImageSource(files, labelled=images)
-        return create_gallery(embedder or FakeEmbedder(), source, tmp_path / "out", progress=False, **options)
+        source = folder_source(files, chunk_size=3) if images is None else labelled_source(files, images, 3)
+        options = GalleryOptions(progress=False, **options)
+        return create_gallery(embedder or FakeEmbedder(), source, tmp_path / "out", options)
 
     return run
 
@@ -596,43 +607,6 @@ def test_labels_survive_an_interruption(embed, files, tmp_path):
     images.labels[3] = (55, 0)
     embed(images, again, resume=True)  # other labels: another gallery
     assert_labels(tmp_path / "out", images)
-
-
-def test_labels_are_there_when_the_end_was_interrupted(embed, files, tmp_path, monkeypatch):
-    images = labelled(files)
-
-    def fail(self):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(EmbeddingRun, "_write_labels", fail)
-        with pytest.raises(KeyboardInterrupt):
-            embed(images)
-    assert not (tmp_path / "out/paths.npy").exists()
-    embed(images, resume=True)
-    assert_labels(tmp_path / "out", images)
-
-
-def test_no_labels_stand_beside_the_rows_of_another_gallery(embed, files, tmp_path, monkeypatch):
-    """Whoever reads embeddings and labels alone must not find those of two galleries, wherever the run was killed."""
-    old, new = labelled(files), labelled(files, order=-1)
-    folder, steps = tmp_path / "out", []
-    write_labels = EmbeddingRun._write_labels
-
-    def look(self):
-        steps.append([(folder / name).exists() for name in ("pids.npy", "camids.npy")])
-        write_labels(self)
-
-    def replace(path, parts, replace=gallery_module._replace):
-        steps.append([path.name, *((folder / name).exists() for name in ("pids.npy", "camids.npy"))])
-        replace(path, parts)
-
-    embed(old)
-    monkeypatch.setattr(EmbeddingRun, "_write_labels", look)
-    monkeypatch.setattr(gallery_module, "_replace", replace)
-    embed(new)
-    assert steps[-5:-2] == [[False, False], ["camids.npy", False, False], ["pids.npy", False, True]]
-    assert_labels(folder, new)
 
 
 def test_a_run_with_other_labels_is_not_continued(embed, files):
