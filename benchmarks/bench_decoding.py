@@ -143,7 +143,8 @@ def main() -> None:
     for case in [*args.cases, *["photos"] * (args.photos is not None)]:
         with tempfile.TemporaryDirectory() as folder:
             if case == "photos":
-                paths = find_images(args.photos)[: args.images]
+                paths = [path for path in find_images(args.photos) if path.lower().endswith((".jpg", ".jpeg"))]
+                paths = paths[: args.images]
             else:
                 (height, width), quality, share = CASES[case]
                 paths = [str(Path(folder) / f"{i:05d}.jpg") for i in range(max(1, round(args.images * share)))]

@@ -205,6 +205,8 @@ def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
             f"the gallery in {folder} has a row for each of its {of}: --append needs MODEL.USE_CENTROIDS {option}, or "
             "another OUTPUT_DIR."
         )
+    if gallery.holds == "groups of images":
+        raise UserError(f"{folder} holds groups of images; --append needs a gallery of images.")
     if gallery.of_centroids:
         read_sums(folder, len(gallery.paths))
     found = {**gallery.about.get("embedder", {}), "dimension": gallery.embeddings.shape[1]}

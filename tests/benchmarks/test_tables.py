@@ -46,6 +46,16 @@ REPORTS: dict[str, dict[str, Any]] = {
             name: {"peak_mib": 1234.5} for name in ("plain", "this_project", "contiguous", "grad_checkpoint")
         },
     },
+    "decoding": {
+        "originals": {
+            "files": [1024, 512],
+            **{
+                name: {"images_per_s": S, "times_ours": S, "grey_levels": {"mean": 0.5, "p99": 2.0, "max": 5.0}}
+                for name in ("ours", "ours_draft", "simplejpeg", "simplejpeg_draft", "torchvision")
+            },
+        }
+    },
+    "frame": {"crops": 30, "resnet18": {name: {"ms_per_frame": S} for name in ("32-true", "bf16-true")}},
     "data": {
         "photos": {
             name: {
