@@ -194,6 +194,8 @@ EXPECTED = {
     "training_memory": ("| plain PyTorch loop | 1,234 MiB |", "| `MODEL.GRAD_CHECKPOINT True` | 1,234 MiB |"),
     "data_train": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
     "data_test": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
+    "decoding": ("| 1024 x 512 |" + " 2 (1 to 4) |" * 4 + " – |" * 2 + " 2 (1 to 4) | 0.5 / 2 |",) * 2,
+    "frame": ("| `resnet18` | 2 ms (1 to 4) | 2 ms (1 to 4) |",) * 2,
     "evaluation_market": (
         "| product of the two matrices alone | 2 s (1 to 4) |",
         "| ... as a multiple of this project's time | 2 (1 to 4) |",
