@@ -287,6 +287,23 @@ def data_rows(transforms: str) -> Callable[[Report], Iterator[Row]]:
     return rows
 
 
+def decoding_rows(report: Report) -> Iterator[Row]:
+    """A row for each case: the project's own reader, the others as multiples of it, and how far drafts are from it."""
+    for case in ("crops", "photos", "originals", "large", "frames"):
+        part = find(report, case)
+        if part is not None:
+            sizes = "{} x {}".format(*part["files"]) if "files" in part else "photos"
+            values = (cell(part, f"{name}/times_ours") for name in DECODERS)
+            apart = (cell(part, f"ours_draft/grey_levels/{name}") for name in ("mean", "p99"))
+            yield sizes, cell(part, "ours/images_per_s"), *values, " / ".join(apart)
+
+
+def frame_rows(report: Report) -> Iterator[Row]:
+    for name, part in report.items():
+        if isinstance(part, dict) and "32-true" in part:
+            yield f"`{name}`", *(cell(part, f"{kind}/ms_per_frame", "ms") for kind in ("32-true", "bf16-true"))
+
+
 def coco_rows(report: Report) -> Iterator[Row]:
     titles = {
         "street2shop": "Street2Shop: plan the crops, build the COCO files",
@@ -402,6 +419,14 @@ def gpu_other_rows(cards: Report) -> Iterator[Row]:
                 yield card, f"re-ranking, {size}", cell(row, "reranking_s", "s"), ratio, NOTHING
 
 
+DECODERS = {
+    "ours_draft": "`INPUT.DRAFT_DECODING`",
+    "simplejpeg": "simplejpeg",
+    "simplejpeg_draft": "simplejpeg, draft",
+    "pyturbojpeg": "PyTurboJPEG",
+    "pyturbojpeg_draft": "PyTurboJPEG, draft",
+    "torchvision": "torchvision",
+}
 TABLES = {
     "startup": Table("startup", columns("", "first batch reaches the training step after", "times bare"), startup_rows),
     "startup_imports": Table("startup", columns("", "seconds", "times bare", "modules"), startup_import_rows),
@@ -411,6 +436,12 @@ TABLES = {
     "training_memory": Table("training_resnet50", columns("", "peak memory of two steps"), training_memory_rows),
     "data_train": Table("data", DATA_HEADS, data_rows("train")),
     "data_test": Table("data", DATA_HEADS, data_rows("test")),
+    "decoding": Table(
+        "decoding",
+        columns("files", "by default, images/s", *DECODERS.values(), "draft: grey levels apart, mean / 99 %"),
+        decoding_rows,
+    ),
+    "frame": Table("frame", columns("network", "float32", "bfloat16"), frame_rows),
     "evaluation_market": Table("evaluation_market", evaluation_heads, evaluation_rows),
     "evaluation_msmt": Table("evaluation_msmt", evaluation_heads, evaluation_rows),
     "evaluation_growth": Table(

@@ -278,6 +278,8 @@ class ReidDataModule(OldHelpers, LightningDataModule):
                 unreached.append(f"DATASETS.ON_ERROR skip ({name})")
             if not upright and (not is_ours or overrides(part, "prepare_img", "__getitem__")):
                 unreached.append(f"INPUT.EXIF_ORIENTATION False ({name})")
+            if self.cfg.INPUT.DRAFT_DECODING and (resize is None or not resize.draft):
+                unreached.append(f"INPUT.DRAFT_DECODING True ({name})")
             if name == "val" and not is_ours:  # which alone knows its files
                 unreached += ["TEST.VISUALIZE yes"] * (self.cfg.TEST.VISUALIZE == "yes")
                 unreached += ["TEST.SELF_MATCH drop"] * (not self.has_cameras and self.cfg.TEST.SELF_MATCH == "drop")
@@ -295,7 +297,7 @@ class ReidDataModule(OldHelpers, LightningDataModule):
         if unreached:
             rank_zero_warn(
                 f"{self.title}: {', '.join(unreached)} has no effect: it needs BaseDatasetLabelledPerPid or "
-                "BaseDatasetLabelled, and the cache transforms that begin as those of ReidTransforms."
+                "BaseDatasetLabelled, and cache and drafts transforms that begin as those of ReidTransforms."
             )
 
     def _draw_galleries(self) -> None:

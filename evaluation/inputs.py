@@ -109,6 +109,9 @@ def _read_folder(folder: Path) -> Input:
                 "SPLIT."
             )
     arrays = {name: read_rows(folder, about, name) for name, paths in files.items() if paths}
+    if about.get("group") and "paths" in arrays:  # names, which may mean other images in another folder or table
+        where = about["root"] if about["group"] == "folder" else about["source"]["data_set"]
+        arrays["paths"] = np.array([f"{where}/{name}" for name in arrays["paths"].tolist()])
     listed = {path.name.removesuffix(NEW): path for paths in files.values() for path in paths}
     return Input(str(folder), arrays, listed, about.get("embedder", {}))
 

@@ -121,7 +121,7 @@ def embedder_from_config(
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=threads,
     )
-    embedder.exif_orientation = cfg.INPUT.EXIF_ORIENTATION
+    embedder.exif_orientation, embedder.draft_decoding = cfg.INPUT.EXIF_ORIENTATION, cfg.INPUT.DRAFT_DECODING
     embedder.resize, embedder.flip = cfg.INPUT.RESIZE, bool(cfg.TEST.FLIP)
     return embedder
 

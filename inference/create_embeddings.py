@@ -31,6 +31,7 @@ from utils.errors import UserError
 from utils.files import output_folder, require_writable
 
 if TYPE_CHECKING:
+    from inference.galleries.grouping import Grouping
     from inference.galleries.sources import Source
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ EXAMPLES = (
     "--images-in-subfolders DATASETS.ROOT_DIR /data/people MODEL.PRETRAIN_PATH model.ckpt MODEL.USE_CENTROIDS True",
     "--csv data.csv --split gallery MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
     "--from 'shards/{00000..00012}.tar' --on-error skip MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
+    "--group folder --images-in-subfolders DATASETS.ROOT_DIR /data/tracklets MODEL.PRETRAIN_PATH model.ckpt",
     "--append --resume --on-error skip DATASETS.ROOT_DIR /data/new MODEL.PRETRAIN_PATH model.ckpt OUTPUT_DIR gallery",
 )
 
@@ -72,6 +74,19 @@ def parser() -> argparse.ArgumentParser:
         help="with MODEL.USE_CENTROIDS True, where to find the identity of an image: in the name of its folder (the "
         "default), in its file name up to the last '_', or with a regular expression in the path below "
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
+    )
+    options.add_argument(
+        "--group",
+        metavar="folder|csv:COLUMN",
+        help="a row for each group of images, such as a tracklet, instead of each image: those in one folder, or those "
+        "with one value in this column of the table (--csv); the gallery of images stays in OUTPUT_DIR/images",
+    )
+    options.add_argument(
+        "--aggregate",
+        choices=("mean", "medoid", "robust"),
+        default="mean",
+        help="with --group, what a row is: the mean of its images (the default), the image in their middle, or the "
+        "mean without outliers",
     )
     options.add_argument(
         "--resume",
@@ -148,6 +163,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         if args.source and getattr(args, option):
             name = option.replace("_", "-")
             raise UserError(f"--from and --{name} exclude each other: both say which images to embed.")
+    if args.aggregate != "mean" and not args.group:
+        logger.warning("--aggregate has no effect without --group.")
     if args.csv or args.split:
         cfg = data_set_config(args, cfg)
     # Query and gallery of a data set need folders of their own.
@@ -160,6 +177,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         used = (*KEYS_OF_GALLERIES, *(KEYS_OF_SETS if args.split else ()))
         embedder = embedder_from_config(cfg, used=used, team=team)
         source = image_source(args, cfg)
+        grouping = find_grouping(args, cfg, source)
+    images = folder / "images" if grouping else folder
     options = GalleryOptions(
         resume=args.resume,
         append=args.append,
@@ -173,11 +192,15 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         team=team,
     )
     with said_by_first(team, logging.WARNING):
-        created = create_gallery(embedder, source, folder, options)
+        created = create_gallery(embedder, source, images, options)
     if not created.by_another:
         what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
         skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
-        logger.info("%s: %d %s, %d images embedded now%s", folder, created.count, what, created.embedded, skipped)
+        logger.info("%s: %d %s, %d images embedded now%s", images, created.count, what, created.embedded, skipped)
+        if grouping:
+            from inference.galleries.grouping import group_gallery
+
+            logger.info("%s: %d groups (%s of each)", folder, group_gallery(images, folder, grouping), args.aggregate)
 
 
 def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
@@ -245,6 +268,41 @@ def image_source(args: argparse.Namespace, cfg: CfgNode) -> "Source":
     say(images.notes, logger)
     logger.info("%s, %s: %d images", images.source["data_set"], args.split, len(images.paths))
     return labelled_source(root, images, args.chunk_size)
+
+
+def find_grouping(args: argparse.Namespace, cfg: CfgNode, source: "Source") -> "Grouping | None":
+    """The groups that --group asks for, whose labels are checked where they are known; None without --group.
+
+    Raises:
+        UserError: an option or key contradicts it, the table lacks its column, or a group has two identities.
+    """
+    if not args.group:
+        return None
+    from inference.galleries.grouping import BY_COLUMN, Grouping, column_function, folder_function, number_groups
+    from inference.galleries.sources import FileList
+
+    column = args.group.removeprefix(BY_COLUMN)
+    if args.group != "folder" and column in ("", args.group):
+        raise UserError(f"--group is {args.group!r}; expected folder, or csv: and the name of a column.")
+    if cfg.MODEL.USE_CENTROIDS:
+        raise UserError("--group and MODEL.USE_CENTROIDS True exclude each other: both say what a row is.")
+    if args.append:
+        raise UserError(
+            "--append adds images, but rows with --group are of groups, whose images may be new and old: leave out "
+            "--append to embed all images. --resume keeps what an interrupted run embedded."
+        )
+    if args.group == "folder":
+        name_of = folder_function(cfg.DATASETS.ROOT_DIR)
+    elif args.split and cfg.DATASETS.NAMES == "csv":
+        from datasets.readers.table import OwnTable
+
+        name_of = column_function(cfg.DATASETS.CSV_PATH, column, args.split, OwnTable(cfg).image_folder())
+    else:
+        raise UserError(f"--group {args.group} needs --csv and --split: the table that has this column.")
+    grouping = Grouping(args.group, args.aggregate, name_of)
+    if isinstance(source, FileList) and source.labels:
+        number_groups(zip(source.paths, source.labels, strict=True), grouping)
+    return grouping
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -208,11 +208,11 @@ def read_exclusion(args: argparse.Namespace, cfg: CfgNode, gallery: "Gallery") -
         raise UserError("--other-cameras and --camid-from need each other: the second tells the camera of an image.")
     if not args.exclude_self and not args.other_cameras:
         return None
-    if gallery.of_centroids:
+    if gallery.holds != "images":
         option = "--exclude-self" if args.exclude_self else "--other-cameras"
+        way_out = "with MODEL.USE_CENTROIDS False" if gallery.of_centroids else "without --group"
         raise UserError(
-            f"{option} needs a gallery of images, but {args.gallery_data} holds centroids of identities; create it "
-            "with MODEL.USE_CENTROIDS False."
+            f"{option} needs a gallery of images, but {args.gallery_data} holds {gallery.holds}; create it {way_out}."
         )
     from inference.embedding.images import find_images
     from inference.galleries.identities import camera_function

@@ -221,7 +221,7 @@ def write_heatmaps(
             (retrieval.q_paths[query], retrieval.gallery[result]),
             (retrieval.g_paths[result], retrieval.query[query]),
         ):
-            planes = resize(pil_loader(path, hparams.INPUT.EXIF_ORIENTATION))
+            planes = resize(pil_loader(path, hparams.INPUT.EXIF_ORIENTATION, resize.least))
             found = find_map(model, normalise(planes)[None].to(weight), target[None].to(weight))
             if found is None:
                 return {}

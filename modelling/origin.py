@@ -34,6 +34,7 @@ def network_origin(model: Any) -> dict[str, Any]:
         "mean": list(hparams.INPUT.PIXEL_MEAN),
         "std": list(hparams.INPUT.PIXEL_STD),
         "exif_orientation": bool(hparams.INPUT.EXIF_ORIENTATION),
+        "draft_decoding": bool(hparams.INPUT.DRAFT_DECODING),
         "resize": hparams.INPUT.RESIZE,
         "flip": bool(hparams.TEST.FLIP),
         **embedding_settings(hparams),

@@ -24,7 +24,7 @@ ABOUT, NEXT, NEW = "gallery.json", "gallery.json.next", ".new"
 LOCK = "gallery.lock"  # held by whoever changes the gallery
 ROW_FILES = "row_files"
 # How every gallery was made before gallery.json told.
-_UNTOLD = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after"}
+_UNTOLD = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after", "draft_decoding": False}
 _ATTEMPTS = 20  # to read a gallery that is being changed again and again, before asking for a pause
 
 T = TypeVar("T")

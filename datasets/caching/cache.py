@@ -70,16 +70,18 @@ class ImageCache:
             MissingPathError, UserError: as ``pil_loader``.
         """
         if path not in self.paths:
-            return pil_loader(path, self.exif_orientation)
+            return pil_loader(path, self.exif_orientation, self.resize.least)
         try:
             status = os.stat(path)  # noqa: PTH116 - a Path would cost more than the call
         except OSError:
-            return pil_loader(path, self.exif_orientation)  # raises the error that says what is wrong
+            return pil_loader(
+                path, self.exif_orientation, self.resize.least
+            )  # raises the error that says what is wrong
         entry = self.entry_of(path)
         stamp = _digest(f"{status.st_size} {status.st_mtime_ns} {PIL.__version__} {_FORMAT}")
         pixels = self._read(entry, stamp)
         if pixels is None:
-            pixels = self.resize(pil_loader(path, self.exif_orientation))
+            pixels = self.resize(pil_loader(path, self.exif_orientation, self.resize.least))
             self._write(entry, stamp, pixels)
         return pixels
 
@@ -88,7 +90,8 @@ class ImageCache:
         absolute = os.path.join(self._base, path)  # noqa: PTH118 - as above
         border = "" if self.resize.fill is None else f" on {self.resize.fill}"
         stored = "" if self.exif_orientation else " as stored"
-        name = _digest(f"{absolute} {self.resize.size}{border}{stored}").hex()
+        drafted = " drafted" if self.resize.draft else ""
+        name = _digest(f"{absolute} {self.resize.size}{border}{stored}{drafted}").hex()
         return f"{self.folder}/{name[0]}/{name[1:]}"
 
     def _read(self, entry: str, stamp: bytes) -> Tensor | None:
@@ -141,7 +144,7 @@ def image_loaders(
         UserError: the folder cannot be used.
     """
     if kind == "none":
-        return [image_loader(exif_orientation) for _ in wanted]
+        return [image_loader(exif_orientation, resize.least) for _, resize in wanted]
     limit = room = int(gigabytes * 1e9)
     lease = None
     if kind == "ram":

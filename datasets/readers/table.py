@@ -154,15 +154,16 @@ class OwnTable(ReidDataModule):
 
     def describe_source(self) -> str:
         """The table, and the folder that its relative paths start from."""
-        return f"DATASETS.CSV_PATH {self.cfg.DATASETS.CSV_PATH}, relative paths from {self._image_folder() or '.'}"
+        return f"DATASETS.CSV_PATH {self.cfg.DATASETS.CSV_PATH}, relative paths from {self.image_folder() or '.'}"
 
-    def _image_folder(self) -> str:
+    def image_folder(self) -> str:
+        """The folder that relative paths start from."""
         root = self.cfg.DATASETS.ROOT_DIR
         return str(Path(self.cfg.DATASETS.CSV_PATH).parent) if root in ("", DEFAULT_ROOT_DIR) else root
 
     def _advise(self) -> str:
         """What to look at if an image is missing."""
-        folder, beside = self._image_folder(), str(Path(self.cfg.DATASETS.CSV_PATH).parent)
+        folder, beside = self.image_folder(), str(Path(self.cfg.DATASETS.CSV_PATH).parent)
         if folder == beside:
             return f"Relative paths start from the folder of the table, {beside}, unless DATASETS.ROOT_DIR names one."
         return (
@@ -175,7 +176,7 @@ class OwnTable(ReidDataModule):
             raise UserError("DATASETS.CSV_PATH is empty; DATASETS.NAMES csv reads the CSV or Parquet file it names.")
         path = Path(self.cfg.DATASETS.CSV_PATH)
         passed = PassedOver(path)
-        entries = read_table(path, self._image_folder(), passed)
+        entries = read_table(path, self.image_folder(), passed)
         check_images((image.path for subset in SUBSETS for image in entries[subset]), path, self._advise())
         splits = build_splits(entries, str(path), self.needed_subsets, passed)
         return splits._replace(notes=splits.notes + _repeated_note(path, entries))

@@ -12,7 +12,7 @@ from .random_erasing import RandomErasing
 
 
 def eval_transforms(
-    size: Sequence[int], mean: Sequence[float], std: Sequence[float], resize: str = "stretch"
+    size: Sequence[int], mean: Sequence[float], std: Sequence[float], resize: str = "stretch", draft: bool = False
 ) -> transforms.Compose:
     """Resize and normalise.
 
@@ -20,12 +20,12 @@ def eval_transforms(
         size: height and width of the result, pixels.
         mean: of each channel of pixels scaled to 0..1.
         std: of each channel, > 0.
-        resize: "stretch" or "pad", see :meth:`ResizedPlanes.of_mode`.
+        resize, draft: see :meth:`ResizedPlanes.of_mode`.
 
     Returns:
         A function from an RGB PIL image, or one already resized (uint8 [3, H, W]), to a float32 tensor [3, H, W].
     """
-    return transforms.Compose([ResizedPlanes.of_mode(size, resize, mean), Normalise(mean, std)])
+    return transforms.Compose([ResizedPlanes.of_mode(size, resize, mean, draft), Normalise(mean, std)])
 
 
 def colour_transforms(
@@ -75,13 +75,14 @@ class ReidTransforms:
         mean, std = options.PIXEL_MEAN, options.PIXEL_STD
         # Configurations of other programs, and of older versions, may lack the newer keys.
         resize = options.RESIZE if hasattr(options, "RESIZE") else "stretch"
+        draft = bool(getattr(options, "DRAFT_DECODING", False))
         if not is_train:
-            return eval_transforms(options.SIZE_TEST, mean, std, resize)
+            return eval_transforms(options.SIZE_TEST, mean, std, resize, draft)
         jitter = (options.COLOR_JITTER, options.COLOR_JITTER_PROB)
         least, greatest = options.RE_AREA
         return transforms.Compose(
             [
-                ResizedPlanes.of_mode(options.SIZE_TRAIN, resize, mean),
+                ResizedPlanes.of_mode(options.SIZE_TRAIN, resize, mean, draft),
                 *colour_transforms(options.RAND_AUGMENT, *jitter, options.GRAY_PROB),
                 RandomFlipAndShift(options.PROB, options.PADDING),
                 Normalise(mean, std),

@@ -55,28 +55,36 @@ class ResizedPlanes:
     Attributes:
         size: height and width, pixels.
         fill: None stretches an image; with a colour, it keeps its aspect ratio between borders of that colour.
+        draft: whether whoever reads files for this may decode them smaller, see :attr:`least`.
     """
 
     size: Sequence[int]
     fill: Colour | None = None
+    draft: bool = False
 
     def __post_init__(self) -> None:
         height, width = self.size
         object.__setattr__(self, "size", (int(height), int(width)))  # equal sizes are equal, whatever holds them
 
+    @property
+    def least(self) -> tuple[int, int] | None:
+        """What :func:`utils.image.pil_loader` takes: the height and width that an image needs; None for all it has."""
+        return (self.size[0], self.size[1]) if self.draft else None
+
     @classmethod
-    def of_mode(cls, size: Sequence[int], mode: str, mean: Sequence[float]) -> "ResizedPlanes":
+    def of_mode(cls, size: Sequence[int], mode: str, mean: Sequence[float], draft: bool = False) -> "ResizedPlanes":
         """As INPUT.RESIZE says it.
 
         Args:
             size: height and width, pixels.
             mode: "stretch", or "pad" with borders of the colour ``mean``, which is about 0 once it is normalised.
             mean: of each channel of pixels scaled to 0..1.
+            draft: INPUT.DRAFT_DECODING.
         """
         if mode not in ("stretch", "pad"):
             raise ValueError(f"the resize is {mode!r}; expected 'stretch' or 'pad'.")
         red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
-        return cls(size, (red, green, blue) if mode == "pad" else None)
+        return cls(size, (red, green, blue) if mode == "pad" else None, draft)
 
     def __call__(self, image: DecodedImage) -> Tensor:
         return image if isinstance(image, Tensor) else resize_to_planes(image, self.size, self.fill)

@@ -1,7 +1,7 @@
 """Embeddings of images by a trained model."""
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from inference.embedding.folding import inference_network
 from inference.embedding.images import find_images, read_batches
 from inference.embedding.inputs import as_sequence
 from inference.embedding.progress import Progress
+from inference.embedding.tracks import Track, embed_tracks
 from modelling.bases import ModelBase
 from modelling.from_weights import model_of_weights
 from modelling.hyperparameters import merge_hparams
@@ -59,6 +60,8 @@ class Embedder:
     Attributes:
         exif_orientation: whether images are turned upright as their EXIF data says: INPUT.EXIF_ORIENTATION of the
             model; may be set.
+        draft_decoding: whether files of large JPEG images are decoded at a part of their size: INPUT.DRAFT_DECODING of
+            the model; may be set.
         dimension: length of an embedding (D).
         resize: how images are brought to the size, "stretch" or "pad": INPUT.RESIZE of the model; may be set.
         flip: whether an embedding is the mean of those of an image and its mirror image: TEST.FLIP of the model; may be
@@ -95,6 +98,7 @@ class Embedder:
         self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)
         self.std = tuple(options.PIXEL_STD if std is None else std)
         self.exif_orientation = bool(options.EXIF_ORIENTATION)
+        self.draft_decoding = bool(options.DRAFT_DECODING)
         self.resize: str = options.RESIZE
         self.flip = bool(model.hparams.TEST.FLIP)
         self.batch_size = model.hparams.TEST.IMS_PER_BATCH if batch_size is None else batch_size
@@ -161,6 +165,7 @@ class Embedder:
             "mean": list(self.mean),
             "std": list(self.std),
             "exif_orientation": self.exif_orientation,
+            "draft_decoding": self.draft_decoding,
             "resize": self.resize,
             "flip": self.flip,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -226,6 +231,26 @@ class Embedder:
                 bar.update(len(batch.kept) + len(batch.errors))
         return np.concatenate(parts), kept
 
+    def embed_tracks(
+        self, tracks: Mapping[Track, Any], aggregation: str = "mean", batch_size: int | None = None
+    ) -> tuple[Embeddings, list[Track]]:
+        """Embed tracks, all crops of all tracks in the same batches.
+
+        Args:
+            tracks: track -> its crops, one or several, each as for :meth:`embed`.
+            aggregation: how crops become the embedding of their track: "mean", "medoid" or "robust", the mean without
+                outliers (see :func:`utils.aggregation.aggregate`).
+            batch_size: as for :meth:`embed`.
+
+        Returns:
+            embeddings [T, D] float32, and the T tracks in the order of ``tracks``.
+
+        Raises:
+            UserError: a track has no crops, or a crop cannot be read (the message names both), or there is no such
+                aggregation.
+        """
+        return embed_tracks(self, tracks, aggregation, batch_size)
+
     def embed_batches(
         self, sources: Sequence[Any], on_error: str = "stop", batch_size: int | None = None
     ) -> Generator[EmbeddedBatch, None, None]:
@@ -262,7 +287,7 @@ class Embedder:
             raise UserError(f"on_error is {on_error!r}; valid: stop, skip.")
         workers = 0 if total is not None and total < 2 else self.num_workers
         pin_memory = self.device.type == "cuda"
-        resize = ResizedPlanes.of_mode(self.size, self.resize, self.mean)
+        resize = ResizedPlanes.of_mode(self.size, self.resize, self.mean, self.draft_decoding)
         start = 0
         for batch in read_batches(batches, resize, workers, pin_memory, self.exif_orientation, total):
             if batch.errors and on_error == "stop":

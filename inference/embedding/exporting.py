@@ -203,6 +203,7 @@ def _metadata(
         "dtype": "float32",
         "image_size": image_size,  # height, width
         "exif_orientation": bool(options.INPUT.EXIF_ORIENTATION),  # whether images are turned upright first
+        "draft_decoding": bool(options.INPUT.DRAFT_DECODING),  # whether image.draft(None, (width, height)) comes before
         "resize": "bilinear with antialiasing, as Pillow",
         "resize_mode": options.INPUT.RESIZE,
         "border": resize.fill and list(resize.fill),  # red, green, blue of resize_mode "pad", which centres an image
@@ -233,7 +234,7 @@ def _checked_calibration(file: str, model: ModelBase, metadata: dict[str, Any]) 
             "--normalize."
         )
     names = {"size": "image_size", "mean": "pixel_mean", "std": "pixel_std", "resize": "resize_mode"}
-    names |= {name: name for name in ("exif_orientation", "flip", *embedding_settings(model.hparams))}
+    names |= {name: name for name in ("exif_orientation", "draft_decoding", "flip", *embedding_settings(model.hparams))}
     digest = digest_of({"backbone": model.backbone, "bn": model.bn})
     calibration.check_network({"weights": digest, **{key: metadata[name] for key, name in names.items()}}, file)
     return calibration.to_dict()

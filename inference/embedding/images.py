@@ -195,7 +195,7 @@ def read_pixels(source: Any, resize: ResizedPlanes, exif_orientation: bool = Tru
         MissingPathError: the file does not exist.
         UserError: the file cannot be read, or ``source`` is not an image.
     """
-    return resize(as_rgb(source, exif_orientation))
+    return resize(as_rgb(source, exif_orientation, resize.least))
 
 
 @dataclass

@@ -49,7 +49,7 @@ def as_sequence(images: Any) -> Sequence[Any] | Tensor:
     return batch
 
 
-def as_rgb(source: Any, exif_orientation: bool = True) -> Image.Image:
+def as_rgb(source: Any, exif_orientation: bool = True, least: tuple[int, int] | None = None) -> Image.Image:
     """One image of any kind as RGB; other modes are converted as :func:`utils.image.pil_loader` does for files.
 
     Args:
@@ -57,13 +57,14 @@ def as_rgb(source: Any, exif_orientation: bool = True) -> Image.Image:
             array or tensor: uint8 [H, W] or [H, W, 1] (grey), [H, W, 3] (red, green, blue), [H, W, 4] (and opacity,
             which is dropped), or uint16 [H, W] or [H, W, 1] (grey, of which the upper 8 bits are kept).
         exif_orientation: turn files and PIL images upright as their EXIF data says.
+        least: for files and their bytes, as for :func:`utils.image.pil_loader`.
 
     Raises:
         MissingPathError: the file does not exist.
         UserError: the file cannot be read, or ``source`` is not an image or has no pixels.
     """
     if isinstance(source, str | os.PathLike) or _is_file(source):
-        return pil_loader(source, exif_orientation)
+        return pil_loader(source, exif_orientation, least)
     if isinstance(source, Image.Image):
         _require_pixels(source, source.size)
         with naming_damage(f"The PIL image {getattr(source, 'filename', '')}".rstrip()):  # decoded only now

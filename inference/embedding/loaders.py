@@ -18,6 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from datasets.loading import LateStartLoader
 from datasets.transforms import ReidTransforms
+from datasets.transforms.build import first_resize
 from inference.embedding.images import get_all_images, holds_images, is_image_name, report_passed_over
 from inference.embedding.progress import Progress
 from modelling.mirroring import embed_views
@@ -100,8 +101,8 @@ def make_inference_data_loader(
     """A loader over the images of a folder, or over one image file, with the test transforms.
 
     Args:
-        cfg: any object with INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS; INPUT may lack EXIF_ORIENTATION
-            and RESIZE.
+        cfg: any object with INPUT, TEST.IMS_PER_BATCH and DATALOADER.NUM_WORKERS; INPUT may lack EXIF_ORIENTATION,
+            DRAFT_DECODING and RESIZE.
         path: folder or file; of a folder without images the loader has length 0.
         dataset_class: ImageDataset, which takes the folder's own images, ImageFolderWithPaths, which takes those of its
             subfolders, or a class of one's own. That is called with ``path`` as it is here, the transforms
@@ -119,13 +120,11 @@ def make_inference_data_loader(
         raise MissingPathError(f"{os.fspath(path)!r} does not exist; expected a folder of images or one image file.")
     if dataset_class is ImageFolderWithPaths and Path(path).is_file():
         dataset_class = ImageDataset
+    transform = ReidTransforms(cfg).build_transforms(is_train=False)
+    resize = first_resize(transform)
+    load = image_loader(getattr(cfg.INPUT, "EXIF_ORIENTATION", True), resize.least if resize else None)
     return LateStartLoader(
-        _build(
-            dataset_class,
-            path,
-            ReidTransforms(cfg).build_transforms(is_train=False),
-            image_loader(getattr(cfg.INPUT, "EXIF_ORIENTATION", True)),
-        ),
+        _build(dataset_class, path, transform, load),
         batch_size=cfg.TEST.IMS_PER_BATCH,
         shuffle=False,
         num_workers=count_workers(cfg.DATALOADER.NUM_WORKERS),

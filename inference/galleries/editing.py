@@ -81,7 +81,7 @@ def delete_rows(folder: StrPath, names: Sequence[str], dry_run: bool = False) ->
 
 def _find(gallery: Gallery, names: Sequence[str]) -> tuple[NDArray[np.bool_], Deletion]:
     """Which rows the names mean [N] bool."""
-    is_match = _matcher(names, gallery.of_centroids)
+    is_match = _matcher(names, gallery.holds != "images")
     gone, matched = np.zeros(len(gallery.paths), np.bool_), set()
     for row, path in enumerate(gallery.paths):
         found = is_match(str(path))
@@ -91,16 +91,16 @@ def _find(gallery: Gallery, names: Sequence[str]) -> tuple[NDArray[np.bool_], De
     return gone, Deletion(count, len(gone) - count, tuple(name for name in names if name not in matched))
 
 
-def _matcher(names: Sequence[str], of_identities: bool) -> Callable[[str], list[str]]:
+def _matcher(names: Sequence[str], are_names: bool) -> Callable[[str], list[str]]:
     """A function that lists the names that mean a path."""
     exact: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        for key in {name} if of_identities else {name, absolute(name)}:
+        for key in {name} if are_names else {name, absolute(name)}:
             exact.setdefault(key, []).append(name)
     patterns = [(re.compile(fnmatch.translate(name)), name) for name in dict.fromkeys(names) if _WILDCARDS.search(name)]
 
     def match(path: str) -> list[str]:
-        found = exact.get(path) or ([] if of_identities else exact.get(absolute(path), []))
+        found = exact.get(path) or ([] if are_names else exact.get(absolute(path), []))
         return [*found, *(name for pattern, name in patterns if pattern.match(path))]
 
     return match

@@ -51,6 +51,12 @@ class Gallery:
         return self.about.get("pid_from") is not None
 
     @property
+    def holds(self) -> str:
+        """What each row is of: "images", "centroids of identities" or "groups of images"."""
+        of_groups = self.about.get("group") is not None
+        return "centroids of identities" if self.of_centroids else "groups of images" if of_groups else "images"
+
+    @property
     def labels(self) -> list[Label]:
         """[N], or [] where they are not known; read anew at each use."""
         return self.labels_of(slice(None))

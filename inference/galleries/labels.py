@@ -93,11 +93,12 @@ def check_labels(
         given.setdefault(path, set()).add(label)
     for path, label in zip(done, labels, strict=True):
         if path in given and label not in given[path]:
-            wanted = _describe(min(given[path], key=str))
-            raise UserError(f"{what} has {_describe(label)} for {path}, but here it is {wanted}: {way_out}")
+            wanted = describe_label(min(given[path], key=str))
+            raise UserError(f"{what} has {describe_label(label)} for {path}, but here it is {wanted}: {way_out}")
 
 
-def _describe(label: Label) -> str:
+def describe_label(label: Label) -> str:
+    """Identity and camera in words."""
     return f"identity {label[0]}" + ("" if label[1] is None else f", camera {label[1]}")
 
 

@@ -217,6 +217,8 @@ def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
             f"{folder} holds centroids of identities; --replace needs a gallery of images. Delete the identity "
             "(inference/edit_gallery.py) and append its images."
         )
+    if gallery.holds == "groups of images":
+        raise UserError(f"{folder} holds groups of images; --append needs a gallery of images.")
     if gallery.of_centroids:
         read_sums(folder, len(gallery.paths))
     found = {**gallery.about.get("embedder", {}), "dimension": gallery.embeddings.shape[1]}

@@ -220,8 +220,8 @@ class GalleryWriter:
     def _find_replaced(self, found: Gallery) -> None:
         if self._replaced is None:
             return
-        if found.of_centroids:
-            raise UserError(f"{self.folder} holds centroids of identities; only rows of images can be replaced.")
+        if found.holds != "images":
+            raise UserError(f"{self.folder} holds {found.holds}; only rows of images can be replaced.")
         wanted = set(map(absolute, self._replaced))
         for row, path in enumerate(found.paths):
             if (name := absolute(str(path))) in wanted:

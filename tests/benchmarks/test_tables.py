@@ -47,6 +47,16 @@ REPORTS: dict[str, dict[str, Any]] = {
             name: {"peak_mib": 1234.5} for name in ("plain", "this_project", "contiguous", "grad_checkpoint")
         },
     },
+    "decoding": {
+        "originals": {
+            "files": [1024, 512],
+            **{
+                name: {"images_per_s": S, "times_ours": S, "grey_levels": {"mean": 0.5, "p99": 2.0, "max": 5.0}}
+                for name in ("ours", "ours_draft", "simplejpeg", "simplejpeg_draft", "torchvision")
+            },
+        }
+    },
+    "frame": {"crops": 30, "resnet18": {name: {"ms_per_frame": S} for name in ("32-true", "bf16-true")}},
     "data": {
         "photos": {
             name: {
@@ -215,6 +225,8 @@ EXPECTED = {
     "training_memory": ("| plain PyTorch loop | 1,234 MiB |", "| `MODEL.GRAD_CHECKPOINT True` | 1,234 MiB |"),
     "data_train": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
     "data_test": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
+    "decoding": ("| 1024 x 512 |" + " 2 (1 to 4) |" * 4 + " – |" * 2 + " 2 (1 to 4) | 0.5 / 2 |",) * 2,
+    "frame": ("| `resnet18` | 2 ms (1 to 4) | 2 ms (1 to 4) |",) * 2,
     "evaluation_market": (
         "| product of the two matrices alone | 2 s (1 to 4) |",
         "| ... as a multiple of this project's time | 2 (1 to 4) |",

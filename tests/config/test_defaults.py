@@ -26,6 +26,7 @@ ADDED = {
     "DATASETS.CSV_PATH": "",
     "DATASETS.CAMERA_FROM": "name",
     "INPUT.EXIF_ORIENTATION": True,
+    "INPUT.DRAFT_DECODING": False,
     "INPUT.RESIZE": "stretch",
     "INPUT.COLOR_JITTER": [],
     "INPUT.COLOR_JITTER_PROB": 1.0,

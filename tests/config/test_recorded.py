@@ -81,6 +81,7 @@ WRONG = {
     "INPUT.PIXEL_MEAN": (["a", "b", "c"], "is ['a', 'b', 'c']; expected three numbers"),
     "INPUT.PIXEL_STD": ([1, None, 1], "is [1, None, 1]; expected three numbers above 0"),
     "INPUT.EXIF_ORIENTATION": ("maybe", "is 'maybe'; expected True or False"),
+    "INPUT.DRAFT_DECODING": ("maybe", "is 'maybe'; expected True or False"),
     "INPUT.RESIZE": ("crop", "is 'crop'; allowed: 'stretch', 'pad'"),
     "TEST.FLIP": ("left", "is 'left'; expected True or False"),
     "MODEL.NAME": (5, "is 5; expected text"),

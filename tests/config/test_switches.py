@@ -54,6 +54,7 @@ WITHOUT_SWITCH = {
             *("MODEL.POOLING", "MODEL.EMBED_DIM", "MODEL.NECK_FEAT"),
             *(
                 "MODEL.CHANNELS_LAST",
+                "INPUT.DRAFT_DECODING",
                 "INPUT.EXIF_ORIENTATION",
                 "INPUT.SIZE_TEST",
                 "INPUT.RESIZE",

@@ -81,7 +81,7 @@ def test_entries_of_versions_without_orientation_are_written_anew(turned, tmp_pa
     cache = ImageCache(disk_folder(str(tmp_path / "cache")), turned, RESIZE)
     with monkeypatch.context() as older:
         older.setattr("datasets.caching.cache._FORMAT", 1)
-        older.setattr("datasets.caching.cache.pil_loader", lambda path, _: pil_loader(path, exif_orientation=False))
+        older.setattr("datasets.caching.cache.pil_loader", lambda path, *_: pil_loader(path, exif_orientation=False))
         assert torch.equal(cache(turned[5]), planes(stored_pixels()))
     assert torch.equal(cache(turned[5]), planes(UPRIGHT[6](stored_pixels())))
 

@@ -29,9 +29,10 @@ def run(tmp_path):
     return run
 
 
-def test_there_are_four():
+def test_there_are_five():
     names = [path.name for path in EXAMPLES]
-    assert names == ["embed_and_search.py", "evaluate_embeddings.py", "own_data_set.py", "train_own_loop.py"]
+    assert names[:3] == ["embed_and_search.py", "evaluate_embeddings.py", "own_data_set.py"]
+    assert names[3:] == ["tracker.py", "train_own_loop.py"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -82,6 +83,13 @@ def test_evaluate_embeddings_of_a_file(run, tmp_path):
     assert instance == "instance: mAP 1.0000, Top-1 1.0000, mINP 1.0000"
     assert strict == "centroid_strict: mAP 1.0000, Top-1 1.0000, mINP 1.0000"
     assert far.startswith("FAR 0.001: TAR 1.0000 at cosine distance ")
+
+
+def test_tracker(run, checkpoint):
+    *frames, last = run("tracker.py", checkpoint, "--frames", 3, "--people", 6)
+    assert [re.sub(r"\d+\.\d", "X", line) for line in frames] == [f"frame {i}: X ms for 6 crops" for i in (1, 2, 3)]
+    right = re.fullmatch(r"(\d+) of 18 crops went to the track of the same person", last)
+    assert int(right[1]) >= 16  # by random weights, colours are told apart
 
 
 @pytest.mark.slow

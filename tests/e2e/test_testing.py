@@ -151,7 +151,7 @@ def test_checkpoint_on_its_own_and_on_other_data_sets(tiny_cfg, tmp_path, other_
 def check_origin(tested, trained, checkpoint):
     """What metrics.json of a test and of the training before it say of the network."""
     embedder = Embedder.from_checkpoint(checkpoint, "cpu").identity
-    shared = ("weights", "dimension", "size", "mean", "std", "exif_orientation", "resize", "flip")
+    shared = ("weights", "dimension", "size", "mean", "std", "exif_orientation", "draft_decoding", "resize", "flip")
     for document in (tested, trained):
         assert {name: document["network"][name] for name in shared} == {name: embedder[name] for name in shared}
         assert (document["network"]["name"], document["network"]["epochs"]) == ("resnet18", 1)

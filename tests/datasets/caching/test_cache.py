@@ -47,7 +47,7 @@ def no_decoding(monkeypatch):
     """Call it: from then on, decoding a picture is a failure."""
 
     def forbid():
-        def fail(path, exif_orientation=True):
+        def fail(path, *_):
             raise AssertionError(f"{path} was decoded")
 
         monkeypatch.setattr(datasets.caching.cache, "pil_loader", fail)

@@ -149,7 +149,8 @@ def test_the_file_runs_without_this_code(case, exported, checkpoints):
         "pooling": "avg", "neck_feat": "after",
         "pixel_range": [0.0, 1.0],
         "pixel_mean": [0.5, 0.4, 0.3], "pixel_std": [0.229, 0.224, 0.225],
-        "embedding_size": NETWORKS[name], "exif_orientation": True, "normalized": unit, "network": name,
+        "embedding_size": NETWORKS[name], "exif_orientation": True, "draft_decoding": False,
+        "normalized": unit, "network": name,
         "source": f"{name}.ckpt",
     }  # fmt: skip
 
