@@ -37,7 +37,7 @@ def images(tmp_path_factory):
 def given(images, legacy_checkpoint):
     keys = ("DATASETS.ROOT_DIR", images, "MODEL.PRETRAIN_PATH", legacy_checkpoint, "INPUT.SIZE_TEST", "[64, 32]")
     more = ("TEST.IMS_PER_BATCH", "2", "TRAINER.ACCELERATOR", "cpu", "TRAINER.PROGRESS_BAR", "False")
-    return ["--chunk-size", "4", *map(str, (*keys, *more))]
+    return ["--chunk-size", "10", *map(str, (*keys, *more))]
 
 
 @pytest.fixture(scope="module")
