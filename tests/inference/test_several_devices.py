@@ -63,6 +63,7 @@ def worker_of(out):
     return None
 
 
+@pytest.mark.slow
 def test_a_child_is_killed_and_another_takes_over_its_work(given, alone, tmp_path):
     out = tmp_path / "out"
     given = [*given, "OUTPUT_DIR", out, "SOLVER.DIST_BACKEND", "ddp_cpu", "GPU_IDS", "[0, 1]"]
@@ -80,14 +81,19 @@ def test_a_child_is_killed_and_another_takes_over_its_work(given, alone, tmp_pat
     assert said.splitlines().count(last_line(out)) == 1
 
 
-@pytest.mark.slow
-def test_torchrun(given, alone, tmp_path):
-    out = tmp_path / "out"
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT)
-    done = run_python(*launch, *given, "OUTPUT_DIR", out, cwd=tmp_path, env=REPOSITORY_FIRST)
+def test_torchrun_names_its_launch(tmp_path):
+    """Both of its processes agree on a name, by its store; another launch has another."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; from pathlib import Path; from inference.galleries.team import find_team\nteam = find_team()\n"
+        "(Path(sys.argv[1]) / str(team.place)).write_text(f'{team.launch}, {team.count}, {team.is_first}')"
+    )
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program, tmp_path)
+    done = run_python(*launch, cwd=tmp_path, env=REPOSITORY_FIRST)
     assert done.returncode == 0, done.stderr
-    assert content(out) == alone
-    assert done.stderr.splitlines().count(last_line(out)) == 1
+    first, second = ((tmp_path / str(place)).read_text() for place in range(2))
+    assert re.fullmatch(r"torchrun \S+, \S+:\d+ [0-9a-f]{32}, 2, True", first)
+    assert second == first.replace("True", "False")
 
 
 def test_slurm(given, alone, tmp_path):
