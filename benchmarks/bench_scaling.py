@@ -26,7 +26,8 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402 - the checkout stands first on the path
 from pytorch_lightning import Callback  # noqa: E402
 
-from benchmarks.common import RESULTS, drawn_image, machine, spread, write_report  # noqa: E402
+from benchmarks.bench_embedding import drawn_image  # noqa: E402 - the checkout stands first on the path
+from benchmarks.common import RESULTS, machine, spread, write_report  # noqa: E402
 from config.load import load_config  # noqa: E402
 from datasets import init_dataset  # noqa: E402
 from engine.trainer import build_trainer  # noqa: E402
