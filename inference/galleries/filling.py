@@ -128,7 +128,7 @@ class RunProgress:
     """
 
     def __init__(self, run: EmbeddingRun, shown: bool, print_freq: int | None) -> None:
-        self._run, self._seen = run, set(run.finished())
+        self._run, self._seen, self._counted = run, set(run.finished()), 0
         done = run.count_images()
         counts = [run.chunk(number).count for number in run.unfinished()]
         self.done, self.left = done, None if None in counts else sum(count or 0 for count in counts)
@@ -137,7 +137,7 @@ class RunProgress:
 
     def count(self, batch: _Batch) -> None:
         """Count a batch of this process, and at the end of a chunk what the others have finished."""
-        self._bar.update(len(batch.items))
+        self._update(len(batch.items))
         if batch.is_last:
             self._seen.add(batch.number)
             self.look()
@@ -146,11 +146,17 @@ class RunProgress:
         """Count the chunks that others have finished."""
         for number in set(self._run.finished()).difference(self._seen):
             self._seen.add(number)
-            self._bar.update(self._run.count_rows([number]))
+            self._update(self._run.count_rows([number]))
+
+    def _update(self, images: int) -> None:
+        self._counted += images
+        self._bar.update(images)
 
     def __enter__(self) -> "RunProgress":
         self._bar.__enter__()
         return self
 
-    def __exit__(self, *raised: Any) -> None:
-        self._bar.__exit__(*raised)
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        if kind is None and self.left is not None:  # another process may have made the gallery before the last look
+            self._bar.update(self.left - self._counted)
+        self._bar.__exit__(kind, *error)

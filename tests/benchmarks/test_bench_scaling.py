@@ -12,3 +12,10 @@ def test_two_processes(run_benchmark, check_table):
         rates = [part[f"{name}_images_per_s"]["median"] for part in (one, two)]
         assert two[f"{name}_efficiency"] == pytest.approx(rates[1] / (2 * rates[0]))
     check_table("scaling", report)
+
+
+@pytest.mark.by_hand
+def test_embedding_by_two_processes(run_benchmark):
+    report = run_benchmark("bench_scaling", "--part", "embedding", "--images", 64, "--chunk", 8, "--repeats", 1)
+    one, two = (report[f"{count}_processes"]["embedding_images_per_s"]["median"] for count in (1, 2))
+    assert report["2_processes"]["embedding_efficiency"] == pytest.approx(two / (2 * one))

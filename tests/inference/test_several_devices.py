@@ -1,10 +1,13 @@
-"""create_embeddings.py by several processes: its own children, those of torchrun and those of SLURM; the real program."""
+"""create_embeddings.py by several processes: its own children, or those of torchrun or SLURM."""
 
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +17,7 @@ from inference.command_line import devices_of_children, embedder_from_config
 from inference.galleries import team as teams
 from inference.galleries.team import Team, run_children
 from tests.inference.conftest import draw_picture
-from tests.launch import REPOSITORY_FIRST, run_python, start_python
+from tests.launch import REPOSITORY_FIRST, run_python, run_script, start_python
 from tests.support import ROOT
 from utils.errors import UserError
 
@@ -34,7 +37,7 @@ def images(tmp_path_factory):
 def given(images, legacy_checkpoint):
     keys = ("DATASETS.ROOT_DIR", images, "MODEL.PRETRAIN_PATH", legacy_checkpoint, "INPUT.SIZE_TEST", "[64, 32]")
     more = ("TEST.IMS_PER_BATCH", "2", "TRAINER.ACCELERATOR", "cpu", "TRAINER.PROGRESS_BAR", "False")
-    return ["--chunk-size", "4", *map(str, (*keys, *more))]
+    return ["--chunk-size", "10", *map(str, (*keys, *more))]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,7 @@ def worker_of(out):
     return None
 
 
+@pytest.mark.slow
 def test_a_child_is_killed_and_another_takes_over_its_work(given, alone, tmp_path):
     out = tmp_path / "out"
     given = [*given, "OUTPUT_DIR", out, "SOLVER.DIST_BACKEND", "ddp_cpu", "GPU_IDS", "[0, 1]"]
@@ -72,51 +76,40 @@ def test_a_child_is_killed_and_another_takes_over_its_work(given, alone, tmp_pat
         said = running.stderr.read()
     assert running.returncode == 0, said
     assert content(out) == alone
-    lines = said.splitlines()
-    assert (
-        len([line for line in lines if re.fullmatch(r"The process on the CPU, number [01] ended with SIGKILL\.", line)])
-        == 1
-    )
-    assert re.search(
-        rf"^machine \S+ \(process {victim}\) ended without finishing chunk \d+; it is taken over", said, re.M
-    )
-    assert lines.count(last_line(out)) == 1
+    assert len(re.findall(r"^The process on the CPU, number [01] ended with SIGKILL\.$", said, re.M)) == 1
+    assert re.search(rf"^machine \S+ \(process {victim}\) ended without finishing chunk \d+; it is taken ", said, re.M)
+    assert said.splitlines().count(last_line(out)) == 1
 
 
-def test_torchrun(given, alone, tmp_path):
-    out = tmp_path / "out"
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT)
-    done = run_python(*launch, *given, "OUTPUT_DIR", out, cwd=tmp_path, env=REPOSITORY_FIRST)
+def test_torchrun_names_its_launch(tmp_path):
+    """Both of its processes agree on a name, by its store; another launch has another."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; from pathlib import Path; from inference.galleries.team import find_team\nteam = find_team()\n"
+        "(Path(sys.argv[1]) / str(team.place)).write_text(f'{team.launch}, {team.count}, {team.is_first}')"
+    )
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program, tmp_path)
+    done = run_python(*launch, cwd=tmp_path, env=REPOSITORY_FIRST)
     assert done.returncode == 0, done.stderr
-    assert content(out) == alone
-    assert done.stderr.splitlines().count(last_line(out)) == 1
+    first, second = ((tmp_path / str(place)).read_text() for place in range(2))
+    assert re.fullmatch(r"torchrun \S+, \S+:\d+ [0-9a-f]{32}, 2, True", first)
+    assert second == first.replace("True", "False")
 
 
 def test_slurm(given, alone, tmp_path):
     out = tmp_path / "out"
     variables = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_TASKS_PER_NODE": "2"}
-    processes = [
-        start_python(
-            *(SCRIPT, *given, "OUTPUT_DIR", out),
-            env={**variables, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    said = "".join(process.communicate(timeout=120)[1] for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], said
+
+    def run(rank):
+        env = {**variables, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        return run_script(SCRIPT, *given, "OUTPUT_DIR", out, env=env)
+
+    with ThreadPoolExecutor() as executor:
+        done = list(executor.map(run, range(2)))
+    said = "".join(each.stderr for each in done)
+    assert [each.returncode for each in done] == [0, 0], said
     assert content(out) == alone
     assert said.splitlines().count(last_line(out)) == 1
-
-
-def test_an_error_that_all_have_is_said_once(given, tmp_path, capfd):
-    (tmp_path / "empty").mkdir()
-    options = ("OUTPUT_DIR", tmp_path / "out", "SOLVER.DIST_BACKEND", "ddp_cpu", "GPU_IDS", "[0, 1]")
-    with pytest.raises(SystemExit) as ended:
-        create_embeddings.main([*given, *map(str, options), "DATASETS.ROOT_DIR", str(tmp_path / "empty")])
-    assert ended.value.code == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "holds no images" in line
 
 
 # ------------------------------------------------------------------------------------------------------------ children
@@ -135,7 +128,7 @@ def test_an_error_that_all_have_is_said_once(given, tmp_path, capfd):
 def test_status_of_the_children(tmp_path, capfd, caplog, code, status, said):
     started = time.monotonic()
     try:
-        run_children([os.sys.executable, "-c", f"import os; {code}"], ["a", "b"])
+        run_children([sys.executable, "-c", f"import os; {code}"], ["a", "b"])
         found = 0
     except SystemExit as ended:
         found = ended.code
@@ -144,6 +137,13 @@ def test_status_of_the_children(tmp_path, capfd, caplog, code, status, said):
     assert time.monotonic() - started < 50
     named = {3: ["status 3"], 137: ["SIGKILL"]}.get(status, ["status 3"] if "RANK" in code and "3" in code else [])
     assert {line.split(" ended with ")[1].rstrip(".") for line in caplog.messages} == set(named)
+
+
+def test_an_error_that_all_have_is_said_once():
+    code = "from inference.galleries.team import errors_to_parent; from utils.errors import UserError\n"
+    code += "with errors_to_parent(): raise UserError('the folder \\udcff is empty.')"
+    with pytest.raises(UserError, match=r"^the folder \udcff is empty\.$"):
+        run_children([sys.executable, "-c", code], ["a", "b"])
 
 
 def test_an_interrupt_and_the_death_of_the_parent_end_the_children(tmp_path):
@@ -171,7 +171,7 @@ def test_an_interrupt_and_the_death_of_the_parent_end_the_children(tmp_path):
 
 def is_running(process):
     try:
-        return open(f"/proc/{process}/stat").read().split(") ")[1][0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text().split(") ")[1][0] != "Z"
     except OSError:
         return False
 
