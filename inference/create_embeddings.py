@@ -26,7 +26,7 @@ from inference.command_line import (
     devices_of_children,
     embedder_from_config,
 )
-from inference.galleries.team import after_first, find_team, follow_parent, run_children, said_by_first
+from inference.galleries.team import errors_to_parent, find_team, follow_parent, run_children, said_by_first
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
 
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run; an error that the user can fix ends the program with status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     follow_parent()
-    with clean_exit(), after_first():
+    with clean_exit(), errors_to_parent():
         args, cfg = parse_args(parser(), argv)
         if devices := devices_of_children(cfg):
             run_children([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)], devices)

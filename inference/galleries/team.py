@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from utils.devices import count_cpus
 from utils.errors import UserError
@@ -25,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 LAUNCH = "CENTROIDS_REID_LAUNCH"  # environment variable by which a process tells its children who belongs together
 _PARENT = "CENTROIDS_REID_PARENT"  # its process id
+_ERRORS = "CENTROIDS_REID_ERRORS"  # a folder for their errors
 _LOOK_SECONDS = 0.1
-_FIRST_SPEAKS_SECONDS = 3.0  # within which the first process has reported an error that all have
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def run_children(command: Sequence[str], devices: Sequence[str]) -> None:
         devices: their names, for messages.
 
     Raises:
+        UserError: of one of the processes.
         SystemExit: no process has come to a good end; the status is theirs.
         KeyboardInterrupt: as usual.
     """
@@ -122,23 +125,27 @@ def run_children(command: Sequence[str], devices: Sequence[str]) -> None:
     children: dict[int, subprocess.Popen[bytes]] = {}
     statuses: dict[int, int] = {}
     before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        for place in range(len(devices)):
-            own: dict[str, object] = {"RANK": place, "LOCAL_RANK": place, LAUNCH: launch, _PARENT: os.getpid()}
-            own |= {"WORLD_SIZE": len(devices), "LOCAL_WORLD_SIZE": len(devices)}
-            environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
-            # In a group of their own, so that Ctrl-C reaches only this process, which ends them.
-            children[place] = subprocess.Popen(command, env=environment, process_group=0)
-        while len(statuses) < len(children) and 2 not in statuses.values():
-            time.sleep(_LOOK_SECONDS)
-            for place, child in children.items():
-                if place not in statuses and (status := child.poll()) is not None:
-                    statuses[place] = status
-                    if status not in (0, 2):
-                        logger.warning("The process on %s ended with %s.", devices[place], _describe(status))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        _end(children.values())
+    with TemporaryDirectory() as errors:
+        try:
+            for place in range(len(devices)):
+                own: dict[str, object] = {"RANK": place, "LOCAL_RANK": place, LAUNCH: launch, _PARENT: os.getpid()}
+                own |= {"WORLD_SIZE": len(devices), "LOCAL_WORLD_SIZE": len(devices), _ERRORS: errors}
+                environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
+                # In a group of their own, so that Ctrl-C reaches only this process, which ends them.
+                children[place] = subprocess.Popen(command, env=environment, process_group=0)
+            while len(statuses) < len(children) and 2 not in statuses.values():
+                time.sleep(_LOOK_SECONDS)
+                for place, child in children.items():
+                    if place not in statuses and (status := child.poll()) is not None:
+                        statuses[place] = status
+                        if status not in (0, 2):
+                            logger.warning("The process on %s ended with %s.", devices[place], _describe(status))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            _end(children.values())
+        for place, status in statuses.items():
+            if status == 2 and Path(errors, str(place)).exists():
+                raise UserError(Path(errors, str(place)).read_text("utf-8", "surrogateescape"))
     _report(list(statuses.values()))
 
 
@@ -165,7 +172,7 @@ def _describe(status: int) -> str:
 
 def _report(statuses: list[int]) -> None:
     if 2 in statuses:
-        raise SystemExit(2)  # the process has said why
+        raise SystemExit(2)  # it has said why
     if 0 not in statuses:
         status = statuses[0]
         sys.stderr.write(
@@ -187,11 +194,12 @@ def _end_after(parent: int) -> None:
 
 
 @contextmanager
-def after_first() -> Iterator[None]:
-    """In a child other than the first: hold back an error for a while, in which the first reports it if it has it."""
+def errors_to_parent() -> Iterator[None]:
+    """In a child of :func:`run_children`: leave it to the parent to report an error, which all children may have."""
     try:
         yield
-    except UserError:
-        if _PARENT in os.environ and not is_launched_first():
-            time.sleep(_FIRST_SPEAKS_SECONDS)  # its parent ends it meanwhile
-        raise
+    except UserError as error:
+        if _ERRORS not in os.environ:
+            raise
+        Path(os.environ[_ERRORS], os.environ["RANK"]).write_text(str(error), "utf-8", "surrogateescape")
+        raise SystemExit(2) from None
