@@ -12,6 +12,8 @@ from utils.errors import UserError
 
 MOST_OPEN = 200  # files that are kept open; each mapped file holds a descriptor, of which a process has 1024
 
+_AT_ONCE = 1 << 16  # rows that are read at once by iteration
+
 
 class Rows:
     """Several arrays [n, ...] as one [N, ...], in order.
@@ -50,7 +52,10 @@ class Rows:
 
     def __iter__(self) -> Iterator[Any]:
         for array in self.arrays:
-            yield from array[:]
+            for start in range(0, len(array), _AT_ONCE):
+                part = array[start : start + _AT_ONCE]
+                yield from part
+                forget_pages(part)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.concatenate([array[:] for array in self.arrays]).astype(dtype or self.dtype, copy=False)
@@ -75,10 +80,11 @@ class Rows:
 
     def _between(self, start: int, stop: int) -> Any:
         stop = max(start, stop)
-        parts = []
-        for array, first, end in zip(self.arrays, self.starts, self.starts[1:], strict=False):
-            if start < end and stop > first:
-                parts.append(array[max(start - first, 0) : min(stop, end) - first])
+        parts, place = [], self._place(start)
+        while place < len(self.arrays) and self.starts[place] < stop:
+            first, end = self.starts[place : place + 2]
+            parts.append(self.arrays[place][max(start - first, 0) : min(stop, end) - first])
+            place += 1
         if len(parts) == 1:
             return parts[0]
         joined = np.concatenate([*parts, np.empty((0, *self.shape[1:]), self.dtype)])

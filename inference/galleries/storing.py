@@ -190,12 +190,11 @@ class GalleryWriter:
         found = read_gallery(self.folder)
         self.check_dtype(found)
         self._dimension = found.embeddings.shape[1]
+        stays = ("float16", "revision") if self.about else found.about.keys() - {"count", "images", ROW_FILES}
+        self.about |= {key: value for key, value in found.about.items() if key in stays}
         self._find_replaced(found)
-        known = {key: value for key, value in found.about.items() if key not in ("count", "images", ROW_FILES)}
-        self.about = self.about or known
         if self.dtype == "float16":
             self._sample = RecallSample()
-            self.about |= {key: known[key] for key in ("float16",) if key in known}
         first = 0
         entries = list(found.about.get(ROW_FILES, ()))
         if entries:

@@ -97,6 +97,11 @@ def test_replaced_rows_stay_in_their_places(tmp_path, dtype, rows_per_file):
     found = read_gallery(folder)
     np.testing.assert_array_equal(np.asarray(found.embeddings), expected.astype(dtype))
     assert found.paths[:].tolist() == [*PATHS, "new.png"]
+    assert found.about["embedder"]["weights"] == "w"
+    with GalleryWriter.extending(folder, {"embedder": {}}, rows_per_file=rows_per_file) as writer:
+        writer.add(new[:1], ["newer.png"])
+        writer.finish()
+    assert read_gallery(folder).about["revision"] == found.about["revision"]  # Milvus looks at few rows
     if kept:
         assert (tmp_path / "embeddings-00001.npy").stat().st_ino == kept
     with pytest.raises(UserError, match="has the dimension 4, but here it is 3"):
@@ -268,7 +273,8 @@ def test_an_unfinished_gallery_is_read_up_to_its_first_gap(tmp_path, labelled, m
 # ---------------------------------------------------------------------------------------------------------- the program
 
 
-def test_the_program(gallery, tmp_path, capsys):
+def test_the_program(tmp_path, capsys):
+    gallery = write(tmp_path / "gallery", rows_per_file=5)
     listed = tmp_path / "gone.txt"
     listed.write_bytes(b"images/0.png\r\n\n" + f"{PATHS[3]}\nimages/none.png\n".encode())
     edit_gallery.main([str(gallery), "--delete", str(listed), "images/long1*", "--dry-run"])
