@@ -34,7 +34,7 @@ KEYS_OF_SETS = ("DATASETS.JSON_TRAIN_PATH", "DATASETS.CSV_PATH", "DATASETS.CAMER
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --images-in-subfolders and --print_freq."""
+    """Add --images-in-subfolders, --print_freq and --engine."""
     parser.add_argument(
         "--images-in-subfolders",
         "--images_in_subfolders",
@@ -48,9 +48,18 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="batches between two updates of the progress bar; default: several updates a second",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "onnxruntime", "openvino", "auto"),
+        default="torch",
+        help="what computes the network; onnxruntime and openvino do on the CPU, and auto takes the fastest that is "
+        "installed; default: torch",
+    )
 
 
-def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = ()) -> "Embedder":
+def embedder_from_config(
+    cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = (), engine: str = "torch"
+) -> "Embedder":
     """Load MODEL.PRETRAIN_PATH, with the device and the precision of the configuration.
 
     Image size, scaling and flip are those of the checkpoint where nobody set them.
@@ -59,7 +68,9 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
         cfg: the configuration.
         compared: further keys that the program uses: it says where their default is not the value in the checkpoint.
         used: further keys that the program looks at, besides KEYS.
+        engine: as for :class:`inference.embedding.embedder.Embedder`.
 
+    An exported network (.onnx) keeps its image size and scaling, whatever was set.
     A file that holds weights of MODEL.NAME instead of a CTL checkpoint is taken as it is, with a warning.
 
     Raises:
@@ -69,6 +80,7 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
     if not path or not Path(path).exists():
         raise MissingPathError(f"MODEL.PRETRAIN_PATH is {path!r}, which does not exist; expected a CTL checkpoint.")
     from inference.embedding.embedder import Embedder
+    from inference.embedding.engines import ExportedModel, Model, is_exported
     from modelling.bases import ModelBase
     from modelling.from_weights import model_of_weights
 
@@ -77,30 +89,31 @@ def embedder_from_config(cfg: CfgNode, compared: Sequence[str] = (), used: Seque
     # A default for worker processes says nothing about threads; how many of those help depends on the device.
     workers = cfg.DATALOADER.NUM_WORKERS
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
+    model: Model
     try:
-        model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
+        if is_exported(path):
+            model = ExportedModel(path)
+        else:
+            model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
     except NotACtlCheckpointError as refusal:
         model = model_of_weights(ModelBase, path, cfg, refusal, num_classes=1)
-    # The weights fit their own network only; image size and scaling can be chosen.
+    # The weights fit their own network only; image size and scaling can be chosen, unless they are part of a file.
+    fixed = (*NETWORK, *SCALING_IN_TESTS) if is_exported(path) else NETWORK
     keys = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
     keys += [key for key in compared if not was_set(cfg, key)]
-    lines = differences(cfg, model.hparams, keys, from_checkpoint=NETWORK) + find_foreign(cfg, (*KEYS, *used))
+    lines = differences(cfg, model.hparams, keys, from_checkpoint=fixed) + find_foreign(cfg, (*KEYS, *used))
     for line in lines + find_unused(cfg, Facts(accelerator), "GPU_IDS"):
         logger.warning(line)
     if isinstance(devices, list) and len(devices) > 1:
         logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)
+    options = {"engine": engine, "batch_size": cfg.TEST.IMS_PER_BATCH, "num_workers": threads}
+    precision = cfg.TRAINER.PRECISION or "32-true"
+    if isinstance(model, ExportedModel):
+        return Embedder(model, device, precision, **options)
     cfg = adopt(cfg, model.hparams)
     model.hparams.MODEL.NECK_FEAT = cfg.MODEL.NECK_FEAT
-    embedder = Embedder(
-        model,
-        device,
-        cfg.TRAINER.PRECISION or "32-true",
-        size=cfg.INPUT.SIZE_TEST,
-        mean=cfg.INPUT.PIXEL_MEAN,
-        std=cfg.INPUT.PIXEL_STD,
-        batch_size=cfg.TEST.IMS_PER_BATCH,
-        num_workers=threads,
-    )
+    scaling = {"size": cfg.INPUT.SIZE_TEST, "mean": cfg.INPUT.PIXEL_MEAN, "std": cfg.INPUT.PIXEL_STD}
+    embedder = Embedder(model, device, precision, **options, **scaling)
     embedder.exif_orientation = cfg.INPUT.EXIF_ORIENTATION
     embedder.resize, embedder.flip = cfg.INPUT.RESIZE, bool(cfg.TEST.FLIP)
     return embedder

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     source = image_source(args, cfg)
     created = create_gallery(
-        embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else ()),
+        embedder_from_config(cfg, used=KEYS_OF_SETS if args.split else (), engine=args.engine),
         source,
         folder,
         resume=args.resume,

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     gallery = read_gallery(args.gallery_data)
     exclusion = read_exclusion(args, cfg, gallery)
-    embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",))
+    embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",), engine=args.engine)
     check_comparable(gallery, embedder.identity, args.gallery_data)
     if options.calibration is not None:
         check_calibration(options.calibration, gallery, embedder.identity, args)
