@@ -87,7 +87,7 @@ class ExportedModel:
             model = onnx.load_model_from_string(self.content)
             self.facts: dict[str, Any] = json.loads({p.key: p.value for p in model.metadata_props}[METADATA])
             self.is_int8 = "int8" in self.facts
-            self.weights: str = self.facts["int8" if self.is_int8 else "weights"]
+            self.weights: str = self.facts["int8"]["digest"] if self.is_int8 else self.facts["weights"]
         except Exception as error:  # protobuf's own exceptions differ between versions
             raise CheckpointError(
                 f"{self.path} cannot be read ({type(error).__name__}); expected a file of this version's "

@@ -94,7 +94,7 @@ def export_checkpoint(
             torch fails to write the format, the written file disagrees with torch, or the calibration is of other
             embeddings.
     """
-    _check(checkpoint, output, format)
+    check_output(checkpoint, output, format)
     model = ModelBase.load_from_checkpoint(checkpoint, cfg={"MODEL": {"NAME": network}})
     metadata = _metadata(model, Path(checkpoint), unit, dynamic_batch or format == "torchscript", size)
     if calibration:
@@ -115,7 +115,8 @@ def export_checkpoint(
     return {**metadata, "cosine": cosine, "relative_error": error}
 
 
-def _check(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], format: str) -> None:
+def check_output(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], format: str) -> None:
+    """Raise a UserError if a checkpoint cannot be exported to this file or format, whatever is in it."""
     if format not in WRITERS:
         raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(WRITERS)}.")
     if Path(output).is_dir():
