@@ -26,6 +26,8 @@ BASE = [line for line in CLONE if line not in TRAIN and not line.startswith("ope
 FAISS = ["faiss-cpu>=1.8"]
 MILVUS = ["milvus-lite>=3.2.2", "pymilvus>=2.6.17"]
 EXPORT = ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.1"]
+# Another runtime, which reads that format too.
+OPENVINO = ["openvino>=2024.6", "onnx>=1.16", "onnxscript>=0.1"]
 # Tables of data sets; mlflow brings it along, its slim variants do not.
 PARQUET = ["pyarrow>=15"]
 # Weights that other code bases save in this format.
@@ -36,8 +38,8 @@ LOSSES = ["pytorch-metric-learning>=2.0"]
 REMOTE = ["fsspec>=2023.6"]
 # Networks of timm; earlier versions interpolate positions as if every grid were square, and recompute by reentry.
 BACKBONES = ["timm>=1.0.13"]
-DEV = CLONE + requirements("requirements-dev.txt") + FAISS + EXPORT + PARQUET + SAFETENSORS + LOSSES + BACKBONES
-DEV += REMOTE
+OTHERS = FAISS + EXPORT + OPENVINO + PARQUET + SAFETENSORS + LOSSES + BACKBONES + REMOTE
+DEV = CLONE + requirements("requirements-dev.txt") + OTHERS
 
 setup(
     name="centroids-reid",
@@ -63,12 +65,13 @@ setup(
         "train": TRAIN,
         "search": FAISS + MILVUS,
         "export": EXPORT,
+        "openvino": OPENVINO,
         "parquet": PARQUET,
         "safetensors": SAFETENSORS,
         "losses": LOSSES,
         "backbones": BACKBONES,
         "remote": REMOTE,
-        "all": TRAIN + FAISS + MILVUS + EXPORT + PARQUET + SAFETENSORS + LOSSES + BACKBONES + REMOTE,
+        "all": TRAIN + MILVUS + OTHERS,
         "dev": DEV + MILVUS,
         "dev-without-milvus": DEV,  # see requirements-floor.txt
     },

@@ -3,6 +3,9 @@
     python benchmarks/bench_embedding.py
     python benchmarks/bench_embedding.py --network resnet50_ibn_a --size 320 320 --parts forward
     python benchmarks/bench_embedding.py --parts memory --files 1000000
+    python benchmarks/bench_embedding.py --parts engines --networks resnet50 osnet_x1_0 --out engines.json
+    python -m scripts.demo --output demo_output; python benchmarks/bench_embedding.py --parts engines --size 128 64 \
+        --checkpoint demo_output/.../epoch=9.ckpt --data demo_output/data
 
 Weights are random unless --checkpoint gives some, images are drawn. What is compared is measured in turns, round by
 round, so that other load on the machine meets both; ratios are taken within a round.
@@ -38,19 +41,26 @@ from benchmarks.common import (  # noqa: E402
     status_mib,
     write_report,
 )
+from checkpoints.plain import to_plain  # noqa: E402
 from config.defaults import _C as DEFAULTS  # noqa: E402
+from datasets import init_dataset  # noqa: E402
 from datasets.transforms import ReidTransforms  # noqa: E402
 from datasets.transforms.pixels import ResizedPlanes, normalise  # noqa: E402
+from evaluation.metrics import evaluate_embeddings  # noqa: E402
 from inference.embedding.embedder import EmbeddedBatch, Embedder  # noqa: E402
 from inference.embedding.folding import fuses  # noqa: E402
 from inference.embedding.images import read_pixels  # noqa: E402
+from inference.embedding.runtimes import Runtime  # noqa: E402
 from inference.galleries.creation import GalleryOptions, create_gallery  # noqa: E402
+from inference.galleries.labels import read_subset  # noqa: E402
 from inference.galleries.sources import folder_source  # noqa: E402
 from modelling.backbones import get_backbone  # noqa: E402
 from modelling.bases import ModelBase  # noqa: E402
+from utils.errors import UserError  # noqa: E402
 from utils.image import pil_loader  # noqa: E402
 
 PARTS = ("forward", "pipeline", "memory")
+ENGINES = ("plain", "torch", "onnxruntime", "openvino")  # the plain model, and the engines of an Embedder
 PRECISIONS = ("32-true", "bf16-true")
 
 
@@ -154,6 +164,91 @@ def bench_pipeline(
     return report
 
 
+def bench_engines(network: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of the same network in each engine, precision and size of batch, with the same threads."""
+    from inference.embedding.exporting import export_checkpoint
+    from inference.embedding.quantising import choose_images, quantise
+
+    model = make_model(network, args.size, args.checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, single, int8 = (Path(folder) / name for name in ("it.ckpt", "single.onnx", "int8.onnx"))
+        torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, checkpoint)
+        export_checkpoint(checkpoint, single, "onnx", dynamic_batch=True)
+        calibration = Path(args.data) / "market1501" / "bounding_box_train" if args.data else Path(folder) / "drawn"
+        if not args.data:
+            calibration.mkdir()
+            for i in range(args.images):
+                drawn_image(i).save(calibration / f"{i:04d}.png")
+        told = quantise(single, int8, choose_images(calibration))["int8"]
+        embedders = {
+            (precision, engine): embedder
+            for precision in ("float32", "bfloat16", "int8")
+            for engine in args.engines
+            if engine != "plain" and (embedder := embedder_of(precision, engine, model, single, int8)) is not None
+        }
+    size = list(model.hparams.INPUT.SIZE_TEST)
+    report = {"network": model.hparams.MODEL.NAME, "size": size, "calibration": told["images"]}
+    report |= {"int8_cosine": {key: told[f"cosine_{key}"] for key in ("mean", "least")}}
+    if args.data:
+        report["mAP"] = {f"{p} {e}": mean_ap(embedder, args.data) for (p, e), embedder in embedders.items()}
+    report["cells"] = [bench_cell(model, embedders, batch, args) for batch in args.batches]
+    return report
+
+
+def embedder_of(precision: str, engine: str, model: ModelBase, single: Path, int8: Path) -> Embedder | None:
+    """An Embedder, or None where that engine does not have the precision, here or at all."""
+    try:
+        if precision == "int8":
+            return Embedder.from_checkpoint(int8, "cpu", engine=engine)
+        name = {"float32": "32-true", "bfloat16": "bf16-true"}[precision]
+        if engine == "torch":
+            return Embedder(model, "cpu", name)
+        return Embedder.from_checkpoint(single, "cpu", name, engine=engine)
+    except UserError as error:
+        print(f"left out: {precision}, {engine}: {error}", flush=True)
+        return None
+
+
+def bench_cell(
+    model: ModelBase, embedders: dict[tuple[str, str], Embedder], batch: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """One size of batch, everything in turns."""
+    size = model.hparams.INPUT.SIZE_TEST
+    pixels = torch.stack([read_pixels(drawn_image(100 + i), ResizedPlanes(size)) for i in range(batch)])
+    first = next(iter(embedders.values()))
+    images = normalise(pixels, first._mean, first._std)
+
+    def plain(dtype: torch.dtype | None) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+            return model(images)
+
+    functions: dict[str, Any] = {}
+    if "plain" in args.engines:
+        functions = {"float32 plain": lambda: plain(None), "bfloat16 plain": lambda: plain(torch.bfloat16)}
+    for (precision, engine), embedder in embedders.items():
+        if isinstance(embedder.network, Runtime):
+            embedder.network.batch_size = batch
+        functions[f"{precision} {engine}"] = lambda e=embedder: e.embed_pixels(pixels)
+    for function in functions.values():
+        function()  # what is prepared for this size of batch
+    seconds = in_turns(args.repeats, **functions)
+    rows = {}
+    for name, values in seconds.items():
+        rows[name] = {"images_per_s": spread([batch / value for value in values])}
+        if (ours := f"{name.partition(' ')[0]} torch") in seconds and ours != name:
+            rows[name]["times_torch"] = ratios(seconds[ours], values)
+    return {"batch": batch, "rows": rows}
+
+
+def mean_ap(embedder: Embedder, root: str) -> float:
+    """mAP on the test set of the drawn data (scripts/make_toy_dataset.py)."""
+    cfg = DEFAULTS.clone()
+    cfg.merge_from_list(["DATASETS.NAMES", "market1501", "DATASETS.ROOT_DIR", root])
+    query, gallery = (read_subset(init_dataset("market1501", cfg=cfg), name) for name in ("query", "gallery"))
+    labels = [[label[i] for label in images.labels] for i in (0, 1) for images in (query, gallery)]
+    return evaluate_embeddings(embedder.embed(query.paths), embedder.embed(gallery.paths), *labels, metric="cosine").mAP
+
+
 class StandIn:
     """Instead of a model: rows at once, so that only the run itself is measured."""
 
@@ -217,7 +312,15 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="of the part pipeline")
     parser.add_argument("--files", type=int, default=1_000_000, help="of the part memory, default: 1000000")
     parser.add_argument("--dimension", type=int, default=512, help="of the part memory, default: 512")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument(
+        "--parts", nargs="+", choices=(*PARTS, "engines"), default=PARTS, help="default: all but engines"
+    )
+    parser.add_argument("--networks", nargs="+", help="of the part engines, default: that of --network")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="default: all")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=(1, 8, 32), help="of the part engines, default: 1 8 32"
+    )
+    parser.add_argument("--data", default="", help="drawn data set, for mAP and calibration in the part engines")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, default: 5")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--out", type=Path, help="JSON file, default: benchmarks/results/embedding_NETWORK.json")
@@ -232,13 +335,19 @@ def main() -> None:
         "size": list(args.size),
         "weights": "checkpoint" if args.checkpoint else "random",
         "repeats": args.repeats,
-        "machine": {**machine(args.threads, "torchvision", "pillow"), "cpu_flags": cpu_flags()},
+        "machine": {
+            **machine(args.threads, "torchvision", "pillow", "onnxruntime", "openvino"),
+            "cpu_flags": cpu_flags(),
+        },
     }
     out = args.out or RESULTS / f"embedding_{args.network}.json"
-    model = None if tuple(args.parts) == ("memory",) else make_model(args.network, args.size, args.checkpoint)
+    needs_model = {"forward", "pipeline"} & set(args.parts)
+    model = make_model(args.network, args.size, args.checkpoint) if needs_model else None
     for part in args.parts:
         if part == "memory":
             report[part] = bench_memory(args.files, args.dimension)
+        elif part == "engines":
+            report[part] = [bench_engines(network, args) for network in args.networks or [args.network]]
         elif part == "forward":
             report[part] = bench_forward(model, args.size, args.batch, args.repeats)  # type: ignore[arg-type]
         else:

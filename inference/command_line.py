@@ -36,7 +36,7 @@ KEYS_OF_SETS = ("DATASETS.JSON_TRAIN_PATH", "DATASETS.CSV_PATH", "DATASETS.CAMER
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --images-in-subfolders and --print_freq."""
+    """Add --images-in-subfolders, --print_freq and --engine."""
     parser.add_argument(
         "--images-in-subfolders",
         "--images_in_subfolders",
@@ -49,6 +49,13 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         metavar="N",
         help="batches between two updates of the progress bar; default: several updates a second",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "onnxruntime", "openvino", "auto"),
+        default="torch",
+        help="what computes the network; onnxruntime and openvino do on the CPU, and auto takes the fastest that is "
+        "installed; default: torch",
     )
 
 
@@ -67,7 +74,11 @@ def devices_of_children(cfg: CfgNode) -> list[str]:
 
 
 def embedder_from_config(
-    cfg: CfgNode, compared: Sequence[str] = (), used: Sequence[str] = (), team: Team = ALONE
+    cfg: CfgNode,
+    compared: Sequence[str] = (),
+    used: Sequence[str] = (),
+    engine: str = "torch",
+    team: Team = ALONE,
 ) -> "Embedder":
     """Load MODEL.PRETRAIN_PATH, with the device and the precision of the configuration.
 
@@ -77,8 +88,10 @@ def embedder_from_config(
         cfg: the configuration.
         compared: further keys that the program uses: it says where their default is not the value in the checkpoint.
         used: further keys that the program looks at, besides KEYS.
+        engine: as for :class:`inference.embedding.embedder.Embedder`.
         team: the processes that share the devices of this machine.
 
+    An exported network (.onnx) keeps its image size and scaling, whatever was set.
     A file that holds weights of MODEL.NAME instead of a CTL checkpoint is taken as it is, with a warning.
 
     Raises:
@@ -88,6 +101,7 @@ def embedder_from_config(
     if not path or not Path(path).exists():
         raise MissingPathError(f"MODEL.PRETRAIN_PATH is {path!r}, which does not exist; expected a CTL checkpoint.")
     from inference.embedding.embedder import Embedder
+    from inference.embedding.engines import ExportedModel, Model, is_exported
     from modelling.bases import ModelBase
     from modelling.from_weights import model_of_weights
 
@@ -97,30 +111,31 @@ def embedder_from_config(
     # A default for worker processes says nothing about threads; how many of those help depends on the device.
     workers = cfg.DATALOADER.NUM_WORKERS
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
+    model: Model
     try:
-        model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
+        if is_exported(path):
+            model = ExportedModel(path)
+        else:
+            model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
     except NotACtlCheckpointError as refusal:
         model = model_of_weights(ModelBase, path, cfg, refusal, num_classes=1)
-    # The weights fit their own network only; image size and scaling can be chosen.
+    # The weights fit their own network only; image size and scaling can be chosen, unless they are part of a file.
+    fixed = (*NETWORK, *SCALING_IN_TESTS) if is_exported(path) else NETWORK
     keys = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
     keys += [key for key in compared if not was_set(cfg, key)]
-    lines = differences(cfg, model.hparams, keys, from_checkpoint=NETWORK) + find_foreign(cfg, (*KEYS, *used))
+    lines = differences(cfg, model.hparams, keys, from_checkpoint=fixed) + find_foreign(cfg, (*KEYS, *used))
     for line in lines + find_unused(cfg, Facts(accelerator), "GPU_IDS"):
         logger.warning(line)
     if isinstance(devices, list) and len(devices) > 1 and team == ALONE:
         logger.warning("GPU_IDS is %s; inference computes on the first of them only.", devices)
+    options = {"engine": engine, "batch_size": cfg.TEST.IMS_PER_BATCH, "num_workers": threads}
+    precision = cfg.TRAINER.PRECISION or "32-true"
+    if isinstance(model, ExportedModel):
+        return Embedder(model, device, precision, **options)
     cfg = adopt(cfg, model.hparams)
     model.hparams.MODEL.NECK_FEAT = cfg.MODEL.NECK_FEAT
-    embedder = Embedder(
-        model,
-        device,
-        cfg.TRAINER.PRECISION or "32-true",
-        size=cfg.INPUT.SIZE_TEST,
-        mean=cfg.INPUT.PIXEL_MEAN,
-        std=cfg.INPUT.PIXEL_STD,
-        batch_size=cfg.TEST.IMS_PER_BATCH,
-        num_workers=threads,
-    )
+    scaling = {"size": cfg.INPUT.SIZE_TEST, "mean": cfg.INPUT.PIXEL_MEAN, "std": cfg.INPUT.PIXEL_STD}
+    embedder = Embedder(model, device, precision, **options, **scaling)
     embedder.exif_orientation, embedder.draft_decoding = cfg.INPUT.EXIF_ORIENTATION, cfg.INPUT.DRAFT_DECODING
     embedder.resize, embedder.flip = cfg.INPUT.RESIZE, bool(cfg.TEST.FLIP)
     return embedder

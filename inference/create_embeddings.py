@@ -175,7 +175,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     team = find_team()
     with said_by_first(team, logging.ERROR):
         used = (*KEYS_OF_GALLERIES, *(KEYS_OF_SETS if args.split else ()))
-        embedder = embedder_from_config(cfg, used=used, team=team)
+        embedder = embedder_from_config(cfg, used=used, engine=args.engine, team=team)
         source = image_source(args, cfg)
         grouping = find_grouping(args, cfg, source)
     images = folder / "images" if grouping else folder

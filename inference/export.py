@@ -2,8 +2,14 @@
 
 import argparse
 import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
-from config.cli import clean_exit
+if __package__ in (None, ""):  # run as a file: the packages are one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from config.cli import clean_exit, whole_number
 from utils.console import command_parser
 from utils.errors import UserError
 
@@ -15,6 +21,7 @@ under "preprocessing" (ONNX: metadata_props; the others: the extra file preproce
 
 _EXAMPLES = """examples:
   python -m inference.export epoch=119.ckpt person.onnx --format onnx --dynamic-batch
+  python -m inference.export epoch=119.ckpt person.onnx --format onnx --int8 /data/gallery
   python -m inference.export epoch=119.ckpt person.pt --format torchscript --normalize
   python -m inference.export epoch=119.ckpt person.pt2 --format torch_export --size 320 320"""
 
@@ -51,7 +58,52 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PACKAGE.MODULE:NAME",
         help="MODEL.NAME again, if it is code of your own: a file alone does not decide which code is imported",
     )
+    parser.add_argument(
+        "--int8",
+        metavar="FOLDER|LIST",
+        help="with --format onnx: compute in int8, calibrated on images like those to be embedded, from a folder and "
+        "its subfolders or a text file of paths; implies --dynamic-batch",
+    )
+    parser.add_argument(
+        "--int8-images",
+        type=whole_number(4),
+        default=200,
+        metavar="N",
+        help="images for calibration, taken evenly, and a quarter more to measure what int8 costs; default: 200",
+    )
     return parser
+
+
+def export(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the file that a command line describes; its metadata, and how it compares with torch."""
+    from inference.embedding.exporting import check_output, export_checkpoint
+
+    options = {
+        "unit": args.normalize,
+        "size": tuple(args.size) if args.size else None,
+        "network": args.network,
+        "calibration": args.calibration,
+    }
+    if not args.int8:
+        return export_checkpoint(args.checkpoint, args.output, args.format, dynamic_batch=args.dynamic_batch, **options)
+    check_output(args.checkpoint, args.output, args.format)
+    from inference.embedding.quantising import WARN_BELOW, choose_images, quantise
+
+    images = choose_images(args.int8, args.int8_images)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / Path(args.output).with_suffix(".onnx").name
+        facts = export_checkpoint(args.checkpoint, exported, args.format, dynamic_batch=True, **options)
+        told = quantise(exported, args.output, images)["int8"]
+    sys.stdout.write(
+        f"int8, calibrated on {told['images']} images: cosine to float32 on {told['held_out']} others, mean "
+        f"{told['cosine_mean']:.4f}, least {told['cosine_least']:.4f}\n"
+    )
+    if told["cosine_least"] < WARN_BELOW:
+        sys.stderr.write(
+            f"warning: a cosine below {WARN_BELOW} costs accuracy; evaluate with this file before you use it, or "
+            "calibrate on more images.\n"
+        )
+    return facts
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,18 +112,10 @@ def main(argv: list[str] | None = None) -> None:
     with clean_exit():
         if args.size and min(args.size) < 32:
             raise UserError(f"--size is {args.size[0]} {args.size[1]}; both must be at least 32.")
-        from inference.embedding.exporting import export_checkpoint
-
-        facts = export_checkpoint(
-            args.checkpoint,
-            args.output,
-            args.format,
-            unit=args.normalize,
-            dynamic_batch=args.dynamic_batch,
-            size=tuple(args.size) if args.size else None,
-            network=args.network,
-            calibration=args.calibration,
-        )
+        if args.int8 and (args.format != "onnx" or args.calibration):
+            what = "--calibration, which is of float32" if args.calibration else f"--format {args.format}"
+            raise UserError(f"--int8 does not go with {what}; leave one of them out.")
+        facts = export(args)
         height, width = facts["image_size"]
         sys.stdout.write(
             f"{args.output}: {facts['network']}, images {height} x {width}, embeddings of {facts['embedding_size']}; "

@@ -129,7 +129,7 @@ def search_alone(args: argparse.Namespace, cfg: CfgNode, exactly: "Callable[...,
     if gallery.unfinished:
         logger.info("The gallery is being written: searching its first %d images.", len(gallery.paths))
     exclusion = read_exclusion(args, cfg, gallery)
-    embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",))
+    embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",), engine=args.engine)
     check_comparable(gallery, embedder.identity, args.gallery_data)
     if options.calibration is not None:
         check_calibration(options.calibration, gallery, embedder.identity, args)

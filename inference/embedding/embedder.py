@@ -3,7 +3,7 @@
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from yacs.config import CfgNode
 
-from checkpoints.digest import digest_of
 from config.defaults import _C as DEFAULTS
 from datasets.transforms.pixels import ResizedPlanes, normalise
-from inference.embedding.folding import inference_network
+from inference.embedding.engines import Computation, ExportedModel, Model, describe, is_exported, network_of
 from inference.embedding.images import find_images, read_batches
 from inference.embedding.inputs import as_sequence
 from inference.embedding.progress import Progress
@@ -23,7 +22,6 @@ from modelling.bases import ModelBase
 from modelling.from_weights import model_of_weights
 from modelling.hyperparameters import merge_hparams
 from modelling.mirroring import embed_views
-from modelling.origin import embedding_settings
 from utils.devices import count_cpus, find_device, inference_dtype
 from utils.errors import NotACtlCheckpointError, UserError
 
@@ -40,6 +38,14 @@ class EmbeddedBatch:
     errors: dict[int, UserError]  # position among all inputs -> why the input could not be read
 
 
+class Scaling(TypedDict, total=False):
+    """What of the images may differ from the model's configuration."""
+
+    size: Sequence[int] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+
+
 class Embedder:
     """A trained model that embeds images; the numbers are those of ``model(images)`` up to rounding.
 
@@ -47,17 +53,21 @@ class Embedder:
     images are decoded while the network computes. The given model is copied and not modified.
 
     Args:
-        model: a model of this project.
+        model: a model of this project, or a file of it (:class:`inference.embedding.engines.ExportedModel`).
         device: "auto" (a CUDA device or MPS if there is one, else the CPU), or a device of torch: "cpu", "cuda",
             "cuda:1", "mps".
         precision: one of Lightning's: 32-true, 64-true, bf16-true, bf16-mixed, 16-true, 16-mixed.
-        size: height and width that images are resized to; None takes INPUT.SIZE_TEST of the model.
-        mean, std: of the channels; None takes those of the model.
+        engine: what computes: "torch"; "onnxruntime" or "openvino", on the CPU, whose embeddings differ from torch's by
+            at most 1e-4 of their largest number (or by what torch itself rounds); or "auto", the fastest that is
+            installed (see :mod:`inference.embedding.engines`), or torch where that fails.
         batch_size: images in a batch; None takes TEST.IMS_PER_BATCH of the model.
         num_workers: threads that decode images; 0 decodes in the calling thread. -1 takes one thread for each CPU core,
             or one for every eight if the network runs on the CPU, since more would only slow it down.
+        scaling: ``size``, height and width that images are resized to, without it INPUT.SIZE_TEST of the model; and
+            ``mean`` and ``std`` of the channels, without them those of the model.
 
     Attributes:
+        engine: what computes, which is not "auto".
         exif_orientation: whether images are turned upright as their EXIF data says: INPUT.EXIF_ORIENTATION of the
             model; may be set.
         draft_decoding: whether files of large JPEG images are decoded at a part of their size: INPUT.DRAFT_DECODING of
@@ -68,7 +78,8 @@ class Embedder:
             set.
 
     Raises:
-        UserError: the device does not exist, or the precision is unknown or not supported by the device.
+        UserError: the device does not exist, or the precision is unknown or not supported by the device or the engine,
+            or the engine is unknown, its package missing, or it cannot compute the network.
 
     Example:
         >>> from PIL import Image
@@ -81,27 +92,31 @@ class Embedder:
 
     def __init__(
         self,
-        model: ModelBase,
+        model: Model,
         device: str | torch.device = "auto",
         precision: str = "32-true",
         *,
-        size: Sequence[int] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        engine: str = "torch",
         batch_size: int | None = None,
         num_workers: int = -1,
+        **scaling: Unpack[Scaling],
     ) -> None:
         options = model.hparams.INPUT
+        if unknown := scaling.keys() - Scaling.__optional_keys__:
+            raise TypeError(f"Embedder() got an unexpected keyword argument {min(unknown)!r}")
+        size, mean, std = (scaling.get(key) for key in ("size", "mean", "std"))
         self.device = find_device(device)
         self.dtype = inference_dtype(precision, self.device)
-        self.size = tuple(options.SIZE_TEST if size is None else size)
-        self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)
-        self.std = tuple(options.PIXEL_STD if std is None else std)
+        self.size: tuple[int, ...] = tuple(options.SIZE_TEST if size is None else size)  # type: ignore[arg-type]
+        self.mean = tuple(options.PIXEL_MEAN if mean is None else mean)  # type: ignore[arg-type]
+        self.std = tuple(options.PIXEL_STD if std is None else std)  # type: ignore[arg-type]
         self.exif_orientation = bool(options.EXIF_ORIENTATION)
         self.draft_decoding = bool(options.DRAFT_DECODING)
         self.resize: str = options.RESIZE
-        self.flip = bool(model.hparams.TEST.FLIP)
-        self.batch_size = model.hparams.TEST.IMS_PER_BATCH if batch_size is None else batch_size
+        is_file = isinstance(model, ExportedModel)  # which averages with the mirror image itself
+        self.flip = bool(model.hparams.TEST.FLIP) and not is_file
+        usual = DEFAULTS if is_file else model.hparams
+        self.batch_size = usual.TEST.IMS_PER_BATCH if batch_size is None else batch_size
         self.num_workers = _choose_workers(self.device) if num_workers == -1 else num_workers
         if len(self.size) != 2 or min(self.size) < 1 or self.batch_size < 1 or self.num_workers < 0:
             raise UserError(
@@ -110,10 +125,9 @@ class Embedder:
             )
         if not all(len(v) == 3 and np.isfinite(v).all() for v in (self.mean, self.std)) or min(self.std) <= 0:
             raise UserError(f"mean is {self.mean}, std {self.std}; expected three numbers each, of std above 0.")
-        self.network = inference_network(model, self.dtype, self.device)
-        self.dimension = model.bn.num_features
-        self.settings = embedding_settings(model.hparams)
-        self.weights_digest = digest_of({"backbone": model.backbone, "bn": model.bn})
+        how = Computation(engine, self.device, self.dtype, self.size, self.mean, self.std, self.batch_size)
+        self.network, self.engine = network_of(model, how)
+        self.dimension, self.settings, self.weights_digest = describe(model)
         self._mean, self._std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
 
     @classmethod
@@ -129,8 +143,9 @@ class Embedder:
         """Load a checkpoint of this project or of the original, with the image size and scaling that it records.
 
         Args:
-            path: the checkpoint file.
-            device, precision, kw: as for the constructor.
+            path: the checkpoint file; or one of ``inference/export.py --format onnx --dynamic-batch`` (or ``--int8``),
+                whose name ends in .onnx, for another engine than torch. ``network`` and ``cfg`` do not matter then.
+            device, precision, kw: as for the constructor; ``engine="auto"`` is one of them.
             network: MODEL.NAME, for a file that holds the weights of a backbone alone, whose pooled features are then
                 the embeddings; and again, if it is code of your own: a file alone does not decide which code is
                 imported. "" takes that of ``cfg``.
@@ -144,6 +159,8 @@ class Embedder:
         """
         if not isinstance(network, str):
             raise UserError(f"network is {network!r}; expected its place as text, such as 'my_package.nets:tiny'.")
+        if is_exported(path):
+            return cls(ExportedModel(path), device, precision, **kw)
         name = network or ("" if cfg is None else cfg.MODEL.NAME)
         try:
             model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": name}})

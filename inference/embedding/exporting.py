@@ -5,9 +5,11 @@ import copy
 import hashlib
 import io
 import json
+import logging
 import os
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +44,15 @@ _IMAGES = 4  # images of noise, and as many of smooth colours and white, on whic
 
 
 class EmbeddingNetwork(nn.Module):
-    """Images to embeddings: :class:`~modelling.bases.EmbeddingPath`, and optional scaling to unit length."""
+    """Images to embeddings: a path of a model, whose modules are changed, and optional scaling to unit length."""
 
-    def __init__(self, model: ModelBase, unit: bool) -> None:
+    def __init__(self, path: EmbeddingPath, unit: bool = False) -> None:
         super().__init__()
-        self.path, self.unit = EmbeddingPath(model, model.hparams.TEST.FLIP), unit
-        model.backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime decides
-        if isinstance(model.backbone.base, ResNet) and hasattr(model.backbone.base, "fc"):
-            del model.backbone.base.fc  # never used
+        self.path, self.unit = path, unit
+        backbone: Any = path.backbone
+        backbone.choose_computation(channels_last=False, grad_checkpoint=False)  # the runtime decides
+        if isinstance(backbone.base, ResNet) and hasattr(backbone.base, "fc"):
+            del backbone.base.fc  # never used
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,33 +94,29 @@ def export_checkpoint(
             torch fails to write the format, the written file disagrees with torch, or the calibration is of other
             embeddings.
     """
-    _check(checkpoint, output, format)
+    check_output(checkpoint, output, format)
     model = ModelBase.load_from_checkpoint(checkpoint, cfg={"MODEL": {"NAME": network}})
     metadata = _metadata(model, Path(checkpoint), unit, dynamic_batch or format == "torchscript", size)
     if calibration:
         metadata["calibration"] = _checked_calibration(os.fspath(calibration), model, metadata)
-    exported = EmbeddingNetwork(model, unit)
+    exported = EmbeddingNetwork(EmbeddingPath(model, model.hparams.TEST.FLIP), unit)
     height, width = metadata["image_size"]
     example = torch.randn(2 if dynamic_batch else 1, 3, height, width)
     with written_whole(output, keep_ending=True) as temporary, torch.no_grad():
         temporary.touch()  # report a folder that is not writable in our words, not in the exporter's
         exported(example)  # a transformer gets ready for a size of its own before it is traced
-        with _quiet():
+        with quiet():
             run = _write(format, exported, example, temporary, dynamic_batch, json.dumps(metadata))
-        batches = _batches(metadata)
+        images = trial_images(metadata["image_size"], *scaling_in(metadata))
+        batches = images.split([1] * len(images) if metadata["batch"] == 1 else [1, len(images) - 3, 2])
         cosine, error = compare(exported, run, batches)
-        allowed = MAX_RELATIVE_ERROR
-        if error > allowed:
-            allowed = max(allowed, MAX_ROUNDINGS * _rounding(exported, batches))
-        if not (cosine >= MIN_COSINE and error <= allowed):
-            raise UserError(
-                f"{output} was not written: the exported network disagrees with torch (cosine {cosine:.7f}, needed at "
-                f"least {MIN_COSINE}; relative error {error:.1e}, allowed at most {allowed:.1e})."
-            )
+        if disagreement := find_disagreement(exported, cosine, error, batches):
+            raise UserError(f"{output} was not written: the exported network disagrees with torch ({disagreement}).")
     return {**metadata, "cosine": cosine, "relative_error": error}
 
 
-def _check(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], format: str) -> None:
+def check_output(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], format: str) -> None:
+    """Raise a UserError if a checkpoint cannot be exported to this file or format, whatever is in it."""
     if format not in WRITERS:
         raise UnknownNameError(f"the format is {format!r}; valid names: {', '.join(WRITERS)}.")
     if Path(output).is_dir():
@@ -142,18 +141,33 @@ def _write(format: str, network: nn.Module, *args: Any) -> RunFile:
         ) from error
 
 
-def _batches(metadata: dict[str, Any]) -> tuple[Tensor, ...]:
-    """Images of noise, smooth colours and white, as many at once as the file takes."""
-    height, width = metadata["image_size"]
-    scaling = metadata["pixel_mean"], metadata["pixel_std"]
-    transform = eval_transforms((height, width), *scaling, metadata["resize_mode"])
+def scaling_in(metadata: dict[str, Any]) -> tuple[list[float], list[float], str]:
+    """Mean and deviation of the channels, and how images are brought to their size."""
+    return metadata["pixel_mean"], metadata["pixel_std"], metadata["resize_mode"]
+
+
+def trial_images(size: Sequence[int], mean: Sequence[float], std: Sequence[float], resize: str = "stretch") -> Tensor:
+    """Images of noise, smooth colours and white, normalised: [8, 3, H, W] float32."""
+    height, width = size
+    transform = eval_transforms((height, width), mean, std, resize)
     rng = np.random.default_rng(0)
     # A few pixels, enlarged, give smooth areas and edges as in real images; the last image is all white.
     small = [Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8)) for _ in range(_IMAGES - 1)]
     smooth = [transform(image) for image in (*small, Image.new("RGB", (width, height), "white"))]
     noise = torch.randn(_IMAGES, 3, height, width, generator=torch.Generator().manual_seed(0))
-    images = torch.cat([noise, torch.stack(smooth)])
-    return images.split([1] * len(images) if metadata["batch"] == 1 else [1, len(images) - 3, 2])
+    return torch.cat([noise, torch.stack(smooth)])
+
+
+def find_disagreement(network: nn.Module, cosine: float, error: float, batches: Sequence[Tensor]) -> str:
+    """What :func:`compare` measured if that is more than rounding explains; "" if a file agrees with the network."""
+    allowed = MAX_RELATIVE_ERROR
+    if error > allowed:
+        allowed = max(allowed, MAX_ROUNDINGS * _rounding(network, batches))
+    if cosine >= MIN_COSINE and error <= allowed:
+        return ""
+    return (
+        f"cosine {cosine:.7f}, needed at least {MIN_COSINE}; relative error {error:.1e}, allowed at most {allowed:.1e}"
+    )
 
 
 def compare(network: nn.Module, run: RunFile, batches: Iterable[Tensor]) -> tuple[float, float]:
@@ -214,6 +228,7 @@ def _metadata(
         "flip": bool(options.TEST.FLIP),  # whether the network averages with the mirror image; it does so itself
         **embedding_settings(options),
         "normalized": unit,
+        "weights": digest_of({"backbone": model.backbone, "bn": model.bn}),
         "network": options.MODEL.NAME,
         "source": checkpoint.name,
         "source_sha256": digest,
@@ -234,22 +249,43 @@ def _checked_calibration(file: str, model: ModelBase, metadata: dict[str, Any]) 
             "--normalize."
         )
     names = {"size": "image_size", "mean": "pixel_mean", "std": "pixel_std", "resize": "resize_mode"}
-    names |= {name: name for name in ("exif_orientation", "draft_decoding", "flip", *embedding_settings(model.hparams))}
-    digest = digest_of({"backbone": model.backbone, "bn": model.bn})
-    calibration.check_network({"weights": digest, **{key: metadata[name] for key, name in names.items()}}, file)
+    names |= {
+        name: name
+        for name in ("weights", "exif_orientation", "draft_decoding", "flip", *embedding_settings(model.hparams))
+    }
+    calibration.check_network({key: metadata[name] for key, name in names.items()}, file)
     return calibration.to_dict()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings of exporters about themselves: the file that they write is tried afterwards."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        # Instance normalisation uses the statistics of the image, as it does in training.
-        warnings.filterwarnings("ignore", message=".*instance_norm.*train=True")
-        yield
+def quiet() -> Iterator[None]:
+    """Silence what exporters say about themselves: the file that they write is tried afterwards."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            # Instance normalisation uses the statistics of the image, as it does in training.
+            warnings.filterwarnings("ignore", message=".*instance_norm.*train=True")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def onnx_content(network: nn.Module, size: Sequence[int]) -> bytes:
+    """A network as ONNX, for any number of images of one size; the content of a file that is not kept."""
+    if ONNX_NEEDS_ONNXSCRIPT:
+        require("onnxscript", "export", "an export to ONNX")
+    example = torch.randn(2, 3, *size)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), quiet():
+        network(example)  # a transformer gets ready for a size of its own before it is traced
+        export_onnx(network, example, Path(folder) / "network.onnx", INPUT, OUTPUT, dynamic_batch=True)
+        return (Path(folder) / "network.onnx").read_bytes()
 
 
 def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool, metadata: str) -> RunFile:
