@@ -73,19 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "default), in its file name up to the last '_', or with a regular expression in the path below "
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
-    options.add_argument(
-        "--group",
-        metavar="folder|csv:COLUMN",
-        help="a row for each group of images, such as a tracklet, instead of each image: those in one folder, or those "
-        "with one value in this column of the table (--csv); the gallery of images stays in OUTPUT_DIR/images",
-    )
-    options.add_argument(
-        "--aggregate",
-        choices=("mean", "medoid", "robust"),
-        default="mean",
-        help="with --group, what a row is: the mean of its images (the default), the image in their middle, or the "
-        "mean without outliers",
-    )
+    _add_groups(options)
     options.add_argument(
         "--resume",
         action="store_true",
@@ -112,6 +100,22 @@ def parser() -> argparse.ArgumentParser:
         help="images that one process embeds at a time, and the most that it loses when it is killed; default: 1024",
     )
     return options
+
+
+def _add_groups(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--group",
+        metavar="folder|csv:COLUMN",
+        help="a row for each group of images, such as a tracklet, instead of each image: those in one folder, or those "
+        "with one value in this column of the table (--csv); the gallery of images stays in OUTPUT_DIR/images",
+    )
+    options.add_argument(
+        "--aggregate",
+        choices=("mean", "medoid", "robust"),
+        default="mean",
+        help="with --group, what a row is: the mean of its images (the default), the image in their middle, or the "
+        "mean without outliers",
+    )
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
