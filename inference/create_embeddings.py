@@ -75,19 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "default), in its file name up to the last '_', or with a regular expression in the path below "
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
-    options.add_argument(
-        "--group",
-        metavar="folder|csv:COLUMN",
-        help="a row for each group of images, such as a tracklet, instead of each image: those in one folder, or those "
-        "with one value in this column of the table (--csv); the gallery of images stays in OUTPUT_DIR/images",
-    )
-    options.add_argument(
-        "--aggregate",
-        choices=("mean", "medoid", "robust"),
-        default="mean",
-        help="with --group, what a row is: the mean of its images (the default), the image in their middle, or the "
-        "mean without outliers",
-    )
+    _add_groups(options)
     options.add_argument(
         "--resume",
         action="store_true",
@@ -147,6 +135,22 @@ def label_fields(text: str) -> list[str]:
     if len(fields) > 2 or not all(fields) or len(set(fields)) < len(fields):
         raise argparse.ArgumentTypeError(f"{text!r} is not PID or PID,CAMID: the name of one field, or of two.")
     return fields
+
+
+def _add_groups(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--group",
+        metavar="folder|csv:COLUMN",
+        help="a row for each group of images, such as a tracklet, instead of each image: those in one folder, or those "
+        "with one value in this column of the table (--csv); the gallery of images stays in OUTPUT_DIR/images",
+    )
+    options.add_argument(
+        "--aggregate",
+        choices=("mean", "medoid", "robust"),
+        default="mean",
+        help="with --group, what a row is: the mean of its images (the default), the image in their middle, or the "
+        "mean without outliers",
+    )
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:

@@ -226,6 +226,7 @@ def test_folders_are_read_as_files_are(tmp_path, capsys):
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     gallery = written["inputs"]["gallery"]
     untold = {"resize": "stretch", "flip": False, "pooling": "avg", "neck_feat": "after"}  # of those that do not say
+    untold["draft_decoding"] = False
     assert gallery["embedder"] == embedder | untold
     digest = hashlib.sha256((tmp_path / "gallery" / "pids.npy").read_bytes()).hexdigest()
     assert gallery["sha256"]["pids.npy"] == digest
