@@ -242,6 +242,23 @@ def search_rows(report: Report) -> Iterator[Row]:
             yield f"`{part}`", *(cell(report, f"{part}/{name}", unit) for name, unit in names)
 
 
+LARGE = {"exact": "exact", "ivfpq": "`faiss:ivfpq`", "ivf": "`faiss:ivf`, lists on disk", "milvus": "embedded Milvus"}
+
+
+def large_search_heads(report: Report) -> Row:
+    queries, topk = report["queries"], report["topk"]
+    heads = ("", "rows", "building", "memory of building", "files", f"seconds for {queries} queries")
+    return (*heads, "memory of searching", f"recall@{topk}")
+
+
+def large_search_rows(report: Report) -> Iterator[Row]:
+    for kind, title in LARGE.items():
+        if kind in report:
+            names = (("build_s", "s"), ("build_mib", "MiB"), ("mib", "MiB"), ("query_s", ""), ("query_mib", "MiB"))
+            cells = (cell(report, f"{kind}/{name}", unit) for name, unit in (*names, ("recall", "")))
+            yield title, cell(report, f"{kind}/rows"), *cells
+
+
 def network_title(row: Report) -> str:
     """The name of a network, and the keys that it was measured with."""
     name, *pairs = row["network"].split()
@@ -476,6 +493,7 @@ TABLES = {
         source_rows,
     ),
     "search": Table("search_1000000", search_heads, search_rows),
+    "search_large": Table("search_10000000", large_search_heads, large_search_rows),
     "coco": Table(
         "coco", columns("", "annotations", "CPU time", "µs for one", "... as a multiple of the smallest"), coco_rows
     ),

@@ -133,6 +133,17 @@ REPORTS: dict[str, dict[str, Any]] = {
         "exact": {"seconds": S, "peak_beyond_mib": 90.4, "pairs_times_4_bytes_mib": 3814.7},
         "faiss:ivf": {"load_and_search_s": S, "first_s": 30.0, "peak_beyond_mib": 2000.0, "recall": 0.987},
     },
+    "search_10000000": {
+        "dims": 512, "queries": 100, "topk": 10,
+        "exact": {"rows": 10000000, "query_s": 18.5, "query_mib": 400.5, "recall": 1.0},
+        **{
+            kind: {
+                "rows": 1000000, "build_s": 300.5, "build_mib": 2000.5, "mib": 686.5, "query_s": 1.5,
+                "query_mib": 900.5, "recall": 0.987,
+            }
+            for kind in ("ivfpq", "ivf", "milvus")
+        },
+    },
     "backbones": {
         "networks": [
             {
@@ -251,6 +262,10 @@ EXPECTED = {
         "| matrix product alone, in memory | 1 (1 to 1) | – | – | – |",
         "| `faiss:ivf` | 2 (1 to 4) | 30 s | 2,000 MiB | 0.987 |",
     ),
+    "search_large": (
+        "| exact | 10,000,000 | – | – | – | 18.5 | 400 MiB | 1 |",
+        "| embedded Milvus | 1,000,000 | 300 s | 2,000 MiB | 686 MiB | 1.5 | 900 MiB | 0.987 |",
+    ),
     "backbones": (
         "| `resnet50` | 2,048 | 23.5 | 4.05 | 3.0e-06 | torchvision, timm |",
         "| `timm:vit_base_patch16_224`, `MODEL.PATCH_STRIDE 12`, `MODEL.DROP_PATH 0.1` | 768 | 85 | 18 | failed | – |",
@@ -309,6 +324,18 @@ PLACES: dict[str, list[tuple[str | None, ...]]] = {
         ("the backbone alone, forward and backward", "step/backbone_s"),
         ("plain loop / this project", "step/times_faster_than_plain"),
         ("this project / backbone alone", "step/step_over_backbone"),
+    ],
+    "search_large": [
+        ("exact", "exact/rows", None, None, None, "exact/query_s", "exact/query_mib", "exact/recall"),
+        *(
+            (
+                head, f"{kind}/rows", f"{kind}/build_s", f"{kind}/build_mib", f"{kind}/mib", f"{kind}/query_s",
+                f"{kind}/query_mib", f"{kind}/recall",
+            )
+            for head, kind in (
+                ("`faiss:ivfpq`", "ivfpq"), ("`faiss:ivf`, lists on disk", "ivf"), ("embedded Milvus", "milvus"),
+            )
+        ),
     ],
     "training_memory": [
         ("plain PyTorch loop", "memory/plain/peak_mib"),
