@@ -21,6 +21,7 @@ from utils.errors import MissingPathError, NotACtlCheckpointError, UserError
 
 if TYPE_CHECKING:
     from inference.embedding.embedder import Embedder
+    from inference.embedding.engines import Model
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +102,7 @@ def embedder_from_config(
     if not path or not Path(path).exists():
         raise MissingPathError(f"MODEL.PRETRAIN_PATH is {path!r}, which does not exist; expected a CTL checkpoint.")
     from inference.embedding.embedder import Embedder
-    from inference.embedding.engines import ExportedModel, Model, is_exported
-    from modelling.bases import ModelBase
-    from modelling.from_weights import model_of_weights
+    from inference.embedding.engines import ExportedModel
 
     accelerator, devices = choose_devices(cfg.TRAINER.ACCELERATOR, cfg.GPU_IDS, cfg.SOLVER.DIST_BACKEND)
     device = f"cuda:{_own_device(devices, team)}" if isinstance(devices, list) else accelerator
@@ -111,16 +110,9 @@ def embedder_from_config(
     # A default for worker processes says nothing about threads; how many of those help depends on the device.
     workers = cfg.DATALOADER.NUM_WORKERS
     threads = -1 if workers in (-1, DEFAULT_WORKERS) else count_workers(workers)
-    model: Model
-    try:
-        if is_exported(path):
-            model = ExportedModel(path)
-        else:
-            model = ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
-    except NotACtlCheckpointError as refusal:
-        model = model_of_weights(ModelBase, path, cfg, refusal, num_classes=1)
+    model = _read_model(cfg)
     # The weights fit their own network only; image size and scaling can be chosen, unless they are part of a file.
-    fixed = (*NETWORK, *SCALING_IN_TESTS) if is_exported(path) else NETWORK
+    fixed = (*NETWORK, *SCALING_IN_TESTS) if isinstance(model, ExportedModel) else NETWORK
     keys = [key for key in (*NETWORK, *SCALING_IN_TESTS) if was_set(cfg, key)]
     keys += [key for key in compared if not was_set(cfg, key)]
     lines = differences(cfg, model.hparams, keys, from_checkpoint=fixed) + find_foreign(cfg, (*KEYS, *used))
@@ -139,6 +131,20 @@ def embedder_from_config(
     embedder.exif_orientation, embedder.draft_decoding = cfg.INPUT.EXIF_ORIENTATION, cfg.INPUT.DRAFT_DECODING
     embedder.resize, embedder.flip = cfg.INPUT.RESIZE, bool(cfg.TEST.FLIP)
     return embedder
+
+
+def _read_model(cfg: CfgNode) -> "Model":
+    from inference.embedding.engines import ExportedModel, is_exported
+    from modelling.bases import ModelBase
+    from modelling.from_weights import model_of_weights
+
+    path = cfg.MODEL.PRETRAIN_PATH
+    if is_exported(path):
+        return ExportedModel(path)
+    try:
+        return ModelBase.load_from_checkpoint(path, cfg={"MODEL": {"NAME": cfg.MODEL.NAME}})
+    except NotACtlCheckpointError as refusal:
+        return model_of_weights(ModelBase, path, cfg, refusal, num_classes=1)
 
 
 def _own_device(devices: Sequence[int], team: Team) -> int:
