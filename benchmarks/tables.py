@@ -203,6 +203,26 @@ def embedding_rows(report: Report) -> Iterator[Row]:
         yield f"Embedder, {title}", *values, NOTHING if cosine is None else f"{cosine:.6f}"
 
 
+def engine_rows(report: Report) -> Iterator[Row]:
+    for i, network in enumerate(report.get("engines", [])):
+        for j, part in enumerate(network["cells"]):
+            for name in part["rows"]:
+                precision, engine = name.split()
+                values = (
+                    cell(report, f"engines/{i}/cells/{j}/rows/{name}/{v}") for v in ("images_per_s", "times_torch")
+                )
+                yield f"`{network['network']}`", str(part["batch"]), precision, engine, *values
+
+
+def int8_rows(report: Report) -> Iterator[Row]:
+    for network in report.get("engines", []):
+        scores, cosine = network.get("mAP", {}), network["int8_cosine"]
+        found = next((score for name, score in scores.items() if name.startswith("int8 ")), None)
+        lost = None if found is None else scores["float32 torch"] - found
+        values = (NOTHING if value is None else f"{value:.4f}" for value in (cosine["mean"], cosine["least"], lost))
+        yield f"`{network['network']}`", *values
+
+
 def pipeline_rows(report: Report) -> Iterator[Row]:
     for i, part in enumerate(report.get("pipeline", [])):
         shares = (cell(report, f"pipeline/{i}/{threads}_threads_share_of_forward") for threads in (0, 1, 2))
@@ -470,6 +490,16 @@ TABLES = {
     ),
     "embedding_forward": Table(
         "embedding_resnet50", columns("", "images/s", "times plain", "least cosine to plain"), embedding_rows
+    ),
+    "engines": Table(
+        "embedding_engines",
+        columns("network", "batch", "precision", "engine", "images/s", "times the Embedder with torch"),
+        engine_rows,
+    ),
+    "engines_int8": Table(
+        "embedding_engines",
+        columns("network", "cosine to float32, mean", "least", "mAP lost"),
+        int8_rows,
     ),
     "embedding_pipeline": Table(
         "embedding_resnet50",

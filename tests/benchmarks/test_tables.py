@@ -98,6 +98,24 @@ REPORTS: dict[str, dict[str, Any]] = {
         "engine": {"product_s": S, "engine_s": S, "engine_over_product": S},
         "classic": {"skipped": "957915099 pairs would need 14 GiB and more"},
     },
+    "embedding_engines": {
+        "engines": [
+            {
+                "network": "resnet50",
+                "int8_cosine": {"mean": 0.99, "least": 0.98},
+                "mAP": {"float32 torch": 0.9, "int8 onnxruntime": 0.875},
+                "cells": [
+                    {
+                        "batch": 8,
+                        "rows": {
+                            "float32 torch": {"images_per_s": S},
+                            "int8 onnxruntime": {"images_per_s": S, "times_torch": S},
+                        },
+                    }
+                ],
+            }
+        ]
+    },
     "embedding_resnet50": {
         "forward": {
             "plain_images_per_s": S,
@@ -219,6 +237,11 @@ REPORTS["backbones_speed"] = REPORTS["backbones"]
 
 # The first row of each table and the last, as they stand on the page.
 EXPECTED = {
+    "engines": (
+        "| `resnet50` | 8 | float32 | torch | 2 (1 to 4) | – |",
+        "| `resnet50` | 8 | int8 | onnxruntime | 2 (1 to 4) | 2 (1 to 4) |",
+    ),
+    "engines_int8": ("| `resnet50` | 0.9900 | 0.9800 | 0.0250 |",) * 2,
     "startup": (
         "| bare script | 2 s (1 to 4) | 2 (1 to 4) |",
         "| `train_ctl_model.py` with MLflow, as by default | 2 s (1 to 4) | 2 (1 to 4) |",
