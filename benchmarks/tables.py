@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.common import RESULTS, ROOT
+from inference.searching.indexes import lists_of
 
-PAGES = (ROOT / "docs" / "BENCHMARKS.md", ROOT / "docs" / "BACKBONES.md")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("BENCHMARKS", "BACKBONES", "SCALING"))
 NOT_MEASURED = "Not measured yet."
 NOTHING = "–"
 CARDS = "gpu_*"  # the reports of benchmarks.gpu, one a card, which share their tables
@@ -29,7 +30,10 @@ Row = tuple[str, ...]  # the cells of a row, the first being its head
 
 
 class Table(NamedTuple):
-    """Which report a table is made from, the heads of its columns, and its rows."""
+    """Which report a table is made from, the heads of its columns, and its rows.
+
+    A table that is computed from several reports names them with "+" between, and gets them by name.
+    """
 
     report: str
     heads: Callable[[Report], Row]
@@ -364,6 +368,43 @@ def scaling_rows(report: Report) -> Iterator[Row]:
             yield count, *cells
 
 
+def embedding_scaling_rows(report: Report) -> Iterator[Row]:
+    for name, part in report.items():
+        if name.endswith("_processes"):
+            efficiency = "1" if name == "1_processes" else cell(part, "embedding_efficiency")
+            yield name.partition("_")[0], cell(part, "embedding_images_per_s"), efficiency
+
+
+COST_IMAGES, COST_CORES = 100_000_000, 64  # of the gallery, and of each machine
+COST_OF = "embedding_engines+decoding+scaling_embedding+backbones"
+
+
+def cost_rows(reports: Report) -> Iterator[Row]:
+    """Hours and bytes of a gallery: each image is decoded and goes through the fastest engine, on one core."""
+    engines, decoded = reports["embedding_engines"], find(reports, "decoding/crops/ours/images_per_s/median")
+    efficiency = min(1.0, find(reports, "scaling_embedding/2_processes/embedding_efficiency"))
+    widths = {row["network"]: row["counts"]["embedding_size"] for row in reports["backbones"]["networks"]}
+    for network in engines["engines"]:
+        rows = max(network["cells"], key=lambda part: part["batch"])["rows"]
+        speeds = [row["images_per_s"]["median"] for name, row in rows.items() if name.startswith("float32")]
+        core = 1 / (engines["machine"]["threads"] / max(speeds) + 1 / decoded)
+        hours = COST_IMAGES / (core * COST_CORES * efficiency) / 3600
+        gigabytes = [number(COST_IMAGES * widths[network["network"]] * each / 1e9) for each in (4, 2)]
+        yield f"`{network['network']}`", number(core), number(hours), number(hours / 10), *gigabytes
+
+
+def search_cost_rows(report: Report) -> Iterator[Row]:
+    """Time, disk and memory at COST_IMAGES rows; lists of faiss:ivfpq grow with the root of the rows."""
+    exact, quantised = report["exact"], report["ivfpq"]
+    more = COST_IMAGES / exact["rows"]
+    yield "exact", NOTHING, NOTHING, number(exact["query_s"] * more / 60), number(exact["query_mib"] / 1024)
+    more = COST_IMAGES / quantised["rows"]
+    lists = lists_of(COST_IMAGES) / lists_of(quantised["rows"])
+    hours, files = quantised["build_s"] * more * lists / 3600, quantised["mib"] * more / 1024
+    minutes, memory = quantised["query_s"] * more / lists / 60, quantised["query_mib"] * more / 1024
+    yield "`faiss:ivfpq`", number(hours), number(files), number(minutes), number(memory)
+
+
 def soak_rows(report: Report) -> Iterator[Row]:
     for name, title, unit in (("memory_mib", "resident memory", "MiB"), ("open_files", "open files", "")):
         yield title, *(cell(report, f"{name}/{part}", unit) for part in ("first", "last", "largest"))
@@ -549,6 +590,20 @@ TABLES = {
     "real_pairs": Table(
         "real", columns("CTL - baseline", "mean difference", "95 % interval", "seeds with CTL ahead"), real_pair_rows
     ),
+    "scaling_embedding": Table(
+        "scaling_embedding", columns("processes", "images/s", "efficiency"), embedding_scaling_rows
+    ),
+    "cost": Table(
+        COST_OF,
+        columns("network", "images/s of a core", f"hours on {COST_CORES} cores", f"on {10 * COST_CORES} cores",
+                "embeddings in float32, GB", "in float16, GB"),
+        cost_rows,
+    ),
+    "search_cost": Table(
+        "search_10000000",
+        columns("", "hours of building", "index, GiB", "minutes for 100 queries", "memory of searching, GiB"),
+        search_cost_rows,
+    ),
     "gpu_training": Table(
         CARDS,
         columns("card", "images, precision", "step", "plain loop", "backbone alone", "its kernels", "images/s",
@@ -560,7 +615,7 @@ TABLES = {
     ),
     "soak": Table("soak", columns("", "first quarter", "last quarter", "largest"), soak_rows),
 }  # fmt: skip
-REPORTS = tuple(dict.fromkeys(table.report for table in TABLES.values()))
+REPORTS = tuple(dict.fromkeys(name for table in TABLES.values() for name in table.report.split("+")))
 
 
 def origin_table(reports: dict[str, Report]) -> str:
@@ -598,6 +653,16 @@ def read_reports(folder: Path) -> dict[str, Report]:
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
 
 
+def given(name: str, reports: dict[str, Report]) -> Report | None:
+    """What a table is made from; None if it was not measured."""
+    if name == CARDS:
+        return {found: report for found, report in reports.items() if fnmatch(found, CARDS)}
+    if "+" not in name:
+        return reports.get(name)
+    parts = {part: reports.get(part) for part in name.split("+")}
+    return None if None in parts.values() else parts
+
+
 def render(name: str, reports: dict[str, Report]) -> str:
     """The Markdown of one table.
 
@@ -607,9 +672,7 @@ def render(name: str, reports: dict[str, Report]) -> str:
     if name == "origin":
         return origin_table(reports)
     table = TABLES[name]
-    report = reports.get(table.report)
-    if table.report == CARDS:
-        report = {name: found for name, found in reports.items() if fnmatch(name, CARDS)}
+    report = given(table.report, reports)
     if not report:
         return f"{NOT_MEASURED}\n"
     return markdown(table.heads(report), list(table.rows(report)))

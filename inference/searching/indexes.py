@@ -247,11 +247,16 @@ def build_index(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
     return index
 
 
+def lists_of(rows: int) -> int:
+    """How many inverted lists an index of so many rows has."""
+    root = math.sqrt(rows)
+    return max(1, min(round(2 * root), max(_MANY_LISTS, round(root)), rows // 39))
+
+
 def _trained_index(faiss: Any, kind: str, gallery: Any, unit: bool) -> Any:
     """An empty index that has learned from a sample of the gallery what it needs to."""
     rows, dims = gallery.shape
-    root = math.sqrt(rows)
-    lists = max(1, min(round(2 * root), max(_MANY_LISTS, round(root)), rows // 39))
+    lists = lists_of(rows)
     # A byte for 8 dimensions; a few rows are no sample of so many codes, and stay as they are.
     parts = max(n for n in range(1, max(1, min(dims // 8, 128)) + 1) if dims % n == 0)
     codes = f"PQ{parts}np" if rows >= _CODES else "Flat"  # np: codes need no order among themselves

@@ -48,6 +48,7 @@ REPORTS: dict[str, dict[str, Any]] = {
         },
     },
     "decoding": {
+        "crops": {"files": [128, 64], "ours": {"images_per_s": S, "times_ours": S}},
         "originals": {
             "files": [1024, 512],
             **{
@@ -189,6 +190,10 @@ REPORTS: dict[str, dict[str, Any]] = {
             "evaluation_efficiency": 0.98,
         },
     },
+    "scaling_embedding": {
+        "1_processes": {"embedding_images_per_s": S},
+        "2_processes": {"embedding_images_per_s": S, "embedding_efficiency": 0.9},
+    },
     "real": {
         "means": {
             "none/random": dict.fromkeys(("mAP", "rank1", "centroid_mAP", "centroid_rank1"), R),
@@ -259,7 +264,10 @@ EXPECTED = {
     "training_memory": ("| plain PyTorch loop | 1,234 MiB |", "| `MODEL.GRAD_CHECKPOINT True` | 1,234 MiB |"),
     "data_train": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
     "data_test": ("| 1024 x 512, 256 x 128 |" + " 2 (1 to 4) |" * 6,) * 2,
-    "decoding": ("| 1024 x 512 |" + " 2 (1 to 4) |" * 4 + " – |" * 2 + " 2 (1 to 4) | 0.5 / 2 |",) * 2,
+    "decoding": (
+        "| 128 x 64 | 2 (1 to 4) |" + " – |" * 6 + " – / – |",
+        "| 1024 x 512 |" + " 2 (1 to 4) |" * 4 + " – |" * 2 + " 2 (1 to 4) | 0.5 / 2 |",
+    ),
     "frame": ("| `resnet18` | 2 ms (1 to 4) | 2 ms (1 to 4) |",) * 2,
     "evaluation_market": (
         "| product of the two matrices alone | 2 s (1 to 4) |",
@@ -310,6 +318,13 @@ EXPECTED = {
     "real_pairs": (
         "| from random weights, mAP | +6.0 | -0.6 to +12.6 | 3 of 3 |",
         "| from given weights, centroids, Rank-1 | -1.2 | – | 3 of 3 |",
+    ),
+    "scaling_embedding": ("| 1 | 2 (1 to 4) | 1 |", "| 2 | 2 (1 to 4) | 0.9 |"),
+    # A core: 1 / (2 threads / 2 images/s + 1 / 2 images/s); 1e8 images of 2048 numbers.
+    "cost": ("| `resnet50` | 0.667 | 723 | 72.3 | 819 | 410 |",) * 2,
+    "search_cost": (
+        "| exact | – | – | 3.08 | 0.391 |",  # ten times the rows
+        "| `faiss:ivfpq` | 41.7 | 67 | 0.5 | 87.9 |",  # a hundred times the rows, 10,000 lists instead of 2,000
     ),
     "gpu_training": (
         "| A Card | 64, 32-true | 110 ms | 120 ms | 100 ms | 90 ms | 582 | 1.1 | 4,096 MiB |",
