@@ -6,7 +6,6 @@ processes to divide the work, to come late, or to drop out.
 
 import logging
 import os
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,26 +26,23 @@ class Claims:
         self._folder = folder
         self._held: dict[int, int] = {}  # number -> descriptor of its lock
 
-    def take(self, numbers: Iterable[int]) -> int | None:
-        """Claim the first of some chunks that is not finished and that nobody works on; None if there is none."""
-        for number in numbers:
-            if number in self._held:
-                continue
-            path = part_file(self._folder, number, ".claim")
-            try:
-                descriptor = try_lock(path)
-            except FileNotFoundError:  # the run has ended, and its files are gone
-                return None
-            if descriptor is None:
-                continue
-            self._held[number] = descriptor
-            if part_file(self._folder, number, ".json").exists():  # finished since the numbers were listed
-                self.release(number)
-                continue
-            if before := sign(descriptor):
-                logger.warning("%s ended without finishing chunk %d; it is taken over.", before, number)
-            return number
-        return None
+    def take(self, number: int) -> bool:
+        """Claim a chunk; False if it is finished, or somebody works on it."""
+        if number in self._held:
+            return False
+        try:
+            descriptor = try_lock(part_file(self._folder, number, ".claim"))
+        except FileNotFoundError:  # the run has ended, and its files are gone
+            return False
+        if descriptor is None:
+            return False
+        self._held[number] = descriptor
+        if part_file(self._folder, number, ".json").exists():  # finished since the chunks were listed
+            self.release(number)
+            return False
+        if before := sign(descriptor):
+            logger.warning("%s ended without finishing chunk %d; it is taken over.", before, number)
+        return True
 
     def release(self, number: int) -> None:
         """Give a chunk back, finished or not."""

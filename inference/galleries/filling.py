@@ -18,6 +18,7 @@ from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 2.0  # between two counts of what others have finished, for the bar alone
 _WAIT_SECONDS = 0.2  # between two looks whether another process has finished a chunk, or dropped out
 
 
@@ -128,7 +129,7 @@ class RunProgress:
     """
 
     def __init__(self, run: EmbeddingRun, shown: bool, print_freq: int | None) -> None:
-        self._run, self._seen, self._counted = run, set(run.finished()), 0
+        self._run, self._seen, self._counted, self._next_look = run, set(run.finished()), 0, 0.0
         done = run.count_images()
         counts = [run.chunk(number).count for number in run.unfinished()]
         self.done, self.left = done, None if None in counts else sum(count or 0 for count in counts)
@@ -140,10 +141,12 @@ class RunProgress:
         self._update(len(batch.items))
         if batch.is_last:
             self._seen.add(batch.number)
-            self.look()
+            if time.monotonic() > self._next_look:
+                self.look()
 
     def look(self) -> None:
         """Count the chunks that others have finished."""
+        self._next_look = time.monotonic() + _LOOK_SECONDS
         for number in set(self._run.finished()).difference(self._seen):
             self._seen.add(number)
             self._update(self._run.count_rows([number]))

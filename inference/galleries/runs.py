@@ -124,8 +124,15 @@ class EmbeddingRun:
     def claims(self) -> Iterator[int]:
         """Claim, one after another, the chunks that nobody has finished or works on."""
         with writing(self.folder):
-            while self.is_there() and (number := self._claims.take(self.unfinished())) is not None:
-                yield number
+            taken = True
+            while taken:
+                taken = False
+                for number in self.unfinished():  # once for many: listing a hundred thousand chunks takes a while
+                    if not self.is_there():
+                        return
+                    if self._claims.take(number):
+                        taken = True
+                        yield number
 
     def release(self, number: int) -> None:
         """Give back a chunk that this process has claimed, after writing it."""
