@@ -3,9 +3,9 @@
     python benchmarks/bench_sources.py
     python benchmarks/bench_sources.py --images 20000 --shard 1000 --repeats 3
 
-The images are drawn (a pool of JPEG files, each under many names), the weights random. A tenth of the images, and all
-of them, are embedded in processes of their own, so that their peaks of memory can be compared; shards and files take
-turns.
+The images are drawn (a pool of JPEG files, each under many names), the weights random. A twentieth of the images is
+embedded from shards and from files, which take turns; then all of them are, once, from shards. Each is a process of its
+own, so that the peaks of memory can be compared. "--whole shards files" embeds all of them from files as well.
 """
 
 import argparse
@@ -36,8 +36,8 @@ POOL = 1000  # different images
 SIZE = (64, 32)  # of images and of the network's input
 
 
-def draw(folder: Path, images: int, shard: int) -> None:
-    """Write the images as shards/00000.tar ... and as files/00000/00000000.jpg ..., ``shard`` in each."""
+def draw(folder: Path, images: int, shard: int, files: int) -> None:
+    """Write the images as shards/00000.tar ..., and the first as files/00000/00000000.jpg ..., ``shard`` in each."""
     pool = []
     for seed in range(min(POOL, images)):
         stream = io.BytesIO()
@@ -50,7 +50,8 @@ def draw(folder: Path, images: int, shard: int) -> None:
         with tarfile.open(folder / "shards" / f"{below.name}.tar", "w") as archive:
             for number in range(first, min(first + shard, images)):
                 content = pool[number % len(pool)]
-                (below / f"{number:08}.jpg").write_bytes(content)
+                if number < files:
+                    (below / f"{number:08}.jpg").write_bytes(content)
                 header = tarfile.TarInfo(f"{number:08}.jpg")
                 header.size = len(content)
                 archive.addfile(header, io.BytesIO(content))
@@ -90,7 +91,8 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=10_000, help="images in a shard, default: 10000")
     parser.add_argument("--network", default="osnet_x0_25")
     parser.add_argument("--batch", type=int, default=64, help="default: 64")
-    parser.add_argument("--repeats", type=int, default=1, help="rounds, default: 1")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds with a twentieth of the images, default: 3")
+    parser.add_argument("--whole", nargs="+", choices=WAYS, default=["shards"], help="default: shards")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--folder", type=Path, help="where there is room for the images, default: the temporary folder")
     parser.add_argument("--out", type=Path, default=RESULTS / "sources.json")
@@ -105,14 +107,17 @@ def main() -> None:
     report |= {"size": SIZE, "machine": machine(args.threads, "pillow"), "parts": []}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        draw(folder, args.images, args.shard)
-        for images in (args.images // 10, args.images):
-            found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-            for turn in range(args.repeats):
-                for way in WAYS[:: 1 if turn % 2 == 0 else -1]:
+        few = args.images // 20
+        draw(folder, args.images, args.shard, args.images if "files" in args.whole else few)
+        for images, ways, repeats in ((few, WAYS, args.repeats), (args.images, args.whole, 1)):
+            found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+            for turn in range(repeats):
+                for way in ways[:: 1 if turn % 2 == 0 else -1]:
                     found[way].append(in_process(way, folder, images, args))
             speeds = {way: [images / run["seconds"] for run in runs] for way, runs in found.items()}
-            part: dict[str, Any] = {"images": images, "shards_over_files": ratios(speeds["shards"], speeds["files"])}
+            part: dict[str, Any] = {"images": images}
+            if len(ways) == 2:
+                part["shards_over_files"] = ratios(speeds["shards"], speeds["files"])
             for way, runs in found.items():
                 part[way] = {"images_per_s": spread(speeds[way])}
                 part[way] |= {key: spread([run[key] for run in runs]) for key in ("before_mib", "peak_mib")}
