@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(1),
         metavar="N",
         default=1024,
-        help="images that one process embeds at a time, and the most that it loses when it is killed; default: 1024",
+        help="images that a process claims at a time; a killed one loses two such chunks at most; default: 1024",
     )
     return options
 

@@ -127,7 +127,7 @@ def search_alone(args: argparse.Namespace, cfg: CfgNode, exactly: "Callable[...,
 
     gallery = read_gallery(args.gallery_data, unfinished=True)
     if gallery.unfinished:
-        logger.info("The gallery is being written: searching its first %d images.", len(gallery.paths))
+        logger.info("The gallery is not finished: searching its first %d images.", len(gallery.paths))
     exclusion = read_exclusion(args, cfg, gallery)
     embedder = embedder_from_config(cfg, ("SOLVER.DISTANCE_FUNC",), engine=args.engine)
     check_comparable(gallery, embedder.identity, args.gallery_data)

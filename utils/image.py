@@ -173,7 +173,9 @@ def naming_damage(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise MissingPathError(f"{name} does not exist.") from None
+        is_url = "://" in name
+        hint = "; URLs are read by create_embeddings.py --from, or hand over the bytes" if is_url else ""
+        raise MissingPathError(f"{name} does not exist{hint}.") from None
     except UserError:
         raise
     except _DAMAGED as error:

@@ -170,7 +170,8 @@ class GalleryWriter:
             raise UserError(f"nothing to write to {self.folder}: there are no images.")
         count = sum(entry["rows"] for entry in files)
         about = {"count": count, "images": count if images is None else images, **self.about}
-        if self._sample is not None and (measured := self._sample.measure()):
+        measured = self._sample.measure() if self._sample is not None else None
+        if measured and measured["rows"] >= about.get("float16", {}).get("rows", 0):  # not that of a few added rows
             about["float16"] = measured
         with writing(self.folder):
             if len(files) == 1 and not self._kept:

@@ -758,6 +758,6 @@ def test_galleries_in_several_files_and_unfinished_ones(pictures, legacy_checkpo
     part.add(np.asarray(found.embeddings[:4], np.float32), paths[:4], [], [])
     part.finish()
     get_similar.main(search)
-    assert caplog.messages.count("The gallery is being written: searching its first 4 images.") == 1
+    assert caplog.messages.count("The gallery is not finished: searching its first 4 images.") == 1
     results = np.load(tmp_path / "similar" / "results.npy", allow_pickle=True).item()
     assert {path for row in results.values() for path in row["paths"]} <= set(paths[:4])
