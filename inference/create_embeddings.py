@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TABLE",
         help="with --split: the table of the data set, as DATASETS.CSV_PATH names it",
     )
-    add_source_arguments(options)
+    _add_source_arguments(options)
     options.add_argument(
         "--pid-from",
         "--pid_from",
@@ -75,7 +75,40 @@ def parser() -> argparse.ArgumentParser:
         "default), in its file name up to the last '_', or with a regular expression in the path below "
         "DATASETS.ROOT_DIR, such as '([-\\d]+)_c\\d', whose first group is the identity",
     )
-    _add_groups(options)
+    _add_group_arguments(options)
+    _add_run_arguments(options)
+    return options
+
+
+def _add_source_arguments(options: argparse.ArgumentParser) -> None:
+    """Add --from and --label-fields."""
+    options.add_argument(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        help="embed the images of a list (.txt, a path a line), a table (.csv, .parquet; column path), tar files "
+        "('shards/{00000..00012}.tar', 'shards/*.tar', a folder), or any of these behind a URL (s3://...), instead of "
+        "DATASETS.ROOT_DIR",
+    )
+    options.add_argument(
+        "--label-fields",
+        "--label_fields",
+        type=label_fields,
+        metavar="PID[,CAMID]",
+        help="with --from: the columns of the table, or the fields of the tar files' .json members, that hold "
+        "identities and cameras; default: pid and camid, where they exist",
+    )
+
+
+def label_fields(text: str) -> list[str]:
+    """The fields that --label-fields names: one, or two that differ."""
+    fields = [field.strip() for field in text.split(",")]
+    if len(fields) > 2 or not all(fields) or len(set(fields)) < len(fields):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PID or PID,CAMID: the name of one field, or of two.")
+    return fields
+
+
+def _add_run_arguments(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--resume",
         action="store_true",
@@ -106,38 +139,9 @@ def parser() -> argparse.ArgumentParser:
         default=1024,
         help="images that a process claims at a time; a killed one loses two such chunks at most; default: 1024",
     )
-    return options
 
 
-def add_source_arguments(options: argparse.ArgumentParser) -> None:
-    """Add --from and --label-fields."""
-    options.add_argument(
-        "--from",
-        dest="source",
-        metavar="SOURCE",
-        help="embed the images of a list (.txt, a path a line), a table (.csv, .parquet; column path), tar files "
-        "('shards/{00000..00012}.tar', 'shards/*.tar', a folder), or any of these behind a URL (s3://...), instead of "
-        "DATASETS.ROOT_DIR",
-    )
-    options.add_argument(
-        "--label-fields",
-        "--label_fields",
-        type=label_fields,
-        metavar="PID[,CAMID]",
-        help="with --from: the columns of the table, or the fields of the tar files' .json members, that hold "
-        "identities and cameras; default: pid and camid, where they exist",
-    )
-
-
-def label_fields(text: str) -> list[str]:
-    """The fields that --label-fields names: one, or two that differ."""
-    fields = [field.strip() for field in text.split(",")]
-    if len(fields) > 2 or not all(fields) or len(set(fields)) < len(fields):
-        raise argparse.ArgumentTypeError(f"{text!r} is not PID or PID,CAMID: the name of one field, or of two.")
-    return fields
-
-
-def _add_groups(options: argparse.ArgumentParser) -> None:
+def _add_group_arguments(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--group",
         metavar="folder|csv:COLUMN",

@@ -211,7 +211,7 @@ def test_a_researcher_trains_resumes_and_exports(install, tmp_path):
 def test_uninstalling_leaves_nothing(slim):
     before = {path.name for path in slim.packages.iterdir()}
     commands = {path.name for path in (slim.folder / "bin").glob("ctl-*")}
-    names = ("train", "train-base", "embed", "search", "evaluate", "export", "validate", "split", "toy")
+    names = ("train", "train-base", "embed", "edit-gallery", "search", "evaluate", "export", "validate", "split", "toy")
     assert commands == {f"ctl-{name}" for name in names}
     pip(slim, "uninstall", "--yes", "centroids-reid")
     gone = before - {path.name for path in slim.packages.iterdir()}
