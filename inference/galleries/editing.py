@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inference.galleries.centroids import IMAGE_ROWS, SUMS, read_sums, write_sums
 from inference.galleries.gallery import IMAGES, SKIPPED, Gallery, read_gallery
+from inference.galleries.parts import read_run
 from inference.galleries.storing import (
     ARRAYS,
     NEW,
@@ -60,7 +61,8 @@ def delete_rows(folder: StrPath, names: Sequence[str], dry_run: bool = False) ->
         dry_run: only say what would go.
 
     Raises:
-        UserError: there is no gallery, nothing would stay, or the folder cannot be written to.
+        UserError: there is no gallery, nothing would stay, a run that adds to the gallery is not finished, or the
+            folder cannot be written to.
     """
     folder = Path(folder)
     if dry_run:
@@ -69,6 +71,11 @@ def delete_rows(folder: StrPath, names: Sequence[str], dry_run: bool = False) ->
     with writing(folder), editing(folder):
         try:
             gallery = read_gallery(folder)
+            if (run := read_run(folder)) is not None and run["base"] is not None:  # it knows how many rows there were
+                raise UserError(
+                    f"a run that adds to {folder} is not finished: finish it first (create_embeddings.py with the same "
+                    "options and --resume), or discard it (without --resume)."
+                )
             gone, deletion = _find(gallery, names)
             if deletion.count and not deletion.left:
                 raise UserError(f"that would delete all {deletion.count} rows of {folder}; remove the folder instead.")

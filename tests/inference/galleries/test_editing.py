@@ -66,6 +66,18 @@ def test_what_cannot_be_deleted(gallery, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_rows_are_not_deleted_while_a_run_adds_to_the_gallery(gallery):
+    """Whether such a run has added its rows already is told by how many there are."""
+    about = read_gallery(gallery).about
+    source = FileList(["new.png"], {"root": "", "in_subfolders": False, "source": None})
+    run = EmbeddingRun.start(gallery, {"about": about, "base": 23, "launch": None}, source)
+    with pytest.raises(UserError, match="a run that adds to .* is not finished: finish it first .*--resume"):
+        delete_rows(gallery, [PATHS[0]])
+    assert_holds(gallery, ALL)
+    run.discard()
+    assert delete_rows(gallery, [PATHS[0]]).left == 22
+
+
 def test_an_edited_gallery_says_so(gallery):
     about = json.loads((gallery / "gallery.json").read_text())
     (gallery / "gallery.json").write_text(json.dumps({**about, "files": "digest of the images"}))
