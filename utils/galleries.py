@@ -18,7 +18,7 @@ import numpy as np
 
 from utils.errors import MissingPathError, UserError
 from utils.locks import lock
-from utils.rows import Rows
+from utils.rows import MOST_OPEN, Reopened, Rows
 
 ABOUT, NEXT, NEW = "gallery.json", "gallery.json.next", ".new"
 LOCK = "gallery.lock"  # held by whoever changes the gallery
@@ -119,9 +119,10 @@ def read_rows(folder: Path, about: dict[str, Any], array: str, mmap_mode: Any = 
     files = array_files(folder, about, array)
     if not files or ROW_FILES not in about:
         return read_array(files[0], mmap_mode) if files else None
-    arrays = [read_array(path, "r") for path in files]
+    many = len(files) > MOST_OPEN
+    arrays = [Reopened(read_array(path, "r")) if many else read_array(path, "r") for path in files]
     for path, part, entry in zip(files, arrays, about[ROW_FILES], strict=True):
-        if part.ndim == 0 or len(part) != entry["rows"] or part.shape[1:] != arrays[0].shape[1:]:
+        if not part.shape or len(part) != entry["rows"] or part.shape[1:] != arrays[0].shape[1:]:
             raise UserError(
                 f"{path} has the shape {list(part.shape)}, but gallery.json says that it has {entry['rows']} rows: "
                 "create the gallery again."

@@ -71,6 +71,8 @@ class Rows:
             place = self._place(row)
             return self.arrays[place][row - self.starts[place]]
         chosen = np.asarray(key)
+        if isinstance(key, tuple):
+            raise TypeError("rows are chosen by one index, not by several")
         if chosen.dtype.kind not in "iu" and len(chosen):
             raise TypeError(f"rows are chosen by slices and whole numbers, not by {chosen.dtype}")
         return self._chosen(chosen.astype(np.int64))

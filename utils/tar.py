@@ -5,6 +5,7 @@ from io import BufferedIOBase
 
 BLOCK = 512
 _REGULAR, _DATALESS = (b"0", b"\0", b"7"), b"123456"  # kinds of members: the latter are links, folders and devices
+_SPARSE, _HARD_LINK = b"S", b"1"  # their content stands elsewhere
 _LONG_NAME, _EXTENDED, _ABOUT_NEXT = b"L", b"x", b"LKxg"  # GNU's, POSIX's, and all that tell of other members
 
 
@@ -22,7 +23,8 @@ def read_members(file: BufferedIOBase, wanted: Callable[[str], bool]) -> Iterato
         wanted: whether to keep the content of a member.
 
     Raises:
-        DamagedTarError: the archive ends without the mark of the end, or a header is damaged.
+        DamagedTarError: the archive ends without the mark of the end, a header is damaged, or a wanted member is a hard
+            link or a sparse file.
     """
     told: dict[str, bytes] = {}  # about the next member
     while any(header := _read(file, BLOCK)):  # the mark of the end is zero
@@ -36,7 +38,11 @@ def read_members(file: BufferedIOBase, wanted: Callable[[str], bool]) -> Iterato
                 told |= _records(content)
             continue
         name = (told["path"] if "path" in told else _name(header)).decode("utf-8", "surrogateescape")
-        size = int(told.get("size", size))
+        size = _decimal(told["size"]) if "size" in told else size
+        is_sparse = kind == _SPARSE or any(key.startswith("GNU.sparse.") for key in told)
+        if wanted(name) and (is_sparse or kind == _HARD_LINK):
+            way_out = "write it with tar --hard-dereference, without --sparse"
+            raise DamagedTarError(f"{name} is a {'sparse file' if is_sparse else 'hard link'}: {way_out}")
         told = {}
         is_file = kind in _REGULAR and not name.endswith("/")
         if is_file and wanted(name):
@@ -72,6 +78,12 @@ def _number(field: bytes) -> int:
         return int(field.strip(b" \0") or b"0", 8)
     except ValueError:
         raise DamagedTarError("a header is damaged, or it is no tar file") from None
+
+
+def _decimal(field: bytes) -> int:
+    if not field.isdigit():
+        raise DamagedTarError("a header is damaged")
+    return int(field)
 
 
 def _name(header: bytes) -> bytes:

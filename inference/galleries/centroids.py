@@ -144,8 +144,8 @@ class CentroidWriter:
             self._rows.add(self._sums.add(rows, pids).tolist())
             self._images.add(paths)
 
-    def finish(self, images: int | None = None, skipped: Sequence[str] = ()) -> int:
-        """Make the centroids of the images the gallery; returns their number. ``images`` is counted here."""
+    def finish(self, images: int | None = None, skipped: Sequence[str] = (), ends: Sequence[str] = ()) -> int:
+        """As there, with the centroids of the images; ``images`` is counted here."""
         if self._sums is not None:
             names = self._sums.names
             for block in blocks(self._sums.sums):
@@ -156,7 +156,7 @@ class CentroidWriter:
                 self._images.write(self._writer.folder / f"{IMAGES}{NEW}")
                 self._rows.write(self._writer.folder / f"{IMAGE_ROWS}{NEW}")
             images = count
-        return self._writer.finish(images, skipped)
+        return self._writer.finish(images, skipped, ends)
 
     def _take_over(self) -> None:
         folder, about = self._writer.folder, self._writer.about

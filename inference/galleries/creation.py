@@ -11,10 +11,10 @@ from inference.embedding.embedder import Embedder
 from inference.galleries.centroids import CentroidWriter
 from inference.galleries.filling import RunProgress, fill
 from inference.galleries.gallery import read_gallery
+from inference.galleries.parts import RUN
 from inference.galleries.planning import (
     Wanted,
     find_finished,
-    images_of,
     open_unfinished,
     start_run,
 )
@@ -135,7 +135,7 @@ def _plan(wanted: Wanted, options: GalleryOptions) -> EmbeddingRun | CreatedGall
     run = open_unfinished(wanted)
     if run is not None and run.source is None:  # it only remains to make its gallery
         created = _finish(run, options)
-        if run.entry.get("replace") and wanted.replace:
+        if run.entry.get("replace") and wanted.replace and run.entry["about"] == wanted.whole_about:
             return created
         run = None
     if run is None and has_finished(folder, wanted.launch, wanted.whole_about):
@@ -151,23 +151,19 @@ def _plan(wanted: Wanted, options: GalleryOptions) -> EmbeddingRun | CreatedGall
 
 
 def _finish(run: EmbeddingRun, options: GalleryOptions) -> CreatedGallery:
-    """Make the gallery of the chunks of a run, all of which are finished; can be repeated after an interruption."""
-    folder, base, new = run.folder, run.entry["base"], run.count_rows()
+    """Make the gallery of the chunks of a run, all of which are finished."""
+    base, new = run.entry["base"], run.count_rows()
     embedded, images = new - run.entry["before"], (base or 0) + new
     skipped = [path for part in run.parts() for path in part.skipped]
     if not images:
         run.discard()
         raise UserError(f"none of the {len(skipped)} images could be read; the first is {skipped[0]}.")
-    replaces = run.entry.get("replace", False)  # which can be done twice
-    found = None if base is None or replaces else read_gallery(folder)
-    if found is not None and len(images_of(found)) == images != base:  # all but the end is done
-        count = len(found.paths)
-    else:
-        with _writer(run, options) as writer:
-            for part in run.parts():
-                writer.add(part.rows, part.paths, part.labels)
-            count = writer.finish(skipped=skipped)
-    run.end()
+    run.announce()
+    with _writer(run, options) as writer:
+        for part in run.parts():
+            writer.add(part.rows, part.paths, part.labels)
+        count = writer.finish(skipped=skipped, ends=(RUN,))  # with the gallery, the run is over: nothing is added twice
+    run.discard()
     return CreatedGallery(count, embedded, tuple(skipped))
 
 

@@ -3,7 +3,7 @@
 import fnmatch
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,30 +87,25 @@ def delete_rows(folder: StrPath, names: Sequence[str], dry_run: bool = False) ->
 
 
 def _find(gallery: Gallery, names: Sequence[str]) -> tuple[NDArray[np.bool_], Deletion]:
-    """Which rows the names mean [N] bool."""
-    is_match = _matcher(names, gallery.holds != "images")
-    gone, matched = np.zeros(len(gallery.paths), np.bool_), set()
-    for row, path in enumerate(gallery.paths):
-        found = is_match(str(path))
-        gone[row] = bool(found)
-        matched.update(found)
-    count = int(gone.sum())
-    return gone, Deletion(count, len(gone) - count, tuple(name for name in names if name not in matched))
-
-
-def _matcher(names: Sequence[str], are_names: bool) -> Callable[[str], list[str]]:
-    """A function that lists the names that mean a path."""
+    """Which rows the names mean [N] bool; a name that is the path of a row is no pattern."""
+    are_names = gallery.holds != "images"
     exact: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         for key in {name} if are_names else {name, absolute(name)}:
             exact.setdefault(key, []).append(name)
-    patterns = [(re.compile(fnmatch.translate(name)), name) for name in dict.fromkeys(names) if _WILDCARDS.search(name)]
-
-    def match(path: str) -> list[str]:
+    patterns = {name: re.compile(fnmatch.translate(name)) for name in names if _WILDCARDS.search(name)}
+    gone, matched = np.zeros(len(gallery.paths), np.bool_), set[str]()
+    for row, path in enumerate(map(str, gallery.paths)):
         found = exact.get(path) or ([] if are_names else exact.get(absolute(path), []))
-        return [*found, *(name for pattern, name in patterns if pattern.match(path))]
-
-    return match
+        gone[row] = bool(found)
+        matched.update(found)
+    if patterns := {name: pattern for name, pattern in patterns.items() if name not in matched}:
+        for row, path in enumerate(map(str, gallery.paths)):
+            fitting = [name for name, pattern in patterns.items() if pattern.match(path)]
+            gone[row] |= bool(fitting)
+            matched.update(fitting)
+    count = int(gone.sum())
+    return gone, Deletion(count, len(gone) - count, tuple(name for name in names if name not in matched))
 
 
 def _rewrite(folder: Path, gallery: Gallery, gone: NDArray[np.bool_]) -> None:

@@ -54,17 +54,21 @@ def fill(run: EmbeddingRun, embedder: Embedder, on_error: str, bar: "RunProgress
 def _fill_free(run: EmbeddingRun, embedder: Embedder, on_error: str, bar: "RunProgress") -> None:
     ahead: deque[_Batch] = deque()  # batches that are being read
     part: PartWriter | None = None
-    with closing(embedder.embed_given_batches(_images(run, embedder.batch_size, ahead), "skip")) as embedded:
-        while (result := _next(embedded, run)) is not None:
-            batch = ahead.popleft()
-            with writing(run.folder):
-                part = part or PartWriter(run.folder, batch.number, embedder.dimension)
-                _add(part, batch, result, run, on_error)
-                if batch.is_last:
-                    part.finish()
-                    run.release(batch.number)
-                    part = None
-            bar.count(batch)
+    try:
+        with closing(embedder.embed_given_batches(_images(run, embedder.batch_size, ahead), "skip")) as embedded:
+            while (result := _next(embedded, run)) is not None:
+                batch = ahead.popleft()
+                with writing(run.folder):
+                    part = part or PartWriter(run.folder, batch.number, embedder.dimension)
+                    _add(part, batch, result, run, on_error)
+                    if batch.is_last:
+                        part.finish()
+                        run.release(batch.number)
+                        part = None
+                bar.count(batch)
+    finally:
+        if part is not None:  # before anybody else may take its chunk
+            part.close()
 
 
 def _images(run: EmbeddingRun, size: int, ahead: "deque[_Batch]") -> Iterator[list[Any]]:

@@ -1,5 +1,6 @@
 """Images of a data set with their identities and cameras, which go into a gallery as pids.npy and camids.npy."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,10 +91,11 @@ def check_labels(
             raise UserError(f"{what} has {_kind(old)} for {name}, but here are {_kind(now)}: {way_out}")
     given: dict[str, set[Label]] = {}
     for path, label in zip(*images, strict=True):
-        given.setdefault(path, set()).add(label)
+        given.setdefault(os.path.abspath(path), set()).add(label)  # noqa: PTH100 - without following links
     for path, label in zip(done, labels, strict=True):
-        if path in given and label not in given[path]:
-            wanted = describe_label(min(given[path], key=str))
+        known = given.get(os.path.abspath(path))  # noqa: PTH100
+        if known and label not in known:
+            wanted = describe_label(min(known, key=str))
             raise UserError(f"{what} has {describe_label(label)} for {path}, but here it is {wanted}: {way_out}")
 
 

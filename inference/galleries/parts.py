@@ -52,6 +52,7 @@ class PartWriter:
         self._labels: list[Label] = []
         self._skipped: list[str] = []
         self._temporary = part_file(folder, number, ".npy.new")
+        self._temporary.unlink(missing_ok=True)  # whoever wrote it may still have it open
         self._stream = self._temporary.open("wb")
         self._write_header()
 

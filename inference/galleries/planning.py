@@ -14,6 +14,7 @@ from inference.galleries.identities import pid_function
 from inference.galleries.labels import Label, check_labels
 from inference.galleries.parts import part_numbers, read_part
 from inference.galleries.runs import EmbeddingRun, digest_of
+from inference.galleries.shards import TarShards
 from inference.galleries.sources import Chunk, FileList, Item, Source
 from utils.errors import MissingPathError, UserError
 from utils.galleries import with_untold
@@ -228,6 +229,8 @@ def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
     expected = {"dimension": embedder["dimension"], **embedder}
     way_out = "rows of both cannot be compared. Use the same model and options, or another OUTPUT_DIR."
     check_same_embedder(expected, found, f"the gallery in {folder}", way_out)
+    if isinstance(wanted.source, TarShards) and not gallery.of_centroids:
+        wanted.source.check_kind(next(iter(gallery.labels_of(slice(1))), None), f"the gallery in {folder}")
     if isinstance(wanted.source, FileList) and not gallery.of_centroids:
         way_out = "append images whose labels agree with those of the gallery, or name another OUTPUT_DIR."
         images = list(wanted.source.paths), list(wanted.source.labels)
@@ -253,7 +256,7 @@ def check_identities(source: Source, pid_from: str | None) -> None:
 
 @dataclass(frozen=True)
 class _Without:
-    """A source of unknown images without those that are known by their path."""
+    """A source of unknown images without those that are known by their path, however it is written."""
 
     source: Source
     known: frozenset[str]
@@ -266,7 +269,7 @@ class _Without:
         return [chunk._replace(count=None) for chunk in self.source.chunks()]
 
     def read(self, chunk: Chunk) -> Iterator[Item]:
-        return (item for item in self.source.read(chunk) if item.path not in self.known)
+        return (item for item in self.source.read(chunk) if os.path.abspath(item.path) not in self.known)  # noqa: PTH100
 
     def digest(self) -> str:
         return f"{self.source.digest()} without {len(self.known)}"
@@ -278,7 +281,7 @@ def without(source: Source, known: Sequence[str]) -> Source:
     A file with several labels is there several times, in a list of files and among the known ones.
     """
     if not isinstance(source, FileList):
-        return _Without(source, frozenset(known))
+        return _Without(source, frozenset(map(os.path.abspath, known)))
     rows = _unknown_files(source.paths, known)
     labels = [source.labels[row] for row in rows] if source.labels else ()
     return replace(source, paths=[source.paths[row] for row in rows], labels=labels)

@@ -152,12 +152,11 @@ class EmbeddingRun:
             (self.folder / RUN).unlink(missing_ok=True)
             shutil.rmtree(self.folder / PARTS, ignore_errors=True)  # a shared disk may hold on to open files
 
-    def end(self) -> None:
-        """Remove the run, of which the gallery has been made; processes of its launch that come later learn of that."""
+    def announce(self) -> None:
+        """Let processes of its launch that come when the run is over know that it has made the gallery."""
         if self.entry["launch"]:
             with writing(self.folder), replacing(self.folder / LAUNCH) as temporary:
                 temporary.write_text(_launch_digest(self.entry["launch"], self.entry["about"]))
-        self.discard()
 
     def close(self) -> None:
         """Give back what this process has claimed; what it has written stays."""

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import logging
+import re
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -31,6 +32,7 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 FIELDS = ("pid", "camid")  # of the .json members, if they have them
 LABEL_SUFFIXES = (".json", ".cls")
 
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # what fits into 64 bits
 _BLOCK_BYTES, _BLOCKS_AHEAD = 1 << 20, 8  # read by a thread while the images before are decoded
 
 Kinds = tuple[type, type] | None  # of identity and camera; None without labels
@@ -76,6 +78,14 @@ class TarShards:
     def labelled(self) -> bool:
         """Whether the images have labels."""
         return self.kinds is not None
+
+    def check_kind(self, label: Label | None, what: str) -> None:
+        """Raise a UserError unless the images have labels of the same kind as ``label``, of ``what``."""
+        if _kinds(label) != self.kinds:
+            raise UserError(
+                f"{what} has {_described(_kinds(label))}, but the first image of the tar files has "
+                f"{_described(self.kinds)}: append images with labels of the same kind, or name another OUTPUT_DIR."
+            )
 
     def chunks(self) -> Sequence[Chunk]:
         """A chunk for each tar file."""
@@ -176,10 +186,9 @@ def _label(shard: str, image: _Member, others: Sequence[_Member], fields: Sequen
     if place is None:
         return None
     text = place.content.decode(errors="replace").strip()
-    try:
-        return int(text), None
-    except ValueError:
-        raise UserError(f"{shard}/{place.name} holds {text[:40]!r}; expected the number of an identity.") from None
+    if not _INTEGER.fullmatch(text):
+        raise UserError(f"{shard}/{place.name} holds {text[:40]!r}; expected the number of an identity.")
+    return int(text), None
 
 
 def _label_in_json(name: str, content: bytes, fields: Sequence[str] | None) -> Label | None:
@@ -195,8 +204,9 @@ def _label_in_json(name: str, content: bytes, fields: Sequence[str] | None) -> L
         if value is None and fields:
             raise UserError(f"{name} has no {field} (--label-fields); found {', '.join(data) or 'nothing'}.")
         value = int(value) if isinstance(value, float) and value.is_integer() else value
-        if isinstance(value, bool) or not isinstance(value, int | str | None) or value == "":
-            raise UserError(f"{name}: {field} is {value!r}; expected a whole number or text.")
+        is_odd = isinstance(value, bool) or not isinstance(value, int | str | None) or value == ""
+        if is_odd or "\0" in str(value) or (isinstance(value, int) and not _INTEGER.fullmatch(str(value))):
+            raise UserError(f"{name}: {field} is {value!r}; expected a whole number of up to 18 digits, or text.")
         values.append(value)
     pid, camid = (*values, None)[:2]
     return None if pid is None else (pid, camid)

@@ -150,12 +150,13 @@ class GalleryWriter:
                 self._file.add(rows[start:stop], paths[start:stop], labels[start:stop])
             start = stop
 
-    def finish(self, images: int | None = None, skipped: Sequence[str] = ()) -> int:
+    def finish(self, images: int | None = None, skipped: Sequence[str] = (), ends: Sequence[str] = ()) -> int:
         """Make the rows the gallery.
 
         Args:
             images: how many images are behind the rows; None for as many as rows.
             skipped: images that could not be read.
+            ends: files that go as soon as the gallery counts, such as what says that a run is unfinished.
 
         Returns:
             The number of rows.
@@ -183,7 +184,7 @@ class GalleryWriter:
                 text = b"".join(path.encode("utf-8", "surrogateescape") + b"\n" for path in skipped)
                 (self.folder / f"{SKIPPED}{NEW}").write_bytes(text)
             kept = {file_name(kind, entry["name"]) for kind in ARRAYS for entry in self._kept}
-            commit(self.folder, about, kept)
+            commit(self.folder, about, kept, ends)
         return count
 
     def _take_over(self) -> None:
@@ -310,13 +311,14 @@ def editing(folder: Path) -> Iterator[None]:
         yield
 
 
-def commit(folder: Path, about: dict[str, Any], kept: Iterable[str] = ()) -> None:
+def commit(folder: Path, about: dict[str, Any], kept: Iterable[str] = (), ends: Iterable[str] = ()) -> None:
     """Make all .new files of a folder the gallery, with ``kept`` and nothing else of the present one.
 
     Args:
         folder: of the gallery, within :func:`editing`.
         about: what gallery.json is to say.
         kept: files of the present gallery that belong to the new one.
+        ends: other files to remove.
     """
     (folder / f"{ABOUT}{NEW}").write_bytes(json.dumps(about, indent=1).encode() + b"\n")
     present = {path.name for path in folder.iterdir()}
@@ -327,6 +329,7 @@ def commit(folder: Path, about: dict[str, Any], kept: Iterable[str] = ()) -> Non
     # paths.npy last: a folder that has it holds a whole gallery, for programs that know nothing of a change.
     rename = sorted(new, key=lambda name: (name == PATHS, name == ABOUT, name))
     remove = sorted(name for name in present if _OURS.fullmatch(name) and name not in new | set(kept))
+    remove += ends
     with replacing(folder / NEXT, folder / f"{NEXT}{NEW}") as temporary:
         temporary.write_text(json.dumps({"rename": rename, "remove": remove}), encoding="utf-8")
     complete(folder)

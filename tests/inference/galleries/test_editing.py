@@ -57,6 +57,16 @@ def test_names_are_paths_however_written_or_patterns(gallery, monkeypatch):
     assert {path: path.read_bytes() for path in gallery.iterdir()} == before
 
 
+def test_a_path_with_brackets_is_no_pattern(tmp_path):
+    folder = tmp_path / "gallery"
+    with GalleryWriter(folder, {"embedder": {}, "pid_from": None}) as writer:
+        writer.add(ROWS[:3], ["img[1].png", "img1.png", "img2.png"])
+        writer.finish()
+    assert delete_rows(folder, ["img[1].png"]) == Deletion(1, 2, ())
+    assert list(read_gallery(folder).paths) == ["img1.png", "img2.png"]
+    assert delete_rows(folder, ["img[1].png"]) == Deletion(1, 1, ())
+
+
 def test_what_cannot_be_deleted(gallery, tmp_path):
     with pytest.raises(UserError, match="would delete all 23 rows .*; remove the folder instead"):
         delete_rows(gallery, ["*"])

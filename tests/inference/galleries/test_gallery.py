@@ -13,10 +13,13 @@ import torch
 from inference.embedding.embedder import EmbeddedBatch
 from inference.embedding.images import get_all_images
 from inference.galleries.creation import GalleryOptions, create_gallery
+from inference.galleries.editing import delete_rows
 from inference.galleries.gallery import check_comparable, npy_header, read_gallery
 from inference.galleries.labels import LabelledImages
 from inference.galleries.parts import finished_parts
+from inference.galleries.runs import EmbeddingRun
 from inference.galleries.sources import folder_source, labelled_source
+from inference.galleries.storing import GalleryWriter
 from utils.centroids import identity_centroids
 from utils.errors import MissingPathError, UserError
 
@@ -154,6 +157,42 @@ def kill_at(monkeypatch, step):
     wrap(os, "fsync", lambda descriptor: None)  # the process is not killed in truth, and this takes long
     wrap(shutil, "rmtree")
     return count
+
+
+@pytest.mark.parametrize("centroids", [False, True])
+def test_rows_of_a_run_that_was_killed_at_its_very_end_are_added_once(create, files, tmp_path, centroids):
+    """The gallery counts, and with it the run is over, although its parts are still there; whatever is edited then."""
+    options = {"pid_from": "filename"} if centroids else {}
+    create(**options)
+    count = len(read_gallery(tmp_path / "out").paths)
+    (files / "new_late.png").write_text("late")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(EmbeddingRun, "discard", lambda run: (_ for _ in ()).throw(Killed()))
+        create(append=True, **options)
+    gallery = read_gallery(tmp_path / "out")
+    assert len(gallery.paths) == count + 1
+    gone = str(gallery.paths[0])
+    delete_rows(tmp_path / "out", [gone])
+    for path in files.glob(f"{gone}_*" if centroids else Path(gone).name):
+        path.unlink()
+    create(append=True, **options)
+    names = [str(path) for path in read_gallery(tmp_path / "out").paths]
+    assert len(names) == len(set(names))
+    if centroids:
+        assert np.load(tmp_path / "out" / "counts.npy")[names.index("new")] == 1
+    else:
+        assert gone not in names
+
+
+def test_a_replacement_by_another_list_is_not_over_with_the_one_that_was_killed(create, files, tmp_path):
+    create()
+    images = get_all_images(files)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(GalleryWriter, "finish", lambda *_, **__: (_ for _ in ()).throw(Killed()))
+        create(root=images[0], replace=True)
+    Path(images[1]).write_text("changed")
+    create(root=images[1], replace=True)
+    np.testing.assert_array_equal(read_gallery(tmp_path / "out").embeddings[1], FakeEmbedder().row(images[1]))
 
 
 @pytest.mark.parametrize("kind", ["fresh", "over an old one", "centroids", "append", "skip"])

@@ -94,3 +94,18 @@ def test_contradictions(options, text, keys, capsys):
         create_embeddings.main([*options, *keys])
     assert ended.value.code == 2
     assert text in capsys.readouterr().err
+
+
+def test_tar_files_with_other_labels_are_not_appended(tmp_path, keys, capsys):
+    """Nor twice, however they are written."""
+    kinds = {"none": [("a.jpg", jpeg(0))], "number": labelled(["a"], 0)}
+    for name, members in kinds.items():
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes(members))
+    create_embeddings.main(["--from", f"{tmp_path}/number.tar", *keys])
+    before = [(tmp_path / "out" / f"{name}.npy").read_bytes() for name in ("paths", "pids", "embeddings")]
+    with pytest.raises(SystemExit) as ended:
+        create_embeddings.main(["--append", "--from", f"{tmp_path}/none.tar", *keys])
+    assert ended.value.code == 2
+    assert "but the first image of the tar files has no label: append images with labels" in capsys.readouterr().err
+    create_embeddings.main(["--append", "--from", f"{tmp_path}/./number.tar", *keys])
+    assert [(tmp_path / "out" / f"{name}.npy").read_bytes() for name in ("paths", "pids", "embeddings")] == before

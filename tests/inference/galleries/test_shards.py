@@ -164,7 +164,12 @@ def test_members_that_are_no_images(put, caplog):
         ([("a.jpg", b"x"), ("a.jpg", b"x")], "has two members called a.jpg"),
         ([("a.jpg", b"x"), ("a.json", b"{")], "/a.json cannot be read as JSON"),
         ([("a.jpg", b"x"), ("a.json", b"[7]")], "/a.json holds a list"),
-        ([("a.jpg", b"x"), ("a.json", b'{"pid": [7]}')], r"/a.json: pid is \[7\]; expected a whole number or text"),
+        (
+            [("a.jpg", b"x"), ("a.json", b'{"pid": [7]}')],
+            r"/a.json: pid is \[7\]; expected a whole number of up to 18 digits, or text",
+        ),
+        ([("a.jpg", b"x"), ("a.json", b'{"pid": 12345678901234567890}')], "expected a whole number of up to 18 digits"),
+        ([("a.jpg", b"x"), ("a.json", b'{"pid": "a\\u0000b"}')], "expected a whole number of up to 18 digits, or text"),
         ([("a.jpg", b"x"), ("a.cls", b"cat")], "/a.cls holds 'cat'; expected the number"),
     ],
 )
