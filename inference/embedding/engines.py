@@ -2,10 +2,9 @@
 
 The engine "auto" goes by what the fastest was in benchmarks/bench_embedding.py on CPUs:
 
-- in bfloat16, OpenVINO, where the CPU has the instructions;
-- for ResNets of this project, which torch runs folded, OpenVINO or else torch;
-- for other networks, ONNX Runtime, or else OpenVINO;
-- for files of inference/export.py, OpenVINO, or else ONNX Runtime;
+- OpenVINO, if it is installed; in bfloat16 only where the CPU has the instructions;
+- else, ONNX Runtime for networks that torch does not run folded (other than ResNets), and for files of
+  inference/export.py;
 - torch if none of them is installed or can do it, and on every device but the CPU.
 """
 
@@ -147,7 +146,7 @@ def network_of(model: Model, how: Computation) -> tuple[Network, str]:
     network = inference_network(model, how.dtype, how.device)
     if how.engine == "torch":
         return network, "torch"
-    preferred = ("openvino",) if isinstance(network, FoldedNetwork) else ("onnxruntime", "openvino")
+    preferred = ("openvino",) if isinstance(network, FoldedNetwork) else ("openvino", "onnxruntime")
     engine = next((name for name in preferred if _is_ready(name, how)), "torch")
     reason = "the fastest that is installed for this network"
     if engine != "torch":

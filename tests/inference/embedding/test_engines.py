@@ -161,7 +161,8 @@ def how(engine, dtype=torch.float32, device="cpu"):
     ("installed", "bfloat16", "folded", "dtype", "device", "chosen"),
     [
         ("onnxruntime openvino", False, True, "float32", "cpu", "openvino"),
-        ("onnxruntime openvino", False, False, "float32", "cpu", "onnxruntime"),
+        ("onnxruntime openvino", False, False, "float32", "cpu", "openvino"),
+        ("onnxruntime", False, False, "float32", "cpu", "onnxruntime"),
         ("onnxruntime", False, True, "float32", "cpu", "torch"),
         ("openvino", False, False, "float32", "cpu", "openvino"),
         ("", False, False, "float32", "cpu", "torch"),
