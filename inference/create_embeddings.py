@@ -29,6 +29,7 @@ from inference.command_line import (
 from inference.galleries.team import errors_to_parent, find_team, follow_parent, run_children, said_by_first
 from utils.errors import UserError
 from utils.files import output_folder, require_writable
+from utils.locks import lock
 
 if TYPE_CHECKING:
     from inference.galleries.grouping import Grouping
@@ -205,10 +206,13 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         what = "identities" if cfg.MODEL.USE_CENTROIDS else "images"
         skipped = f", {len(created.skipped)} skipped (skipped.txt)" if created.skipped else ""
         logger.info("%s: %d %s, %d images embedded now%s", images, created.count, what, created.embedded, skipped)
-        if grouping:
-            from inference.galleries.grouping import group_gallery
+    if grouping:
+        from inference.galleries.grouping import group_gallery, is_grouped
 
-            logger.info("%s: %d groups (%s of each)", folder, group_gallery(images, folder, grouping), args.aggregate)
+        with lock(folder / "groups.lock"):  # whoever made the gallery of images may have died since
+            if not (created.by_another and is_grouped(images, folder)):
+                count = group_gallery(images, folder, grouping)
+                logger.info("%s: %d groups (%s of each)", folder, count, args.aggregate)
 
 
 def data_set_config(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:

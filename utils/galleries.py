@@ -82,6 +82,11 @@ def read_change(folder: Path) -> dict[str, list[str]] | None:
         return json.loads((folder / NEXT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UserError(
+            f"{folder / NEXT} is damaged ({error}): it lists the files of a change of the gallery; remove it, and "
+            "create the gallery again."
+        ) from error
 
 
 def file_name(array: str, name: str) -> str:

@@ -121,9 +121,10 @@ class CentroidWriter:
     def __enter__(self) -> "CentroidWriter":
         self._writer.__enter__()
         try:
-            self._images, self._rows = TextColumn(self._writer.folder), NumberColumn()
-            if self._extends:
-                self._take_over()
+            with writing(self._writer.folder):
+                self._images, self._rows = TextColumn(self._writer.folder), NumberColumn()
+                if self._extends:
+                    self._take_over()
         except BaseException:
             self._writer.__exit__()
             raise

@@ -98,7 +98,8 @@ def create_gallery(
         raise UserError(f"on_error is {options.on_error!r}; valid: stop, skip.")
     about = {"embedder": embedder.identity, **source.about, "pid_from": options.pid_from}
     appends = options.append or options.replace
-    wanted = Wanted(Path(output_dir), about, source, options.resume, appends, options.team.launch, options.replace)
+    launch, dtype = options.team.launch, options.dtype
+    wanted = Wanted(Path(output_dir), about, source, options.resume, appends, launch, options.replace, dtype)
     with writing(wanted.folder):
         wanted.folder.mkdir(parents=True, exist_ok=True)
     with _locked(wanted.folder):

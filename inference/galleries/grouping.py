@@ -15,6 +15,7 @@ from inference.galleries.labels import Label, describe_label
 from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter
 from utils.aggregation import aggregate_groups
 from utils.errors import UserError
+from utils.galleries import ABOUT
 from utils.labels import IntArray
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,12 @@ def group_gallery(
             known = [label for label in labels[first:last] if label]  # all or none
             writer.add(rows, names[first:last], known)
         return writer.finish(len(groups))
+
+
+def is_grouped(images: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether ``folder`` holds a gallery of groups that was written after the gallery of images."""
+    made = Path(folder) / ABOUT
+    return made.exists() and made.stat().st_mtime_ns >= (Path(images) / ABOUT).stat().st_mtime_ns
 
 
 def _aggregated(gallery: Gallery, groups: IntArray, count: int, how: str) -> Iterator[tuple[int, int, Any]]:

@@ -16,6 +16,7 @@ from inference.galleries.parts import part_numbers, read_part
 from inference.galleries.runs import EmbeddingRun, digest_of
 from inference.galleries.shards import TarShards
 from inference.galleries.sources import Chunk, FileList, Item, Source
+from inference.galleries.storing import GalleryWriter
 from utils.errors import MissingPathError, UserError
 from utils.galleries import with_untold
 
@@ -35,6 +36,7 @@ class Wanted:
         resume, append: see :class:`inference.galleries.creation.GalleryOptions`.
         launch: of the processes that were started together; None for a process alone.
         replace: with ``append``, embed images again that are in the gallery.
+        dtype: of its rows.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Wanted:
     append: bool
     launch: str | None
     replace: bool = False
+    dtype: str = "float32"
 
     @property
     def whole_about(self) -> dict[str, Any]:
@@ -220,6 +223,7 @@ def _gallery_to_extend(wanted: Wanted) -> Gallery | None:
         )
     if gallery.holds == "groups of images":
         raise UserError(f"{folder} holds groups of images; --append needs a gallery of images.")
+    GalleryWriter(folder, {}, wanted.dtype).check_dtype(gallery)
     if gallery.of_centroids:
         read_sums(folder, len(gallery.paths))
     found = {**gallery.about.get("embedder", {}), "dimension": gallery.embeddings.shape[1]}

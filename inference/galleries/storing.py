@@ -11,8 +11,8 @@ import re
 import shutil
 import uuid
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from inference.galleries.float16 import RecallSample
 from inference.galleries.gallery import CAMIDS, PATHS, PIDS, SKIPPED, Gallery, npy_header, read_gallery
-from inference.galleries.labels import Label
+from inference.galleries.labels import Label, describe_label
 from utils.errors import UserError
 from utils.files import replacing
 from utils.galleries import ABOUT, LOCK, NEW, NEXT, ROW_FILES, file_name, read_change
@@ -65,6 +65,7 @@ class GalleryWriter:
         self._extends, self._dimension = False, 0
         self._replaced: Sequence[str] | None = None
         self._rows_of: dict[str, list[int]] = {}  # absolute path -> the rows to replace
+        self._old_labels: Callable[[list[int]], list[Label]] = lambda rows: []
         self._changed: dict[int, Any] = {}  # of the kept files, copies with new embeddings in some rows
         self._kept: list[dict[str, Any]] = []  # files that stay as they are, as gallery.json lists them
         self._written: list[dict[str, Any]] = []
@@ -110,10 +111,10 @@ class GalleryWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        remove_new_files(self.folder)
-        self._stack.close()
+        with self._stack:
+            if self._file is not None:
+                self._file.close()
+            remove_new_files(self.folder)
 
     def add(self, rows: NDArray[Any], paths: Sequence[str], labels: Sequence[Label] = ()) -> None:
         """Add rows at the end.
@@ -133,7 +134,13 @@ class GalleryWriter:
             self._sample.add(rows)
         if self._rows_of and (known := [i for i, path in enumerate(paths) if absolute(path) in self._rows_of]):
             for i in known:
-                for row in self._rows_of[absolute(paths[i])]:
+                there = self._rows_of[absolute(paths[i])]
+                if labels and labels[i] not in (old := self._old_labels(there)):
+                    raise UserError(
+                        f"the gallery in {self.folder} has {describe_label(old[0])} for {paths[i]}, but here it is "
+                        f"{describe_label(labels[i])}: delete the image (edit_gallery.py) and append it."
+                    )
+                for row in there:
                     self._replace(row, rows[i : i + 1], paths[i : i + 1])
             new = np.setdiff1d(np.arange(len(paths)), known).tolist()
             rows, paths, labels = rows[new], [paths[i] for i in new], [labels[i] for i in new] if labels else ()
@@ -227,6 +234,7 @@ class GalleryWriter:
         for row, path in enumerate(found.paths):
             if (name := absolute(str(path))) in wanted:
                 self._rows_of.setdefault(name, []).append(row)
+        self._old_labels = found.labels_of
         self.about["revision"] = uuid.uuid4().hex
 
     def _replace(self, row: int, values: NDArray[Any], paths: Sequence[str]) -> None:
@@ -431,7 +439,8 @@ class RowFile:
 
     def close(self) -> None:
         """Close the files, complete or not."""
-        self._rows.close()
+        with suppress(OSError):  # a full disk, which is told already
+            self._rows.close()
         self._paths.close()
 
 
@@ -452,7 +461,8 @@ class TextColumn:
 
     def close(self) -> None:
         """Forget the items."""
-        self._stream.close()
+        with suppress(OSError):
+            self._stream.close()
 
     def write(self, path: Path) -> None:
         """Write the .npy file and forget the items."""

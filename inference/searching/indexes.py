@@ -47,6 +47,7 @@ _SHARE_OF_MEMORY = 3  # an index may hold a third of the memory: lists grow by d
 _CANDIDATES, _LEAST_CANDIDATES = 10, 1000  # for each result, and for each query, whose distances are computed exactly
 _LINKS, _BUILD_EFFORT = 32, 128  # of HNSW
 _SEED = 1234
+_LARGE = 1e15  # below, the sum of squares of any embedding is far from the end of float32
 
 
 def fingerprint(gallery: Any, gallery_file: AnyPath | None = None) -> dict[str, Any]:
@@ -95,7 +96,13 @@ def _block(name: str, rows: Any, positions: Sequence[int], unit: bool) -> NDArra
         row, column = (~finite).nonzero()[0].tolist()
         value = block[row, column].item()
         raise UserError(f"{name}[{positions[row]}, {column}] is {value}: every embedding must be finite.")
-    return (normalize(block) if unit else block).numpy()
+    if unit:
+        return normalize(block).numpy()
+    if float(block.abs().max()) > _LARGE:  # faiss ends the process where squares overflow
+        wrong = (~block.square().sum(1).isfinite()).nonzero()
+        if len(wrong):
+            raise UserError(f"{name}[{positions[int(wrong[0])]}] is too large for distances in float32.")
+    return block.numpy()
 
 
 class GalleryIndex:

@@ -477,7 +477,9 @@ def _recall(
     listed = np.stack([np.isin(row, right) for row, right in zip(found, exact, strict=True)])
     # It does not matter which of several items at the last distance is found. Two computations of that distance differ
     # by the rounding of the squared lengths, and no item is longer than the query and the distance together.
-    limit = np.where(exact < 0, -np.inf, limits).max(1, keepdims=True)  # of the last one: there may be fewer
+    limit = np.where(exact < 0, -np.inf, limits).max(
+        1, keepdims=True, initial=-np.inf
+    )  # of the last one: there may be fewer
     if options.normalize or options.metric == "cosine":
         squares: Any = 2.0
     else:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from inference import create_embeddings
+from inference.embedding.embedder import Embedder
 from inference.galleries.gallery import read_gallery
 from tests.inference.galleries.test_listed import save_table
 from tests.inference.galleries.test_shards import jpeg, labelled, tar_bytes
@@ -109,3 +110,14 @@ def test_tar_files_with_other_labels_are_not_appended(tmp_path, keys, capsys):
     assert "but the first image of the tar files has no label: append images with labels" in capsys.readouterr().err
     create_embeddings.main(["--append", "--from", f"{tmp_path}/./number.tar", *keys])
     assert [(tmp_path / "out" / f"{name}.npy").read_bytes() for name in ("paths", "pids", "embeddings")] == before
+
+
+def test_another_dtype_is_refused_before_anything_is_embedded(tmp_path, keys, capsys, monkeypatch):
+    (tmp_path / "1.tar").write_bytes(tar_bytes(labelled(["a"], 0)))
+    create_embeddings.main(["--from", f"{tmp_path}/1.tar", *keys])
+    (tmp_path / "2.tar").write_bytes(tar_bytes(labelled(["b"], 0)))
+    monkeypatch.setattr(Embedder, "embed_given_batches", None)
+    with pytest.raises(SystemExit) as ended:
+        create_embeddings.main(["--append", "--from", f"{tmp_path}/2.tar", *keys, "GALLERY.DTYPE", "float16"])
+    assert ended.value.code == 2
+    assert "holds float32, but GALLERY.DTYPE is float16: set it to float32" in capsys.readouterr().err

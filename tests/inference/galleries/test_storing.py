@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -397,3 +398,20 @@ def test_files_that_do_not_belong_to_the_gallery_are_named(several):
     with pytest.raises(UserError, match="gallery.json is damaged"):
         read_gallery(several)
     assert Path(several).is_dir()
+
+
+def test_a_disk_that_is_full_to_the_end_leaves_nothing_behind(tmp_path):
+    """Closing a file writes again what did not fit; the lock must go all the same."""
+    folder, rows = tmp_path / "gallery", np.ones((100, 100), np.float32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with (
+            pytest.raises(UserError, match="OUTPUT_DIR: cannot write to"),
+            GalleryWriter(folder, {"embedder": {}, "pid_from": None}) as writer,
+        ):
+            writer.add(rows, [f"{i}.png" for i in range(100)])
+            writer.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(folder.iterdir()) == []

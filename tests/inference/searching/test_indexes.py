@@ -443,3 +443,12 @@ def test_a_recall_that_cannot_be_kept_is_told(gallery, monkeypatch, caplog):
     recall.recall_file(gallery).mkdir()
     assert found(gallery, topk=3).recall == 1
     assert "The recall will be measured again at the next search: " in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq", "hnsw"])
+def test_values_whose_squares_overflow_are_named(kind):
+    """faiss would end the process."""
+    gallery = np.ones((50, 8), np.float32)
+    gallery[5] = 1e25
+    with pytest.raises(UserError, match=r"gallery\[5\] is too large for distances in float32"):
+        search(gallery[:1], gallery, SearchOptions(f"faiss:{kind}"))
