@@ -79,7 +79,7 @@ def test_slurm_starts_processes(tmp_path):
     assert found == [(0, 2), (1, 2)]
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_script_writes_what_one_process_finds(recorded_images, legacy_checkpoint, tmp_path):
     gallery, out = tmp_path / "gallery", tmp_path / "out"
     gallery.mkdir()
