@@ -302,5 +302,7 @@ def _seeks(file: Any, offset: int) -> bool:
 
 
 def _skip(file: Any, count: int) -> None:
-    while count and (skipped := len(file.read(min(count, _BLOCK_BYTES)))):
+    while count:
+        if not (skipped := len(file.read(min(count, _BLOCK_BYTES)))):
+            raise ConnectionError("it has become shorter, or broke off again")
         count -= skipped

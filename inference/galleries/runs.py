@@ -11,10 +11,11 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+from inference.galleries import storing
 from inference.galleries.claims import Claims, Membership
 from inference.galleries.parts import (
     PARTS,
@@ -27,7 +28,6 @@ from inference.galleries.parts import (
     read_run,
 )
 from inference.galleries.sources import Chunk, Source
-from utils.errors import UserError
 from utils.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -185,15 +185,6 @@ def digest_of(source: Source) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn errors of the disk into a UserError that says what is kept."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"OUTPUT_DIR: cannot write to {str(folder)!r} ({error.strerror or error}); name a writable folder with "
-            "enough free space. What was embedded is kept: --resume continues from there."
-        ) from error
+def writing(folder: Path) -> AbstractContextManager[None]:
+    """As :func:`inference.galleries.storing.writing`, of what a run keeps."""
+    return storing.writing(folder, "What was embedded is kept: --resume continues from there.")

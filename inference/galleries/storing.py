@@ -371,8 +371,8 @@ def remove_new_files(folder: Path) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn errors of the disk into a UserError that says what to do."""
+def writing(folder: Path, kept: str = "Nothing of the gallery is lost: run the command again.") -> Iterator[None]:
+    """Turn errors of the disk into a UserError, which ends by saying what is kept and what to do."""
     try:
         yield
     except OSError as error:
@@ -380,7 +380,7 @@ def writing(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"OUTPUT_DIR: cannot write to {str(folder)!r} ({error.strerror or error}); name a writable folder with "
-            "enough free space. Nothing of the gallery is lost: run the command again."
+            f"enough free space. {kept}"
         ) from error
 
 

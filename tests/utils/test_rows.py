@@ -55,6 +55,8 @@ def test_text_is_as_wide_as_the_widest(parts):
 def test_masks_are_refused():
     with pytest.raises(TypeError, match="not by bool"):
         numbers([2, 1])[1][np.array([True, False, True])]
+    with pytest.raises(TypeError, match="by one index, not by several"):
+        numbers([2, 1])[1][2, 0]
 
 
 def mapped(tmp_path: Path, count: int) -> list[np.ndarray]:

@@ -1,5 +1,7 @@
 """Galleries on disk. A stand-in for the model makes many small runs cheap; the scripts' tests use a real one."""
 
+import gc
+import itertools
 import json
 import os
 import shutil
@@ -182,6 +184,24 @@ def test_rows_of_a_run_that_was_killed_at_its_very_end_are_added_once(create, fi
         assert np.load(tmp_path / "out" / "counts.npy")[names.index("new")] == 1
     else:
         assert gone not in names
+
+
+def test_a_run_that_was_stopped_leaves_no_file_open(create, files):
+    """A program that keeps the error keeps its frames; what they would still write must not reach a finished chunk."""
+
+    class Dying(FakeEmbedder):
+        def embed_given_batches(self, batches, on_error="stop"):
+            yield from itertools.islice(super().embed_given_batches(batches, on_error), 2)
+            raise Killed
+
+    Path(get_all_images(files)[0]).write_text("bad")
+    with pytest.raises(UserError, match="is bad") as held:
+        create()
+    with pytest.raises(Killed):
+        create(Dying(), resume=True, on_error="skip")
+    del held
+    gc.collect()
+    assert create(resume=True, on_error="skip").count == 9
 
 
 def test_a_replacement_by_another_list_is_not_over_with_the_one_that_was_killed(create, files, tmp_path):

@@ -1,6 +1,7 @@
 """Galleries of tracklets: which images make one, what its row is, and that they are evaluated like single images."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_rows_are_those_of_plain_loops(tmp_path, monkeypatch, how, at_once, mixe
     told = {key: found.about[key] for key in ("group", "aggregate", "root", "count")}
     assert told == {"group": "folder", "aggregate": how, "root": "r", "count": 3}
     assert found.about["images"] == 10
+
+
+def test_groups_are_made_by_whoever_is_left(tmp_path):
+    """The process that made the gallery of images may have died before it made the groups."""
+    images, groups = tmp_path / "images", Grouping("folder", "mean", folder_function("r"))
+    write_gallery(images, ["r/a/1.jpg", "r/b/1.jpg"])
+    assert not grouping.is_grouped(images, tmp_path)
+    group_gallery(images, tmp_path, groups)
+    assert grouping.is_grouped(images, tmp_path)
+    later = (tmp_path / "gallery.json").stat().st_mtime_ns + 10**9
+    os.utime(images / "gallery.json", ns=(later, later))  # made anew since
+    assert not grouping.is_grouped(images, tmp_path)
 
 
 def test_folders_of_one_name_are_two_groups():

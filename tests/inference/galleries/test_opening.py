@@ -112,6 +112,18 @@ def test_tar_files_with_other_labels_are_not_appended(tmp_path, keys, capsys):
     assert [(tmp_path / "out" / f"{name}.npy").read_bytes() for name in ("paths", "pids", "embeddings")] == before
 
 
+def test_an_image_is_not_replaced_under_another_label(tmp_path, keys, capsys):
+    (tmp_path / "1.tar").write_bytes(tar_bytes(labelled(["a"], 0)))
+    create_embeddings.main(["--from", f"{tmp_path}/1.tar", *keys])
+    (tmp_path / "1.tar").write_bytes(tar_bytes(labelled(["a"], 8)))
+    with pytest.raises(SystemExit) as ended:
+        create_embeddings.main(["--replace", "--from", f"{tmp_path}/1.tar", *keys])
+    assert ended.value.code == 2
+    expected = "identity 0, camera 0 for {}/1.tar/a.jpg, but here it is identity 4, camera 0: delete the image"
+    assert expected.format(tmp_path) in capsys.readouterr().err
+    assert read_gallery(tmp_path / "out").labels == [(0, 0)]
+
+
 def test_another_dtype_is_refused_before_anything_is_embedded(tmp_path, keys, capsys, monkeypatch):
     (tmp_path / "1.tar").write_bytes(tar_bytes(labelled(["a"], 0)))
     create_embeddings.main(["--from", f"{tmp_path}/1.tar", *keys])

@@ -16,7 +16,8 @@ from inference.galleries import runs
 from inference.galleries.creation import GalleryOptions, create_gallery
 from inference.galleries.gallery import read_gallery
 from inference.galleries.labels import LabelledImages
-from inference.galleries.sources import Chunk, Item, folder_source, labelled_source
+from inference.galleries.parts import PartWriter
+from inference.galleries.sources import Chunk, FileList, Item, folder_source, labelled_source
 from inference.galleries.team import ALONE, Team, find_team
 from tests.inference.galleries.test_gallery import FakeEmbedder
 from tests.launch import CONTEXT
@@ -331,3 +332,26 @@ def test_the_environment_says_who_works_together(monkeypatch, variables, team):
         monkeypatch.setenv(name, value)
     assert find_team() == team
     assert runs.has_finished(Path("/nowhere"), team.launch, {}) is False
+
+
+def test_chunks_are_claimed_as_they_are_now_not_as_they_were_listed(tmp_path):
+    """Another process may have finished a chunk since, or begun another run in the folder."""
+
+    def begin(name):
+        source = FileList([f"{name}{number}.png" for number in range(3)], {}, chunk_size=1)
+        entry = {"about": {"embedder": {"dimension": 2}}, "base": None, "launch": None}
+        return runs.EmbeddingRun.start(tmp_path, entry, source)
+
+    run = begin("a")
+    claims = run.claims()
+    assert next(claims) == 0
+    part = PartWriter(tmp_path, 1, 2)
+    part.add(np.zeros((1, 2), np.float32), ["a1.png"], [], [])
+    part.finish()
+    assert next(claims) == 2
+    run.close()
+    claims = run.claims()
+    assert next(claims) == 0
+    begin("b")
+    assert list(claims) == []
+    run.close()

@@ -410,8 +410,16 @@ def test_a_disk_that_is_full_to_the_end_leaves_nothing_behind(tmp_path):
             pytest.raises(UserError, match="OUTPUT_DIR: cannot write to"),
             GalleryWriter(folder, {"embedder": {}, "pid_from": None}) as writer,
         ):
-            writer.add(rows, [f"{i}.png" for i in range(100)])
+            for number in range(100):  # less than a file keeps back, so that closing it writes the rest
+                writer.add(rows[number : number + 1], [f"{number}.png"])
             writer.finish()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(folder.iterdir()) == []
+
+
+def test_a_damaged_list_of_a_change_is_named(tmp_path):
+    write(tmp_path / "gallery")
+    (tmp_path / "gallery" / "gallery.json.next").write_text("{")
+    with pytest.raises(UserError, match=r"gallery.json.next is damaged .*; remove it, and create the gallery again"):
+        read_gallery(tmp_path / "gallery")

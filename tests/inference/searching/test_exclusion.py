@@ -200,3 +200,10 @@ def test_no_more_is_asked_for_beyond_the_greatest_distance():
     exclusion = Exclusion(["q"], ["x"] * 100, cameras=(["a"], ["a"] * 100))
     found, _ = exclusion.nearest(find, np.zeros((1, 1), np.float32), 2, 100, max_distance=50)
     assert (asked, found.tolist()) == ([10], [[-1, -1]])
+
+
+def test_nothing_is_left_of_any_ranking():
+    gallery = np.eye(3, dtype=np.float32)
+    nothing = Exclusion(["a.png"] * 2, ["b.png"] * 3, cameras=(["a"] * 2, ["a"] * 3))
+    found = search(gallery[:2], gallery, SearchOptions("faiss:flat", topk=0), exclusion=nothing)
+    assert (found.indices < 0).all()
