@@ -174,11 +174,14 @@ def bench_engines(network: str, args: argparse.Namespace) -> dict[str, Any]:
         checkpoint, single, int8 = (Path(folder) / name for name in ("it.ckpt", "single.onnx", "int8.onnx"))
         torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, checkpoint)
         export_checkpoint(checkpoint, single, "onnx", dynamic_batch=True)
-        calibration = Path(args.data) / "market1501" / "bounding_box_train" if args.data else Path(folder) / "drawn"
-        if not args.data:
-            calibration.mkdir()
-            for i in range(args.images):
-                drawn_image(i).save(calibration / f"{i:04d}.png")
+        calibration = Path(folder) / "calibration.txt"
+        if args.data:
+            paths = subset(args.data, "train").paths
+        else:
+            paths = [f"{folder}/{i:04d}.png" for i in range(args.images)]
+            for i, path in enumerate(paths):
+                drawn_image(i).save(path)
+        calibration.write_text("\n".join(str(Path(path).absolute()) for path in paths))
         told = quantise(single, int8, choose_images(calibration))["int8"]
         embedders = {
             (precision, engine): embedder
@@ -190,6 +193,7 @@ def bench_engines(network: str, args: argparse.Namespace) -> dict[str, Any]:
     report = {"network": model.hparams.MODEL.NAME, "size": size, "calibration": told["images"]}
     report |= {"int8_cosine": {key: told[f"cosine_{key}"] for key in ("mean", "least")}}
     if args.data:
+        report |= {"data": Path(args.data).name}
         report["mAP"] = {f"{p} {e}": mean_ap(embedder, args.data) for (p, e), embedder in embedders.items()}
     report["cells"] = [bench_cell(model, embedders, batch, args) for batch in args.batches]
     return report
@@ -240,13 +244,23 @@ def bench_cell(
     return {"batch": batch, "rows": rows}
 
 
-def mean_ap(embedder: Embedder, root: str) -> float:
-    """mAP on the test set of the drawn data (scripts/make_toy_dataset.py)."""
+def subset(data: str, name: str) -> Any:
+    """The train, query or gallery images of drawn data (scripts/make_toy_dataset.py), or of a table."""
     cfg = DEFAULTS.clone()
-    cfg.merge_from_list(["DATASETS.NAMES", "market1501", "DATASETS.ROOT_DIR", root])
-    query, gallery = (read_subset(init_dataset("market1501", cfg=cfg), name) for name in ("query", "gallery"))
-    labels = [[label[i] for label in images.labels] for i in (0, 1) for images in (query, gallery)]
-    return evaluate_embeddings(embedder.embed(query.paths), embedder.embed(gallery.paths), *labels, metric="cosine").mAP
+    kind = "csv" if Path(data).is_file() else "market1501"
+    place = ["DATASETS.CSV_PATH", data, "DATASETS.ROOT_DIR", ""] if kind == "csv" else ["DATASETS.ROOT_DIR", data]
+    cfg.merge_from_list(["DATASETS.NAMES", kind, *place])
+    return read_subset(init_dataset(kind, cfg=cfg), name)
+
+
+def mean_ap(embedder: Embedder, data: str) -> float:
+    """mAP on the test images of a data set."""
+    sides = subset(data, "query"), subset(data, "gallery")
+    pids = [[pid for pid, _ in images.labels] for images in sides]
+    # Without cameras, all images of the gallery count.
+    camids = [[i if camid is None else camid for _, camid in images.labels] for i, images in enumerate(sides)]
+    embeddings = [embedder.embed(images.paths) for images in sides]
+    return evaluate_embeddings(*embeddings, *pids, *camids, metric="cosine").mAP
 
 
 class StandIn:
@@ -320,7 +334,7 @@ def main() -> None:
     parser.add_argument(
         "--batches", nargs="+", type=int, default=(1, 8, 32), help="of the part engines, default: 1 8 32"
     )
-    parser.add_argument("--data", default="", help="drawn data set, for mAP and calibration in the part engines")
+    parser.add_argument("--data", default="", help="drawn data set, or table, for mAP and calibration in engines")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, default: 5")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--out", type=Path, help="JSON file, default: benchmarks/results/embedding_NETWORK.json")

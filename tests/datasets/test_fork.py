@@ -40,6 +40,8 @@ def copy_project(folder):
     for room in ROOMS.split():
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train_ctl_model.py", folder)
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "thin.py", folder / "tests")
     return folder
 
 

@@ -9,10 +9,7 @@ import resource
 import signal
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-from torch import nn
 
 from tests.launch import CONTEXT, free_port, torchrun_variables
 
@@ -70,24 +67,12 @@ def train(options: list[Any], log: str, environment: dict[str, str], point: str)
 
     from config.load import load_config
     from engine.run import run_script
-    from modelling import baseline
     from train_ctl_model import CTLModel
 
-    baseline.get_backbone = thin_backbone
     if point:
         kind, _, number = point.partition(":")
         POINTS[kind](int(number))
     run_script(CTLModel, load_config("", options), NAME)
-
-
-def thin_backbone(name: str) -> Any:
-    """Two convolutions in place of modelling.backbones.get_backbone: for tests that do not depend on the network."""
-
-    def build(_: Any) -> Any:
-        first, second = (nn.Conv2d(*channels, 3, stride=4) for channels in ((3, 32), (32, 512)))
-        return nn.Sequential(first, nn.BatchNorm2d(32), nn.ReLU(), second, nn.BatchNorm2d(512))
-
-    return SimpleNamespace(build=build, embedding_size=512)
 
 
 def _at_call(owner: Any, name: str, number: int, act: Any) -> None:

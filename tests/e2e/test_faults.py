@@ -13,16 +13,10 @@ import torch
 
 from callbacks import tracking
 from engine.run import run_main
-from modelling import baseline
-from tests.e2e import faults, forked
+from tests.e2e import faults
 from tests.e2e.faults import fault
 from train_ctl_model import CTLModel
 from utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def _thin(monkeypatch):
-    monkeypatch.setattr(baseline, "get_backbone", forked.thin_backbone)
 
 
 class Sabotaged(CTLModel):

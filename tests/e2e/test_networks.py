@@ -9,12 +9,13 @@ from torch import nn
 from engine.run import run_main
 from modelling.bases import ModelBase
 from tests.e2e.test_training import assert_same_state, newest
+from tests.small import RESNET18
 from train_ctl_model import CTLModel
 from utils.compat import export_onnx
 
 NETWORKS = [
     pytest.param({"MODEL.NAME": "osnet_ain_x0_25"}, id="osnet"),
-    pytest.param({"MODEL.STEM_RELU": True}, id="a ReLU in the stem", marks=pytest.mark.by_hand),
+    pytest.param({**RESNET18, "MODEL.STEM_RELU": True}, id="a ReLU in the stem", marks=pytest.mark.by_hand),
 ]
 
 
@@ -27,7 +28,7 @@ def test_a_network_is_trained_resumed_tested_and_written_as_onnx(options, tiny_c
     resumed = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(newest(tmp_path / "part"))}
     resumed |= {"MODEL.GRAD_CHECKPOINT": True}  # the same arithmetic
     # Nothing of the network is named: its settings are those of the checkpoint.
-    named = {"MODEL.NAME": "resnet18"} if "MODEL.STEM_RELU" in options else options
+    named = RESNET18 if "MODEL.STEM_RELU" in options else options
     (metrics,) = run_main(tiny_cfg(**named, **resumed, OUTPUT_DIR=rest), CTLModel, "run")
     path = newest(tmp_path / "rest")
     assert_same_state(newest(tmp_path / "whole"), path)

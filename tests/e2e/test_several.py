@@ -7,7 +7,6 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.run import run_main
-from modelling import baseline
 from tests import workers
 from tests.e2e import forked
 from tests.e2e.test_data_sets import newest
@@ -15,11 +14,6 @@ from tests.launch import run_processes
 from train_ctl_model import CTLModel
 
 TWO = {"REPRODUCIBLE_NUM_RUNS": 2, "SOLVER.MAX_EPOCHS": 1}
-
-
-@pytest.fixture
-def _thin(monkeypatch):
-    monkeypatch.setattr(baseline, "get_backbone", forked.thin_backbone)
 
 
 def read(path):
@@ -32,7 +26,6 @@ def scalars(folder):
     return {name: events.Scalars(name)[-1].value for name in events.Tags()["scalars"]}
 
 
-@pytest.mark.usefixtures("_thin")
 def test_each_run_keeps_its_evaluation_and_a_summary_says_mean_and_spread(tiny_cfg, tmp_path, caplog):
     run_main(tiny_cfg(**TWO), CTLModel, "run")
     kept = tmp_path / "out" / "evaluation"
@@ -72,7 +65,6 @@ def test_a_sequence_that_is_stopped_keeps_its_runs_and_goes_on_to_a_summary_of_a
     assert read(kept / "summary.json")["instances"]["mAP"]["values"] == values
 
 
-@pytest.mark.usefixtures("_thin")
 def test_each_test_set_has_its_numbers_and_a_matrix_ends_the_run(two_sets, tiny_cfg, tmp_path, caplog):
     options = {"DATASETS.ROOT_DIR": str(two_sets), "SOLVER.MAX_EPOCHS": 1, "DATASETS.COMBINEALL": True}
     tests = {"DATASETS.TESTS": "dukemtmcreid+market1501", "TEST.VISUALIZE": "yes"}

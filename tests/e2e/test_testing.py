@@ -17,7 +17,7 @@ from config.recorded import NETWORK, SCALING
 from engine.run import run_main
 from inference.embedding.embedder import Embedder
 from modelling.backbones import NetworkOptions, get_backbone
-from tests.small import SMALL
+from tests.small import RESNET18, SMALL
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -55,6 +55,7 @@ def test_legacy_checkpoint_reproduces_the_recorded_metrics(
     recorded = json.loads((GOLDEN / "e2e_s0.json").read_text())
     options = only_test(
         legacy_checkpoint,
+        **RESNET18,
         **{"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TEST": "[64, 32]", "TEST.IMS_PER_BATCH": 64},
     )
     done = run_script("train_ctl_model.py", *tiny(**options))
@@ -77,6 +78,7 @@ def test_legacy_metrics_in_full(tiny_cfg, recorded_images, legacy_checkpoint, ke
     recorded = json.loads((GOLDEN / "e2e_s0.json").read_text())
     options = only_test(
         legacy_checkpoint,
+        **RESNET18,
         **{"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TEST": [64, 32]},
         **{"MODEL.KEEP_CAMID_CENTROIDS": keep_camids},
     )
@@ -163,10 +165,10 @@ def check_origin(tested, trained, checkpoint):
 
 
 def test_what_a_test_writes(tiny_cfg, tmp_path):
-    one_epoch = {"SOLVER.MAX_EPOCHS": 1, "OUTPUT_DIR": str(tmp_path / "train")}
+    one_epoch = {**RESNET18, "SOLVER.MAX_EPOCHS": 1, "OUTPUT_DIR": str(tmp_path / "train")}
     run_main(tiny_cfg(**one_epoch), CTLModel, "train")
     (checkpoint,) = (tmp_path / "train/train/version_0/auto_checkpoints").iterdir()
-    pictures = {"TEST.VISUALIZE": "yes", "TEST.VISUALIZE_TOPK": 3, "TEST.VISUALIZE_MAX_NUMBER": 4}
+    pictures = {**RESNET18, "TEST.VISUALIZE": "yes", "TEST.VISUALIZE_TOPK": 3, "TEST.VISUALIZE_MAX_NUMBER": 4}
     pictures |= {"TEST.HEATMAPS": 2}
     (metrics,) = run_main(tiny_cfg(**only_test(checkpoint, **pictures)), CTLModel, "test")
     out = tmp_path / "out"
@@ -205,7 +207,7 @@ def test_reranking_and_query_expansion_are_options_of_a_test(tiny_cfg, tmp_path)
 
 def test_legacy_checkpoint_resumes(tiny_cfg, tmp_path, recorded_images, legacy_checkpoint):
     options = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(legacy_checkpoint), "SOLVER.MAX_EPOCHS": 6}
-    options |= {"SOLVER.LR_STEPS": (3, 5), "SOLVER.BASE_LR": 1e-4}
+    options |= {**RESNET18, "SOLVER.LR_STEPS": (3, 5), "SOLVER.BASE_LR": 1e-4}
     options |= {"DATASETS.ROOT_DIR": str(recorded_images), "INPUT.SIZE_TRAIN": [64, 32], "INPUT.SIZE_TEST": [64, 32]}
     run_main(tiny_cfg(**options, **{"SOLVER.EVAL_PERIOD": 6}), CTLModel, "resumed")
     (newest,) = (tmp_path / "out/resumed/version_0/auto_checkpoints").iterdir()
@@ -225,14 +227,14 @@ def test_weights_of_a_backbone_are_tested_as_they_are(run_script, tiny, tiny_cfg
     """ImageNet weights, as for a comparison: a real program, with the metrics of the same weights before training."""
     weights = tmp_path / "resnet18.pth"
     torch.save(fill_by_recipe(get_backbone("resnet18").build(NetworkOptions(1)).state_dict()), weights)
-    done = run_script("train_ctl_model.py", *tiny(**only_test(weights)))
+    done = run_script("train_ctl_model.py", *tiny(**RESNET18, **only_test(weights)))
     assert done.returncode == 0, done.stderr
     warning = (
         f"{weights} holds torchvision resnet18 weights, not a trained CTL model: embeddings are the pooled features"
     )
     assert done.stderr.count(warning) == 1
     tested = json.loads((tmp_path / "out" / "evaluation" / "metrics.json").read_text())["mAP"]
-    start = {"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": str(weights), "TEST.BEFORE_TRAINING": True}
+    start = {**RESNET18, "MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": str(weights), "TEST.BEFORE_TRAINING": True}
     (metrics,) = run_main(tiny_cfg(**start, **{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "train")
     assert metrics["before training"]["mAP"] == pytest.approx(tested)
     assert 0 < tested < 1
@@ -241,4 +243,4 @@ def test_weights_of_a_backbone_are_tested_as_they_are(run_script, tiny, tiny_cfg
         run_main(tiny_cfg(**other), CTLModel, "test")
     torch.save({"a": torch.ones(1)}, weights)
     with pytest.raises(UserError, match="weights of an unknown network .the first is a.; expected a checkpoint"):
-        run_main(tiny_cfg(**only_test(weights)), CTLModel, "test")
+        run_main(tiny_cfg(**RESNET18, **only_test(weights)), CTLModel, "test")

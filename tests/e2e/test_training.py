@@ -14,6 +14,7 @@ from checkpoints.run_files import find_newest
 from engine.run import run_main
 from modelling.averaging import PLAIN
 from tests.launch import REPOSITORY_FIRST, run_code
+from tests.small import RESNET18
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -118,7 +119,7 @@ def test_the_average_of_the_weights_is_validated_saved_and_tested(tiny_cfg, tmp_
     (trained,) = run_main(tiny_cfg(**{"SOLVER.EMA_DECAY": 0.5, "SOLVER.BASE_LR": 0.01}), CTLModel, "run")
     checkpoint = newest(tmp_path / "out")
     weights = torch.load(checkpoint, weights_only=True)
-    assert not torch.equal(*(weights[name]["backbone.base.conv1.weight"] for name in ("state_dict", PLAIN)))
+    assert not torch.equal(*(weights[name]["backbone.base.0.weight"] for name in ("state_dict", PLAIN)))
     options = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
     (tested,) = run_main(tiny_cfg(**options), CTLModel, "test")
     for kind in ("instances", "centroids"):  # the last validation, and the test after the training
@@ -183,6 +184,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny_cfg, tmp_pat
 
 
 EVERY_GROUP = {
+    **RESNET18,
     "SOLVER.OPTIMIZER_NAME": "SGD",
     "SOLVER.BASE_LR": 0.01,
     "SOLVER.BIAS_LR_FACTOR": 2.0,
