@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 from config.load import load_config
 
 SMALL: dict[str, Any] = {
-    "MODEL.NAME": "tests.thin:Thin",
+    "MODEL.NAME": "resnet18",
     "MODEL.BACKBONE_EMB_SIZE": 512,
     "MODEL.PRETRAINED": False,
     "INPUT.SIZE_TRAIN": [32, 16],
@@ -27,9 +27,6 @@ SMALL: dict[str, Any] = {
     "TRAINER.PROGRESS_BAR": False,
     "LOGGING.MLFLOW": False,
 }
-
-# For what only a network of the project has, or weights that are one's.
-RESNET18 = {"MODEL.NAME": "resnet18"}
 
 
 def small_options(**overrides: Any) -> list[Any]:

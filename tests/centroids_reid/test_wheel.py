@@ -15,7 +15,7 @@ from inference import Embedder
 from tests.centroids_reid.conftest import pip, read_archive
 from tests.docs.test_commands import BLOCKS
 from tests.launch import run_command
-from tests.small import RESNET18, small_config
+from tests.small import small_config
 from tests.support import ROOT
 from train_ctl_model import CTLModel
 
@@ -71,7 +71,7 @@ def data(slim, tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A checkpoint that the repository wrote."""
-    model = CTLModel(small_config(**RESNET18), num_classes=12, num_query=12)
+    model = CTLModel(small_config(), num_classes=12, num_query=12)
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
     torch.save({"state_dict": model.state_dict(), "hyper_parameters": to_plain(model.hparams)}, path)
     return path

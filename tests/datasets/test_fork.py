@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.launch import run_code, run_script
 from tests.small import small_options
 from tests.support import ROOT
+from tests.thin import THIN
 
 FORK = ROOT / "tests" / "programs" / "fork"
 ROOMS = "callbacks checkpoints config datasets engine evaluation losses modelling solver utils"
@@ -60,7 +61,7 @@ def places(tmp_path_factory):
 
 def train(places, project, out):
     folder, market, coco, _ = places
-    options = small_options(**{"DATASETS.ROOT_DIR": str(market), "SOLVER.MAX_EPOCHS": 1})
+    options = small_options(**THIN, **{"DATASETS.ROOT_DIR": str(market), "SOLVER.MAX_EPOCHS": 1})
     done = run_code(TRAIN, options, " ".join(NAMES), folder / out, coco, cwd=project, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {}
@@ -84,7 +85,7 @@ def test_the_data_sets_of_a_fork_train_as_ours(places):
 
 def test_they_can_be_validated(places, tmp_path):
     _, market, _, project = places
-    arguments = [*small_options(**{"DATASETS.ROOT_DIR": str(market)}), "OUTPUT_DIR", str(tmp_path)]
+    arguments = [*small_options(**THIN, **{"DATASETS.ROOT_DIR": str(market)}), "OUTPUT_DIR", str(tmp_path)]
     code = "import sys; from datasets.validate import main; sys.exit(main(sys.argv[1:]))"
     done = run_code(code, *arguments, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,7 @@ import pytest
 
 from tests import launch
 from tests.small import small_config, small_options
+from tests.thin import THIN
 
 
 def draw(folder, *arguments):
@@ -49,14 +50,14 @@ def tiny_folders(toy, tmp_path):
 
 @pytest.fixture
 def tiny(tiny_folders):
-    """small_options on the drawn data set, writing to the test's folder."""
-    return lambda **overrides: small_options(**tiny_folders | overrides)
+    """small_options with the thin network on the drawn data set, writing to the test's folder."""
+    return lambda **overrides: small_options(**tiny_folders | THIN | overrides)
 
 
 @pytest.fixture
 def tiny_cfg(tiny_folders):
     """The same as a configuration."""
-    return lambda **overrides: small_config(**tiny_folders | overrides)
+    return lambda **overrides: small_config(**tiny_folders | THIN | overrides)
 
 
 @pytest.fixture

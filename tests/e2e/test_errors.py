@@ -7,6 +7,7 @@ import torch
 
 from engine.run import run_main
 from tests.support import ROOT
+from tests.thin import RESNET18
 from train_ctl_model import CTLModel
 from utils.errors import UserError
 
@@ -89,9 +90,9 @@ def test_output_folder_that_cannot_be_written(tiny_cfg, tmp_path):
 
 
 def test_checkpoint_of_other_identities_and_imagenet_weights_are_told_apart(tiny_cfg, tmp_path, other_toy):
-    run_main(tiny_cfg(**{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
+    run_main(tiny_cfg(**RESNET18, **{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
     (checkpoint,) = (tmp_path / "out/run/version_0/auto_checkpoints").iterdir()
-    resume = {"MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
+    resume = {**RESNET18, "MODEL.RESUME_TRAINING": True, "MODEL.PRETRAIN_PATH": str(checkpoint)}
     with pytest.raises(UserError, match=r"has finished 1 epoch\(s\) and SOLVER.MAX_EPOCHS is 1"):
         run_main(tiny_cfg(**resume, **{"SOLVER.MAX_EPOCHS": 1}), CTLModel, "run")
     with pytest.raises(UserError, match="was trained on 12 identities, but the training set here has 8"):
@@ -106,13 +107,13 @@ def test_checkpoint_of_other_identities_and_imagenet_weights_are_told_apart(tiny
         "a CTL checkpoint of resnet18, which does not fit MODEL.NAME resnet34 .*: continue with what it was trained "
     )
     with pytest.raises(UserError, match=f"{message}with. MODEL.NAME: 'resnet18' in the checkpoint, 'resnet34' here.$"):
-        run_main(tiny_cfg(**resume, **{"MODEL.NAME": "resnet34"}), CTLModel, "run")
+        run_main(tiny_cfg(**resume | {"MODEL.NAME": "resnet34"}), CTLModel, "run")
     content = torch.load(checkpoint, weights_only=True)
     torch.save({k: v for k, v in content.items() if k != "optimizer_states"}, tmp_path / "weights.ckpt")
     with pytest.raises(UserError, match="weights.ckpt holds no optimiser and schedule states"):
         run_main(tiny_cfg(**resume | {"MODEL.PRETRAIN_PATH": str(tmp_path / "weights.ckpt")}), CTLModel, "run")
     # ... and as what they are they start a training
-    start = {"MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": str(imagenet), "SOLVER.MAX_EPOCHS": 1}
+    start = {**RESNET18, "MODEL.PRETRAINED": True, "MODEL.PRETRAIN_PATH": str(imagenet), "SOLVER.MAX_EPOCHS": 1}
     run_main(tiny_cfg(**start), CTLModel, "started")
 
 

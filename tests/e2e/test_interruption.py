@@ -12,6 +12,7 @@ from tests.e2e import forked
 from tests.e2e.faults import fault
 from tests.e2e.test_training import assert_same_state
 from tests.small import small_options
+from tests.thin import THIN
 
 EPOCHS = 3
 AUTO = {
@@ -39,7 +40,7 @@ def whole(toy, tmp_path_factory):
     done = {}
 
     def uninterrupted(processes, more=()):
-        options = small_options(**AUTO, **{"DATASETS.ROOT_DIR": str(toy)}, **(TWO if processes == 2 else {}))
+        options = small_options(**THIN, **AUTO, **{"DATASETS.ROOT_DIR": str(toy)}, **(TWO if processes == 2 else {}))
         options += more
         if (processes, more) not in done:
             folder = tmp_path_factory.mktemp("whole")

@@ -9,7 +9,7 @@ from torch import nn
 from engine.run import run_main
 from modelling.bases import ModelBase
 from tests.e2e.test_training import assert_same_state, newest
-from tests.small import RESNET18
+from tests.thin import RESNET18
 from train_ctl_model import CTLModel
 from utils.compat import export_onnx
 

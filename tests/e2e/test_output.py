@@ -61,7 +61,9 @@ def test_a_run_a_run_that_goes_on_and_a_test(run, tmp_path):
     )  # fmt: skip
     saved = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(newest(tmp_path / "out"))}
     tested = run(**saved, OUTPUT_DIR="tested")
-    header = r"test of \S+\.(ckpt|pth) \(tests\.thin:Thin, \d epoch\(s\), weights [0-9a-f]{12}\), images 32x16, .*, torch .*"
+    header = (
+        r"test of \S+\.(ckpt|pth) \(tests\.thin:Thin, \d epoch\(s\), weights [0-9a-f]{12}\), images 32x16, .*, torch .*"
+    )
     check(tested, SEED, DATA, DEVICE, header, TEST, PLACES.replace("out/", "tested/"))
 
 

@@ -12,6 +12,7 @@ from tests.e2e.test_training import assert_same_state
 from tests.launch import free_port, run_processes, start_python
 from tests.small import small_options
 from tests.support import ROOT
+from tests.thin import THIN
 
 pytestmark = pytest.mark.slow  # a training by several processes, and one by two machines
 
@@ -33,7 +34,7 @@ EVALUATIONS = {
 
 
 def as_list(toy, **options):
-    return small_options(**{"DATASETS.ROOT_DIR": str(toy)} | options)
+    return small_options(**THIN | {"DATASETS.ROOT_DIR": str(toy)} | options)
 
 
 def options_of_tests(checkpoint, toy, folder, count):

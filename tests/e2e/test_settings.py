@@ -12,7 +12,7 @@ from config.recorded import NETWORK, SCALING
 from engine.run import run_main
 from inference import Embedder
 from tests.datasets.conftest import AUGMENTED
-from tests.small import RESNET18, SMALL
+from tests.small import SMALL
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
@@ -35,7 +35,7 @@ def checkpoint_of(folder, epoch):
 
 
 def test_a_continued_run_uses_and_records_the_new_settings_and_says_which(tiny_folders, tmp_path, caplog):
-    first = unset(**tiny_folders, **RESNET18, **{"SOLVER.MAX_EPOCHS": 1, "INPUT.PIXEL_STD": [0.5, 0.5, 0.5]})
+    first = unset(**tiny_folders, **{"SOLVER.MAX_EPOCHS": 1, "INPUT.PIXEL_STD": [0.5, 0.5, 0.5]})
     run_main(first, BaseModel, "run")
     old, path = checkpoint_of(tmp_path / "out", 0)
     changes = {"SOLVER.BASE_LR": 1e-2, "SOLVER.WEIGHT_DECAY": 0.125, "SOLVER.CENTER_LR": 0.25, "SOLVER.MAX_EPOCHS": 2}
@@ -105,7 +105,6 @@ def test_paths_of_a_program_that_merges_into_cfg_are_written_out(monkeypatch, tm
 
 def test_augmentation_resize_and_flip_of_a_run_and_of_the_test_of_its_checkpoint(tiny_folders, tmp_path, caplog):
     wide = {"INPUT.SIZE_TRAIN": [24, 24], "INPUT.SIZE_TEST": [24, 24], "SOLVER.MAX_EPOCHS": 1, "TEST.FLIP": True}
-    wide |= RESNET18
     (trained,) = run_main(unset(**tiny_folders | AUGMENTED | wide), CTLModel, "run")
     _, path = checkpoint_of(tmp_path / "out", 0)
     test = {"TEST.ONLY_TEST": True, "MODEL.PRETRAIN_PATH": str(path), "OUTPUT_DIR": str(tmp_path / "test")}

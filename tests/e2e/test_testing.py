@@ -17,8 +17,9 @@ from config.recorded import NETWORK, SCALING
 from engine.run import run_main
 from inference.embedding.embedder import Embedder
 from modelling.backbones import NetworkOptions, get_backbone
-from tests.small import RESNET18, SMALL
+from tests.small import SMALL
 from tests.support import GOLDEN, assert_close, fill_by_recipe, golden
+from tests.thin import RESNET18
 from train_ctl_model import CTLModel
 from utils.errors import UserError
 

@@ -14,7 +14,7 @@ from checkpoints.run_files import find_newest
 from engine.run import run_main
 from modelling.averaging import PLAIN
 from tests.launch import REPOSITORY_FIRST, run_code
-from tests.small import RESNET18
+from tests.thin import RESNET18
 from train_base_model import BaseModel
 from train_ctl_model import CTLModel
 from utils.errors import UserError
