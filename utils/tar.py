@@ -5,7 +5,7 @@ from io import BufferedIOBase
 
 BLOCK = 512
 _REGULAR, _DATALESS = (b"0", b"\0", b"7"), b"123456"  # kinds of members: the latter are links, folders and devices
-_SPARSE, _HARD_LINK = b"S", b"1"  # their content stands elsewhere
+_SPARSE, _LINKS = b"S", {b"1": "hard link", b"2": "symbolic link"}  # their content stands elsewhere
 _LONG_NAME, _EXTENDED, _ABOUT_NEXT = b"L", b"x", b"LKxg"  # GNU's, POSIX's, and all that tell of other members
 
 
@@ -23,8 +23,8 @@ def read_members(file: BufferedIOBase, wanted: Callable[[str], bool]) -> Iterato
         wanted: whether to keep the content of a member.
 
     Raises:
-        DamagedTarError: the archive ends without the mark of the end, a header is damaged, or a wanted member is a hard
-            link or a sparse file.
+        DamagedTarError: the archive ends without the mark of the end, a header is damaged, or a wanted member is a link
+            or a sparse file.
     """
     told: dict[str, bytes] = {}  # about the next member
     while any(header := _read(file, BLOCK)):  # the mark of the end is zero
@@ -40,9 +40,9 @@ def read_members(file: BufferedIOBase, wanted: Callable[[str], bool]) -> Iterato
         name = (told["path"] if "path" in told else _name(header)).decode("utf-8", "surrogateescape")
         size = _decimal(told["size"]) if "size" in told else size
         is_sparse = kind == _SPARSE or any(key.startswith("GNU.sparse.") for key in told)
-        if wanted(name) and (is_sparse or kind == _HARD_LINK):
-            way_out = "write it with tar --hard-dereference, without --sparse"
-            raise DamagedTarError(f"{name} is a {'sparse file' if is_sparse else 'hard link'}: {way_out}")
+        if wanted(name) and (is_sparse or kind in _LINKS):
+            way_out = "write it with tar --dereference --hard-dereference, without --sparse"
+            raise DamagedTarError(f"{name} is a {'sparse file' if is_sparse else _LINKS[kind]}: {way_out}")
         told = {}
         is_file = kind in _REGULAR and not name.endswith("/")
         if is_file and wanted(name):

@@ -170,6 +170,7 @@ def test_what_is_missing_is_named_with_its_extra(slim, data, checkpoint, tmp_pat
     assert said.endswith(f"pip install 'centroids-reid[{extra}]'\n"), said
 
 
+@pytest.mark.by_hand
 def test_a_researcher_trains_resumes_and_exports(install, tmp_path):
     """What the page on installation says, made small; one epoch more, in two processes; what the repository reads."""
     full = install("train", "export")

@@ -15,11 +15,11 @@ from utils.compat import export_onnx
 
 NETWORKS = [
     pytest.param({"MODEL.NAME": "osnet_ain_x0_25"}, id="osnet"),
-    pytest.param({**RESNET18, "MODEL.STEM_RELU": True}, id="a ReLU in the stem", marks=pytest.mark.by_hand),
+    pytest.param({**RESNET18, "MODEL.STEM_RELU": True}, id="a ReLU in the stem"),
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand  # tests/e2e/test_recipes.py trains them, too
 @pytest.mark.parametrize("options", NETWORKS)
 def test_a_network_is_trained_resumed_tested_and_written_as_onnx(options, tiny_cfg, tmp_path):
     whole, part, rest, test = (str(tmp_path / name) for name in ("whole", "part", "rest", "test"))

@@ -281,7 +281,7 @@ def test_two_processes_without_a_seed_train_validate_and_save_once(run_script, t
     assert done.stderr.count("auto_checkpoints") == 1  # said by one process
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_spawned_processes_train_and_test(tiny, tmp_path):
     """ddp_spawn, which only devices ask for, with CPU processes in their place."""
     program = (

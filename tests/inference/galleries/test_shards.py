@@ -148,7 +148,7 @@ def test_members_that_are_no_images(put, caplog):
         "a.tar",
         [
             *(("readme.txt", b"x"), ("1.jpg", jpeg(1)), ("1.mask.png", jpeg(2)), ("1.txt", b"x"), ("._1.jpg", b"x")),
-            *(("2.jpg", "1.jpg"), ("3.txt", b"x"), ("./4.jpg", jpeg(4))),
+            *(("2.txt", "1.txt"), ("3.txt", b"x"), ("./4.jpg", jpeg(4))),
         ],
     )
     names = [item.path.removeprefix(f"{path}/") for item in everything(open_source(path))]
@@ -162,6 +162,7 @@ def test_members_that_are_no_images(put, caplog):
         ([], "holds no images"),
         ([("a.txt", b"")], "holds no images"),
         ([("a.jpg", b"x"), ("a.jpg", b"x")], "has two members called a.jpg"),
+        ([("a.jpg", b"x"), ("b.jpg", "a.jpg")], "b.jpg is a symbolic link: write it with tar --dereference"),
         ([("a.jpg", b"x"), ("a.json", b"{")], "/a.json cannot be read as JSON"),
         ([("a.jpg", b"x"), ("a.json", b"[7]")], "/a.json holds a list"),
         (
