@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -151,7 +152,7 @@ class _Paths:
         self._paths: dict[str, None] = {}
 
     def add(self, place: str, written: str) -> None:
-        path = join(self._folder, written)
+        path = join(self._folder, re.sub(r"^(\./+)+", "", written))  # as `find .` writes them
         if path in self._paths:
             raise UserError(f"{self.name}, {place}: {written} is listed above already; leave one of them out.")
         self._paths[path] = None

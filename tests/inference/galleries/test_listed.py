@@ -136,6 +136,7 @@ def test_cameras_without_identities_are_passed_over_and_said(tmp_path, caplog):
         ("a.csv", "path,pid\nx.jpg,1\n,2", "a.csv, line 3: path is empty"),
         ("a.csv", "path,pid,camid\nx.jpg,1,1\ny.jpg,1,", "a.csv: some images have a camera, some have none"),
         ("a.csv", "path,pid\nx.jpg,1\nx.jpg,2", "a.csv, line 3: x.jpg is listed above already"),
+        ("a.txt", "x.jpg\n././/x.jpg", "a.txt, line 2: ././/x.jpg is listed above already"),
         ("a.parquet", "path", "a.parquet cannot be read as a Parquet file"),
         ("a.json", "", "a.json is not one of the sources: expected a list"),
     ],
