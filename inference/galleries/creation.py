@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from inference.embedding.embedder import Embedder
 from inference.galleries.centroids import CentroidWriter
 from inference.galleries.filling import RunProgress, fill
-from inference.galleries.gallery import read_gallery
+from inference.galleries.gallery import SKIPPED, read_gallery
 from inference.galleries.parts import RUN
 from inference.galleries.planning import (
     Wanted,
@@ -23,6 +23,7 @@ from inference.galleries.sources import Source
 from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter, editing
 from inference.galleries.team import ALONE, Team
 from utils.errors import UserError
+from utils.galleries import find_file, read_about
 from utils.locks import lock
 
 logger = logging.getLogger(__name__)
@@ -161,11 +162,31 @@ def _finish(run: EmbeddingRun, options: GalleryOptions) -> CreatedGallery:
         raise UserError(f"none of the {len(skipped)} images could be read; the first is {skipped[0]}.")
     run.announce()
     with _writer(run, options) as writer:
+        listed = _skipped_before(run)
         for part in run.parts():
             writer.add(part.rows, part.paths, part.labels)
-        count = writer.finish(skipped=skipped, ends=(RUN,))  # with the gallery, the run is over: nothing is added twice
+            _take_out(listed, part.paths)
+        # With the gallery, the run is over: nothing is added twice.
+        count = writer.finish(skipped=list(listed | dict.fromkeys(skipped)), ends=(RUN,))
     run.discard()
     return CreatedGallery(count, embedded, tuple(skipped))
+
+
+def _skipped_before(run: EmbeddingRun) -> dict[str, None]:
+    """What skipped.txt lists of earlier runs, if the gallery is extended by images from elsewhere."""
+    file = None if run.entry["base"] is None else find_file(run.folder, SKIPPED)
+    before = {} if file is None else read_about(run.folder)
+    if file is None or all(before.get(key) == run.entry["about"][key] for key in ("root", "source")):
+        return {}  # an append tries again what the gallery lacks
+    return dict.fromkeys(map(os.fsdecode, file.read_bytes().splitlines()))
+
+
+def _take_out(listed: dict[str, None], paths: Sequence[str]) -> None:
+    """Take images that could be read out of a list of those that could not, and files that held them."""
+    for path in paths if listed else ():
+        while path:
+            listed.pop(path, None)
+            path = path.rpartition("/")[0]
 
 
 def _writer(run: EmbeddingRun, options: GalleryOptions) -> GalleryWriter | CentroidWriter:

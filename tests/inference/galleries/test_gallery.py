@@ -511,6 +511,22 @@ def test_skip_lists_what_was_left_out(create, files, tmp_path, caplog):
     assert not (tmp_path / "out/skipped.txt").exists()
 
 
+def test_an_append_from_elsewhere_keeps_what_skipped_txt_lists(create, files, tmp_path):
+    for name in ("p_0.png", "q_5.png"):
+        (files / name).write_text("bad")
+    create(on_error="skip")
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "r_1.png").write_text("new")
+    (more / "r_2.png").write_text("bad")
+    assert create(root=more, on_error="skip", append=True).embedded == 1
+    bad = [str(path) for path in (files / "p_0.png", files / "q_5.png", more / "r_2.png")]
+    assert (tmp_path / "out/skipped.txt").read_text(encoding="utf-8").splitlines() == bad
+    (files / "q_5.png").write_text("mended")
+    assert create(root=tmp_path, in_subfolders=True, on_error="skip", append=True).embedded == 1
+    assert (tmp_path / "out/skipped.txt").read_text(encoding="utf-8").splitlines() == [bad[0], bad[2]]
+
+
 def test_nothing_that_can_be_read(create, files, tmp_path):
     for path in files.iterdir():
         path.write_text("bad")
