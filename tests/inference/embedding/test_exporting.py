@@ -104,14 +104,14 @@ def checkpoints(tmp_path_factory):
     return {name: (folder / f"{name}.ckpt", write_checkpoint(folder / f"{name}.ckpt", name)) for name in NETWORKS}
 
 
-# Both networks in each format, and each option on and off in each.
+# Each option on and off in each format. test_every_network_is_exported_and_compared has the other networks.
 CASES = [
     ("resnet18", "onnx", False, True),
     ("resnet50_ibn_a", "onnx", True, False),
     ("resnet18", "torchscript", True, False),
-    ("resnet50_ibn_a", "torchscript", False, True),
+    ("resnet18", "torchscript", False, True),
     ("resnet18", "torch_export", True, compat.PROGRAMS_TAKE_ANY_BATCH),
-    ("resnet50_ibn_a", "torch_export", False, False),
+    ("resnet18", "torch_export", False, False),
 ]
 
 
@@ -120,8 +120,8 @@ def exported(checkpoints, tmp_path_factory):
     """Every case, written and then run by one program without this code: (metadata returned, found, metadata read)."""
     folder = tmp_path_factory.mktemp("exported")
     paths, returned = [], []
-    for name, form, unit, dynamic in CASES:
-        paths.append(folder / f"{name}{ENDINGS[form]}")
+    for number, (name, form, unit, dynamic) in enumerate(CASES):
+        paths.append(folder / f"{number}{ENDINGS[form]}")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             returned.append(export_checkpoint(checkpoints[name][0], paths[-1], form, unit=unit, dynamic_batch=dynamic))
