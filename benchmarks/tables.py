@@ -393,15 +393,19 @@ def cost_rows(reports: Report) -> Iterator[Row]:
 
 
 def search_cost_rows(report: Report) -> Iterator[Row]:
-    """Time, disk and memory at COST_IMAGES rows; lists of faiss:ivfpq grow with the root of the rows."""
-    exact, quantised = report["exact"], report["ivfpq"]
+    """Time, disk and memory at COST_IMAGES rows; the lists of an index grow with the root of the rows."""
+    exact = report["exact"]
     more = COST_IMAGES / exact["rows"]
     yield "exact", NOTHING, NOTHING, number(exact["query_s"] * more / 60), number(exact["query_mib"] / 1024)
-    more = COST_IMAGES / quantised["rows"]
-    lists = lists_of(COST_IMAGES) / lists_of(quantised["rows"])
-    hours, files = quantised["build_s"] * more * lists / 3600, quantised["mib"] * more / 1024
-    minutes, memory = quantised["query_s"] * more / lists / 60, quantised["query_mib"] * more / 1024
-    yield "`faiss:ivfpq`", number(hours), number(files), number(minutes), number(memory)
+    for kind, title in (("ivfpq", "`faiss:ivfpq`"), ("ivf", "`faiss:ivf`, lists on disk")):
+        found = report[kind]
+        more = COST_IMAGES / found["rows"]
+        lists = lists_of(COST_IMAGES) / lists_of(found["rows"])
+        hours, files = found["build_s"] * more * lists / 3600, found["mib"] * more / 1024
+        minutes = found["query_s"] * more / lists / 60
+        libraries, held = found["libraries_mib"], more if kind == "ivfpq" else more / lists  # all, or a list at a time
+        memory = (libraries + (found["query_mib"] - libraries) * held) / 1024
+        yield title, number(hours), number(files), number(minutes), number(memory)
 
 
 def soak_rows(report: Report) -> Iterator[Row]:
