@@ -40,7 +40,7 @@ _OURS = re.compile(
     r"|gallery\.json(\.next)?"
 )
 _COPIED_BYTES = 32 << 20
-_TEXT_BYTES = 4 << 20
+_TEXT_BYTES = 1 << 20
 
 
 class GalleryWriter:
