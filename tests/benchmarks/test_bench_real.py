@@ -146,6 +146,7 @@ def test_settings_tell_files_by_their_contents(tmp_path: Path) -> None:
         bench_real.settings_of(parse([*arguments[:2], "--weights", str(tmp_path / "none.pth")]))
 
 
+@pytest.mark.by_hand
 def test_pairs_start_alike_and_see_the_same_batches(table: Path, tmp_path: Path) -> None:
     seen: dict[str, list[list[float]]] = {}
     for name, method in bench_real.METHODS.items():

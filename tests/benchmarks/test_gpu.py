@@ -22,6 +22,7 @@ def run(tmp_path):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.by_hand
 def test_every_part_is_measured(run, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "SECONDS", 0.01)
     monkeypatch.setattr(gpu, "FILES", 64)

@@ -37,6 +37,7 @@ def write_program(path, text):
     path.chmod(0o755)
 
 
+@pytest.mark.by_hand
 def test_the_image_holds_the_package_and_nothing_else(built, wheel, tmp_path):
     (extras,) = re.findall(r"^ARG EXTRAS=(.+)$", DOCKERFILE, re.MULTILINE)
     names = closure(wheel, tuple(extras.split(",")))

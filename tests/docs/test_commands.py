@@ -154,8 +154,9 @@ def pages_with_commands():
     for page, blocks in BLOCKS.items():
         shell = [block for block in blocks if block.language == "sh" and not block.not_run]
         takes_long = any(re.search(r"train_|inference[./]", block.text) for block in shell)
+        marks = [pytest.mark.slow] if page == "README.md" else [pytest.mark.by_hand] if takes_long else []
         if shell:
-            yield pytest.param(page, id=page, marks=pytest.mark.slow if takes_long else ())
+            yield pytest.param(page, id=page, marks=marks)
 
 
 @pytest.mark.parametrize("page", list(pages_with_commands()))

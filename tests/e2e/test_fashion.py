@@ -21,7 +21,9 @@ from tests.support import ROOT, unpack
             ),
             "images_reid_cropped_320_320",
         ),
-        ("df1", "df", (("deep_fashion2reid.py",),), "320_320_cropped_images"),
+        pytest.param(
+            *("df1", "df", (("deep_fashion2reid.py",),), "320_320_cropped_images"), marks=pytest.mark.by_hand, id="df1"
+        ),
     ],
 )
 def test_what_the_conversions_write_is_what_the_experiments_read(

@@ -75,7 +75,7 @@ def test_two_processes(run):
     check(done, SEED, DATA, DEVICE, start, VALIDATION, ONLY_ONE, TEST, PLACES)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_folder_that_takes_no_database_costs_one_line(run, tmp_path):
     """Two minutes of retries and 199 lines of MLflow's once. A file where the folder should be stops root as well."""
     (tmp_path / "taken").write_text("")

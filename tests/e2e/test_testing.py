@@ -74,7 +74,7 @@ def test_legacy_checkpoint_reproduces_the_recorded_metrics(
     assert "(inflated by the published code's camera look-up error; use strict_mAP and strict_Top-k of" in line
 
 
-@pytest.mark.parametrize("keep_camids", [True, False])
+@pytest.mark.parametrize("keep_camids", [pytest.param(True, marks=pytest.mark.by_hand), False])
 def test_legacy_metrics_in_full(tiny_cfg, recorded_images, legacy_checkpoint, keep_camids):
     recorded = json.loads((GOLDEN / "e2e_s0.json").read_text())
     options = only_test(

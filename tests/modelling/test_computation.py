@@ -242,6 +242,7 @@ def test_profiles_are_written(tmp_path, name, pattern, content):
     assert content in file.read_text()
 
 
+@pytest.mark.by_hand
 def test_compiled_backbone_trains_alike_and_keeps_its_names():
     if shutil.which("g++") is None:  # the other half of the contract holds then
         with pytest.raises(UserError, match="C\\+\\+ compiler"):
