@@ -6,7 +6,7 @@ processes to divide the work, to come late, or to drop out.
 
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from inference.galleries.parts import part_file
@@ -43,6 +43,12 @@ class Claims:
         if before := sign(descriptor):
             logger.warning("%s ended without finishing chunk %d; it is taken over.", before, number)
         return True
+
+    def holder(self, number: int) -> str:
+        """Who works on a chunk: "machine NAME (process NUMBER)"; "" if nobody does."""
+        with suppress(OSError):
+            return part_file(self._folder, number, ".claim").read_text(encoding="utf-8", errors="replace")
+        return ""
 
     def release(self, number: int) -> None:
         """Give a chunk back, finished or not."""

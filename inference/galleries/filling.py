@@ -19,6 +19,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 2.0  # between two counts of what others have finished, for the bar alone
+_SAY_SECONDS = 60.0  # without anything happening, before that is said
 _WAIT_SECONDS = 0.2  # between two looks whether another process has finished a chunk, or dropped out
 
 
@@ -44,11 +45,18 @@ def fill(run: EmbeddingRun, embedder: Embedder, on_error: str, bar: "RunProgress
     Raises:
         UserError: an image or chunk cannot be read and on_error is "stop", or the folder cannot be written to.
     """
+    since = time.monotonic()
     while run.is_there() and (left := run.unfinished()):
         _fill_free(run, embedder, on_error, bar)
         bar.look()
-        if run.unfinished() == left:
+        if run.unfinished() != left:
+            since = time.monotonic()
+        elif time.monotonic() - since < _SAY_SECONDS:
             time.sleep(_WAIT_SECONDS)
+        else:
+            by = run.holder(left[0]) or "nobody"
+            logger.info("Waiting for chunks, %d in all; number %d is claimed by %s.", len(left), left[0], by)
+            since = time.monotonic()
 
 
 def _fill_free(run: EmbeddingRun, embedder: Embedder, on_error: str, bar: "RunProgress") -> None:

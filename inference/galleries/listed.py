@@ -161,6 +161,11 @@ class _Paths:
         paths = list(self._paths)
         if not paths:
             raise UserError(f"{self.name} lists no images.")
+        if any("@" in path and without_passwords(path) != path for path in paths):
+            logger.warning(
+                "%s: addresses with a password, which the gallery will hold; see ~/.config/fsspec in its place.",
+                self.name,
+            )
         if not is_url(paths[0]) and not os.path.exists(paths[0]):  # noqa: PTH110 - False, not an error, for any name
             logger.warning(
                 "%s: the first image, %s, does not exist. Relative paths start from the folder of the list, %s.",

@@ -134,6 +134,10 @@ class EmbeddingRun:
                         taken = True
                         yield number
 
+    def holder(self, number: int) -> str:
+        """Who works on a chunk; "" if nobody does."""
+        return self._claims.holder(number)
+
     def release(self, number: int) -> None:
         """Give back a chunk that this process has claimed, after writing it."""
         self._claims.release(number)

@@ -117,6 +117,13 @@ def test_labels_of_a_table(tmp_path, header, rows, fields, labels):
     assert [item.label for item in everything(source)] == labels
 
 
+def test_passwords_that_a_gallery_would_hold_are_told(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("memory://me:secret@host/a.jpg\n")
+    open_source(str(tmp_path / "a.txt"))
+    assert "a.txt: addresses with a password, which the gallery will hold" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_cameras_without_identities_are_passed_over_and_said(tmp_path, caplog):
     open_source(save_table(tmp_path / "a.csv", [["a.jpg", "1"]], ("path", "camid")))
     assert "has cameras but no column pid: the gallery gets neither." in caplog.text

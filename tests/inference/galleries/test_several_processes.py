@@ -7,16 +7,17 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inference.galleries import runs
+from inference.galleries import filling, runs
 from inference.galleries.creation import GalleryOptions, create_gallery
 from inference.galleries.gallery import read_gallery
 from inference.galleries.labels import LabelledImages
-from inference.galleries.parts import PartWriter
+from inference.galleries.parts import PartWriter, part_file
 from inference.galleries.sources import Chunk, FileList, Item, folder_source, labelled_source
 from inference.galleries.team import ALONE, Team, find_team
 from tests.inference.galleries.test_gallery import FakeEmbedder
@@ -113,6 +114,29 @@ def test_the_gallery_is_the_same_for_any_number_of_processes(start, expected, tm
         process.join(60)
         assert process.exitcode == 0
     assert content(tmp_path / "out") == expected
+
+
+def test_who_is_waited_for_is_said(start, files, expected, tmp_path, monkeypatch, caplog):
+    (stopped,), out = start(1), tmp_path / "out"
+
+    def is_stopped_within_a_chunk():
+        os.kill(stopped.pid, signal.SIGSTOP)
+        if any(not part_file(out, number, ".json").exists() for number in claims(out)):
+            return True
+        os.kill(stopped.pid, signal.SIGCONT)
+        return False
+
+    wait_for(is_stopped_within_a_chunk)
+    monkeypatch.setattr(filling, "_SAY_SECONDS", 0.3)
+    with ThreadPoolExecutor(1) as executor, caplog.at_level(logging.INFO):
+        made = executor.submit(run_here, files, out, launch="together")
+        wait_for(lambda: "Waiting for chunks" in caplog.text)
+        os.kill(stopped.pid, signal.SIGCONT)
+        made.result(60)
+    line = rf"Waiting for chunks, \d in all; number \d+ is claimed by machine \S+ \(process {stopped.pid}\)\."
+    assert re.search(line, caplog.text), caplog.text
+    stopped.join(60)
+    assert content(out) == expected
 
 
 def test_one_of_two_is_killed(start, expected, tmp_path):
