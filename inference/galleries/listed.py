@@ -163,7 +163,7 @@ class _Paths:
             raise UserError(f"{self.name} lists no images.")
         if any("@" in path and without_passwords(path) != path for path in paths):
             logger.warning(
-                "%s: addresses with a password, which the gallery will hold; see ~/.config/fsspec in its place.",
+                "%s: addresses with a password, which the gallery will hold; ~/.config/fsspec can hold it instead.",
                 self.name,
             )
         if not is_url(paths[0]) and not os.path.exists(paths[0]):  # noqa: PTH110 - False, not an error, for any name
