@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -257,15 +258,14 @@ class _Resuming(io.RawIOBase):
         super().close()
 
     def _read(self, count: int) -> bytes:
-        try:
+        with ExitStack() as on_error:
+            on_error.callback(self._drop)
             file = self._opened()
             data = file.read(count)
             size = getattr(file, "size", None)
             if not data and isinstance(size, int) and self._offset < size:
                 raise ConnectionError(f"it ended after {self._offset} of {size} bytes")
-        except Exception:
-            self._drop()
-            raise
+            on_error.pop_all()
         return data
 
     def _opened(self) -> Any:
@@ -273,14 +273,13 @@ class _Resuming(io.RawIOBase):
             fs, name = _file_system(self._url)
             in_one = {"block_size": 0} if "http" in fs.protocol else {}  # or it asks for block after block
             file = fs.open(name, "rb", **({} if self._offset else in_one))
-            try:
+            with ExitStack() as on_error:
+                on_error.callback(lambda: file.close())
                 if self._offset and not _seeks(file, self._offset):
                     file.close()
                     file = fs.open(name, "rb", **in_one)
                     _skip(file, self._offset)
-            except Exception:
-                file.close()
-                raise
+                on_error.pop_all()
             self._file = file
         return self._file
 

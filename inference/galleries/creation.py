@@ -10,11 +10,12 @@ from pathlib import Path
 from inference.embedding.embedder import Embedder
 from inference.galleries.centroids import CentroidWriter
 from inference.galleries.filling import RunProgress, fill
-from inference.galleries.gallery import SKIPPED, read_gallery
+from inference.galleries.gallery import read_gallery, read_skipped
 from inference.galleries.parts import RUN
 from inference.galleries.planning import (
     Wanted,
     find_finished,
+    is_same_source,
     open_unfinished,
     start_run,
 )
@@ -23,7 +24,7 @@ from inference.galleries.sources import Source
 from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter, editing
 from inference.galleries.team import ALONE, Team
 from utils.errors import UserError
-from utils.galleries import find_file, read_about
+from utils.galleries import read_about
 from utils.locks import lock
 
 logger = logging.getLogger(__name__)
@@ -174,11 +175,9 @@ def _finish(run: EmbeddingRun, options: GalleryOptions) -> CreatedGallery:
 
 def _skipped_before(run: EmbeddingRun) -> dict[str, None]:
     """What skipped.txt lists of earlier runs, if the gallery is extended by images from elsewhere."""
-    file = None if run.entry["base"] is None else find_file(run.folder, SKIPPED)
-    before = {} if file is None else read_about(run.folder)
-    if file is None or all(before.get(key) == run.entry["about"][key] for key in ("root", "source")):
+    if run.entry["base"] is None or is_same_source(read_about(run.folder), run.entry["about"]):
         return {}  # an append tries again what the gallery lacks
-    return dict.fromkeys(map(os.fsdecode, file.read_bytes().splitlines()))
+    return dict.fromkeys(read_skipped(run.folder))
 
 
 def _take_out(listed: dict[str, None], paths: Sequence[str]) -> None:

@@ -33,6 +33,12 @@ _HEADER_BYTES = 128  # in the .npy files written here: enough for any shape
 # --------------------------------------------------------------------------------------------------- finished galleries
 
 
+def read_skipped(folder: Path) -> list[str]:
+    """What skipped.txt of a gallery lists: images, and files of images, that could not be read."""
+    file = find_file(folder, SKIPPED)
+    return [] if file is None else [os.fsdecode(line) for line in file.read_bytes().splitlines()]
+
+
 @dataclass(frozen=True)
 class Gallery:
     """A gallery on disk; its arrays are memory-mapped files, or Rows of several."""

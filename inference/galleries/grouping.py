@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets.readers.table import read_rows
-from inference.galleries.gallery import SKIPPED, Gallery, read_gallery
+from inference.galleries.gallery import Gallery, read_gallery, read_skipped
 from inference.galleries.labels import Label, describe_label
 from inference.galleries.storing import ROWS_PER_FILE, GalleryWriter
 from utils.aggregation import aggregate_groups
@@ -189,8 +189,5 @@ def _aggregated(gallery: Gallery, groups: IntArray, count: int, how: str) -> Ite
 
 
 def _warn_of_lost_groups(images: Path, names: set[str], grouping: Grouping) -> None:
-    if not (images / SKIPPED).exists():
-        return
-    skipped = map(os.fsdecode, (images / SKIPPED).read_bytes().splitlines())
-    if lost := sorted({grouping.name_of(path) for path in skipped} - names):
+    if lost := sorted({grouping.name_of(path) for path in read_skipped(images)} - names):
         logger.warning("%d groups have no image that could be read, and no row, such as %r.", len(lost), lost[0])

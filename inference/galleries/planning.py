@@ -84,6 +84,11 @@ def open_unfinished(wanted: Wanted) -> EmbeddingRun | None:
     return None
 
 
+def is_same_source(about: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the images of two galleries come from the same place."""
+    return all(about.get(key) == other.get(key) for key in ("root", "source"))
+
+
 def start_run(wanted: Wanted) -> EmbeddingRun | None:
     """A new run; None if there is nothing to append.
 
@@ -95,8 +100,11 @@ def start_run(wanted: Wanted) -> EmbeddingRun | None:
         base = _gallery_to_extend(wanted)
     if base is not None:
         known = images_of(base)
-        is_same_source = all(base.about.get(key) == about[key] for key in ("root", "source"))
-        if isinstance(source, FileList) and is_same_source and (gone := len(set(known).difference(source.paths))):
+        if (
+            isinstance(source, FileList)
+            and is_same_source(base.about, about)
+            and (gone := len(set(known).difference(source.paths)))
+        ):
             where = about["root"] if about["source"] is None else " ".join(about["source"].values())
             logger.warning("%d images of the gallery are not in %s; their rows stay.", gone, where)
         source = source if wanted.replace else without(source, known)
