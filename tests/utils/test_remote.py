@@ -24,15 +24,15 @@ class Flaky(MemoryFileSystem):
     cachable = False
     failures: list[Exception] = []  # noqa: RUF012 - shared by design: the code under test makes the instances
     seekable = True
-    opened = 0
+    opened: list["Breaking"] = []  # noqa: RUF012
     cat_file = AbstractFileSystem.cat_file
 
     def _open(self, path, mode="rb", **kw):
         file = super()._open(path, mode, **kw)
         if mode != "rb":
             return file
-        Flaky.opened += 1
-        return Breaking(file.getvalue())
+        Flaky.opened.append(Breaking(file.getvalue()))
+        return Flaky.opened[-1]
 
 
 class Breaking(io.RawIOBase):
@@ -55,7 +55,7 @@ class Breaking(io.RawIOBase):
 def flaky(monkeypatch):
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     monkeypatch.setattr(Flaky, "seekable", True)
-    monkeypatch.setattr(Flaky, "opened", 0)
+    monkeypatch.setattr(Flaky, "opened", [])
     Flaky.failures = []
     for name, content in (("file.bin", CONTENT), ("small.bin", b"x")):
         with fsspec.open(f"flaky://box/{name}", "wb") as file:
@@ -77,9 +77,20 @@ def test_a_broken_read_goes_on_where_it_stopped(flaky, seekable, opened, caplog)
     with remote.open_file("flaky://box/file.bin", waits.append) as file:
         assert file.read() == CONTENT
     assert flaky.failures == []
-    assert flaky.opened == opened  # one that cannot seek is opened once more
+    assert len(flaky.opened) == opened  # one that cannot seek is opened once more
+    assert all(file.closed for file in flaky.opened)
     assert waits == [1.0, 2.0, 4.0]
     assert "flaky://box/file.bin: TimeoutError: late; trying again in " in caplog.text
+
+
+def test_a_file_that_breaks_again_on_the_way_back_is_closed(flaky):
+    flaky.seekable = False
+    with remote.open_file("flaky://box/file.bin", lambda seconds: None) as file:
+        start = file.read(350_000)
+        flaky.failures = [ConnectionResetError("reset"), ConnectionResetError("again, while what is known is skipped")]
+        assert start + file.read() == CONTENT
+    assert flaky.failures == []
+    assert len(flaky.opened) == 5 and all(file.closed for file in flaky.opened)
 
 
 def test_a_connection_that_ends_early_without_an_error_is_a_broken_one(flaky, monkeypatch):
